@@ -1,0 +1,39 @@
+"""UTC time and the arithmetic of windows. The present is an argument everywhere else: only `utc_now` reads a clock."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+
+from mmo_rl.types import Window
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_WINDOW_ID = re.compile(r"(\d{4})-(\d{2})-(\d{2})T(\d{2}):(\d{2})")
+
+
+def utc_now() -> datetime:
+    """The present, aware UTC."""
+    return datetime.now(UTC)
+
+
+def window_at(moment: datetime, hours: float) -> Window:
+    """The window of length ``hours`` that contains ``moment``; windows are aligned to the Unix epoch in UTC."""
+    length = timedelta(hours=hours)
+    start = EPOCH + (moment.astimezone(UTC) - EPOCH) // length * length
+    return Window(window_id(start), start, start + length)
+
+
+def window_id(start: datetime) -> str:
+    """``YYYY-MM-DDTHH:MM`` in UTC, as the game writes it (16 characters, no Z)."""
+    return start.astimezone(UTC).strftime("%Y-%m-%dT%H:%M")
+
+
+def parse_window_id(text: str) -> datetime | None:
+    """The UTC start that a window id names, or None where it is in another format (``default``, ``window-test-1``)."""
+    match = _WINDOW_ID.fullmatch(text)
+    if match is None:
+        return None
+    try:
+        return datetime(*(int(g) for g in match.groups()), tzinfo=UTC)  # type: ignore[misc]
+    except ValueError:
+        return None

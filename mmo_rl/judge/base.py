@@ -1,0 +1,31 @@
+"""Who scores the members of a group relative to each other."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from mmo_rl.types import Group, Judgment, JudgeUsage, ScoredGroup
+
+
+class JudgmentCache(Protocol):
+    """Judgments by the hash of everything that determines them; survives runs (the database room keeps it)."""
+
+    async def get(self, key: str) -> tuple[Judgment, ...] | None: ...
+
+    async def put(self, key: str, judgments: tuple[Judgment, ...]) -> None: ...
+
+
+class Judge(Protocol):
+    """Scores groups; every member comes back as `Score` or `Unscored`, bound by id, in the order the groups came.
+
+    ``usage`` is the running total of calls, tokens and dollars. Raises `JudgeError` only when no group at all could
+    be judged for want of a working judge.
+    """
+
+    @property
+    def usage(self) -> JudgeUsage: ...
+
+    def score(self, groups: AsyncIterator[Group]) -> AsyncIterator[ScoredGroup]: ...
+
+    async def aclose(self) -> None: ...

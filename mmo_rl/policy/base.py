@@ -1,0 +1,34 @@
+"""Whoever answers a prompt: a checkpoint on this machine, an endpoint, a script."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from mmo_rl.types import Message
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A policy's answer to one prompt; token ids and logprobs (one a completion token, end token included) where the
+    policy can give them."""
+
+    text: str
+    prompt_token_ids: tuple[int, ...] | None = None
+    token_ids: tuple[int, ...] | None = None
+    logprobs: tuple[float, ...] | None = None
+
+
+class Policy(Protocol):
+    """Answers many prompts at once, in order.
+
+    ``temperature`` 0 is greedy. The same prompts, seed and weights give the same answers.
+    """
+
+    name: str
+    version: int
+
+    async def complete(
+        self, prompts: Sequence[Sequence[Message]], *, temperature: float, seed: int
+    ) -> list[Completion]: ...

@@ -1,0 +1,26 @@
+"""Where a run's numbers go."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from mmo_rl.types import ScoredGroup
+
+
+class Report(Protocol):
+    """Takes a run's numbers as they come; closed in ``finally``, whatever happened.
+
+    Metric names are flat with ``/`` between levels and units at the end (``time/judge_s``). Missing values are left
+    out, never written as 0.
+    """
+
+    def start(self, config: Mapping[str, Any]) -> None: ...
+
+    def iteration(self, iteration: int, metrics: Mapping[str, float]) -> None: ...
+
+    def judgments(self, iteration: int, groups: list[ScoredGroup]) -> None: ...
+
+    def finish(self, summary: Mapping[str, float | int | str | None]) -> None: ...
+
+    def close(self, *, failed: bool) -> None: ...

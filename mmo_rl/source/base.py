@@ -1,0 +1,33 @@
+"""Where recorded play is read from."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol
+
+from mmo_rl.types import Group, Selection, WindowQuery, WindowStats
+
+
+class ReadPool(Protocol):
+    """Read-only connections to a PostgreSQL server (asyncpg connections; the pool belongs to the database room)."""
+
+    def acquire(self) -> AbstractAsyncContextManager[Any]: ...
+
+
+class Source(Protocol):
+    """Reads recorded trajectories; never writes.
+
+    ``windows`` gives statistics only and touches no step JSON; ``groups`` streams the chosen trajectories, one group
+    a window, in the selection's order, with bounded memory. Rows that cannot be read are left out of their group and
+    counted in ``rejected`` by reason. Raises `SourceError` when there is nothing to read from.
+    """
+
+    @property
+    def rejected(self) -> Mapping[str, int]: ...
+
+    async def windows(self, query: WindowQuery) -> list[WindowStats]: ...
+
+    def groups(self, selection: Selection) -> AsyncIterator[Group]: ...
+
+    async def aclose(self) -> None: ...

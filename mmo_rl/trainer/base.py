@@ -1,0 +1,34 @@
+"""Who turns scored groups into a new policy version."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from mmo_rl.types import PolicyVersion, Trained, TrainingGroup
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a trainer needs; checked before anything is started."""
+
+    needs_gpu: bool = False
+    needs_network: bool = False
+    uses_logprobs: bool = True
+
+
+class Trainer(Protocol):
+    """Trains on the policy view only: no type that reaches it can hold ground truth.
+
+    ``train`` raises `TrainerError` where there was signal (a group whose rewards differ) but no gradient step, and
+    publishes nothing then. Every published version is durable: ``resume`` gives the newest one, or the base model.
+    """
+
+    capabilities: Capabilities
+
+    async def resume(self, version: int | None = None) -> PolicyVersion: ...
+
+    async def train(self, groups: Sequence[TrainingGroup], *, iteration: int) -> Trained: ...
+
+    async def aclose(self) -> None: ...
