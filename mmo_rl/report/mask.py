@@ -1,0 +1,114 @@
+"""Keeps secrets out of everything that a run writes down.
+
+Three nets, because each alone has holes: values of environment variables whose names say that they are secret; shapes
+that give a secret away (a password in a URL, the key formats of well-known services); and names in front of a value
+(``judge.api_key=...``, ``password: ...``).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+MASK = "***"
+_SHORTEST = 6
+_PUBLIC = frozenset({"postgres", "password", "changeme", "default", "example", "secret", "disabled", "offline"})
+"""Stock values that protect nothing; masking them would blot out ordinary words of the text."""
+
+_SECRET_WORDS = frozenset(
+    {"key", "apikey", "token", "secret", "passwd", "password", "passphrase", "pgpassword"}
+    | {"credential", "credentials", "dsn", "webhook"}
+)
+_NOT_THE_SECRET = ("_ENV", "_FILE", "_PATH", "_DIR", "_ID", "_NAME")
+
+_WORD = (
+    r"[\w-]*(?:password|passwd|passphrase|secret|credentials?|(?:api|access|private|secret|auth)[_-]?key|"
+    r"(?<!pad_)(?<!eos_)(?<!bos_)(?<!unk_)token|dsn)"
+)
+_NAME = rf"(?:{_WORD}|\bkey)"
+_URL_PASSWORD = re.compile(
+    r"""(?P<head>[a-z][a-z0-9+.-]*://[^\s:/@'"]*:)(?:[^\s/'"]*|(?!\d+/)[^\s'"]*)@""", re.IGNORECASE
+)
+_KEY_SHAPES = re.compile(
+    r"\b(?:sk-[\w-]{16,}|hf_\w{16,}|gh[pousr]_\w{16,}|github_pat_\w{16,}|xox[abprs]-[\w-]{10,}|AKIA[0-9A-Z]{16}|"
+    r"wandb_v\d_\w{16,}|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]+)"
+)
+_VALUE = r"""(?:"[^"]*"|'[^']*'|[^\s,;&'"}]+)"""
+_ASSIGNMENT = re.compile(rf"""(?P<head>(?<![\w-]){_NAME}['"]?\s?[=:]\s?){_VALUE}""", re.IGNORECASE)
+_LITERAL = re.compile(
+    rf"""(?P<head>(?<![\w-]){_WORD}['"]?\s*[=:]\s*)(?:"[^"\n]{{{_SHORTEST},}}"|'[^'\n]{{{_SHORTEST},}}')""",
+    re.IGNORECASE,
+)
+_SECRET_NAME = re.compile(_NAME, re.IGNORECASE)
+
+
+def mask(text: str, *, environ: Mapping[str, str] | None = None) -> str:
+    """``text`` without the passwords of URLs, known key formats and values of secret environment variables.
+
+    Meant for any text, program code included: it leaves ``token = next(tokens)`` alone, and masks
+    ``token = "literal"``.
+    """
+    for secret in _environment_secrets(os.environ if environ is None else environ):
+        text = text.replace(secret, MASK)
+    text = _URL_PASSWORD.sub(rf"\g<head>{MASK}@", text)
+    text = _KEY_SHAPES.sub(MASK, text)
+    return _LITERAL.sub(rf"\g<head>{MASK}", text)
+
+
+def mask_argument(text: str, *, environ: Mapping[str, str] | None = None) -> str:
+    """`mask` for a command line argument or override, in which ``name=value`` is always literal: ``key=...``,
+    ``password=...``, ``+judge.api_key=...`` lose their value. ``api_key_env=NAME`` names a variable and stays."""
+    return _ASSIGNMENT.sub(rf"\g<head>{MASK}", mask(text, environ=environ))
+
+
+def mask_arguments(arguments: Iterable[str], *, environ: Mapping[str, str] | None = None) -> list[str]:
+    """`mask_argument` of each, with the value that follows a bare ``--api-key`` masked too."""
+    masked: list[str] = []
+    value_is_secret = False
+    for argument in arguments:
+        masked.append(MASK if value_is_secret else mask_argument(argument, environ=environ))
+        value_is_secret = argument.startswith("--") and _SECRET_NAME.fullmatch(argument[2:]) is not None
+    return masked
+
+
+def mask_tree(value: Any, *, environ: Mapping[str, str] | None = None) -> Any:
+    """A copy of nested mappings and lists with every text masked, and every text under a secret name blotted out."""
+    if isinstance(value, str):
+        return mask(value, environ=environ)
+    if isinstance(value, Mapping):
+        return {
+            str(k): MASK
+            if isinstance(v, str) and v and _SECRET_NAME.fullmatch(str(k))
+            else mask_tree(v, environ=environ)
+            for k, v in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return [mask_tree(v, environ=environ) for v in value]
+    return value
+
+
+def _environment_secrets(environ: Mapping[str, str]) -> list[str]:
+    """Longest first, so that a secret that contains another is masked whole."""
+    found: set[str] = set()
+    for name, value in environ.items():
+        if _names_a_secret(name):
+            found.add(value)
+        if "://" in value and "@" in value:
+            found.update(_url_password(value))
+    return sorted((s for s in found if len(s) >= _SHORTEST and s.lower() not in _PUBLIC), key=len, reverse=True)
+
+
+def _names_a_secret(name: str) -> bool:
+    upper = name.upper()
+    return not upper.endswith(_NOT_THE_SECRET) and not _SECRET_WORDS.isdisjoint(upper.lower().split("_"))
+
+
+def _url_password(url: str) -> tuple[str, ...]:
+    try:
+        password = urlsplit(url).password
+    except ValueError:
+        return ()
+    return () if password is None else (password, unquote(password))

@@ -1,0 +1,272 @@
+"""A run's folder, ``runs/<experiment>/<job key>/``: the one place that reads and writes its files.
+
+Written so that a process killed at any moment leaves a folder that the next one can continue from: small files are
+replaced atomically, rows are appended whole and synced, and the lock dies with its process.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from mmo_rl.clock import utc_now
+from mmo_rl.errors import ConfigError, MmoRlError
+from mmo_rl.report.mask import mask_arguments, mask_tree
+
+State = Literal["running", "done", "failed", "interrupted"]
+Rows = Literal["metrics", "judgments", "checkpoints"]
+Row = dict[str, Any]
+
+LOCK_WAIT_S = 1.0
+"""How long a start waits for the lock: longer than a reader's look at it takes."""
+
+
+class RunFolder:
+    """Owns ``path``; creates it when something is first written.
+
+    Readers (`status`, `read`, `summary`) need no lock and never change a file. Writers hold `locked`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._holds_lock = False
+
+    @property
+    def log_path(self) -> Path:
+        return self.path / "log.txt"
+
+    @property
+    def report_path(self) -> Path:
+        return self.path / "report.html"
+
+    # --- who is at work -------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the folder for this process; raises `ConfigError` where another process holds it.
+
+        The lock is the operating system's, so it ends with its process however that ends.
+        """
+        from filelock import FileLock, Timeout
+
+        self._make()
+        lock = FileLock(self.path / ".lock", is_singleton=False)
+        try:
+            lock.acquire(timeout=LOCK_WAIT_S, poll_interval=0.05)
+        except Timeout:
+            raise self._in_use() from None
+        self._holds_lock = True
+        try:
+            yield
+        finally:
+            self._holds_lock = False
+            lock.release()
+
+    def status(self) -> Row | None:
+        """The content of status.json, or None before the first start. A run that claims to be running while no
+        process holds its lock was killed: it reads as ``interrupted``."""
+        status = self._read_json("status.json")
+        if status is not None and status.get("status") == "running" and not self._is_held():
+            return {**status, "status": "interrupted", "error": status.get("error") or "the process was killed"}
+        return status
+
+    def set_status(self, status: State, **fields: Any) -> None:
+        """Writes status.json: the state, this process, ``started`` (of this start) and, unless running, ``ended``.
+
+        ``fields`` (``config_sha256``, ``error`` ...) stay from call to call until the next ``running``.
+        """
+        now = utc_now().isoformat(timespec="milliseconds")
+        if status == "running":
+            row: Row = {"started": now, "ended": None, "pid": os.getpid(), "host": socket.gethostname(), "error": None}
+        else:
+            row = {**(self._read_json("status.json") or {"started": None}), "ended": now}
+        self._write_json("status.json", {**row, **mask_tree(fields), "status": status})
+
+    # --- rows -----------------------------------------------------------------------------------------------------
+
+    def append(self, name: Rows, *rows: Mapping[str, Any]) -> None:
+        """Adds rows to ``<name>.jsonl``, durably: when it returns they survive a loss of power."""
+        text = "".join(_dumps(row) + "\n" for row in rows).encode()
+        self._make()
+        with open(self._rows_path(name), "a+b") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 1))
+            if file.read(1) not in (b"", b"\n"):
+                # A row torn by a kill would swallow the first of the new ones.
+                file.seek(0)
+                file.truncate(_whole_length(file.read()))
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def read(self, name: Rows) -> list[Row]:
+        """All whole rows, in order; none where nothing was written. A torn last line is not a row.
+
+        Raises `MmoRlError` where a line in between is not JSON: that is damage, not an interrupted write.
+        """
+        path = self._rows_path(name)
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return []
+        rows = []
+        for number, line in enumerate(data[: _whole_length(data)].splitlines(), start=1):
+            try:
+                rows.append(json.loads(line))
+            except ValueError as error:
+                raise MmoRlError(
+                    f"{path} line {number} is not JSON: {error}",
+                    hint=f"repair or delete that line, or move {self.path} away to start the run afresh",
+                ) from None
+        return rows
+
+    def truncate_after(self, name: Rows, iteration: int) -> None:
+        """Keeps the rows up to and including ``iteration`` (rows without one stay), so that a resumed run has each
+        iteration once; -1 drops them all."""
+        rows = self.read(name)
+        kept = [row for row in rows if not isinstance(row.get("iteration"), int) or row["iteration"] <= iteration]
+        if len(kept) < len(rows):
+            self._write_text(f"{name}.jsonl", "".join(_dumps(row) + "\n" for row in kept))
+
+    # --- documents ------------------------------------------------------------------------------------------------
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        self._write_json("summary.json", summary)
+
+    def summary(self) -> Row | None:
+        """The numbers of a finished run, or None."""
+        return self._read_json("summary.json")
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """config.yaml: the resolved config; secrets are masked once more here."""
+        self._write_yaml("config.yaml", mask_tree(jsonable(config)))
+
+    def config(self) -> Row | None:
+        return self._read_yaml("config.yaml")
+
+    def write_overrides(self, overrides: Sequence[str]) -> None:
+        """overrides.yaml: what was typed, masked; with the commit it is the run's recipe."""
+        self._write_yaml("overrides.yaml", mask_arguments(overrides))
+
+    def overrides(self) -> list[str]:
+        return self._read_yaml("overrides.yaml") or []
+
+    def write_provenance(self, provenance: Mapping[str, Any]) -> None:
+        self._write_json("provenance.json", provenance)
+
+    def provenance(self) -> Row | None:
+        return self._read_json("provenance.json")
+
+    def write_text(self, name: str, text: str) -> Path:
+        """Replaces a file of the folder atomically."""
+        return self._write_text(name, text)
+
+    # --- files ----------------------------------------------------------------------------------------------------
+
+    def _make(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"the run folder {self.path} cannot be made: {error.strerror or error}",
+                hint="make its parent folder writable, or start in a folder that is",
+            ) from None
+
+    def _is_held(self) -> bool:
+        from filelock import FileLock, Timeout
+
+        if self._holds_lock:
+            return True
+        path = self.path / ".lock"
+        if not path.exists():
+            return False
+        try:
+            with FileLock(path, timeout=0, is_singleton=False):
+                return False
+        except Timeout:
+            return True
+        except OSError:  # another user's folder: it can be read and not locked, and its word is all there is
+            return True
+
+    def _in_use(self) -> ConfigError:
+        status = self._read_json("status.json") or {}
+        pid, host = status.get("pid"), status.get("host")
+        by = (
+            "another process" if pid is None else f"pid {pid}" + ("" if host == socket.gethostname() else f" on {host}")
+        )
+        return ConfigError(
+            f"the run folder {self.path} is in use by {by}",
+            hint="wait for that run, stop it, or give this one another name: name=...",
+        )
+
+    def _rows_path(self, name: Rows) -> Path:
+        return self.path / f"{name}.jsonl"
+
+    def _read_json(self, name: str) -> Row | None:
+        try:
+            loaded = json.loads((self.path / name).read_text("utf-8"))
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise MmoRlError(
+                f"{self.path / name} is not JSON: {error}", hint="delete that file, and run again"
+            ) from None
+        return loaded if isinstance(loaded, dict) else None
+
+    def _read_yaml(self, name: str) -> Any:
+        import yaml  # type: ignore[import-untyped]
+
+        try:
+            return yaml.safe_load((self.path / name).read_text("utf-8"))
+        except FileNotFoundError:
+            return None
+
+    def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        self._write_text(name, json.dumps(jsonable(content), indent=2, allow_nan=False) + "\n")
+
+    def _write_yaml(self, name: str, content: Any) -> None:
+        import yaml  # type: ignore[import-untyped]
+
+        self._write_text(name, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+
+    def _write_text(self, name: str, text: str) -> Path:
+        self._make()
+        path = self.path / name
+        temporary = path.with_name(f".{name}.{os.getpid()}.tmp")
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        return path
+
+
+def jsonable(value: Any) -> Any:
+    """``value`` in JSON's own types: what is not finite becomes null (missing is not a number), numpy scalars become
+    numbers, and anything unknown its text."""
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(k): jsonable(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [jsonable(v) for v in (sorted(value, key=str) if isinstance(value, (set, frozenset)) else value)]
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
+        return jsonable(value.item())
+    return str(value)
+
+
+def _dumps(row: Mapping[str, Any]) -> str:
+    return json.dumps(jsonable(row), allow_nan=False, ensure_ascii=False)
+
+
+def _whole_length(data: bytes) -> int:
+    """Length of the whole lines; a row counts once its newline is there."""
+    return data.rfind(b"\n") + 1

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import pytest
+
+from mmo_rl.report.mask import mask, mask_argument, mask_arguments, mask_tree
+
+ENVIRON = {
+    "OPENAI_API_KEY": "sesame-open-7731",
+    "PGPASSWORD": "hunter2hunter2",
+    "DATABASE_URL": "postgresql://bob:p%40ss-w0rd@db.example:5432/game",
+    "OPENAI_API_KEY_FILE": "/etc/keys/openai",
+    "PWD": "/home/bob/project",
+    "SHORT_TOKEN": "abc",
+    "DB_PASSWORD": "postgres",
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("calling with sesame-open-7731 now", "calling with *** now"),
+        ("pw hunter2hunter2!", "pw ***!"),
+        ("decoded p@ss-w0rd, raw p%40ss-w0rd", "decoded ***, raw ***"),
+        ("postgres://alice:s3cret@host/db", "postgres://alice:***@host/db"),
+        ("postgres://alice:s3/c@ret@host/db", "postgres://alice:***@host/db"),
+        ("redis://:s3cret@host", "redis://:***@host"),
+        ("http://127.0.0.1:8080/a@b", "http://127.0.0.1:8080/a@b"),
+        ("https://user@host/path", "https://user@host/path"),
+        ("key sk-proj-0123456789abcdefXYZ end", "key *** end"),
+        ("cat /etc/keys/openai in /home/bob/project", "cat /etc/keys/openai in /home/bob/project"),
+        ("abc source=postgres", "abc source=postgres"),
+        ('+    password = "tr0ub4dor"', "+    password = ***"),
+        ("+    token = next(tokens)", "+    token = next(tokens)"),
+        ("+    rows.sort(key=lambda row: row.id)", "+    rows.sort(key=lambda row: row.id)"),
+    ],
+)
+def test_text_loses_its_secrets_and_nothing_else(text: str, expected: str) -> None:
+    assert mask(text, environ=ENVIRON) == expected
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("judge.api_key=abcd", "judge.api_key=***"),
+        ("+judge.key=abcd", "+judge.key=***"),
+        ("key=abcd", "key=***"),
+        ("--password=abcd", "--password=***"),
+        ("source.dsn='host=h password=pw'", "source.dsn=***"),
+        ("host=h password=pw user=u", "host=h password=*** user=u"),
+        ("judge={api_key: abcd, model: m}", "judge={api_key: ***, model: m}"),
+        ("judge.api_key_env=OPENAI_API_KEY", "judge.api_key_env=OPENAI_API_KEY"),
+        ("source.dsn_env=DATABASE_URL", "source.dsn_env=DATABASE_URL"),
+        ("model.max_tokens=64", "model.max_tokens=64"),
+        ("trainer.tokenizer=x", "trainer.tokenizer=x"),
+        ("seed=0,1", "seed=0,1"),
+        ("name=monkey", "name=monkey"),
+        ("job_key=ab12", "job_key=ab12"),
+        ("model.pad_token='<|pad|>'", "model.pad_token='<|pad|>'"),
+        ("hf_token=abcd", "hf_token=***"),
+    ],
+)
+def test_an_override_keeps_its_name_and_loses_its_secret(argument: str, expected: str) -> None:
+    assert mask_argument(argument, environ={}) == expected
+
+
+def test_the_value_after_a_bare_flag_is_masked() -> None:
+    assert mask_arguments(["--api-key", "abcd", "seed=1"], environ={}) == ["--api-key", "***", "seed=1"]
+
+
+def test_a_nested_config_is_masked_by_name_and_by_content() -> None:
+    config = {
+        "judge": {"api_key": "abcd", "api_key_env": "X", "urls": ["http://u:pw@h/"], "max_tokens": 5, "token": None},
+        "job_key": "ab12",
+        "seed": 0,
+    }
+    assert mask_tree(config, environ={}) == {
+        "judge": {"api_key": "***", "api_key_env": "X", "urls": ["http://u:***@h/"], "max_tokens": 5, "token": None},
+        "job_key": "ab12",
+        "seed": 0,
+    }
