@@ -1,0 +1,122 @@
+"""What a judge is shown and by which standards it judges: three Jinja texts, rendered in a sandbox."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mmo_rl.errors import ConfigError
+from mmo_rl.judge.sample import sample_groups
+from mmo_rl.judge.view import clip, encode, trajectory_view, truth_view, window_view
+from mmo_rl.types import Group, Trajectory
+
+if TYPE_CHECKING:
+    import jinja2
+
+VARIABLES = {
+    "rubric": frozenset({"window"}),
+    "context": frozenset({"window", "truth"}),
+    "trajectory": frozenset({"window", "truth", "trajectory"}),
+}
+"""The variables that each part of a template may use; their attributes are the fields of `mmo_rl.judge.view`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """The texts of one prompt; ``trajectories`` in the order of presentation, ``context`` empty where there is none."""
+
+    rubric: str
+    context: str
+    trajectories: tuple[str, ...]
+
+
+class Template:
+    """``rubric`` (the standards), ``context`` (what all members share: the ground truth, or nothing) and
+    ``trajectory`` (one member's play).
+
+    Every inserted value is written as JSON in which no character can end the fence around it; the filter ``clip(n)``
+    shortens a long text. ``truth`` is none where a window's outcomes were not recorded. Raises `ConfigError` at
+    construction where a text does not parse or names something that does not exist: it is rendered for built-in
+    sample groups first.
+    """
+
+    def __init__(self, *, name: str, rubric: str, context: str, trajectory: str) -> None:
+        if not rubric.strip() or not trajectory.strip():
+            empty = "rubric" if not rubric.strip() else "trajectory"
+            raise ConfigError(f"judge.template {name!r}: its {empty} is empty", hint=f"set judge.template.{empty}")
+        self.name = name
+        environment = _environment()
+        self._parts: dict[str, jinja2.Template] = {}
+        used: set[str] = set()
+        for part, text in (("rubric", rubric), ("context", context), ("trajectory", trajectory)):
+            self._parts[part], variables = _compile(environment, name, part, text)
+            used |= variables
+        self.uses_truth = "truth" in used
+        for group in sample_groups():
+            self.render(group, group.members)
+
+    def render(self, group: Group, members: Sequence[Trajectory]) -> Rendered:
+        """The texts for ``members`` of ``group``, in the order given. Raises `ConfigError` where a value that the
+        template computes with is missing in this group."""
+        window, truth = window_view(group), truth_view(group.truth)
+        shared = {"window": window, "truth": truth}
+        return Rendered(
+            rubric=self._text("rubric", {"window": window}),
+            context=self._text("context", shared),
+            trajectories=tuple(
+                self._text("trajectory", {**shared, "trajectory": trajectory_view(member, group.window)})
+                for member in members
+            ),
+        )
+
+    def _text(self, part: str, variables: Mapping[str, object]) -> str:
+        import jinja2
+
+        try:
+            return self._parts[part].render(variables).strip()
+        except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
+            raise ConfigError(
+                f"judge.template {self.name!r} cannot be rendered: {part}: {error}",
+                hint=f"its variables are {', '.join(sorted(VARIABLES[part]))}; "
+                "guard what may be missing with {% if ... is not none %}",
+            ) from error
+
+
+def _environment() -> jinja2.Environment:
+    import jinja2
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    def finalize(value: object) -> str:
+        if isinstance(value, jinja2.Undefined):
+            return str(value)  # StrictUndefined raises here and names what is missing
+        return encode(value)
+
+    environment = ImmutableSandboxedEnvironment(
+        undefined=jinja2.StrictUndefined, finalize=finalize, autoescape=False, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["clip"] = clip
+    return environment
+
+
+def _compile(environment: jinja2.Environment, name: str, part: str, text: str) -> tuple[jinja2.Template, set[str]]:
+    import jinja2
+    from jinja2 import meta
+
+    try:
+        variables = meta.find_undeclared_variables(environment.parse(text))
+        compiled = environment.from_string(text)
+    except jinja2.TemplateError as error:
+        line = f", line {error.lineno}" if isinstance(error, jinja2.TemplateSyntaxError) else ""
+        raise ConfigError(
+            f"judge.template {name!r} does not parse: {part}{line}: {error.message}",
+            hint=f"correct judge.template.{part}",
+        ) from error
+    # Rendering the samples would miss a name in a branch that they do not take.
+    unknown = sorted(variables - VARIABLES[part] - set(environment.globals))
+    if unknown:
+        raise ConfigError(
+            f"judge.template {name!r}: {part} uses unknown variable {', '.join(map(repr, unknown))}",
+            hint=f"{part} may use: {', '.join(sorted(VARIABLES[part]))}",
+        )
+    return compiled, variables

@@ -1,0 +1,193 @@
+"""The judge view: what a judge's template may show of a trajectory, the future included.
+
+These types are for judges only. What a policy is trained on is `mmo_rl.types.PolicyCall`, which cannot hold any of
+this. Trajectory, agent and scenario ids are left out on purpose: they say nothing about the play, and a judge must not
+recognise an agent by its name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any
+
+from mmo_rl.types import GroundTruth, Group, JsonDict, LLMCall, Step, Trajectory, Window
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CallView:
+    """One LLM call of a step. ``prompt`` is the last user message, the part that differs from call to call."""
+
+    purpose: str
+    system: str | None
+    prompt: str | None
+    response: str
+    reasoning: str | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StepView:
+    """One step. ``minute`` counts from the window's start; ``correctness`` is ground truth."""
+
+    number: int
+    minute: float
+    action: str
+    parameters: JsonDict
+    success: bool
+    result: JsonDict | None
+    error: str | None
+    reasoning: str | None
+    correctness: JsonDict | None
+    balance: float | str | None
+    pnl: float | str | None
+    state: JsonDict
+    calls: tuple[CallView, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TrajectoryView:
+    """One agent's play. ``final_pnl`` and ``game_knowledge`` are ground truth; None where not recorded."""
+
+    steps: tuple[StepView, ...]
+    errors: int
+    final_pnl: float | None
+    final_balance: float | None
+    final_status: str
+    role: str | None
+    game_knowledge: Any
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TickerView:
+    ticker: str
+    start_price: float
+    end_price: float
+    change_pct: float | None
+    sentiment: str
+    news: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class QuestionView:
+    question: str
+    outcome: str
+    final_probability: float | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TruthView:
+    tickers: tuple[TickerView, ...]
+    questions: tuple[QuestionView, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class WindowView:
+    id: str
+    minutes: float
+
+
+def trajectory_view(trajectory: Trajectory, window: Window) -> TrajectoryView:
+    """The judge view of one trajectory."""
+    return TrajectoryView(
+        steps=tuple(_step_view(step, window) for step in trajectory.steps),
+        errors=sum(not step.action.success for step in trajectory.steps),
+        final_pnl=trajectory.final_pnl,
+        final_balance=trajectory.final_balance,
+        final_status=trajectory.final_status,
+        role=trajectory.role,
+        game_knowledge=trajectory.metadata.get("gameKnowledge"),
+    )
+
+
+def truth_view(truth: GroundTruth | None) -> TruthView | None:
+    """The ground truth of a window, or None where none was recorded."""
+    if truth is None or not (truth.tickers or truth.questions):
+        return None
+    return TruthView(
+        tickers=tuple(
+            TickerView(
+                t.ticker,
+                t.start_price,
+                t.end_price,
+                None if t.start_price == 0 else round(t.change_pct, 4),
+                t.sentiment,
+                t.news,
+            )
+            for t in truth.tickers
+        ),
+        questions=tuple(QuestionView(q.question, q.outcome, q.final_probability) for q in truth.questions),
+    )
+
+
+def window_view(group: Group) -> WindowView:
+    """The window's id and length, as a template sees them."""
+    minutes = (group.window.end - group.window.start).total_seconds() / 60.0
+    return WindowView(group.window.id, int(minutes) if minutes.is_integer() else minutes)
+
+
+def _step_view(step: Step, window: Window) -> StepView:
+    action, state = step.action, step.environment_state
+    return StepView(
+        number=step.number,
+        minute=round((step.timestamp - window.start).total_seconds() / 60.0, 2),
+        action=action.action_type,
+        parameters=action.parameters,
+        success=action.success,
+        result=action.result,
+        error=action.error,
+        reasoning=action.reasoning,
+        correctness=action.correctness,
+        balance=state.get("agentBalance"),
+        pnl=state.get("agentPnL"),
+        state=state,
+        calls=tuple(_call_view(call) for call in step.llm_calls),
+    )
+
+
+def _call_view(call: LLMCall) -> CallView:
+    last = {message["role"]: message["content"] for message in call.messages}
+    return CallView(call.purpose, last.get("system"), last.get("user"), call.response, call.reasoning)
+
+
+# --- encoding -------------------------------------------------------------------------------------------------------
+
+# What could close a fence, start a line of its own, hide text from a human reader or break UTF-8: angle brackets and
+# ampersands, C1 controls and line separators, zero-width, bidirectional and tag characters, lone surrogates.
+_UNSAFE = re.compile("[<>&\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff\U000e0000-\U000e007f]")
+
+
+def encode(value: object) -> str:
+    """``value`` as JSON on one line in which no character can end the fence around it.
+
+    Everything that a template inserts goes through here, so recorded text reaches a judge only inside a JSON string.
+    Raises `TypeError` for what is neither plain data nor a view.
+    """
+    text = json.dumps(value, ensure_ascii=False, default=_plain)
+    return _UNSAFE.sub(lambda match: _escape(match.group()), text)
+
+
+def _escape(character: str) -> str:
+    if ord(character) < 0x10000:
+        return f"\\u{ord(character):04x}"
+    return json.dumps(character)[1:-1]
+
+
+def _plain(value: object) -> object:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, datetime | date | Decimal):
+        return str(value)
+    raise TypeError(f"a judge template cannot show a value of type {type(value).__name__}")
+
+
+def clip(value: object, characters: int) -> object:
+    """``value`` itself where its text fits, else its beginning and the number of characters left out."""
+    if value is None:
+        return None
+    text = value if isinstance(value, str) else encode(value)
+    if len(text) <= characters:
+        return value
+    return f"{text[:characters]}... [{len(text) - characters} more characters]"
