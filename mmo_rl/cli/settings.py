@@ -1,0 +1,223 @@
+"""From a composed config to validated settings: the one place that reads a DictConfig.
+
+Everything that is wrong is found at once, before anything is started. A component's keys are checked against its
+constructor's own signature (`mmo_rl.cli.schema`), so no second description of them exists.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import pkgutil
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import to_jsonable_python
+
+from mmo_rl.cli.schema import Parameter, Problem, Schema, check_keys, check_node, check_values, near, schema_of, show
+from mmo_rl.errors import ConfigError
+from mmo_rl.report.mask import mask, mask_tree
+
+COMPONENTS = (
+    "model",
+    "source",
+    "database",
+    "sampler",
+    "judge",
+    "trainer",
+    "market",
+    "collect",
+    "evaluate",
+    "report",
+)
+"""The config groups that hold a component; a run may do without some of them (``collect=none``)."""
+
+
+class Settings(BaseModel):
+    """A whole validated config. ``nodes`` maps a component's name to its node, or to None where it is switched off;
+    ``options`` are the keys of the task's own node (``check.format``)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
+    iterations: Annotated[int, Field(ge=1)]
+    home: Path
+    task: str
+    nodes: Mapping[str, Mapping[str, Any] | None]
+    options: Mapping[str, Any]
+
+    def tree(self) -> dict[str, Any]:
+        """The settings as they would be written in YAML."""
+        top = self.model_dump(mode="json", exclude={"nodes", "options"})
+        task = {self.task: _plain(self.options)} if self.options else {}
+        return top | {name: _plain(node) for name, node in self.nodes.items()} | task
+
+
+def validate(cfg: DictConfig) -> Settings:
+    """Checks the whole config; raises one `ConfigError` that names everything that is wrong, a line each."""
+    tree = _resolved(cfg)
+    problems: list[Problem] = [*_secrets(tree), *_missing(tree)]
+    if problems:
+        raise _error(problems)
+    top = _check_top(tree, problems)
+    nodes = {name: _check_component(name, tree.get(name), problems) for name in COMPONENTS}
+    options = _check_options(tree, problems)
+    if problems:
+        raise _error(problems)
+    return Settings(**top, nodes=nodes, options=options)
+
+
+def masked(settings: Settings) -> dict[str, Any]:
+    """What may be shown and stored of the settings: everything but secrets."""
+    masked_tree: dict[str, Any] = mask_tree(settings.tree())
+    return masked_tree
+
+
+def config_sha256(settings: Settings) -> str:
+    """Fingerprint of everything in the config that a run's result depends on: not where local data lies,
+    and not where its numbers are sent."""
+    text = json.dumps(settings.tree() | {"home": None, "report": None}, sort_keys=True)
+    text = text.replace(json.dumps(str(settings.home))[1:-1], "")
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def task_module(task: str) -> Any:
+    """The module ``mmo_rl.tasks.<task>``, whose ``run(context, **options)`` does the task."""
+    return importlib.import_module(f"mmo_rl.tasks.{task}")
+
+
+def task_names() -> list[str]:
+    """The tasks there are: one a module of mmo_rl.tasks."""
+    import mmo_rl.tasks
+
+    return sorted(m.name for m in pkgutil.iter_modules(mmo_rl.tasks.__path__) if not m.name.startswith("_"))
+
+
+# --- reading --------------------------------------------------------------------------------------------------------
+
+
+def _resolved(cfg: DictConfig) -> dict[str, Any]:
+    try:
+        tree = OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException as error:
+        key = error.full_key or "the config"
+        raise ConfigError(f"{key}: {mask(str(error.msg or error).splitlines()[0])}", hint="mmo-rl --cfg job") from None
+    assert isinstance(tree, dict)
+    return {str(k): v for k, v in tree.items()}
+
+
+def _check_top(tree: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any]:
+    """name, seed, iterations, home and task; and whatever else stands at the top, which is unknown."""
+    hints = get_type_hints(Settings, include_extras=True)
+    fields = {k: Parameter(k, hints[k], None, True) for k in Settings.model_fields if k not in ("nodes", "options")}
+    known = [*fields, *COMPONENTS, str(tree.get("task"))]
+    for key in tree:
+        if key not in known:
+            hint = near(key, [k for k in known if k != "None"])
+            hint = hint or f"; the keys at the top: {', '.join(known)}"
+            problems.append(Problem(key, f"found {show(tree[key])}, but there is no such key{hint}"))
+    problems.extend(Problem(name, "missing") for name in fields if name not in tree)
+    values = check_values({fields[k]: tree[k] for k in fields if k in tree}, "", problems)
+    task = values.get("task")
+    if task is not None and task not in task_names():
+        problems.append(Problem("task", f"found {show(task)}, expected one of {', '.join(task_names())}"))
+    return values
+
+
+def _check_component(name: str, node: Any, problems: list[Problem]) -> dict[str, Any] | None:
+    if node is None or node == {} or node == {"_target_": None}:
+        return None
+    if not isinstance(node, Mapping):
+        problems.append(Problem(name, f"found {show(node)}, expected a choice of the group: {name}=NAME"))
+        return None
+    return check_node(node, name, problems)
+
+
+def _check_options(tree: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any]:
+    """The task's own node against the keyword arguments of its ``run``."""
+    task = tree.get("task")
+    if not isinstance(task, str) or task not in task_names():
+        return {}
+    node = tree.get(task) or {}
+    if not isinstance(node, Mapping):
+        problems.append(Problem(task, f"found {show(node)}, expected keys of the task: {task}.KEY=VALUE"))
+        return {}
+    schema = schema_of(task_module(task).run)
+    keywords = {p.name: p for p in schema.parameters.values() if p.is_key}
+    return check_keys(Schema(_Named(f"task={task}"), keywords), node, task, problems)
+
+
+class _Named:
+    """Stands for a task where messages name what a key belongs to."""
+
+    def __init__(self, name: str) -> None:
+        self.__name__ = name
+
+    def __call__(self) -> None: ...
+
+
+# --- what may not be in a config ------------------------------------------------------------------------------------
+
+
+def refuse_secrets(overrides: list[str]) -> None:
+    """Raises `ConfigError` where an override holds a password or key; the message does not repeat it."""
+    problems = [
+        Problem(key.lstrip("+~"), _SECRET_ADVICE)
+        for key, _, value in (o.partition("=") for o in overrides)
+        if value and _is_secret(value)
+    ]
+    if problems:
+        raise _error(problems)
+
+
+_SECRET_ADVICE = (
+    "holds a password or key, which would end up in logs and folder names; put it into an environment variable and "
+    "give that one's name (source.dsn_env=DATABASE_URL, judge.api_key_env=OPENAI_API_KEY)"
+)
+_LIBPQ_PASSWORD = re.compile(r"(?i)(?:^|[?&\s'\"])(?:password|sslpassword)\s*=\s*[^\s&]")
+
+
+def _is_secret(text: str) -> bool:
+    return mask(text, environ={}) != text or _LIBPQ_PASSWORD.search(text) is not None
+
+
+def _secrets(tree: Mapping[str, Any]) -> Iterator[Problem]:
+    for key, value in _leaves(tree):
+        if isinstance(value, str) and len(value) < 2000 and _is_secret(value):
+            yield Problem(key, _SECRET_ADVICE)
+
+
+def _missing(tree: Mapping[str, Any]) -> Iterator[Problem]:
+    for key, value in _leaves(tree):
+        if value == "???":
+            yield Problem(key, f"missing, it has no default; set it: {key}=VALUE")
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _leaves(inner, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _leaves(inner, f"{path}[{index}]")
+    else:
+        yield path, value
+
+
+def _error(problems: list[Problem]) -> ConfigError:
+    lines = list(dict.fromkeys(str(p) for p in problems))
+    if len(lines) == 1:
+        return ConfigError(lines[0])
+    return ConfigError("\n  ".join([f"{len(lines)} things are wrong in the configuration", *lines]))
+
+
+def _plain(value: Any) -> Any:
+    """Validated values in JSON's own types."""
+    return to_jsonable_python(value)
