@@ -134,10 +134,8 @@ class ChatClient:
         asked = self._asked_wait_s(error)
         if asked is not None:
             return asked
-        jittered = tenacity.wait_exponential_jitter(
-            initial=self._backoff_s, max=self._max_backoff_s, jitter=self._backoff_s
-        )
-        return jittered(state)
+        backoff = tenacity.wait_exponential(multiplier=self._backoff_s) + tenacity.wait_random(0, self._backoff_s)
+        return min(backoff(state), self._max_backoff_s)
 
     def _asked_wait_s(self, error: BaseException | None) -> float | None:
         """What the server's Retry-After asks for: seconds, or the time until a date; None where it says nothing."""
