@@ -1,0 +1,206 @@
+"""A PostgreSQL database to read from and to write to: the embedded one, or a server of the user's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated, Any
+
+import asyncpg
+from pydantic import Field
+
+from mmo_rl.database import schema
+from mmo_rl.database.dsn import ServerAddress, connect_arguments, connection_error, parse_dsn, read_dsn
+from mmo_rl.database.embedded import DATABASE, EmbeddedServer
+from mmo_rl.errors import DatabaseError
+
+CONNECT_TIMEOUT_S = 10.0
+_CONNECT_FAILURES = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+
+
+class Database:
+    """One database, opened with ``async with``.
+
+    With ``dsn_env`` None it is the embedded server under ``home``, which is started, and migrated, on opening. Else
+    the connection string is read on opening from the environment variable of that name; it may point to a transaction
+    pooler. Every connection is handed out inside one transaction in UTC with a statement timeout of
+    ``statement_timeout_s`` seconds: it is committed when the block ends, rolled back when it raises.
+
+    Raises `DatabaseError` on opening (variable not set or not readable, wrong password, unknown database, no answer
+    within 10 s), with the password masked.
+    """
+
+    def __init__(
+        self,
+        *,
+        dsn_env: str | None,
+        home: Path,
+        statement_timeout_s: Annotated[float, Field(gt=0)] = 600.0,
+        application_name: str = "mmo_rl",
+        max_connections: Annotated[int, Field(ge=1, le=100)] = 4,
+    ) -> None:
+        self.dsn_env = dsn_env
+        self.home = Path(home)
+        self.statement_timeout_s = statement_timeout_s
+        self.application_name = application_name
+        self.max_connections = max_connections
+        self._stack: AsyncExitStack | None = None
+        self._server: EmbeddedServer | None = None
+        self._address: ServerAddress | None = None
+        self._pool: asyncpg.Pool[Any] | None = None
+
+    def __repr__(self) -> str:
+        return f"Database({self.name})"
+
+    @property
+    def name(self) -> str:
+        """What may be shown of where this database is."""
+        if self.dsn_env is None:
+            return f"embedded, {self.home / 'postgres'}"
+        return f"{self.dsn_env}={self._address.masked}" if self._address is not None else self.dsn_env
+
+    @property
+    def embedded(self) -> bool:
+        return self.dsn_env is None
+
+    async def __aenter__(self) -> Database:
+        async with AsyncExitStack() as stack:
+            if self.dsn_env is None:
+                self._server = await stack.enter_async_context(EmbeddedServer(data_dir=self.home / "postgres"))
+                self._address = parse_dsn(self._server.dsn())
+                await self._create_database(self._server)
+            else:
+                self._address = read_dsn(self.dsn_env)
+            self._pool = asyncpg.create_pool(min_size=0, max_size=self.max_connections, connect=self._connect)
+            await stack.enter_async_context(self._pool)
+            async with self.acquire():
+                pass
+            if self.dsn_env is None:
+                await self._migrate_embedded()
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        stack, self._stack, self._pool = self._stack, None, None
+        if stack is not None:
+            await stack.aclose()
+
+    async def connect(self) -> asyncpg.Connection[Any]:
+        """A connection outside the pool, in no transaction; the caller closes it."""
+        if self._address is None:
+            raise DatabaseError("the database is not open", hint="open it first: async with Database(...)")
+        try:
+            return await self._connect()
+        except _CONNECT_FAILURES as error:
+            raise self._explain(error) from None
+
+    @asynccontextmanager
+    async def acquire(self) -> AsyncIterator[asyncpg.Connection[Any]]:
+        """A connection for writing, inside one transaction."""
+        async with self._transaction(readonly=False) as connection:
+            yield connection
+
+    def read_only(self) -> ReadOnlyPool:
+        """Connections on which the server refuses to write."""
+        return ReadOnlyPool(self)
+
+    async def require_tables(self) -> None:
+        """Raises `DatabaseError` where tables or columns that are needed do not exist."""
+        async with self._transaction(readonly=True) as connection:
+            missing = await schema.missing_tables(connection)
+            if not missing:
+                await schema.require_columns(connection)
+        if missing:
+            target = "" if self.dsn_env is None else " source=postgres"
+            raise DatabaseError(
+                f"the database ({self.name}) has no table {', '.join(missing)}",
+                hint=f"mmo-rl task=migrate{target}",
+            )
+
+    # --- inside -----------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _transaction(self, *, readonly: bool) -> AsyncIterator[asyncpg.Connection[Any]]:
+        if self._pool is None or self._address is None:
+            raise DatabaseError("the database is not open", hint="open it first: async with Database(...)")
+        try:
+            connection = await self._pool.acquire(timeout=None)
+        except _CONNECT_FAILURES as error:
+            raise self._explain(error) from None
+        try:
+            async with connection.transaction(readonly=readonly):
+                await connection.execute(
+                    "select set_config('TimeZone', 'UTC', true), set_config('statement_timeout', $1, true),"
+                    " set_config('default_transaction_read_only', $2, true),"
+                    " set_config('search_path', coalesce($3, current_setting('search_path')), true)",
+                    str(int(self.statement_timeout_s * 1000)),
+                    "on" if readonly else "off",
+                    schema.quoted(self._address.schema) if self._address.schema else None,
+                )
+                yield connection
+        except asyncpg.QueryCanceledError:
+            raise DatabaseError(
+                f"a statement took longer than {self.statement_timeout_s:g} s on {self._address.masked}",
+                hint="narrow the windows (sampler.lookback_hours), or raise database.statement_timeout_s",
+            ) from None
+        except (asyncpg.PostgresConnectionError, ConnectionError) as error:
+            raise self._explain(error) from error
+        finally:
+            await self._pool.release(connection)
+
+    async def _connect(self, *_: Any, **arguments: Any) -> asyncpg.Connection[Any]:
+        assert self._address is not None
+        arguments |= connect_arguments(
+            self._address, timeout_s=CONNECT_TIMEOUT_S, application_name=self.application_name
+        )
+        try:
+            return await asyncpg.connect(**arguments)
+        except (OSError, asyncpg.CannotConnectNowError):
+            if self._server is None:
+                raise
+        # The server may have died under us (a crash, an `rm` of its folder, an impatient kill).
+        await asyncio.to_thread(self._server.ensure_running)
+        self._address = parse_dsn(self._server.dsn())
+        return await asyncpg.connect(**(arguments | {"dsn": self._address.dsn}))
+
+    async def _create_database(self, server: EmbeddedServer) -> None:
+        try:
+            connection = await asyncpg.connect(**server.address, database="postgres", timeout=CONNECT_TIMEOUT_S)
+        except _CONNECT_FAILURES as error:
+            raise self._explain(error) from None
+        try:
+            if not await connection.fetchval("select true from pg_database where datname = $1", DATABASE):
+                await connection.execute(f"create database {DATABASE}")
+        except (asyncpg.DuplicateDatabaseError, asyncpg.UniqueViolationError):
+            pass  # another process was faster
+        finally:
+            await connection.close()
+
+    async def _migrate_embedded(self) -> None:
+        async with self.acquire() as connection:
+            current = await schema.current_revision(connection)
+        if current != schema.HEAD:
+            from mmo_rl.database.migrate import migrate
+
+            await migrate(self)
+
+    def _explain(self, error: Exception) -> DatabaseError:
+        masked = self._address.masked if self._address is not None and self.dsn_env is not None else "it"
+        if self.dsn_env is None:
+            masked = f"the embedded database in {self.home / 'postgres'}"
+        return connection_error(error, masked=masked, dsn_env=self.dsn_env)
+
+
+class ReadOnlyPool:
+    """Connections in read-only transactions (`mmo_rl.source.base.ReadPool`)."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def acquire(self) -> AbstractAsyncContextManager[asyncpg.Connection[Any]]:
+        return self._database._transaction(readonly=True)

@@ -1,0 +1,114 @@
+"""Connection strings: read from an environment variable, understood, masked, and their failures explained."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+
+import asyncpg
+
+from mmo_rl.errors import DatabaseError
+
+# Parameters of other clients (Prisma, libpq) that asyncpg would send to the server as settings, which refuses them.
+FOREIGN_PARAMETERS = frozenset(
+    "schema connection_limit pool_timeout pgbouncer connect_timeout socket_timeout statement_cache_size sslaccept"
+    " sslidentity channel_binding max_idle_connection_lifetime single_use_connections supa gssencmode"
+    " keepalives keepalives_idle keepalives_interval keepalives_count tcp_user_timeout application_name".split()
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerAddress:
+    """How to reach a database. ``masked`` may be shown; ``dsn`` may hold a password and is kept out of ``repr``."""
+
+    dsn: str = field(repr=False)
+    masked: str
+    schema: str | None = None
+
+
+def read_dsn(dsn_env: str, environment: Mapping[str, str] | None = None) -> ServerAddress:
+    """The server that the environment variable names. Raises `DatabaseError` without ever quoting the variable."""
+    value = (os.environ if environment is None else environment).get(dsn_env, "").strip()
+    example = f"export {dsn_env}='postgresql://USER:PASSWORD@HOST:5432/DATABASE'"
+    if not value:
+        raise DatabaseError(f"the environment variable {dsn_env} is not set", hint=example)
+    try:
+        return parse_dsn(value)
+    except ValueError as error:
+        raise DatabaseError(
+            f"{dsn_env} is not a PostgreSQL connection string: {error}",
+            hint=f"{example} (percent-encode @ : / ? # in the password, for example @ as %40)",
+        ) from None
+
+
+def parse_dsn(value: str) -> ServerAddress:
+    """Raises ValueError with a text that quotes nothing of ``value``: a badly encoded password may be anywhere in it."""
+    scheme = value.partition("://")[0]
+    if "://" not in value or scheme.partition("+")[0] not in ("postgresql", "postgres"):
+        raise ValueError("it must begin with postgresql://")
+    if "#" in value or value.count("@") > 1:
+        raise ValueError("its user or password contains a character that must be percent-encoded")
+    try:
+        parts = urlsplit("postgresql" + value[len(scheme) :])
+        _ = parts.port
+        query = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+    except ValueError:
+        raise ValueError("its host, port or parameters cannot be read") from None
+    if "@" in value and "@" not in parts.netloc:
+        raise ValueError("its user or password contains a character that must be percent-encoded")
+    parameters = dict(query)
+    schema = parameters.get("schema")
+    kept = {k: v for k, v in parameters.items() if k not in FOREIGN_PARAMETERS}
+    dsn = parts._replace(query=urlencode(kept, quote_via=quote)).geturl()
+    if not parts.netloc:
+        dsn = dsn.replace("postgresql:/", "postgresql:///", 1) if dsn.startswith("postgresql:/") else dsn
+        while dsn.startswith("postgresql:////"):
+            dsn = dsn.replace("postgresql:////", "postgresql:///", 1)
+    user = unquote(parts.username or parameters.get("user", ""))
+    host = parts.netloc.rpartition("@")[2] or parameters.get("host", "")
+    database = parts.path.lstrip("/") or parameters.get("dbname", "")
+    secret = ":***" if parts.password or "password" in parameters else ""
+    masked = f"postgresql://{user}{secret}{'@' if user or secret else ''}{host}/{database}"
+    return ServerAddress(dsn=dsn, masked=masked, schema=schema)
+
+
+def connection_error(error: Exception, *, masked: str, dsn_env: str | None) -> DatabaseError:
+    """A failed connection in the user's words. ``masked`` is what may be shown of the address."""
+    name = dsn_env or "the embedded database"
+    if isinstance(error, asyncpg.InvalidCatalogNameError):
+        message, hint = f"there is no such database at {masked}", f"create it (createdb), or correct {name}"
+    elif isinstance(error, asyncpg.InvalidAuthorizationSpecificationError):
+        message, hint = f"the server refused the user or the password of {masked}", f"correct {name}"
+    elif isinstance(error, asyncpg.TooManyConnectionsError):
+        message, hint = f"{masked} has no free connections", "wait, or lower database.max_connections, and try again"
+    elif isinstance(error, asyncpg.CannotConnectNowError):
+        message, hint = f"{masked} is starting or shutting down", "try again in a few seconds"
+    elif isinstance(error, TimeoutError):
+        message, hint = f"no answer from {masked}", f"check that the server is up and that {name} names it"
+    elif isinstance(error, socket.gaierror):
+        message, hint = f"the host of {masked} is unknown", f"correct the host in {name}"
+    elif isinstance(error, ssl.SSLError):
+        message, hint = f"no encrypted connection to {masked}: {error.reason}", f"correct sslmode in {name}"
+    elif isinstance(error, OSError):
+        reason = error.strerror or "connection refused"
+        message = f"cannot reach {masked}: {reason}"
+        hint = f"check that the server is up and that {name} names it"
+    else:
+        message, hint = f"cannot connect to {masked} ({type(error).__name__})", f"correct {name}"
+    return DatabaseError(message, hint=hint)
+
+
+def connect_arguments(address: ServerAddress, *, timeout_s: float, application_name: str) -> dict[str, Any]:
+    """Arguments for ``asyncpg.connect``. No statement is cached: behind a transaction pooler the next transaction may
+    meet another server process. Settings are made inside each transaction for the same reason."""
+    return {
+        "dsn": address.dsn,
+        "timeout": timeout_s,
+        "statement_cache_size": 0,
+        "server_settings": {"application_name": application_name},
+    }

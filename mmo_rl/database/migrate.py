@@ -1,0 +1,114 @@
+"""Creates and upgrades the tables: every revision in one transaction, or none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+
+from mmo_rl.database import schema
+from mmo_rl.errors import DatabaseError
+
+if TYPE_CHECKING:
+    from mmo_rl.database.database import Database
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationResult:
+    """``before`` and ``after`` are revisions (None: never migrated). Row counts are of the tables that existed."""
+
+    before: str | None
+    after: str
+    tables_created: tuple[str, ...]
+    rows_before: Mapping[str, int]
+    rows_after: Mapping[str, int]
+
+
+async def migrate(database: Database, *, migrations: Path = schema.MIGRATIONS) -> MigrationResult:
+    """Brings the database to the newest revision in one transaction; a second call changes nothing.
+
+    The game's tables are created where they do not exist, and never altered. Raises `DatabaseError`, and leaves the
+    database as it was, where a revision fails, a table of the game lacks a column, or the database is newer.
+    """
+    from sqlalchemy.exc import SQLAlchemyError
+    from sqlalchemy.ext.asyncio import create_async_engine
+    from sqlalchemy.pool import NullPool
+
+    engine = create_async_engine(
+        "postgresql+asyncpg://",
+        async_creator=database.connect,
+        poolclass=NullPool,
+        connect_args={"prepared_statement_cache_size": 0},
+    )
+    try:
+        async with engine.begin() as connection:
+            raw = (await connection.get_raw_connection()).driver_connection
+            assert raw is not None
+            await connection.exec_driver_sql("select 1")  # opens the transaction that everything below is in
+            return await _migrate_in(connection, raw, migrations)
+    except asyncpg.PostgresError as error:
+        raise _failure(database, error) from error
+    except SQLAlchemyError as error:
+        cause = error.__cause__ or error
+        raise _failure(database, getattr(cause, "__cause__", None) or cause) from error
+    finally:
+        await engine.dispose()
+
+
+async def _migrate_in(connection: Any, raw: asyncpg.Connection[Any], migrations: Path) -> MigrationResult:
+    await raw.execute("set local lock_timeout = '15s'; set local timezone = 'UTC'")
+    # Two processes that open a fresh database at once: the second waits here, then finds nothing to do.
+    await raw.execute("select pg_advisory_xact_lock(hashtext('mmo_rl.migrate'))")
+    before = await schema.current_revision(raw)
+    missing = await schema.missing_tables(raw)
+    rows_before = await _row_counts(raw, missing)
+    await schema.require_columns(raw)
+    after = await connection.run_sync(_upgrade, migrations)
+    await schema.require_columns(raw)
+    still_missing = await schema.missing_tables(raw)
+    return MigrationResult(
+        before=before,
+        after=after,
+        tables_created=tuple(table for table in missing if table not in still_missing),
+        rows_before=rows_before,
+        rows_after=await _row_counts(raw, still_missing),
+    )
+
+
+def _upgrade(connection: Any, migrations: Path) -> str:
+    from alembic import command
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+    from alembic.util import CommandError
+
+    config = Config()
+    config.set_main_option("script_location", str(migrations).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    try:
+        command.upgrade(config, "head")
+        head = ScriptDirectory.from_config(config).get_current_head()
+    except CommandError as error:
+        raise DatabaseError(
+            f"the database was migrated by another version of mmo-rl: {error}", hint="install the newest mmo-rl"
+        ) from error
+    assert head is not None
+    return head
+
+
+async def _row_counts(raw: asyncpg.Connection[Any], missing: list[str]) -> dict[str, int]:
+    tables = [table for table in schema.GAME_COLUMNS if table not in missing]
+    return {table: await raw.fetchval(f"select count(*) from {schema.quoted(table)}") for table in tables}
+
+
+def _failure(database: Database, error: BaseException) -> DatabaseError:
+    if isinstance(error, asyncpg.InsufficientPrivilegeError):
+        hint = "migrate as a user that may create schemas and tables in this database"
+    elif isinstance(error, asyncpg.LockNotAvailableError):
+        hint = "another session holds a lock on the tables; try again when it is done"
+    else:
+        hint = "nothing was changed; correct the cause and type the same command again"
+    return DatabaseError(f"the migration of {database.name} failed: {error}", hint=hint)

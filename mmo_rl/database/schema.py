@@ -1,0 +1,88 @@
+"""What the tables must have, and whether they have it. The game's tables are Prisma's: quoted camelCase names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mmo_rl.errors import DatabaseError
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+HEAD = max(file.name.partition("_")[0] for file in (MIGRATIONS / "versions").glob("[0-9]*.py"))
+
+# The columns that are read or written here; the game's tables may have more.
+GAME_COLUMNS: dict[str, tuple[str, ...]] = {
+    "trajectories": tuple(
+        "id trajectoryId agentId startTime endTime durationMs windowId windowHours scenarioId stepsJson"
+        " rewardComponentsJson metricsJson metadataJson totalReward episodeLength finalStatus finalBalance finalPnL"
+        " tradesExecuted postsCreated isTrainingData isEvaluation usedInTraining trainedInBatch createdAt"
+        " updatedAt".split()
+    ),
+    "llm_call_logs": tuple(
+        "id trajectoryId stepId callId timestamp latencyMs model purpose actionType systemPrompt userPrompt"
+        " messagesJson response reasoning temperature maxTokens topP promptTokens completionTokens totalTokens"
+        " metadata createdAt".split()
+    ),
+    "market_outcomes": tuple(
+        "id windowId stockTicker startPrice endPrice changePercent sentiment newsEvents predictionMarketId question"
+        " outcome finalProbability createdAt".split()
+    ),
+    "training_batches": tuple(
+        "id batchId baseModel modelVersion trajectoryIds rewardsJson status error createdAt startedAt"
+        " completedAt".split()
+    ),
+    "trained_models": tuple(
+        "id modelId version baseModel trainingBatch status storagePath avgReward evalMetrics wandbRunId createdAt"
+        " updatedAt".split()
+    ),
+    "reward_judgments": ("id", "trajectoryId"),
+}
+OWN_TABLES = ("worlds", "judgments")
+OWN_SCHEMA = "mmo_rl"
+
+
+def quoted(identifier: str) -> str:
+    """An identifier as SQL takes it, whatever is in it."""
+    escaped = identifier.replace('"', '""')
+    return f'"{escaped}"'
+
+
+async def missing_tables(connection: Any) -> list[str]:
+    """The tables that do not exist, the game's in the search path and our own in the schema ``mmo_rl``."""
+    names = [*GAME_COLUMNS, *(f"{OWN_SCHEMA}.{table}" for table in OWN_TABLES)]
+    rows = await connection.fetch("select name from unnest($1::text[]) as name where to_regclass(name) is null", names)
+    found = {row["name"] for row in rows}
+    return [name for name in names if name in found]
+
+
+async def require_columns(connection: Any) -> None:
+    """Raises `DatabaseError` that names every column of the game's existing tables that is needed and not there."""
+    rows = await connection.fetch(
+        "select c.relname::text as table, a.attname::text as column from pg_attribute a"
+        " join pg_class c on c.oid = a.attrelid"
+        " where a.attrelid = any(select to_regclass(name)::oid from unnest($1::text[]) as name)"
+        " and a.attnum > 0 and not a.attisdropped",
+        list(GAME_COLUMNS),
+    )
+    existing = {(row["table"], row["column"]) for row in rows}
+    tables = {table for table, _ in existing}
+    missing = [
+        f"{table}.{column}"
+        for table, columns in GAME_COLUMNS.items()
+        if table in tables
+        for column in columns
+        if (table, column) not in existing
+    ]
+    if missing:
+        raise DatabaseError(
+            f"the database's tables lack columns: {', '.join(missing)}",
+            hint="bring the game's own schema up to date first; its tables are never altered from here",
+        )
+
+
+async def current_revision(connection: Any) -> str | None:
+    """The revision that the database is at; None where it was never migrated."""
+    if await connection.fetchval("select to_regclass('mmo_rl.alembic_version') is null"):
+        return None
+    revision: str | None = await connection.fetchval("select version_num from mmo_rl.alembic_version")
+    return revision

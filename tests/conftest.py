@@ -1,0 +1,90 @@
+"""One embedded server for the whole session; every test gets a database of its own on it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from mmo_rl.database.database import Database
+from mmo_rl.database.embedded import EmbeddedServer
+from mmo_rl.database.migrate import migrate
+
+TEMPLATE = "migrated_template"
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def embedded_server() -> Iterator[EmbeddedServer]:
+    """A running server, shared by all tests of the session; its files are removed at the end."""
+    folder = Path(tempfile.mkdtemp(prefix="mmo_rl-tests-"))
+    folder.chmod(0o755)  # as root the server runs as another user, which has to pass through
+    server = EmbeddedServer(data_dir=folder / "postgres")
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+async def database_url(embedded_server: EmbeddedServer) -> AsyncIterator[str]:
+    """The connection string of a fresh, empty database."""
+    name = await _create(embedded_server, template="template1")
+    yield embedded_server.dsn(name)
+    await _command(embedded_server, f"drop database {name} with (force)")
+
+
+@pytest.fixture
+async def migrated_url(embedded_server: EmbeddedServer, tmp_path: Path) -> AsyncIterator[str]:
+    """The connection string of a fresh database with all tables."""
+    await _ensure_template(embedded_server, tmp_path)
+    name = await _create(embedded_server, template=TEMPLATE)
+    yield embedded_server.dsn(name)
+    await _command(embedded_server, f"drop database {name} with (force)")
+
+
+@pytest.fixture
+async def database(
+    migrated_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> AsyncIterator[Database]:
+    """An open `Database` with all tables and no rows."""
+    monkeypatch.setenv("MMO_RL_TEST_DATABASE_URL", migrated_url)
+    async with Database(dsn_env="MMO_RL_TEST_DATABASE_URL", home=tmp_path) as opened:
+        yield opened
+
+
+async def _ensure_template(server: EmbeddedServer, home: Path) -> None:
+    connection = await asyncpg.connect(server.dsn("postgres"))
+    try:
+        if await connection.fetchval("select true from pg_database where datname = $1", TEMPLATE):
+            return
+        await connection.execute(f"create database {TEMPLATE}_new")
+        os.environ["MMO_RL_TEMPLATE_URL"] = server.dsn(f"{TEMPLATE}_new")
+        async with Database(dsn_env="MMO_RL_TEMPLATE_URL", home=home) as template:
+            await migrate(template)
+        await connection.execute(f"alter database {TEMPLATE}_new rename to {TEMPLATE}")
+    finally:
+        os.environ.pop("MMO_RL_TEMPLATE_URL", None)
+        await connection.close()
+
+
+async def _create(server: EmbeddedServer, *, template: str) -> str:
+    name = f"test_{next(_numbers)}"
+    await _command(server, f"create database {name} template {template}")
+    return name
+
+
+async def _command(server: EmbeddedServer, sql: str) -> None:
+    connection = await asyncpg.connect(server.dsn("postgres"))
+    try:
+        await connection.execute(sql)
+    finally:
+        await connection.close()
