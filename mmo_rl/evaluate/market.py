@@ -1,0 +1,65 @@
+"""Held-out markets: the same ones for the base and the trained policy, never those that were trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Annotated
+
+from pydantic import Field
+
+from mmo_rl.evaluate.base import Decoding
+from mmo_rl.market.base import Arena, Episode
+from mmo_rl.policy.base import Policy
+from mmo_rl.rng import derive_seed
+from mmo_rl.types import Measured, Rollout
+
+
+class MarketEvaluator:
+    """Plays ``markets`` held-out markets with ``agents`` seats each, all taken by the policy.
+
+    Market k of a seed is the same market for every policy, and so is the randomness of sampling.
+    """
+
+    def __init__(
+        self,
+        *,
+        markets: Annotated[int, Field(ge=2)] = 128,
+        agents: Annotated[int, Field(ge=1)] = 4,
+        temperature: Annotated[float, Field(gt=0)] = 1.0,
+        seed: int,
+        arena: Arena,
+    ) -> None:
+        self._agents = agents
+        self._temperature = temperature
+        self._seed = seed
+        self._arena = arena
+        self._market_seeds = [derive_seed(seed, "held-out market", k) for k in range(markets)]
+
+    async def evaluate(
+        self, policy: Policy, decoding: Decoding, *, on_tick: Callable[[int, int], None] | None = None
+    ) -> Measured:
+        """Results of the policy, sampled at ``temperature`` or greedy."""
+        episodes = await self._arena.play(
+            policy,
+            market_seeds=self._market_seeds,
+            seats=[None] * self._agents,
+            temperature=self._temperature if decoding == "sampled" else 0.0,
+            seed=derive_seed(self._seed, "evaluate"),
+            on_tick=on_tick,
+        )
+        return Measured(f"{policy.name}@{policy.version}", decoding, _rollouts(episodes))
+
+    async def oracle(self) -> Measured:
+        """Results of an agent that knows the future."""
+        episodes = await self._arena.play(
+            None, market_seeds=self._market_seeds, seats=["oracle"] * self._agents, temperature=0.0, seed=self._seed
+        )
+        return Measured("oracle", "greedy", _rollouts(episodes))
+
+
+def _rollouts(episodes: Sequence[Episode]) -> tuple[Rollout, ...]:
+    return tuple(
+        Rollout(market, agent, episode.pnl[agent], len(steps), sum(not step.success for step in steps))
+        for market, episode in enumerate(episodes)
+        for agent, steps in enumerate(episode.steps)
+    )

@@ -1,0 +1,154 @@
+"""A judge that needs no language model: every decision against what came true afterwards.
+
+A decision's value in [-1, 1]: a trade in a ticker is worth the move from the price paid to the window's last price
+(``full_move`` or more counts as 1), a bet on a question the outcome minus the price paid, both times the share of
+the largest size; doing nothing is 0; a failed action is ``-error_penalty``. Scores are (value + 1) / 2, a
+trajectory's score the mean of its decisions'. Buying a sure thing at its full price is worth nothing: a judge that
+ignored the price paid would reward buying YES at 95 %.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from mmo_rl.types import (
+    Action,
+    GroundTruth,
+    Group,
+    JudgeUsage,
+    Judgment,
+    QuestionOutcome,
+    Score,
+    ScoredGroup,
+    TickerOutcome,
+    Trajectory,
+    Unscored,
+)
+
+_SHORT_SIDES = {"SHORT", "SELL", "NO"}
+_SHORT_ACTIONS = {"SELL", "SHORT", "SELL_SHARES"}
+_LONG_ACTIONS = {"BUY", "LONG", "BUY_SHARES", "OPEN_PERP", "OPEN_PERP_POSITION", "BUY_PREDICTION_SHARES"}
+
+
+class OracleJudge:
+    """Scores decisions against ground truth; costs nothing.
+
+    ``credit`` "decision" also gives every step its own score; "trajectory" only the mean. A trajectory none of whose
+    trades has a recorded outcome, and every member of a window without ground truth, is `Unscored`.
+    """
+
+    def __init__(
+        self,
+        *,
+        credit: Literal["decision", "trajectory"] = "decision",
+        error_penalty: Annotated[float, Field(ge=0, le=1)] = 0.6,
+        full_move: Annotated[float, Field(gt=0)] = 0.1,
+    ) -> None:
+        self._credit = credit
+        self._error_penalty = error_penalty
+        self._full_move = full_move
+
+    @property
+    def usage(self) -> JudgeUsage:
+        return JudgeUsage()
+
+    async def score(self, groups: AsyncIterator[Group]) -> AsyncIterator[ScoredGroup]:
+        """Judges group after group as they come."""
+        async for group in groups:
+            yield ScoredGroup(group, {t.trajectory_id: self._judge(t, group) for t in group.members})
+
+    async def aclose(self) -> None:
+        """Holds nothing."""
+
+    def _judge(self, trajectory: Trajectory, group: Group) -> Judgment:
+        if group.truth is None:
+            return Unscored(trajectory.trajectory_id, "no ground truth recorded for this window")
+        largest = max((_size(s.action) for t in group.members for s in t.steps if s.action.success), default=0.0)
+        values: dict[int, float] = {}
+        unknown: list[str] = []
+        for step in trajectory.steps:
+            value = self._value(step.action, group.truth, largest)
+            if value is None:
+                unknown.append(_instrument(step.action) or step.action.action_type)
+            else:
+                values[step.number] = value
+        if not values:
+            why = f"no outcome recorded for {', '.join(sorted(set(unknown))[:5])}" if unknown else "no steps"
+            return Unscored(trajectory.trajectory_id, why)
+        right = sum(v > 0 for v in values.values())
+        wrong = sum(v < 0 for v in values.values())
+        failed = sum(not s.action.success for s in trajectory.steps)
+        decisions = {number: (value + 1.0) / 2.0 for number, value in values.items()}
+        return Score(
+            trajectory.trajectory_id,
+            sum(decisions.values()) / len(decisions),
+            f"{right} good and {wrong} bad of {len(values)} decisions, {failed} failed"
+            + (f", {len(unknown)} without a recorded outcome" if unknown else ""),
+            decisions if self._credit == "decision" else None,
+        )
+
+    def _value(self, action: Action, truth: GroundTruth, largest: float) -> float | None:
+        """The decision's value in [-1, 1], or None where the outcome of what it traded isn't known."""
+        if not action.success:
+            return -self._error_penalty
+        direction = _direction(action)
+        if direction == 0:
+            return 0.0
+        name = _instrument(action)
+        outcome = _outcomes(truth).get(name) if name else None
+        price = _number(action.result, "price") or _number(action.parameters, "price")
+        if outcome is None or price is None or price <= 0:
+            return None
+        share = _size(action) / largest if largest > 0 else 1.0
+        if isinstance(outcome, TickerOutcome):
+            gain = direction * (outcome.end_price / price - 1.0) / self._full_move
+        else:
+            payout = _payout(outcome, yes=direction > 0)
+            if payout is None:
+                return None
+            gain = payout - price
+        return max(-1.0, min(1.0, gain)) * share
+
+
+def _outcomes(truth: GroundTruth) -> Mapping[str, TickerOutcome | QuestionOutcome]:
+    return {t.ticker: t for t in truth.tickers} | {q.question_id: q for q in truth.questions}
+
+
+def _payout(outcome: QuestionOutcome, *, yes: bool) -> float | None:
+    """What a share of the side bought came to be worth, in [0, 1]."""
+    if outcome.outcome == "UNRESOLVED":
+        p = outcome.final_probability
+        return None if p is None else (p if yes else 1.0 - p)
+    return float((outcome.outcome == "YES") == yes)
+
+
+def _direction(action: Action) -> int:
+    """+1 for long or YES, -1 for short or NO, 0 for an action that opens nothing."""
+    name = action.action_type.upper()
+    if name in _SHORT_ACTIONS:
+        return -1
+    if name not in _LONG_ACTIONS:
+        return 0
+    return -1 if str(action.parameters.get("side", "")).upper() in _SHORT_SIDES else 1
+
+
+def _instrument(action: Action) -> str | None:
+    name = action.parameters.get("ticker") or action.parameters.get("marketId")
+    return name if isinstance(name, str) else None
+
+
+def _size(action: Action) -> float:
+    """The order's size; orders that don't say count as 1."""
+    size = _number(action.parameters, "size")
+    return 1.0 if size is None else abs(size)
+
+
+def _number(values: Mapping[str, Any] | None, key: str) -> float | None:
+    value = (values or {}).get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)

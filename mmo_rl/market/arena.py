@@ -1,0 +1,163 @@
+"""Plays policies and scripts in worlds side by side, so that one batch of prompts serves all of them."""
+
+from __future__ import annotations
+
+import difflib
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+from mmo_rl.errors import ConfigError
+from mmo_rl.market.base import Episode, PlayedStep, Seat
+from mmo_rl.market.prompt import render
+from mmo_rl.market.strategies import STRATEGIES
+from mmo_rl.market.world import ActionResult, MarketSpec, Observation, World
+from mmo_rl.policy.base import Completion, Policy
+from mmo_rl.rng import derive_seed, rng
+from mmo_rl.types import GroundTruth, Message
+
+
+class MarketArena:
+    """Worlds of one `MarketSpec` in lock-step; every agent of a world answers before any of them acts."""
+
+    def __init__(self, *, spec: MarketSpec) -> None:
+        self._spec = spec
+
+    async def play(
+        self,
+        policy: Policy | None,
+        *,
+        market_seeds: Sequence[int],
+        seats: Sequence[Seat],
+        temperature: float,
+        seed: int,
+        on_tick: Callable[[int, int], None] | None = None,
+    ) -> list[Episode]:
+        """One episode a market, in order; every market has the same ``seats``. ``temperature`` is the policy's;
+        ``on_tick(done, total)`` is called after every tick. Raises `ConfigError` for an unknown strategy."""
+        _check(seats)
+        tables = [
+            _Table(World(spec=self._spec, seed=s, agents=len(seats)), seats, rng(seed, "script", s))
+            for s in market_seeds
+        ]
+        for tick in range(self._spec.ticks):
+            for table in tables:
+                table.look()
+            prompts = [prompt for table in tables for prompt in table.open_prompts()]
+            completions: list[Completion] = []
+            if prompts:
+                assert policy is not None, "a seat is the policy's, but there is no policy"
+                tick_seed = derive_seed(seed, "tick", tick)
+                completions = await policy.complete(prompts, temperature=temperature, seed=tick_seed)
+            answers = iter(completions)
+            for table in tables:
+                table.act(answers)
+            if on_tick is not None:
+                on_tick(tick + 1, self._spec.ticks)
+        return [table.episode() for table in tables]
+
+
+def _check(seats: Sequence[Seat]) -> None:
+    known = [*STRATEGIES, "oracle"]
+    for seat in seats:
+        if seat is not None and seat not in known:
+            near = difflib.get_close_matches(seat, known, n=1)
+            raise ConfigError(
+                f"unknown strategy {seat!r}", hint=f"did you mean {near[0]}?" if near else f"one of {', '.join(known)}"
+            )
+
+
+class _Table:
+    """A world together with who sits at it, what they see and what they did."""
+
+    def __init__(self, world: World, seats: Sequence[Seat], draw: random.Random) -> None:
+        self._world = world
+        self._seats = seats
+        self._draw = draw
+        self._seen: list[Observation] = []
+        self._steps: list[list[PlayedStep]] = [[] for _ in seats]
+
+    def look(self) -> None:
+        self._seen = [self._world.observe(agent) for agent in range(len(self._seats))]
+
+    def open_prompts(self) -> list[tuple[Message, ...]]:
+        return [render(o) for o, seat in zip(self._seen, self._seats, strict=True) if seat is None]
+
+    def act(self, answers: Iterator[Completion]) -> None:
+        completions = [
+            next(answers) if seat is None else Completion(self._script(agent, seat))
+            for agent, seat in enumerate(self._seats)
+        ]
+        results = self._world.step([completion.text for completion in completions])
+        for steps, observation, completion, result in zip(self._steps, self._seen, completions, results, strict=True):
+            steps.append(_played(observation, completion, result, self._world))
+
+    def _script(self, agent: int, strategy: str) -> str:
+        if strategy == "oracle":
+            return self._world.best_action(agent)
+        return STRATEGIES[strategy](self._seen[agent], self._draw)
+
+    def episode(self) -> Episode:
+        agents = range(len(self._seats))
+        return Episode(
+            ticks=self._world.tick,
+            steps=tuple(tuple(steps) for steps in self._steps),
+            pnl=tuple(self._world.pnl(agent) for agent in agents),
+            balance=tuple(self._world.equity(agent) for agent in agents),
+            truth=self._world.truth(""),
+        )
+
+
+def with_window(truth: GroundTruth, window_id: str) -> GroundTruth:
+    """The same ground truth under a window's id."""
+    return replace(truth, window_id=window_id)
+
+
+def _played(observation: Observation, answer: Completion, result: ActionResult, world: World) -> PlayedStep:
+    action_type, parameters = _contract_action(result, world)
+    return PlayedStep(
+        tick=observation.tick,
+        state={
+            "agentBalance": round(observation.cash_usd, 6),
+            "agentPnL": round(observation.equity_usd - world.spec.start_cash_usd, 6),
+            "openPositions": len(observation.positions),
+            "activeMarkets": len(observation.quotes) + len(observation.questions),
+        },
+        market={
+            "tick": observation.tick,
+            "tickers": {q.ticker: {"price": q.price, "changePct": q.change_pct} for q in observation.quotes},
+            "questions": {name: {"yesPrice": price} for name, price in observation.questions},
+            "news": [str(item) for item in observation.news],
+        },
+        messages=render(observation),
+        completion=answer,
+        action_type=action_type,
+        parameters=parameters,
+        success=result.success,
+        result=None
+        if result.price is None
+        else {"price": result.price, "amount": result.amount_usd}
+        | ({} if result.pnl_usd is None else {"pnl": result.pnl_usd}),
+        error=result.error,
+    )
+
+
+def _contract_action(result: ActionResult, world: World) -> tuple[str, dict[str, object]]:
+    """The action in the recorded contract's names."""
+    order = result.order
+    if order is None:
+        return "INVALID", {}
+    if order.verb == "HOLD":
+        return "HOLD", {}
+    question = world.is_question(order.ticker)
+    if order.verb == "CLOSE":
+        name = "SELL_PREDICTION_SHARES" if question else "CLOSE_PERP_POSITION"
+        return name, {"marketId" if question else "ticker": order.ticker}
+    long = order.verb == "BUY"
+    if question:
+        return "BUY_PREDICTION_SHARES", {
+            "marketId": order.ticker,
+            "side": "YES" if long else "NO",
+            "size": order.size,
+        }
+    return "OPEN_PERP_POSITION", {"ticker": order.ticker, "side": "long" if long else "short", "size": order.size}

@@ -1,0 +1,59 @@
+"""Where policies play."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from mmo_rl.policy.base import Completion, Policy
+from mmo_rl.types import GroundTruth, Message
+
+
+@dataclass(frozen=True, slots=True)
+class PlayedStep:
+    """One tick of one agent. ``state`` and ``market`` are what the agent could see, as plain JSON values; ``action``
+    is in the names of the recorded contract; money in game dollars."""
+
+    tick: int
+    state: dict[str, Any]
+    market: dict[str, Any]
+    messages: tuple[Message, ...]
+    completion: Completion
+    action_type: str
+    parameters: dict[str, Any]
+    success: bool
+    result: dict[str, Any] | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """A whole window of one market: ``steps[agent]`` in tick order, ``pnl[agent]`` and ``balance[agent]`` at its end,
+    and what came true (its ``window_id`` is empty: the recorder names the window)."""
+
+    ticks: int
+    steps: tuple[tuple[PlayedStep, ...], ...]
+    pnl: tuple[float, ...]
+    balance: tuple[float, ...]
+    truth: GroundTruth
+
+
+Seat = str | None
+"""Who sits at a place of a market: the name of a scripted strategy (``oracle`` knows the future), or None: the policy."""
+
+
+class Arena(Protocol):
+    """Plays whole windows of simulated markets, many side by side. A market is fixed by its seed alone, so the same
+    seeds are the same markets for every policy."""
+
+    async def play(
+        self,
+        policy: Policy | None,
+        *,
+        market_seeds: Sequence[int],
+        seats: Sequence[Seat],
+        temperature: float,
+        seed: int,
+        on_tick: Callable[[int, int], None] | None = None,
+    ) -> list[Episode]: ...

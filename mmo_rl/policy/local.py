@@ -1,0 +1,153 @@
+"""A causal language model on this machine's CPU or GPU that answers many prompts at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from mmo_rl.errors import PolicyError
+from mmo_rl.policy.base import Completion
+from mmo_rl.policy.model import ModelSpec
+from mmo_rl.types import Message, PolicyVersion
+
+if TYPE_CHECKING:
+    import torch
+
+
+def load_model(location: str, *, device: str = "cpu") -> tuple[Any, Any]:
+    """The transformers model (float32 on a CPU, bfloat16 on CUDA) and its tokenizer.
+
+    Raises `PolicyError` where they cannot be loaded or the tokenizer has no chat template.
+    """
+    try:
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils.logging import disable_progress_bar
+    except ImportError as error:
+        raise PolicyError(
+            f"a model on this machine needs {error.name}, which isn't installed", hint="pip install 'mmo-rl[local]'"
+        ) from error
+    # The bars of transformers would break those of a run.
+    disable_progress_bar()
+    dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(location)
+        model = AutoModelForCausalLM.from_pretrained(location, dtype=dtype).to(device)
+    except (OSError, ValueError) as error:
+        raise PolicyError(
+            f"could not load the model {location}: {str(error).splitlines()[0]}",
+            hint="check model.base_model, or give a folder with model.path=...",
+        ) from error
+    if tokenizer.chat_template is None:
+        raise PolicyError(f"the tokenizer of {location} has no chat template", hint="choose an instruct model")
+    return model.eval(), tokenizer
+
+
+def open_policy(version: PolicyVersion, spec: ModelSpec, *, device: str = "cpu") -> LocalPolicy:
+    """A published version of ``spec``, ready to answer."""
+    model, tokenizer = load_model(version.path, device=device)
+    return LocalPolicy(
+        model=model,
+        tokenizer=tokenizer,
+        name=version.name,
+        version=version.version,
+        max_completion_tokens=spec.max_completion_tokens,
+    )
+
+
+class LocalPolicy:
+    """Samples from a transformers model with a key-value cache, left-padded, ``batch_size`` prompts at a time.
+
+    Recorded logprobs are those of the unscaled distribution (temperature 1), as a trainer expects them.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: Any,
+        tokenizer: Any,
+        name: str,
+        version: int,
+        max_completion_tokens: int,
+        batch_size: int = 256,
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.name = name
+        self.version = version
+        self.max_completion_tokens = max_completion_tokens
+        self.batch_size = batch_size
+
+    async def complete(
+        self, prompts: Sequence[Sequence[Message]], *, temperature: float, seed: int
+    ) -> list[Completion]:
+        """One completion a prompt, in order; ``temperature`` 0 is greedy."""
+        return await asyncio.to_thread(self._complete, prompts, temperature, seed)
+
+    def _complete(self, prompts: Sequence[Sequence[Message]], temperature: float, seed: int) -> list[Completion]:
+        import torch
+
+        ids = [self._encode(prompt) for prompt in prompts]
+        generator = torch.Generator().manual_seed(seed)
+        completions: list[Completion] = []
+        for first in range(0, len(ids), self.batch_size):
+            completions += self._generate(ids[first : first + self.batch_size], temperature, generator)
+        return completions
+
+    def _encode(self, prompt: Sequence[Message]) -> list[int]:
+        text = self.tokenizer.apply_chat_template([dict(m) for m in prompt], tokenize=False, add_generation_prompt=True)
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _generate(self, prompts: list[list[int]], temperature: float, generator: torch.Generator) -> list[Completion]:
+        import torch
+        from transformers import DynamicCache
+
+        rows, longest = len(prompts), max(map(len, prompts))
+        device = self.model.device
+        pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id
+        tokens = torch.full((rows, longest), pad, dtype=torch.long)
+        mask = torch.zeros((rows, longest), dtype=torch.long)
+        for row, prompt in enumerate(prompts):
+            tokens[row, longest - len(prompt) :] = torch.tensor(prompt)
+            mask[row, longest - len(prompt) :] = 1
+        tokens, mask = tokens.to(device), mask.to(device)
+        positions = (mask.cumsum(-1) - 1).clamp_min(0)
+        cache = DynamicCache()
+        answers: list[list[int]] = [[] for _ in prompts]
+        logprobs: list[list[float]] = [[] for _ in prompts]
+        open_rows = torch.ones(rows, dtype=torch.bool)
+        with torch.inference_mode():
+            for _ in range(self.max_completion_tokens):
+                output = self.model(
+                    input_ids=tokens,
+                    attention_mask=mask,
+                    position_ids=positions,
+                    past_key_values=cache,
+                    use_cache=True,
+                    logits_to_keep=1,
+                )
+                logp = output.logits[:, -1].float().log_softmax(-1).cpu()
+                if temperature == 0:
+                    chosen = logp.argmax(-1)
+                else:
+                    chosen = torch.multinomial((logp / temperature).softmax(-1), 1, generator=generator)[:, 0]
+                chosen_logp = logp.gather(1, chosen[:, None])[:, 0].tolist()
+                for row in open_rows.nonzero()[:, 0].tolist():
+                    answers[row].append(int(chosen[row]))
+                    logprobs[row].append(chosen_logp[row])
+                open_rows &= chosen != self.tokenizer.eos_token_id
+                if not open_rows.any():
+                    break
+                tokens = chosen[:, None].to(device)
+                mask = torch.cat([mask, mask.new_ones(rows, 1)], dim=1)
+                positions = positions[:, -1:] + 1
+        return [
+            Completion(
+                text=self.tokenizer.decode(answer, skip_special_tokens=True),
+                prompt_token_ids=tuple(prompt),
+                token_ids=tuple(answer),
+                logprobs=tuple(logprob),
+            )
+            for prompt, answer, logprob in zip(prompts, answers, logprobs, strict=True)
+        ]

@@ -1,0 +1,57 @@
+"""The base model: what it is, before any training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from mmo_rl.errors import PolicyError
+
+SHIPPED = Path(__file__).parent / "models"
+
+
+class ModelSpec:
+    """A base model and its limits.
+
+    ``base_model`` is the name of a model shipped with this package (``tiny``), a local folder in Hugging Face format,
+    or a hub id; ``path`` overrides it with a folder. ``context_length`` and ``max_completion_tokens`` in tokens;
+    ``lora_rank`` 0 trains all weights. Prices in US dollars a million tokens, None where unknown.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        base_model: str,
+        path: str | None = None,
+        context_length: Annotated[int, Field(ge=16)],
+        max_completion_tokens: Annotated[int, Field(ge=1)],
+        lora_rank: Annotated[int, Field(ge=0)] = 0,
+        price_prompt_usd_per_mtok: Annotated[float, Field(ge=0)] | None = None,
+        price_completion_usd_per_mtok: Annotated[float, Field(ge=0)] | None = None,
+        price_training_usd_per_mtok: Annotated[float, Field(ge=0)] | None = None,
+    ) -> None:
+        self.name = name
+        self.base_model = base_model
+        self.path = path
+        self.context_length = context_length
+        self.max_completion_tokens = max_completion_tokens
+        self.lora_rank = lora_rank
+        self.price_prompt_usd_per_mtok = price_prompt_usd_per_mtok
+        self.price_completion_usd_per_mtok = price_completion_usd_per_mtok
+        self.price_training_usd_per_mtok = price_training_usd_per_mtok
+
+    def location(self) -> str:
+        """The folder or hub id that transformers loads. Raises `PolicyError` for a folder that isn't there."""
+        if self.path is not None:
+            folder = Path(self.path).expanduser()
+            if not (folder / "config.json").exists():
+                raise PolicyError(
+                    f"model.path={self.path} holds no config.json",
+                    hint="give a folder in Hugging Face format, or leave model.path out",
+                )
+            return str(folder)
+        shipped = SHIPPED / self.base_model
+        return str(shipped) if shipped.is_dir() else self.base_model

@@ -1,0 +1,80 @@
+"""The rows of checkpoints.jsonl: what an iteration did, so that a killed run can go on and still report all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from mmo_rl.types import JudgeUsage, PolicyVersion, SelectedWindow, Selection, Trained, Window
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Iteration:
+    """One finished iteration. ``usage`` is what the judge cost in it; ``seconds`` the wall time by stage."""
+
+    iteration: int
+    selection: Selection
+    trained: Trained
+    usage: JudgeUsage
+    unscored: int
+    rejected: Mapping[str, int]
+    seconds: Mapping[str, float]
+
+    def row(self) -> dict[str, Any]:
+        """Plain JSON values; the policy's path is stored relative to nothing: a moved folder is found by version."""
+        row = asdict(self)
+        for window in row["selection"]["windows"]:
+            window["window"] = {k: v.isoformat() if isinstance(v, datetime) else v for k, v in window["window"].items()}
+        return row | {"version": self.trained.policy.version}
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Iteration:
+        """The iteration that `row` was made from."""
+        selection, trained = dict(row["selection"]), dict(row["trained"])
+        windows = tuple(
+            SelectedWindow(
+                Window(
+                    w["window"]["id"],
+                    datetime.fromisoformat(w["window"]["start"]),
+                    datetime.fromisoformat(w["window"]["end"]),
+                ),
+                tuple(w["trajectory_ids"]),
+            )
+            for w in selection.pop("windows")
+        )
+        policy = PolicyVersion(**trained.pop("policy"))
+        return cls(
+            iteration=row["iteration"],
+            selection=Selection(windows=windows, **selection),
+            trained=Trained(policy=policy, **trained),
+            usage=JudgeUsage(**row["usage"]),
+            unscored=row["unscored"],
+            rejected=row["rejected"],
+            seconds=row["seconds"],
+        )
+
+
+def total_usage(history: Sequence[Iteration]) -> JudgeUsage:
+    """What judging cost over all iterations; the price is unknown as soon as one of them is."""
+    costs = [i.usage.cost_usd for i in history]
+    return JudgeUsage(
+        calls=sum(i.usage.calls for i in history),
+        cache_hits=sum(i.usage.cache_hits for i in history),
+        prompt_tokens=sum(i.usage.prompt_tokens for i in history),
+        completion_tokens=sum(i.usage.completion_tokens for i in history),
+        cost_usd=None if None in costs else sum(c for c in costs if c is not None),
+    )
+
+
+def spent(before: JudgeUsage, after: JudgeUsage) -> JudgeUsage:
+    """What was used between two readings of a judge's running total."""
+    unknown = before.cost_usd is None or after.cost_usd is None
+    return JudgeUsage(
+        calls=after.calls - before.calls,
+        cache_hits=after.cache_hits - before.cache_hits,
+        prompt_tokens=after.prompt_tokens - before.prompt_tokens,
+        completion_tokens=after.completion_tokens - before.completion_tokens,
+        cost_usd=None if unknown else (after.cost_usd or 0.0) - (before.cost_usd or 0.0),
+    )

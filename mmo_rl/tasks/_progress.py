@@ -1,0 +1,61 @@
+"""What people watch while a run works: the iteration's bar and the current stage's bar, and how long each stage took."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Advance = Callable[[int, int], None]
+"""Called with (done, total) as a stage goes on."""
+
+
+class Stages:
+    """Names and times the stages of a run; ``seconds`` holds the wall seconds of each so far."""
+
+    def __init__(self, *, console: Console, iterations: int, done: int = 0) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        self.seconds: Counter[str] = Counter()
+        self._console = console
+        self._progress = Progress(
+            TextColumn("{task.description:<22}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+        )
+        self._whole = self._progress.add_task("iterations", total=iterations, completed=done)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    @contextmanager
+    def stage(self, name: str, label: str | None = None) -> Iterator[Advance]:
+        """One stage's bar; its time is added to ``seconds[name]``."""
+        task = self._progress.add_task(f"  {label or name}", total=None)
+        started = time.perf_counter()
+        try:
+            yield lambda done, total: self._progress.update(task, completed=done, total=total)
+        finally:
+            self.seconds[name] += time.perf_counter() - started
+            self._progress.remove_task(task)
+
+    def next_iteration(self, line: str) -> None:
+        """Counts an iteration as done and leaves a line about it on the terminal."""
+        self._progress.advance(self._whole)
+        self._console.print(line, highlight=False)
+
+    def say(self, line: str) -> None:
+        """A line that stays."""
+        self._console.print(line, highlight=False)

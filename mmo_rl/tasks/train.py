@@ -1,0 +1,298 @@
+"""The loop: collect, select, judge, train, publish; ``iterations`` times, then evaluate base against trained."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from mmo_rl.clock import utc_now
+from mmo_rl.errors import JudgeError, SourceError, TrainerError
+from mmo_rl.tasks._history import Iteration, spent, total_usage
+from mmo_rl.tasks._progress import Advance, Stages
+from mmo_rl.types import Group, PolicyVersion, Score, ScoredGroup, Selection, Unscored
+
+if TYPE_CHECKING:
+    from mmo_rl.config import Context
+    from mmo_rl.report.run_folder import RunFolder
+    from mmo_rl.report.summary import Evaluations, Summary
+
+
+async def run(context: Context) -> float | None:
+    """Trains as the config says, or goes on where the run folder ends; returns the improvement in P&L, if measured."""
+    from mmo_rl.config import masked
+    from mmo_rl.report.html import write_report
+    from mmo_rl.report.table import print_summary
+
+    folder = context.run_folder
+    assert folder is not None
+    history = _finished_iterations(folder)
+    report = context.components.report()
+    failed = True
+    try:
+        report.start(masked(context.settings))
+        loop = await Loop.build(context, folder)
+        with Stages(console=context.console, iterations=context.settings.iterations, done=len(history)) as stages:
+            policy = await loop.trainer.resume(history[-1].trained.policy.version if history else 0)
+            for iteration in range(len(history), context.settings.iterations):
+                done = await loop.iterate(iteration, policy, history, stages)
+                if done is None:
+                    break
+                history.append(done)
+                policy = done.trained.policy
+            if not any(i.trained.gradient_steps for i in history):
+                raise TrainerError(
+                    "no group of any iteration carried signal: nothing was trained", hint="mmo-rl task=check"
+                )
+            evaluations = await loop.evaluate(policy, stages)
+            seconds = sum((Counter(i.seconds) for i in history), Counter()) + Counter(
+                {"evaluate": stages.seconds["evaluate"]}
+            )
+        summary = _summary(context, history, evaluations, seconds)
+        report.finish(summary)
+        write_report(folder)
+        failed = False
+    finally:
+        report.close(failed=failed)
+    print_summary(context.console, summary, folder.path)
+    improvement = summary["eval/pnl_improvement"]
+    return improvement if isinstance(improvement, float) else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loop:
+    """The components of one run, and one iteration of the work they do together."""
+
+    context: Context
+    folder: RunFolder
+    source: Any
+    sampler: Any
+    judge: Any
+    trainer: Any
+    evaluator: Any
+    collector: Any
+    registry: Any
+    report: Any
+    scenario_id: str | None
+    scenario_start: datetime | None
+
+    @classmethod
+    async def build(cls, context: Context, folder: RunFolder) -> Loop:
+        """Builds everything that the config names, so that what is wrong is found before anything is spent."""
+        from mmo_rl.database.registry import Registry
+        from mmo_rl.database.worlds import reserve_hours
+
+        components = context.components
+        database = await components.database()
+        await database.require_tables()
+        collector = await components.collector() if components.has("collect") else None
+        scenario_id = scenario_start = None
+        if collector is not None:
+            scenario_id = f"{context.settings.name}-{folder.path.name}"
+            hours = int(-(-context.settings.iterations * collector.windows * collector.window_hours // 1))
+            scenario_start = await reserve_hours(database, scenario_id=scenario_id, hours=hours, now=utc_now())
+        return cls(
+            context=context,
+            folder=folder,
+            source=await components.source(),
+            sampler=components.sampler(),
+            judge=await components.judge(),
+            trainer=components.trainer(),
+            evaluator=components.evaluator() if components.has("evaluate") else None,
+            collector=collector,
+            registry=Registry(database=database),
+            report=components.report(),
+            scenario_id=scenario_id,
+            scenario_start=scenario_start,
+        )
+
+    async def iterate(
+        self, iteration: int, policy: PolicyVersion, history: Sequence[Iteration], stages: Stages
+    ) -> Iteration | None:
+        """One round; None when no unused window is left to train on."""
+        before, started_usage, rejected = Counter(stages.seconds), self.judge.usage, Counter(self.source.rejected)
+        if self.collector is not None:
+            with stages.stage("collect", f"collect {self.collector.windows} windows") as advance:
+                await self.collector.collect(
+                    self._policy(policy),
+                    iteration=iteration,
+                    scenario_id=self.scenario_id,
+                    start=self.scenario_start,
+                    on_tick=advance,
+                )
+        with stages.stage("select"):
+            windows = await self.source.windows(self.sampler.query(self.scenario_id))
+            used = {w.window.id for i in history for w in i.selection.windows}
+            selection: Selection = self.sampler.select(windows, iteration, used)
+        if not selection.used:
+            if not history:
+                raise _nothing_selected(selection)
+            stages.say(f"iteration {iteration + 1}: every ready window has been used, the run ends here")
+            return None
+        with stages.stage("judge") as advance:
+            scored = [s async for s in _counted(self.judge.score(self.source.groups(selection)), selection, advance)]
+            unscored = _refuse_if_none(scored)
+        with stages.stage("train") as advance:
+            trained = await self._train(iteration, scored, selection, policy)
+        seconds = {k: v - before[k] for k, v in stages.seconds.items()}
+        done = Iteration(
+            iteration=iteration,
+            selection=selection,
+            trained=trained,
+            usage=spent(started_usage, self.judge.usage),
+            unscored=unscored,
+            rejected=dict(Counter(self.source.rejected) - rejected),
+            seconds=seconds,
+        )
+        self._publish_numbers(done, scored, stages)
+        return done
+
+    async def _train(
+        self, iteration: int, scored: list[ScoredGroup], selection: Selection, policy: PolicyVersion
+    ) -> Any:
+        """Trains on the policy view alone and registers the new version with the trajectories it came from."""
+        from mmo_rl.trainer.policy_view import training_groups
+
+        groups = training_groups(scored)
+        batch_id = f"{self.context.settings.name}-{self.folder.path.name}-{iteration:04d}"
+        rewards = {i: j.value for s in scored for i, j in s.judgments.items() if isinstance(j, Score)}
+        await self.registry.start_batch(
+            batch_id, policy.name, str(policy.version), list(selection.trajectory_ids), rewards
+        )
+        try:
+            trained = await self.trainer.train(groups, iteration=iteration)
+        except BaseException as error:
+            await self.registry.fail_batch(batch_id, str(error) or type(error).__name__)
+            raise
+        await self.registry.publish(
+            batch_id,
+            trained.policy,
+            dict(trained.metrics),
+            list(selection.trajectory_ids),
+            self.folder.path.name,
+        )
+        return trained
+
+    def _publish_numbers(self, done: Iteration, scored: list[ScoredGroup], stages: Stages) -> None:
+        from mmo_rl.report.iteration import iteration_metrics
+
+        metrics = iteration_metrics(
+            selection=done.selection,
+            scored=scored,
+            trained=done.trained,
+            stage_seconds=done.seconds,
+            seed=self.context.settings.seed,
+        )
+        self.report.judgments(done.iteration, scored)
+        self.report.iteration(done.iteration, metrics)
+        self.folder.append("checkpoints", done.row())
+        played = "".join(
+            f"  {label} {metrics[key]:{form}}"
+            for key, label, form in (
+                ("play/pnl", "P&L", "+8.1f"),
+                ("play/win_rate", "wins", "4.0%"),
+                ("play/error_rate", "errors", "5.1%"),
+            )
+            if key in metrics
+        )
+        stages.next_iteration(
+            f"iteration {done.iteration + 1:>2}/{self.context.settings.iterations}  "
+            f"{len(done.selection.windows)} windows, {done.selection.used} trajectories{played}  "
+            f"{done.trained.gradient_steps} gradient steps, {sum(done.seconds.values()):.1f} s"
+        )
+
+    async def evaluate(self, policy: PolicyVersion, stages: Stages) -> Evaluations:
+        """Base and trained policy on the same held-out markets, sampled and greedy; empty with ``evaluate=none``."""
+        from mmo_rl.report.summary import Evaluations
+
+        if self.evaluator is None:
+            return Evaluations()
+        base = self._policy(PolicyVersion(policy.name, 0, self.context.components.model().location()))
+        trained = self._policy(policy)
+        measured = {}
+        for key, player, decoding in (
+            ("base", base, "sampled"),
+            ("trained", trained, "sampled"),
+            ("base_greedy", base, "greedy"),
+            ("trained_greedy", trained, "greedy"),
+        ):
+            with stages.stage("evaluate", f"evaluate {key.replace('_', ' ')}") as advance:
+                measured[key] = await self.evaluator.evaluate(player, decoding, on_tick=advance)
+        with stages.stage("evaluate", "evaluate oracle"):
+            measured["oracle"] = await self.evaluator.oracle()
+        return Evaluations(**measured)
+
+    def _policy(self, version: PolicyVersion) -> Any:
+        from mmo_rl.policy.local import open_policy
+
+        return open_policy(version, self.context.components.model())
+
+
+def _finished_iterations(folder: RunFolder) -> list[Iteration]:
+    """The iterations that are whole; rows that a killed run wrote after them are taken back."""
+    history = [Iteration.from_row(row) for row in folder.read("checkpoints")]
+    last = history[-1].iteration if history else -1
+    folder.truncate_after("metrics", last)
+    folder.truncate_after("judgments", last)
+    return history
+
+
+def _nothing_selected(selection: Selection) -> SourceError:
+    if not selection.windows_available:
+        return SourceError(
+            "no window has been recorded", hint="mmo-rl task=collect records some; mmo-rl task=check looks"
+        )
+    reasons = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in sorted(selection.excluded.items()))
+    return SourceError(
+        f"none of {selection.windows_available} windows is ready; trajectories left out: {reasons}",
+        hint="mmo-rl task=check says why; sampler.min_agents=N and sampler.min_actions=N set the bar",
+    )
+
+
+async def _counted(
+    scored: AsyncIterator[ScoredGroup], selection: Selection, advance: Advance
+) -> AsyncIterator[ScoredGroup]:
+    total = len(selection.windows)
+    done = 0
+    async for group in scored:
+        done += 1
+        advance(done, total)
+        yield group
+
+
+def _refuse_if_none(scored: Sequence[ScoredGroup]) -> int:
+    """How many judgments could not be had. Raises `JudgeError` where that is all of them."""
+    judgments = [j for s in scored for j in s.judgments.values()]
+    reasons = Counter(j.reason for j in judgments if isinstance(j, Unscored))
+    if judgments and reasons.total() == len(judgments):
+        reason, count = reasons.most_common(1)[0]
+        raise JudgeError(
+            f"none of {len(judgments)} trajectories could be scored; {count} times: {reason}",
+            hint="judge=oracle needs outcomes (mmo-rl task=outcomes), judge=ruler an endpoint that answers",
+        )
+    return reasons.total()
+
+
+def _summary(
+    context: Context, history: Sequence[Iteration], evaluations: Evaluations, seconds: Counter[str]
+) -> Summary:
+    from mmo_rl.report.summary import build_summary
+
+    rejected: Counter[str] = Counter()
+    for iteration in history:
+        rejected.update(iteration.rejected)
+    return build_summary(
+        selections=[i.selection for i in history],
+        rejected=rejected,
+        usage=total_usage(history),
+        unscored=sum(i.unscored for i in history),
+        trained=[i.trained for i in history],
+        evaluations=evaluations,
+        stage_seconds=dict(seconds) | {"total": seconds.total()},
+        seed=context.settings.seed,
+    )
+
+
+__all__ = ["Group", "Loop", "run"]

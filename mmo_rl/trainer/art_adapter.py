@@ -1,0 +1,122 @@
+"""All that this project uses of OpenPipe ART, behind functions that mean the same with every supported version.
+
+ART does the GRPO: advantages within a group, tokenising, packing with shared prefixes, and the loss. Its import is
+slow and has side effects (it reads ``.env`` files and changes environment variables), so it happens here, late, once.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from mmo_rl.errors import TrainerError
+from mmo_rl.types import PolicyCall, TrainingGroup, TrainingSample
+
+LossName = Literal["ppo", "cispo"]
+
+
+def import_art() -> Any:
+    """The ``art`` package, imported without a network look-up and without lasting changes to the environment."""
+    before = dict(os.environ)
+    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+    try:
+        import art
+        import art.loss
+        import art.preprocessing.pack
+        import art.preprocessing.tokenize
+    except ImportError as error:
+        raise TrainerError(
+            f"trainer=local needs {error.name}, which isn't installed", hint="pip install 'mmo-rl[local]'"
+        ) from error
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+    return art
+
+
+def to_art_group(group: TrainingGroup, *, tokenizer: Any) -> Any:
+    """An ``art.TrajectoryGroup``; every recorded call is a history of its own with exactly the prompt it saw."""
+    art = import_art()
+    return art.TrajectoryGroup(_to_art_trajectory(art, sample, tokenizer) for sample in group.samples)
+
+
+def _to_art_trajectory(art: Any, sample: TrainingSample, tokenizer: Any) -> Any:
+    from art.trajectories import History
+
+    first, *others = ([*(dict(m) for m in call.messages), _choice(call, tokenizer)] for call in sample.calls)
+    return art.Trajectory(
+        messages_and_choices=first,
+        additional_histories=[History(messages_and_choices=history) for history in others],
+        reward=sample.reward,
+        metadata={"trajectory_id": sample.trajectory_id},
+    )
+
+
+def _choice(call: PolicyCall, tokenizer: Any) -> Any:
+    """An OpenAI ``Choice`` whose tokens are the recorded ids; ids and logprobs that weren't recorded are the text's
+    own tokens with logprob NaN (unknown)."""
+    from openai.types.chat import ChatCompletionMessage, ChatCompletionTokenLogprob
+    from openai.types.chat.chat_completion import Choice, ChoiceLogprobs
+
+    token_ids = call.token_ids
+    if token_ids is None:
+        token_ids = (*tokenizer(call.response, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id)
+    logprobs = (
+        call.logprobs if call.logprobs is not None and call.token_ids is not None else (float("nan"),) * len(token_ids)
+    )
+    choice = Choice(
+        finish_reason="stop",
+        index=0,
+        message=ChatCompletionMessage(role="assistant", content=call.response),
+        logprobs=ChoiceLogprobs(
+            content=[
+                ChatCompletionTokenLogprob(token=f"token_id:{token}", logprob=logprob, top_logprobs=[])
+                for token, logprob in zip(token_ids, logprobs, strict=True)
+            ]
+        ),
+    )
+    if call.prompt_token_ids is not None:
+        choice.prompt_token_ids = list(call.prompt_token_ids)  # type: ignore[attr-defined]
+    choice.token_ids = list(token_ids)  # type: ignore[attr-defined]
+    return choice
+
+
+def pack(tokenizer: Any, groups: Sequence[TrainingGroup], *, packed_tokens: int, seed: int) -> dict[str, Any] | None:
+    """ART's packed tensors of the groups, each of shape [rows, packed_tokens]; None when no group carries signal.
+
+    ``packed_tokens`` grows to the longest single history. ART draws from Python's global generator; it is seeded here
+    and put back, so that the same groups and seed give the same rows in the same order.
+    """
+    import_art()
+    from art.preprocessing.pack import packed_tensors_from_tokenized_results
+    from art.preprocessing.tokenize import tokenize_trajectory_groups
+
+    state = random.getstate()
+    random.seed(seed)
+    try:
+        art_groups = [to_art_group(group, tokenizer=tokenizer) for group in groups]
+        results = list(tokenize_trajectory_groups(tokenizer, art_groups, True, True))
+        if not results:
+            return None
+        length = max(packed_tokens, max(len(r.token_ids) for r in results))
+        return dict(
+            packed_tensors_from_tokenized_results(
+                results, length, pad_token_id=tokenizer.pad_token_id or 0, truncate_long_results=False, verbosity=0
+            )
+        )
+    finally:
+        random.setstate(state)
+
+
+def policy_loss(rows: dict[str, Any], new_logprobs: Any, *, loss: LossName, clip_epsilon: float) -> Any:
+    """ART's GRPO loss of packed rows, a scalar tensor; ``new_logprobs[r, i]`` is that of token i + 1 of row r.
+
+    ``ppo`` clips the importance ratio to 1 ± clip_epsilon (Schulman et al. 2017); ``cispo`` clips the detached ratio as
+    a weight (MiniMax-M1, 2025). Tokens with unknown behaviour logprobs have ratio 1: plain REINFORCE.
+    """
+    from art.loss import loss_fn
+
+    config: dict[str, Any] = {"ppo": True, "epsilon": clip_epsilon} if loss == "ppo" else {}
+    return loss_fn(rows, new_logprobs, None, None, config).policy_loss
