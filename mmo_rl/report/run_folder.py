@@ -220,10 +220,8 @@ class RunFolder:
         return loaded if isinstance(loaded, dict) else None
 
     def _read_yaml(self, name: str) -> Any:
-        import yaml  # type: ignore[import-untyped]
-
         try:
-            return yaml.safe_load((self.path / name).read_text("utf-8"))
+            return _yaml().safe_load((self.path / name).read_text("utf-8"))
         except FileNotFoundError:
             return None
 
@@ -231,9 +229,7 @@ class RunFolder:
         self._write_text(name, json.dumps(jsonable(content), indent=2, allow_nan=False) + "\n")
 
     def _write_yaml(self, name: str, content: Any) -> None:
-        import yaml  # type: ignore[import-untyped]
-
-        self._write_text(name, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+        self._write_text(name, _yaml().safe_dump(content, sort_keys=False, allow_unicode=True))
 
     def _write_text(self, name: str, text: str) -> Path:
         self._make()
@@ -261,6 +257,12 @@ def jsonable(value: Any) -> Any:
     if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
         return jsonable(value.item())
     return str(value)
+
+
+def _yaml() -> Any:
+    import yaml  # type: ignore[import-untyped]
+
+    return yaml
 
 
 def _dumps(row: Mapping[str, Any]) -> str:

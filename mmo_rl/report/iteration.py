@@ -1,0 +1,98 @@
+"""One row of metrics.jsonl: what an iteration used, how its data was played and scored, and what training did."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+from mmo_rl.stats import Value, mean_interval
+from mmo_rl.types import Measured, Rollout, Score, ScoredGroup, Selection, Trained, Trajectory
+
+
+def iteration_metrics(
+    *,
+    selection: Selection,
+    scored: Sequence[ScoredGroup],
+    trained: Trained,
+    stage_seconds: Mapping[str, float],
+    seed: int,
+) -> dict[str, float]:
+    """One row of metrics.jsonl. What does not exist is left out.
+
+    ``play/*`` is how the agents of the iteration's data played (with ``collect=simulated``: the current policy, before
+    this iteration trained it), with 95 % intervals by window; ``judge/score_std`` the mean spread of the scores inside
+    a group (no spread, no signal); ``train/*`` what the trainer reports.
+    """
+    row: dict[str, float] = {
+        "data/windows_used": len(selection.windows),
+        "data/trajectories_available": selection.available,
+        "data/trajectories_used": selection.used,
+        "data/trajectories_dropped": selection.dropped,
+        "data/dropout_rate": selection.dropout_rate,
+        **_play(scored, seed=seed),
+        **_scores(scored),
+        "train/gradient_steps": trained.gradient_steps,
+        "train/tokens": trained.tokens,
+        "train/groups_skipped_zero_variance": trained.groups_skipped_zero_variance,
+        **{(k if "/" in k else f"train/{k}"): v for k, v in trained.metrics.items()},
+        **{f"time/{stage}_s": round(seconds, 3) for stage, seconds in stage_seconds.items()},
+    }
+    return {k: v for k, v in row.items() if math.isfinite(v)}
+
+
+def _play(scored: Sequence[ScoredGroup], *, seed: int) -> dict[str, float]:
+    by_window: dict[str, dict[str, Trajectory]] = {}
+    for group in scored:
+        window = by_window.setdefault(group.group.window.id, {})
+        window.update((t.trajectory_id, t) for t in group.group.members)
+    everyone = _as_measured(by_window.values())
+    with_pnl = _as_measured([_with_pnl(window) for window in by_window.values()])
+    sources: dict[Value, Measured] = {"pnl": with_pnl, "win_rate": with_pnl, "error_rate": everyone}
+    out: dict[str, float] = {}
+    for value, measured in sources.items():
+        if measured.rollouts:
+            interval = mean_interval(measured, value, seed=seed, resamples=1000)
+            out[f"play/{value}"] = interval.estimate
+            out[f"play/{value}_low"], out[f"play/{value}_high"] = interval.low, interval.high
+    return out
+
+
+def _with_pnl(trajectories: Mapping[str, Trajectory]) -> dict[str, Trajectory]:
+    return {i: t for i, t in trajectories.items() if t.final_pnl is not None}
+
+
+def _as_measured(windows: Iterable[Mapping[str, Trajectory]]) -> Measured:
+    """Recorded play in the shape of an evaluation: a window is a market."""
+    return Measured(
+        "play",
+        "sampled",
+        tuple(
+            Rollout(
+                market,
+                agent,
+                trajectory.final_pnl or 0.0,
+                len(trajectory.steps),
+                sum(not step.action.success for step in trajectory.steps),
+            )
+            for market, window in enumerate(windows)
+            for agent, trajectory in enumerate(window.values())
+        ),
+    )
+
+
+def _scores(scored: Sequence[ScoredGroup]) -> dict[str, float]:
+    out: dict[str, float] = {"judge/unscored": 0.0}
+    values: list[float] = []
+    spreads: list[float] = []
+    for group in scored:
+        scores = [j.value for j in group.judgments.values() if isinstance(j, Score)]
+        out["judge/unscored"] += len(group.judgments) - len(scores)
+        values += scores
+        if len(scores) > 1:
+            mean = sum(scores) / len(scores)
+            spreads.append(math.sqrt(sum((s - mean) ** 2 for s in scores) / len(scores)))
+    if values:
+        out["judge/score_mean"] = sum(values) / len(values)
+    if spreads:
+        out["judge/score_std"] = sum(spreads) / len(spreads)
+    return out

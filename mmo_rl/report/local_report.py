@@ -1,0 +1,45 @@
+"""The files of a run: every report writes them, and W&B only adds to them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmo_rl.report.run_folder import RunFolder
+from mmo_rl.types import Score, ScoredGroup
+
+
+class LocalReport:
+    """Writes config.yaml, metrics.jsonl, judgments.jsonl and summary.json of ``run_folder``, and talks to no one."""
+
+    def __init__(self, *, run_folder: RunFolder) -> None:
+        self._folder = run_folder
+
+    def start(self, config: Mapping[str, Any]) -> None:
+        self._folder.write_config(config)
+
+    def iteration(self, iteration: int, metrics: Mapping[str, float]) -> None:
+        self._folder.append("metrics", {"iteration": iteration, **metrics})
+
+    def judgments(self, iteration: int, groups: list[ScoredGroup]) -> None:
+        """A row a member: ``score`` in [0, 1] with its explanation, or null with the reason."""
+        rows = [
+            {
+                "iteration": iteration,
+                "window_id": group.group.window.id,
+                "group_id": group.group.group_id,
+                "trajectory_id": trajectory_id,
+                "score": judgment.value if isinstance(judgment, Score) else None,
+                "reason": None if isinstance(judgment, Score) else judgment.reason,
+                "explanation": judgment.explanation if isinstance(judgment, Score) else None,
+            }
+            for group in groups
+            for trajectory_id, judgment in group.judgments.items()
+        ]
+        self._folder.append("judgments", *rows)
+
+    def finish(self, summary: Mapping[str, float | int | str | None]) -> None:
+        self._folder.write_summary(summary)
+
+    def close(self, *, failed: bool) -> None:
+        """Nothing is open between calls."""

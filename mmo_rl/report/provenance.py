@@ -1,0 +1,129 @@
+"""What is needed to run a run again: code, packages, arguments, seeds and data, in provenance.json and git.patch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmo_rl.clock import utc_now
+from mmo_rl.report.mask import mask, mask_arguments
+from mmo_rl.report.run_folder import RunFolder, jsonable
+
+LOCK_FILES = ("*.lock", "constraints*.txt", "constraints/*.txt", "requirements*.txt")
+PATCH_LIMIT = 2_000_000
+UNTRACKED_LIMIT = 200
+GIT_TIMEOUT_S = 20.0
+
+
+def write_provenance(
+    folder: RunFolder,
+    *,
+    project_root: Path,
+    argv: Sequence[str],
+    config: Mapping[str, Any],
+    seeds: Mapping[str, int],
+    data: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Writes provenance.json, and git.patch where tracked files differ from the commit; returns what was written.
+
+    ``project_root`` is where git and lock files are looked for; neither need exist. ``seeds`` by purpose; ``data``
+    is the fingerprint of what is trained on (`data_fingerprint`), None before it is known: call again then. Secrets
+    are masked in all that is written; a patch that had one says so and no longer applies as it is.
+    """
+    git, patch = _git(project_root)
+    if patch:
+        masked = mask(patch)
+        git |= {"patch": "git.patch", "patch_masked": masked != patch}
+        folder.write_text("git.patch", masked)
+    provenance = {
+        "written": utc_now().isoformat(timespec="seconds"),
+        "argv": mask_arguments(argv),
+        "python": sys.version.split()[0],
+        "executable": sys.executable,
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "config_sha256": config_sha256(config),
+        "seeds": dict(seeds),
+        "data": data,
+        "git": git,
+        "lock_sha256": _lock_files(project_root),
+        "packages": _packages(),
+    }
+    folder.write_provenance(provenance)
+    return provenance
+
+
+def config_sha256(config: Mapping[str, Any]) -> str:
+    """Hash of a resolved config: the same for the same values, whatever the order of its keys."""
+    text = json.dumps(jsonable(config), sort_keys=True, allow_nan=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def data_fingerprint(trajectory_ids: Sequence[str], **facts: Any) -> dict[str, Any]:
+    """What identifies the data of a run: how many trajectories, the hash of their ids in the order in which they were
+    used, and ``facts`` such as the schema version."""
+    digest = hashlib.sha256("\n".join(trajectory_ids).encode()).hexdigest()
+    return {"trajectories": len(trajectory_ids), "ids_sha256": digest, **facts}
+
+
+def _git(root: Path) -> tuple[dict[str, Any], str]:
+    """The state of the work tree, and its difference from the commit; ``unavailable`` says why there is none."""
+    if shutil.which("git") is None:
+        return {"unavailable": "git is not installed"}, ""
+    inside = _run_git(root, "rev-parse", "--is-inside-work-tree")
+    if isinstance(inside, OSError) or inside.strip() != "true":
+        return {"unavailable": str(inside) if isinstance(inside, OSError) else "not a git work tree"}, ""
+    commit = _run_git(root, "rev-parse", "--verify", "HEAD")
+    patch = _run_git(root, "diff", "HEAD", "--no-ext-diff", "--no-color", "--binary", ".")
+    untracked = _run_git(root, "ls-files", "--others", "--exclude-standard", "-z", ".")
+    if isinstance(commit, OSError):
+        return {"unavailable": "no commit yet"}, ""
+    if isinstance(patch, OSError) or isinstance(untracked, OSError):
+        return {"commit": commit.strip(), "dirty": None, "unavailable": f"{patch!s:.200}"}, ""
+    names = [name for name in untracked.split("\0") if name]
+    state: dict[str, Any] = {
+        "commit": commit.strip(),
+        "dirty": bool(patch or names),
+        "untracked": [mask(name) for name in names[:UNTRACKED_LIMIT]],
+        "untracked_count": len(names),
+    }
+    if len(patch) > PATCH_LIMIT:
+        return {**state, "patch": None, "unavailable": f"the patch has {len(patch)} characters"}, ""
+    return state, patch
+
+
+def _run_git(root: Path, *arguments: str) -> str | OSError:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments],
+            capture_output=True,
+            timeout=GIT_TIMEOUT_S,
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"},
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return OSError(f"git {arguments[0]}: {error}")
+    if done.returncode:
+        return OSError(mask(done.stderr.decode(errors="replace").strip()) or f"git {arguments[0]} failed")
+    return done.stdout.decode(errors="surrogateescape").encode(errors="replace").decode()
+
+
+def _lock_files(root: Path) -> dict[str, str]:
+    paths = sorted({path for pattern in LOCK_FILES for path in root.glob(pattern) if path.is_file()})
+    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+def _packages() -> dict[str, str]:
+    """Installed distributions by name; a broken one (no name in its metadata) is left out."""
+    from importlib.metadata import distributions
+
+    found = {str(d.metadata["Name"]): d.version for d in distributions() if d.metadata["Name"]}
+    return dict(sorted(found.items(), key=lambda item: item[0].lower()))

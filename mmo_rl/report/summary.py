@@ -1,0 +1,153 @@
+"""The flat numbers of a finished run: every key of summary.json, and what it is made from.
+
+A key whose value does not exist is there with null: missing is not zero. ``_low`` and ``_high`` behind a key are the
+bounds of its 95 % interval (`mmo_rl.stats`: bootstrap by market). Values under ``eval/`` are of sampled decoding, the
+same keys under ``eval/greedy/`` of greedy decoding, which shows learning beyond a mere sharpening of the choices.
+
+    eval/pnl_*                 mean P&L of an agent in a market, game dollars
+    eval/pnl_improvement       trained minus base, paired by market and agent: always there
+    eval/pnl_improvement_pct   the same in percent of the base, only where the base certainly earns: the interval of its
+                               own P&L lies above 0 (a percentage of a P&L near or below 0 means nothing)
+    eval/oracle_share_*        P&L as a share of the oracle's on the same markets, where the oracle certainly earns
+    eval/win_rate_*            share of rollouts that ended above 0, in [0, 1]; ``eval/win_rate_change`` paired
+    eval/error_rate_*          failed actions by all actions, in [0, 1]; ``eval/error_rate_change`` paired
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from mmo_rl.stats import Interval, Value, improvement_pct, mean_interval, oracle_share, paired_difference
+from mmo_rl.types import JudgeUsage, Measured, Selection, Trained
+
+Number = float | int | str | None
+Summary = dict[str, Number]
+
+STAGES = ("collect", "select", "judge", "train", "evaluate", "total")
+DECODINGS = {"sampled": "eval/", "greedy": "eval/greedy/"}
+VALUES: tuple[Value, ...] = ("pnl", "win_rate", "error_rate")
+CHANGE: dict[str, str] = {"pnl": "pnl_improvement", "win_rate": "win_rate_change", "error_rate": "error_rate_change"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluations:
+    """What was measured on the held-out markets; None where it was not. The oracle knows the future: a ceiling."""
+
+    base: Measured | None = None
+    trained: Measured | None = None
+    base_greedy: Measured | None = None
+    trained_greedy: Measured | None = None
+    oracle: Measured | None = None
+
+
+def build_summary(
+    *,
+    selections: Sequence[Selection],
+    rejected: Mapping[str, int],
+    usage: JudgeUsage,
+    unscored: int,
+    trained: Sequence[Trained],
+    evaluations: Evaluations,
+    stage_seconds: Mapping[str, float],
+    seed: int,
+    resamples: int = 2000,
+) -> Summary:
+    """All numbers of one finished run.
+
+    ``selections`` and ``trained`` are those of all its iterations, also the ones done before a resume; ``rejected``
+    counts unreadable rows by reason, ``unscored`` judgments that could not be had; ``stage_seconds`` are wall seconds
+    by name of `STAGES` (others are kept under ``time/`` too). Raises `ValueError` where policies were measured on
+    different markets.
+    """
+    summary: Summary = {
+        **_data(selections),
+        **{f"data/rejected/{reason}": count for reason, count in sorted(rejected.items())},
+        "judge/calls": usage.calls,
+        "judge/cache_hits": usage.cache_hits,
+        "judge/unscored": unscored,
+        "judge/prompt_tokens": usage.prompt_tokens,
+        "judge/completion_tokens": usage.completion_tokens,
+        "judge/cost_usd": usage.cost_usd,
+        "train/iterations": len(trained),
+        "train/gradient_steps": sum(t.gradient_steps for t in trained),
+        "train/tokens": sum(t.tokens for t in trained),
+        "train/groups_skipped_zero_variance": sum(t.groups_skipped_zero_variance for t in trained),
+    }
+    e = evaluations
+    for prefix, base, tuned in (
+        (DECODINGS["sampled"], e.base, e.trained),
+        (DECODINGS["greedy"], e.base_greedy, e.trained_greedy),
+    ):
+        summary |= _evaluation(prefix, base, tuned, e.oracle, seed=seed, resamples=resamples)
+    oracle = None if e.oracle is None else mean_interval(e.oracle, "pnl", seed=seed, resamples=resamples)
+    summary |= _interval("eval/pnl_oracle", oracle)
+    measured = next((m for m in (e.trained, e.base, e.trained_greedy, e.base_greedy) if m is not None), None)
+    summary["eval/markets"] = None if measured is None else len({r.market for r in measured.rollouts})
+    summary["eval/agents"] = None if measured is None else len({r.agent for r in measured.rollouts})
+    summary |= {f"time/{stage}_s": None for stage in STAGES}
+    summary |= {f"time/{stage}_s": round(seconds, 3) for stage, seconds in stage_seconds.items()}
+    return summary
+
+
+# --- evaluation -----------------------------------------------------------------------------------------------------
+
+
+def _evaluation(
+    prefix: str, base: Measured | None, tuned: Measured | None, oracle: Measured | None, *, seed: int, resamples: int
+) -> Summary:
+    out: Summary = {}
+    for value in VALUES:
+        for name, measured in (("base", base), ("trained", tuned)):
+            mean = None if measured is None else mean_interval(measured, value, seed=seed, resamples=resamples)
+            out |= _interval(f"{prefix}{value}_{name}", mean)
+        change = None
+        if base is not None and tuned is not None:
+            change = paired_difference(base, tuned, value, seed=seed, resamples=resamples)
+        out |= _interval(f"{prefix}{CHANGE[value]}", change)
+    pct = None
+    if base is not None and tuned is not None:
+        pct = improvement_pct(base, tuned, seed=seed, resamples=resamples)
+    out |= _interval(f"{prefix}pnl_improvement_pct", pct)
+    for name, measured in (("base", base), ("trained", tuned)):
+        share = None
+        if measured is not None and oracle is not None:
+            share = oracle_share(measured, oracle, seed=seed, resamples=resamples)
+        out |= _interval(f"{prefix}oracle_share_{name}", share)
+    return out
+
+
+def _interval(key: str, interval: Interval | None) -> Summary:
+    if interval is None:
+        return {key: None, f"{key}_low": None, f"{key}_high": None}
+    return {key: interval.estimate, f"{key}_low": _finite(interval.low), f"{key}_high": _finite(interval.high)}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+# --- data -----------------------------------------------------------------------------------------------------------
+
+
+def _data(selections: Sequence[Selection]) -> Summary:
+    """Windows and trajectories, each counted once however many iterations saw it.
+
+    Available trajectories are those of the windows that were taken, before dropout; what kept others out is counted
+    under ``data/excluded``, as the last iteration found it.
+    """
+    windows_used = len({w.window.id for s in selections for w in s.windows})
+    used = len({i for s in selections for i in s.trajectory_ids})
+    available = max([used, *(s.available + s.excluded.get("already_used", 0) for s in selections)])
+    offered = sum(s.available for s in selections)
+    last = selections[-1].excluded if selections else {}
+    return {
+        "data/windows_available": max([windows_used, *(s.windows_available for s in selections)]),
+        "data/windows_used": windows_used,
+        "data/trajectories_available": available,
+        "data/trajectories_used": used,
+        "data/trajectories_dropped": available - used,
+        "data/dropout_rate": sum(s.dropout_rate * s.available for s in selections) / offered if offered else None,
+        **{f"data/excluded/{reason}": count for reason, count in sorted(last.items()) if reason != "already_used"},
+    }

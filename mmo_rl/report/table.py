@@ -1,0 +1,60 @@
+"""The final table on the terminal, from summary.json alone: a finished run prints it again without computing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmo_rl.report.summary import DECODINGS
+from mmo_rl.report.words import Cell, lines, verdict
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+_COLOUR = {"better": "green", "worse": "red", "unclear": "yellow", "missing": "dim"}
+
+
+def print_summary(console: Console, summary: Mapping[str, Any], run_folder_path: Path) -> None:
+    """Prints base against trained with 95 % intervals, sampled and greedy, the verdict, and where the files are."""
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=_title(summary), title_justify="left", title_style="", box=None, padding=(0, 2, 0, 0))
+    table.add_column("", no_wrap=True)
+    for name in ("base", "trained", "change"):
+        table.add_column(name, header_style="bold")
+    for decoding in DECODINGS:
+        rows = lines(summary, decoding)
+        if rows:
+            table.add_row(Text(decoding, style="dim italic"))
+        for row in rows:
+            table.add_row(row.label, *(_text(cell) for cell in (row.base, row.trained, row.change)))
+    if table.row_count:
+        console.print(Padding(table, (1, 0)))
+    result = verdict(summary)
+    console.print(Text(result.title, style=f"bold {_COLOUR[result.kind]}"))
+    console.print(Text(result.detail))
+    console.print()
+    for label, path in (("run folder", run_folder_path), ("report", run_folder_path / "report.html")):
+        # Never wrapped: a path that is broken over two lines can be neither clicked nor copied.
+        console.print(Text(f"{label:<11}{path}"), soft_wrap=True)
+
+
+def _title(summary: Mapping[str, Any]) -> str:
+    markets, agents = summary.get("eval/markets"), summary.get("eval/agents")
+    if markets is None:
+        return "Base against trained"
+    return f"Same {markets} held-out markets, {agents} agent{'s' * (agents != 1)} each; means and 95% intervals"
+
+
+def _text(cell: Cell) -> Text:
+    from rich.text import Text
+
+    style = "" if cell.good is None else "green" if cell.good else "red"
+    text = Text(cell.value, style=style)
+    if cell.interval:
+        text.append(f" {cell.interval}", style="dim")
+    return text

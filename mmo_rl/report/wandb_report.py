@@ -1,0 +1,214 @@
+"""A W&B run beside the files: online where there is a key, else offline in the run's folder."""
+
+from __future__ import annotations
+
+import logging
+import netrc
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from mmo_rl.errors import ConfigError
+from mmo_rl.report.local_report import LocalReport
+from mmo_rl.report.mask import mask, mask_tree
+from mmo_rl.report.run_folder import RunFolder, jsonable
+from mmo_rl.types import ScoredGroup
+
+log = logging.getLogger(__name__)
+
+Mode = Literal["auto", "online", "offline", "disabled"]
+
+INIT_TIMEOUT_S = 30.0
+FINISH_TIMEOUT_S = 120.0
+NAME_LENGTH = 100
+WANDB_HOSTS = frozenset({"api.wandb.ai", "api.forge.coreweave.com"})
+"""Under these names `wandb login` keeps the key of the public service."""
+
+
+class WandbReport:
+    """Writes what `LocalReport` writes, and one W&B run a job.
+
+    ``mode`` auto is online where W&B has a key (``WANDB_API_KEY`` or `wandb login`), else offline; ``WANDB_MODE`` is
+    respected. The W&B run is named by the folder's overrides and grouped by its experiment; its id belongs to the
+    folder, so a resumed job continues its W&B run, and two folders never share one. W&B is company, not cargo: whatever
+    it fails with is logged once as a warning, and the run and its files go on. Raises `ConfigError` for mode online
+    without a key.
+    """
+
+    def __init__(
+        self,
+        *,
+        run_folder: RunFolder,
+        project: str = "mmo-rl",
+        entity: str | None = None,
+        mode: Mode = "auto",
+        tags: Sequence[str] = (),
+    ) -> None:
+        if mode == "online" and not _has_key():
+            raise ConfigError(
+                "report.mode=online, but W&B has no key",
+                hint="set WANDB_API_KEY or type `wandb login`; report.mode=offline keeps the run on this machine",
+            )
+        self._files = LocalReport(run_folder=run_folder)
+        self._folder = run_folder
+        self._project, self._entity, self._tags = project, entity, list(tags)
+        self._mode = _resolve(mode)
+        self._run: Any = None
+        self._environment: Any = None
+
+    @property
+    def location(self) -> str | None:
+        """The URL of the W&B run, or the folder of an offline one; None while there is none."""
+        if self._run is None:
+            return None
+        return os.path.dirname(self._run.dir) if self._run.offline else self._run.url
+
+    def start(self, config: Mapping[str, Any]) -> None:
+        self._files.start(config)
+        if self._mode == "disabled":
+            return
+        mode = self._mode
+        self._guarded(
+            "could not go online" if mode == "online" else "could not start", lambda: self._init(config, mode)
+        )
+        if self._run is None and mode == "online":
+            # W&B's service keeps the id of a run that failed to start, and refuses to start it again.
+            self._guarded("could not be reset", _restart_service)
+            self._guarded("could not start offline either", lambda: self._init(config, "offline"))
+        if self._run is not None:
+            log.info("W&B run: %s", self.location)
+
+    def iteration(self, iteration: int, metrics: Mapping[str, float]) -> None:
+        self._files.iteration(iteration, metrics)
+        row = {"iteration": iteration, **_present(metrics)}
+        self._guarded("lost an iteration", lambda: self._run.log(row), needs_run=True)
+
+    def judgments(self, iteration: int, groups: list[ScoredGroup]) -> None:
+        """Into the files only: explanations quote what agents wrote, which is not W&B's to keep."""
+        self._files.judgments(iteration, groups)
+
+    def finish(self, summary: Mapping[str, float | int | str | None]) -> None:
+        self._files.finish(summary)
+        present = _present(summary)
+        self._guarded("lost the summary", lambda: self._run.summary.update(present), needs_run=True)
+
+    def close(self, *, failed: bool) -> None:
+        self._files.close(failed=failed)
+        run = self._run
+        try:
+            self._guarded("could not finish", lambda: run.finish(exit_code=int(failed)), needs_run=True)
+        finally:
+            self._run = None
+            self._leave()
+
+    def _init(self, config: Mapping[str, Any], mode: Literal["online", "offline", "disabled"]) -> None:
+        self._leave()
+        environment = _inside(self._folder)
+        environment.__enter__()
+        self._environment = environment
+
+        import wandb
+
+        run = wandb.init(
+            project=self._project,
+            entity=self._entity,
+            id=self._run_id(),
+            name=self._name(),
+            group=self._folder.path.parent.name,
+            job_type="train",
+            tags=self._tags,
+            dir=str(self._folder.path),
+            config={**mask_tree(jsonable(config)), "job": self._folder.path.name},
+            mode=mode,
+            resume="allow",
+            # Without it all jobs of a sweep in one process would land in the first one's run.
+            reinit="finish_previous",
+            settings=wandb.Settings(
+                silent=True,
+                console="off",
+                # The command line and the code's diff are in the run's folder, masked; W&B would send them as they are.
+                x_disable_meta=True,
+                disable_git=True,
+                disable_code=True,
+                disable_job_creation=True,
+                init_timeout=INIT_TIMEOUT_S,
+                finish_timeout=FINISH_TIMEOUT_S,
+            ),
+        )
+        run.define_metric("iteration")
+        run.define_metric("*", step_metric="iteration")
+        self._run = run
+
+    def _name(self) -> str:
+        return " ".join(self._folder.overrides())[:NAME_LENGTH] or self._folder.path.parent.name
+
+    def _run_id(self) -> str:
+        """One W&B run a folder: the job key alone would merge the runs of two people who typed the same command."""
+        path = self._folder.path / "wandb-id.txt"
+        if not path.exists():
+            self._folder.write_text(path.name, f"{self._folder.path.name}-{secrets.token_hex(3)}")
+        return path.read_text("utf-8").strip()
+
+    def _guarded(self, what: str, action: Callable[[], object], *, needs_run: bool = False) -> None:
+        if needs_run and self._run is None:
+            return
+        try:
+            action()
+        except Exception as error:  # noqa: BLE001 - W&B raises of every kind, and none is worth a training run
+            self._run = None
+            log.warning("W&B %s (the run's files are complete): %s", what, mask(f"{type(error).__name__}: {error}"))
+
+    def _leave(self) -> None:
+        if self._environment is not None:
+            self._environment.__exit__(None, None, None)
+            self._environment = None
+
+
+@contextmanager
+def _inside(folder: RunFolder) -> Iterator[None]:
+    """Keeps W&B in the run's folder, where artifacts and caches are not lost on a copy, and out of the terminal."""
+    place = str(folder.path / "wandb")
+    new = {"WANDB_DATA_DIR": place, "WANDB_CACHE_DIR": place, "WANDB_ARTIFACT_DIR": place, "WANDB_SILENT": "true"}
+    old = {name: os.environ.get(name) for name in new}
+    os.environ.update(new)
+    try:
+        yield
+    finally:
+        for name, value in old.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _restart_service() -> None:
+    import wandb
+
+    wandb.teardown()
+
+
+def _present(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in jsonable(values).items() if v is not None}
+
+
+def _resolve(mode: Mode) -> Literal["online", "offline", "disabled"]:
+    asked = os.environ.get("WANDB_MODE", "")
+    if asked in ("disabled", "dryrun", "offline"):
+        return "disabled" if asked == "disabled" else "offline"
+    if mode == "auto":
+        return "online" if _has_key() else "offline"
+    return mode
+
+
+def _has_key() -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    own = urlsplit(os.environ.get("WANDB_BASE_URL", "")).netloc
+    try:
+        logins = netrc.netrc(os.environ.get("NETRC")).hosts
+    except (OSError, netrc.NetrcParseError):
+        return False
+    return not logins.keys().isdisjoint({own} if own else WANDB_HOSTS)

@@ -1,0 +1,150 @@
+"""A summary in people's words: numbers as they are shown, and the one sentence that says what the run came to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from mmo_rl.report.summary import CHANGE, DECODINGS
+
+Unit = Literal["usd", "share"]
+MISSING = "–"
+MINUS = "\u2212"
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A number as shown and its 95 % interval (empty where there is none). ``good`` tells whether the interval of a
+    change lies wholly on the better side (True), the worse (False), or neither (None)."""
+
+    value: str
+    interval: str = ""
+    good: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of the final table."""
+
+    label: str
+    base: Cell
+    trained: Cell
+    change: Cell
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """``title`` is the run's result in a sentence; ``detail`` what to know before quoting it."""
+
+    kind: Literal["better", "worse", "unclear", "missing"]
+    title: str
+    detail: str
+
+
+def amount(value: float | None, unit: Unit, *, signed: bool = False, bare: bool = False) -> str:
+    """Game dollars (``$12.3``) or a share of 1 as percent (``57.1%``), ``bare`` without the unit's sign; a dash where
+    there is nothing."""
+    if value is None:
+        return MISSING
+    number = value if unit == "usd" else 100 * value
+    digits = 1 if unit == "share" or 10 <= abs(number) < 1000 else 2 if abs(number) < 10 else 0
+    text = f"{abs(number):,.{digits}f}"
+    sign = "" if not float(text.replace(",", "")) else MINUS if number < 0 else "+" if signed else ""
+    if bare:
+        return sign + text
+    return f"{sign}${text}" if unit == "usd" else f"{sign}{text}%"
+
+
+def cell(
+    summary: Mapping[str, Any],
+    key: str,
+    unit: Unit,
+    *,
+    signed: bool = False,
+    higher_is_better: bool = True,
+    bare: bool = False,
+) -> Cell:
+    """The number under ``key`` and its interval; ``good`` is told of changes (``signed``) only."""
+    value, low, high = (summary.get(key + suffix) for suffix in ("", "_low", "_high"))
+    if value is None:
+        return Cell(MISSING)
+    shown = amount(value, unit, signed=signed, bare=bare)
+    if low is None or high is None:
+        return Cell(shown)
+    good = (low > 0) == higher_is_better if signed and (low > 0 or high < 0) else None
+    bounds = (amount(bound, unit, signed=signed and not bare, bare=bare) for bound in (low, high))
+    return Cell(shown, ("[{}, {}]" if bare else "{} to {}").format(*bounds), good)
+
+
+def lines(summary: Mapping[str, Any], decoding: str) -> list[Line]:
+    """The final table for ``sampled`` or ``greedy`` decoding; empty where that was not measured."""
+    prefix = DECODINGS[decoding]
+    if summary.get(f"{prefix}pnl_base") is None and summary.get(f"{prefix}pnl_trained") is None:
+        return []
+    rows: list[Line] = []
+    table: tuple[tuple[str, str, Unit, bool], ...] = (
+        ("P&L, $", "pnl", "usd", True),
+        ("Win rate, %", "win_rate", "share", True),
+        ("Error rate, %", "error_rate", "share", False),
+    )
+    for label, value, unit, up in table:
+        base, trained = (cell(summary, f"{prefix}{value}_{who}", unit, bare=True) for who in ("base", "trained"))
+        change = cell(summary, prefix + CHANGE[value], unit, signed=True, higher_is_better=up, bare=True)
+        rows.append(Line(label, base, trained, change))
+    base, trained = (cell(summary, f"{prefix}oracle_share_{who}", "share", bare=True) for who in ("base", "trained"))
+    before, after = (summary.get(f"{prefix}oracle_share_{who}") for who in ("base", "trained"))
+    points = None if before is None or after is None else after - before
+    rows.append(Line("Oracle share, %", base, trained, Cell(amount(points, "share", signed=True, bare=True))))
+    return rows
+
+
+def verdict(summary: Mapping[str, Any]) -> Verdict:
+    """What the run came to, in the terms of its sampled P&L, or of its greedy one where that alone was measured."""
+    for decoding in DECODINGS:
+        change = cell(summary, DECODINGS[decoding] + "pnl_improvement", "usd", signed=True)
+        if change.value != MISSING:
+            break
+    else:
+        return Verdict("missing", "Not evaluated", "This run trained without measuring its policy on held-out markets.")
+    interval = f"95% interval {change.interval}" if change.interval else "one market only, so no interval"
+    gain = f"{change.value} an agent and market ({interval})"
+    if change.good is None:
+        return Verdict("unclear", f"No difference shown: {gain}", _detail(summary, decoding))
+    if change.good:
+        return Verdict("better", f"The trained policy earns more: {gain}", _detail(summary, decoding))
+    return Verdict("worse", f"The trained policy earns less: {gain}", _detail(summary, decoding))
+
+
+def _detail(summary: Mapping[str, Any], decoding: str) -> str:
+    prefix = DECODINGS[decoding]
+    sentences = []
+    pct, low, high = (summary.get(f"{prefix}pnl_improvement_pct{suffix}") for suffix in ("", "_low", "_high"))
+    if pct is None:
+        sentences.append("The base's P&L is not certainly above 0, so a percentage of it would mean nothing.")
+    else:
+        bounds = "" if low is None or high is None else f" ({_percent(low)} to {_percent(high)}%)"
+        sentences.append(f"That is {_percent(pct)}%{bounds} of the base's P&L.")
+    before, after = (summary.get(f"{prefix}oracle_share_{who}") for who in ("base", "trained"))
+    if before is not None and after is not None:
+        sentences.append(
+            f"Of what an oracle that knows the future earns there, the base makes {amount(before, 'share')} and the "
+            f"trained policy {amount(after, 'share')}."
+        )
+    greedy = cell(summary, DECODINGS["greedy"] + "pnl_improvement", "usd", signed=True)
+    if decoding == "sampled" and greedy.value != MISSING:
+        sentences.append(_greedy(greedy))
+    return " ".join(sentences)
+
+
+def _greedy(change: Cell) -> str:
+    gain = f"{change.value} ({change.interval})" if change.interval else change.value
+    if change.good is None:
+        return f"Decoded greedily no difference is shown, {gain}: a gain at temperature 1 may be mere sharpening."
+    if change.good:
+        return f"Decoded greedily it gains too, {gain}: it learnt more than to be sure of itself."
+    return f"Decoded greedily it loses, {gain}."
+
+
+def _percent(value: float) -> str:
+    return f"{'+' if value >= 0 else MINUS}{abs(value):.0f}"

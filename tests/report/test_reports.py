@@ -1,0 +1,264 @@
+from __future__ import annotations
+
+import json
+import logging
+import struct
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pytest_httpserver import HTTPServer
+
+from mmo_rl.errors import ConfigError
+from mmo_rl.report.local_report import LocalReport
+from mmo_rl.report.run_folder import RunFolder
+from mmo_rl.report.wandb_report import WandbReport
+from mmo_rl.types import Group, Score, ScoredGroup, Trajectory, Unscored, Window
+
+SECRET = "sesame-open-7731"
+START = datetime(2025, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Neither the tester's W&B login nor their folders take part."""
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "WANDB_PROJECT", "WANDB_ENTITY", "WANDB_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("JUDGE_API_KEY", SECRET)
+    yield
+    import wandb
+
+    # The service outlives a run, and reads the environment only when it starts.
+    wandb.teardown()
+
+
+def scored_group() -> ScoredGroup:
+    members = tuple(Trajectory(f"t{i}", f"a{i}", "2025-01-01T00:00", START, START, (), None) for i in range(2))
+    group = Group("g", Window("2025-01-01T00:00", START, START), members, None)
+    return ScoredGroup(group, {"t0": Score("t0", 0.0, "lost"), "t1": Unscored("t1", "timeout")})
+
+
+def records(path: Path) -> list[Any]:
+    """All records of a .wandb file: a log in 32 KiB blocks of chunks, each with checksum, length and kind."""
+    import wandb
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    # A run that has finished may still be on its way to the disk; the service stops after it is there.
+    wandb.teardown()
+    data = path.read_bytes()
+    position, pending, found = 7, b"", []
+    while position + 7 <= len(data):
+        if 32768 - position % 32768 < 7:
+            position += 32768 - position % 32768
+            continue
+        _, length, kind = struct.unpack("<IHB", data[position : position + 7])
+        pending += data[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):
+            found.append(Record.FromString(pending))
+            pending = b""
+    return found
+
+
+def only_wandb_file(folder: RunFolder) -> Path:
+    (path,) = folder.path.glob("wandb/offline-run-*/*.wandb")
+    return path
+
+
+def history(path: Path) -> list[dict[str, Any]]:
+    return [
+        {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
+        for record in records(path)
+        if record.WhichOneof("record_type") == "history"
+    ]
+
+
+def ours(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
+    """What the terminal would show: W&B's own logger does not propagate, and pytest listens to it all the same."""
+    return [r.message for r in caplog.records if r.levelno >= level and r.name.startswith("mmo_rl")]
+
+
+def play(report: LocalReport | WandbReport, *, iterations: int = 2, config: dict[str, Any] | None = None) -> None:
+    failed = True
+    try:
+        report.start(config or {"seed": 0})
+        for i in range(iterations):
+            report.iteration(i, {"play/pnl": 1.5 * i, "train/kl": float("nan")})
+            report.judgments(i, [scored_group()])
+        report.finish({"eval/pnl_base": 2.0, "eval/pnl_improvement_pct": None})
+        failed = False
+    finally:
+        report.close(failed=failed)
+
+
+def test_local_report_writes_the_files(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "pilot" / "k1")
+    play(LocalReport(run_folder=folder))
+    assert folder.read("metrics") == [
+        {"iteration": 0, "play/pnl": 0.0, "train/kl": None},
+        {"iteration": 1, "play/pnl": 1.5, "train/kl": None},
+    ]
+    assert folder.read("judgments")[:2] == [
+        {
+            "iteration": 0,
+            "window_id": "2025-01-01T00:00",
+            "group_id": "g",
+            "trajectory_id": "t0",
+            "score": 0.0,
+            "reason": None,
+            "explanation": "lost",
+        },
+        {
+            "iteration": 0,
+            "window_id": "2025-01-01T00:00",
+            "group_id": "g",
+            "trajectory_id": "t1",
+            "score": None,
+            "reason": "timeout",
+            "explanation": None,
+        },
+    ]
+    assert folder.summary() == {"eval/pnl_base": 2.0, "eval/pnl_improvement_pct": None}
+
+
+def test_two_jobs_of_one_process_are_two_wandb_runs_with_their_own_rows(tmp_path: Path) -> None:
+    folders = [RunFolder(tmp_path / "pilot" / key) for key in ("k1", "k2")]
+    for seed, folder in enumerate(folders):
+        folder.write_overrides([f"seed={seed}", "judge.api_key=abcd"])
+        play(WandbReport(run_folder=folder), iterations=2 + seed, config={"seed": seed})
+    ids = set()
+    for seed, folder in enumerate(folders):
+        path = only_wandb_file(folder)
+        rows = history(path)
+        assert [row["iteration"] for row in rows] == list(range(2 + seed))
+        assert [row["play/pnl"] for row in rows] == [1.5 * i for i in range(2 + seed)]
+        assert all("train/kl" not in row for row in rows)
+        run = next(r.run for r in records(path) if r.WhichOneof("record_type") == "run")
+        config = {item.key: json.loads(item.value_json) for item in run.config.update}
+        assert (config["seed"], config["job"]) == (seed, folder.path.name)
+        assert (run.run_group, run.job_type, run.display_name) == ("pilot", "train", f"seed={seed} judge.api_key=***")
+        ids.add(run.run_id)
+        summaries = {
+            "/".join(item.nested_key) or item.key: json.loads(item.value_json)
+            for record in records(path)
+            if record.WhichOneof("record_type") == "summary"
+            for item in record.summary.update
+        }
+        assert summaries["eval/pnl_base"] == 2.0
+        assert "eval/pnl_improvement_pct" not in summaries
+        exits = [r.exit.exit_code for r in records(path) if r.WhichOneof("record_type") == "exit"]
+        assert exits == [0]
+    assert len(ids) == 2
+
+
+def test_a_resumed_job_continues_its_wandb_run_and_a_fresh_folder_begins_one(tmp_path: Path) -> None:
+    folder, fresh = RunFolder(tmp_path / "pilot" / "k1"), RunFolder(tmp_path / "again" / "k1")
+    ids = []
+    for each in (folder, folder, fresh):
+        play(WandbReport(run_folder=each))
+        ids.append((each.path / "wandb-id.txt").read_text())
+    assert ids[0] == ids[1]
+    assert ids[0] != ids[2]
+    assert all(i.startswith("k1-") for i in ids)
+
+
+def test_no_secret_reaches_any_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["mmo-rl", f"judge.api_key={SECRET}", "source.dsn=postgres://u:hunter22@h/db"])
+    folder = RunFolder(tmp_path / "pilot" / "k1")
+    folder.write_overrides([f"judge.api_key={SECRET}"])
+    play(
+        WandbReport(run_folder=folder),
+        config={"judge": {"api_key": "literal-key-5", "note": f"with {SECRET}"}, "dsn": "postgres://u:hunter22@h/db"},
+    )
+    assert history(only_wandb_file(folder))
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    for path in files:
+        content = path.read_bytes()
+        for secret in (SECRET, "hunter22", "literal-key-5"):
+            assert secret.encode() not in content, path
+
+
+def test_a_failed_job_is_marked_failed(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "pilot" / "k1")
+    report = WandbReport(run_folder=folder)
+    report.start({})
+    report.close(failed=True)
+    report.close(failed=True)
+    exits = [r.exit.exit_code for r in records(only_wandb_file(folder)) if r.WhichOneof("record_type") == "exit"]
+    assert exits == [1]
+
+
+def test_disabled_writes_only_the_files(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "pilot" / "k1")
+    play(WandbReport(run_folder=folder, mode="disabled"))
+    assert not (folder.path / "wandb").exists()
+    assert len(folder.read("metrics")) == 2
+
+
+def test_one_line_says_where_the_run_is(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = RunFolder(tmp_path / "pilot" / "k1")
+    with caplog.at_level(logging.INFO, logger="mmo_rl"):
+        play(WandbReport(run_folder=folder))
+    assert ours(caplog, logging.INFO) == [f"W&B run: {only_wandb_file(folder).parent}"]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_online_without_a_key_is_refused_before_the_run(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"W&B has no key.*(\n.*)*WANDB_API_KEY"):
+        WandbReport(run_folder=RunFolder(tmp_path), mode="online")
+
+
+@pytest.mark.parametrize(("machine", "online"), [("api.wandb.ai", True), ("example.org", False), ("default", False)])
+def test_auto_goes_online_only_where_there_is_a_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, machine: str, online: bool
+) -> None:
+    login = tmp_path / "netrc"
+    login.write_text(f"{'' if machine == 'default' else 'machine '}{machine} login user password {'0' * 40}\n")
+    login.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(login))
+    if online:
+        WandbReport(run_folder=RunFolder(tmp_path), mode="online")
+    else:
+        with pytest.raises(ConfigError):
+            WandbReport(run_folder=RunFolder(tmp_path), mode="online")
+
+
+def test_a_server_that_refuses_costs_one_warning_and_the_run_goes_on_offline(
+    tmp_path: Path, httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    httpserver.expect_request("/graphql").respond_with_data("no", status=401)
+    monkeypatch.setenv("WANDB_BASE_URL", httpserver.url_for("").rstrip("/"))
+    monkeypatch.setenv("WANDB_API_KEY", "0123456789" * 4)
+    folder = RunFolder(tmp_path / "pilot" / "k1")
+    with caplog.at_level(logging.INFO, logger="mmo_rl"):
+        play(WandbReport(run_folder=folder))
+    warnings = ours(caplog, logging.WARNING)
+    assert len(warnings) == 1
+    assert "could not go online" in warnings[0]
+    assert "0123456789" * 4 not in warnings[0]
+    assert len(folder.read("metrics")) == 2
+    assert [row["iteration"] for row in history(only_wandb_file(folder))] == [0, 1]
+
+
+def test_wandb_breaking_in_the_middle_costs_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = RunFolder(tmp_path / "pilot" / "k1")
+    report = WandbReport(run_folder=folder)
+    report.start({})
+
+    import wandb
+
+    wandb.finish()  # behind the report's back: logging to a finished run raises
+    for i in range(3):
+        report.iteration(i, {"play/pnl": 1.0})
+    report.finish({"eval/pnl_base": 1.0})
+    report.close(failed=False)
+    warnings = ours(caplog, logging.WARNING)
+    assert len(warnings) == 1
+    assert "lost an iteration" in warnings[0]
+    assert len(folder.read("metrics")) == 3
+    assert folder.summary() == {"eval/pnl_base": 1.0}
