@@ -40,7 +40,7 @@ class Episode:
 
 
 Seat = str | None
-"""Who sits at a place of a market: the name of a scripted strategy (``oracle`` knows the future), or None: the policy."""
+"""Who sits in a market: a scripted strategy by name (``oracle`` knows the future), or None for the policy."""
 
 
 class Arena(Protocol):

@@ -53,8 +53,11 @@ TEACHERS: tuple[tuple[str, Strategy, float], ...] = (
 def demonstrations(
     spec: MarketSpec, *, seed: int, agents: int = 6, tagged: float = 0.5, only: Collection[str] | None = None
 ) -> Iterator[tuple[tuple[Message, ...], str]]:
-    """Endless (prompt, answer) pairs of teachers playing the market together. ``tagged`` is the share of agents whose
-    prompt names their style; their styles are drawn evenly, untagged ones by the shares in `TEACHERS`. ``only`` restricts the teachers to some names."""
+    """Endless (prompt, answer) pairs of teachers playing the market together.
+
+    ``tagged`` is the share of agents whose prompt names their style; their styles are drawn evenly, untagged ones by
+    the shares in `TEACHERS`. ``only`` restricts the teachers to some names.
+    """
     teachers = [t for t in TEACHERS if only is None or t[0] in only]
     weights = [share for _, _, share in teachers]
     episode = 0

@@ -223,8 +223,9 @@ class World:
         """The public state of this tick and the agent's own account."""
         account = self._accounts[agent]
         positions: dict[str, int] = {}
-        for holding in (*account.lots, *account.stakes):
-            positions[holding.ticker] = positions.get(holding.ticker, 0) + holding.units
+        holdings = [*((lot.ticker, lot.units) for lot in account.lots), *((s.ticker, s.units) for s in account.stakes)]
+        for name, units in holdings:
+            positions[name] = positions.get(name, 0) + units
         return Observation(
             tick=self.tick,
             ticks=self.spec.ticks,
@@ -302,7 +303,7 @@ class World:
             return '{"ticker":"","action":"HOLD","size":0}'
         return f'{{"ticker":"{name}","action":"{action}","size":{size}}}'
 
-    # --- the rules -----------------------------------------------------------------------------------------------------
+    # --- the rules ------------------------------------------------------------------------------------------------
 
     def _execute(self, account: _Account, text: str) -> ActionResult:
         order = parse_action(text, max_size=self.spec.max_size)

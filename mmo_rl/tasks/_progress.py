@@ -1,9 +1,8 @@
-"""What people watch while a run works: the iteration's bar and the current stage's bar, and how long each stage took."""
+"""What people watch while a run works: a bar for the iterations, one for the current stage, and the time each took."""
 
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
@@ -21,7 +20,7 @@ class Stages:
     def __init__(self, *, console: Console, iterations: int, done: int = 0) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-        self.seconds: Counter[str] = Counter()
+        self.seconds: dict[str, float] = {}
         self._console = console
         self._progress = Progress(
             TextColumn("{task.description:<22}"),
@@ -48,7 +47,7 @@ class Stages:
         try:
             yield lambda done, total: self._progress.update(task, completed=done, total=total)
         finally:
-            self.seconds[name] += time.perf_counter() - started
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
             self._progress.remove_task(task)
 
     def next_iteration(self, line: str) -> None:

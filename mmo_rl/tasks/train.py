@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -47,9 +47,7 @@ async def run(context: Context) -> float | None:
                     "no group of any iteration carried signal: nothing was trained", hint="mmo-rl task=check"
                 )
             evaluations = await loop.evaluate(policy, stages)
-            seconds = sum((Counter(i.seconds) for i in history), Counter()) + Counter(
-                {"evaluate": stages.seconds["evaluate"]}
-            )
+            seconds = _add([*(i.seconds for i in history), {"evaluate": stages.seconds.get("evaluate", 0.0)}])
         summary = _summary(context, history, evaluations, seconds)
         report.finish(summary)
         write_report(folder)
@@ -112,7 +110,7 @@ class Loop:
         self, iteration: int, policy: PolicyVersion, history: Sequence[Iteration], stages: Stages
     ) -> Iteration | None:
         """One round; None when no unused window is left to train on."""
-        before, started_usage, rejected = Counter(stages.seconds), self.judge.usage, Counter(self.source.rejected)
+        before, started_usage, rejected = dict(stages.seconds), self.judge.usage, Counter(self.source.rejected)
         if self.collector is not None:
             with stages.stage("collect", f"collect {self.collector.windows} windows") as advance:
                 await self.collector.collect(
@@ -136,7 +134,7 @@ class Loop:
             unscored = _refuse_if_none(scored)
         with stages.stage("train") as advance:
             trained = await self._train(iteration, scored, selection, policy)
-        seconds = {k: v - before[k] for k, v in stages.seconds.items()}
+        seconds = {k: v - before.get(k, 0.0) for k, v in stages.seconds.items()}
         done = Iteration(
             iteration=iteration,
             selection=selection,
@@ -275,8 +273,13 @@ def _refuse_if_none(scored: Sequence[ScoredGroup]) -> int:
     return reasons.total()
 
 
+def _add(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Wall seconds by stage, summed."""
+    return {stage: sum(part.get(stage, 0.0) for part in parts) for part in parts for stage in part}
+
+
 def _summary(
-    context: Context, history: Sequence[Iteration], evaluations: Evaluations, seconds: Counter[str]
+    context: Context, history: Sequence[Iteration], evaluations: Evaluations, seconds: Mapping[str, float]
 ) -> Summary:
     from mmo_rl.report.summary import build_summary
 
@@ -290,7 +293,7 @@ def _summary(
         unscored=sum(i.unscored for i in history),
         trained=[i.trained for i in history],
         evaluations=evaluations,
-        stage_seconds=dict(seconds) | {"total": seconds.total()},
+        stage_seconds={**seconds, "total": sum(seconds.values())},
         seed=context.settings.seed,
     )
 

@@ -78,8 +78,8 @@ def _choice(call: PolicyCall, tokenizer: Any) -> Any:
         ),
     )
     if call.prompt_token_ids is not None:
-        choice.prompt_token_ids = list(call.prompt_token_ids)  # type: ignore[attr-defined]
-    choice.token_ids = list(token_ids)  # type: ignore[attr-defined]
+        choice.prompt_token_ids = list(call.prompt_token_ids)
+    choice.token_ids = list(token_ids)
     return choice
 
 
