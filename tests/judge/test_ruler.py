@@ -198,7 +198,7 @@ async def test_requests_are_bounded_by_concurrency(endpoint: Endpoint) -> None:
         finally:
             running -= 1
 
-    judge._client.complete = counted  # type: ignore[method-assign]
+    judge._client.complete = counted  # type: ignore[method-assign, assignment]
     results = await run(judge, *groups)
     assert [scored.group.window.id for scored in results] == [group.window.id for group in groups]
     assert most == 3
@@ -262,8 +262,7 @@ async def test_only_scores_are_kept(endpoint: Endpoint) -> None:
 
 
 async def test_tokens_and_cost_are_counted(endpoint: Endpoint) -> None:
-    prices = {"price_prompt_usd_per_mtok": 2.0, "price_completion_usd_per_mtok": 8.0}
-    judge = make_judge(endpoint, **prices)
+    judge = make_judge(endpoint, price_prompt_usd_per_mtok=2.0, price_completion_usd_per_mtok=8.0)
     await run(judge, make_group([0.1, 0.9], hour=1), make_group([0.3, 0.4], hour=2))
     usage = judge.usage
     assert (usage.calls, usage.prompt_tokens, usage.completion_tokens) == (2, 200, 40)

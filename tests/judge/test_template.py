@@ -65,11 +65,10 @@ def test_it_knows_whether_it_shows_ground_truth() -> None:
     assert not load_template("blind").uses_truth
 
 
-@given(
-    st.recursive(
-        st.none() | st.booleans() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
-    )
-)
+JSON = st.recursive(st.none() | st.booleans() | st.text(), lambda v: st.lists(v) | st.dictionaries(st.text(), v))
+
+
+@given(JSON)
 def test_encoding_keeps_the_value_and_cannot_leave_a_fence(value: Any) -> None:
     text = encode(value)
     assert json.loads(text) == value
@@ -114,8 +113,7 @@ def test_an_answer_binds_completely_or_not_at_all(entries: list[dict[str, Any]])
     ids = ("1", "2", "3")
     try:
         found = parse_answer(json.dumps({"scores": entries}), ids)
-    except InvalidAnswer as invalid:
-        assert str(invalid)
+    except InvalidAnswer:
         return
     assert len(entries) == 3
     assert sorted(found) == sorted(ids)
