@@ -63,6 +63,12 @@ class Database:
         return f"{self.dsn_env}={self._address.masked}" if self._address is not None else self.dsn_env
 
     @property
+    def search_path(self) -> str | None:
+        """The schema that the connection string asks for (Prisma's ``?schema=``), quoted; None: the default."""
+        named = self._address.schema if self._address is not None else None
+        return schema.quoted(named) if named else None
+
+    @property
     def embedded(self) -> bool:
         return self.dsn_env is None
 
@@ -140,7 +146,7 @@ class Database:
                     " set_config('search_path', coalesce($3, current_setting('search_path')), true)",
                     str(int(self.statement_timeout_s * 1000)),
                     "on" if readonly else "off",
-                    schema.quoted(self._address.schema) if self._address.schema else None,
+                    self.search_path,
                 )
                 yield connection
         except asyncpg.QueryCanceledError:
@@ -148,7 +154,7 @@ class Database:
                 f"a statement took longer than {self.statement_timeout_s:g} s on {self._address.masked}",
                 hint="narrow the windows (sampler.lookback_hours), or raise database.statement_timeout_s",
             ) from None
-        except (asyncpg.PostgresConnectionError, ConnectionError) as error:
+        except asyncpg.PostgresConnectionError as error:
             raise self._explain(error) from error
         finally:
             await self._pool.release(connection)

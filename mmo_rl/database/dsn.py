@@ -15,11 +15,12 @@ import asyncpg
 from mmo_rl.errors import DatabaseError
 
 # Parameters of other clients (Prisma, libpq) that asyncpg would send to the server as settings, which refuses them.
-FOREIGN_PARAMETERS = frozenset(
-    "schema connection_limit pool_timeout pgbouncer connect_timeout socket_timeout statement_cache_size sslaccept"
-    " sslidentity channel_binding max_idle_connection_lifetime single_use_connections supa gssencmode"
-    " keepalives keepalives_idle keepalives_interval keepalives_count tcp_user_timeout application_name".split()
-)
+_FOREIGN = """
+    schema connection_limit pool_timeout pgbouncer connect_timeout socket_timeout statement_cache_size sslaccept
+    sslidentity channel_binding max_idle_connection_lifetime single_use_connections supa gssencmode keepalives
+    keepalives_idle keepalives_interval keepalives_count tcp_user_timeout application_name
+"""
+FOREIGN_PARAMETERS = frozenset(_FOREIGN.split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ def read_dsn(dsn_env: str, environment: Mapping[str, str] | None = None) -> Serv
 
 
 def parse_dsn(value: str) -> ServerAddress:
-    """Raises ValueError with a text that quotes nothing of ``value``: a badly encoded password may be anywhere in it."""
+    """Raises ValueError; its text quotes nothing of ``value``, as a badly encoded password may be anywhere in it."""
     scheme = value.partition("://")[0]
     if "://" not in value or scheme.partition("+")[0] not in ("postgresql", "postgres"):
         raise ValueError("it must begin with postgresql://")

@@ -17,6 +17,9 @@ from contextlib import suppress
 from pathlib import Path
 
 
+_HAS_PROC = Path("/proc/self/cwd").exists()
+
+
 def postmaster_pid(data: Path) -> int | None:
     """The process id of the live server of this data folder. A stale id, a zombie and an id that another program
     has got since are None."""
@@ -46,7 +49,7 @@ def stop_postmaster(data: Path, *, timeout_s: float = 30.0) -> None:
 
 
 def _is_server_of(pid: int, data: Path) -> bool:
-    if sys.platform == "linux":
+    if _HAS_PROC:
         try:  # a server's working directory is its data folder; a zombie has none
             return os.path.samefile(f"/proc/{pid}/cwd", data)
         except OSError:

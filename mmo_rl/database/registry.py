@@ -1,0 +1,115 @@
+"""Which batch was trained on what, and which policy came of it: the game's tables of batches and models."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+
+from mmo_rl.clock import utc_now
+from mmo_rl.database.database import Database
+from mmo_rl.database.rows import naive_utc, to_json
+from mmo_rl.errors import DatabaseError
+from mmo_rl.types import PolicyVersion
+
+
+class Registry:
+    """Batches and trained models. Every call is one transaction and may be repeated: a resumed run ends with the same
+    rows as an unbroken one."""
+
+    def __init__(self, *, database: Database, now: Callable[[], datetime] = utc_now) -> None:
+        self._database = database
+        self._now = now
+
+    async def start_batch(
+        self,
+        batch_id: str,
+        base_model: str,
+        model_version: str,
+        trajectory_ids: Sequence[str],
+        rewards: Mapping[str, float],
+    ) -> None:
+        """Notes that a batch is being trained on; ``rewards`` by trajectory id. A completed batch stays completed."""
+        now = naive_utc(self._now())
+        async with self._database.acquire() as connection:
+            await connection.execute(
+                'insert into training_batches (id, "batchId", "baseModel", "modelVersion", "trajectoryIds",'
+                ' "rewardsJson", status, "createdAt", "startedAt")'
+                " values ($1, $1, $2, $3, $4, $5, 'training', $6, $6)"
+                ' on conflict ("batchId") do update set "baseModel" = excluded."baseModel",'
+                ' "modelVersion" = excluded."modelVersion", "trajectoryIds" = excluded."trajectoryIds",'
+                ' "rewardsJson" = excluded."rewardsJson", status = excluded.status, error = null,'
+                ' "startedAt" = excluded."startedAt", "completedAt" = null'
+                " where training_batches.status <> 'completed'",
+                batch_id,
+                base_model,
+                model_version,
+                to_json(list(trajectory_ids)),
+                to_json(dict(rewards)),
+                now,
+            )
+
+    async def publish(
+        self,
+        batch_id: str,
+        policy: PolicyVersion,
+        metrics: Mapping[str, float],
+        trajectory_ids: Sequence[str],
+        wandb_run_id: str | None = None,
+    ) -> str:
+        """Completes the batch, enters its policy as a model that is ready, and marks the trajectories as used: all
+        three or none. Returns the model's id. Raises `DatabaseError` where the batch was never started."""
+        now = naive_utc(self._now())
+        model_id = f"{policy.name}-v{policy.version}"
+        reward = metrics.get("reward")
+        async with self._database.acquire() as connection:
+            base_model = await connection.fetchval(
+                "update training_batches set status = 'completed', error = null,"
+                ' "completedAt" = coalesce("completedAt", $2) where "batchId" = $1 returning "baseModel"',
+                batch_id,
+                now,
+            )
+            if base_model is None:
+                raise DatabaseError(
+                    f"the batch {batch_id} was never started, so its policy cannot be published",
+                    hint="run the same command again: the iteration is trained again from its last checkpoint",
+                )
+            await connection.execute(
+                'insert into trained_models (id, "modelId", version, "baseModel", "trainingBatch", status,'
+                ' "storagePath", "avgReward", "evalMetrics", "wandbRunId", "createdAt", "updatedAt")'
+                " values ($1, $1, $2, $3, $4, 'ready', $5, $6, $7, $8, $9, $9)"
+                ' on conflict ("modelId") do update set "baseModel" = excluded."baseModel",'
+                ' "trainingBatch" = excluded."trainingBatch", "storagePath" = excluded."storagePath",'
+                ' "avgReward" = excluded."avgReward", "evalMetrics" = excluded."evalMetrics",'
+                ' "wandbRunId" = excluded."wandbRunId", "updatedAt" = excluded."updatedAt",'
+                " status = case when trained_models.status in ('training', 'failed') then 'ready'"
+                " else trained_models.status end",
+                model_id,
+                str(policy.version),
+                base_model,
+                batch_id,
+                policy.path,
+                reward if reward is not None and math.isfinite(reward) else None,
+                to_json(dict(metrics)),
+                wandb_run_id,
+                now,
+            )
+            await connection.execute(
+                'update trajectories set "usedInTraining" = true, "trainedInBatch" = $1, "updatedAt" = $2'
+                ' where "trajectoryId" = any($3::text[])',
+                batch_id,
+                now,
+                list(trajectory_ids),
+            )
+        return model_id
+
+    async def fail_batch(self, batch_id: str, error: str) -> None:
+        """Notes why a batch came to nothing; a completed batch stays completed."""
+        async with self._database.acquire() as connection:
+            await connection.execute(
+                "update training_batches set status = 'failed', error = $2, \"completedAt\" = $3"
+                " where \"batchId\" = $1 and status <> 'completed'",
+                batch_id,
+                error.replace("\x00", ""),
+                naive_utc(self._now()),
+            )

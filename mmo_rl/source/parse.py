@@ -1,0 +1,279 @@
+"""One recorded row to one `Trajectory`, in every variant of the format that is known from the wild.
+
+What cannot be read becomes a `Rejection` that says which field, what was found and why; nothing raises on any input.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from mmo_rl.clock import parse_window_id, window_at
+from mmo_rl.source.values import as_bool, as_int, as_number, as_text, as_time, pick
+from mmo_rl.types import Action, JsonDict, LLMCall, Message, Rejection, Step, Trajectory
+
+CALLS = ("llmCalls", "llm_calls", "calls", "llm")
+PROVIDERS = ("providerAccesses", "provider_accesses", "providerLogs", "providerAccess")
+STATES = ("environmentState", "environment_state", "observation")
+STEPS = ("stepsJson", "steps_json", "steps")
+
+
+class Unreadable(Exception):
+    """Carries the field, what was found and the reason up to `parse_trajectory`."""
+
+    def __init__(self, field: str, found: Any, reason: str) -> None:
+        super().__init__(field, reason)
+        self.field, self.found, self.reason = field, shown(found), reason
+
+
+def parse_trajectory(row: Mapping[str, Any], *, calls: Sequence[Mapping[str, Any]] = ()) -> Trajectory | Rejection:
+    """Reads a row of ``trajectories`` (a database record as a dictionary, or an exported one in camelCase or
+    snake_case). ``calls`` are rows of ``llm_call_logs``, used for steps that have no calls of their own."""
+    identity: str | None = None
+    try:
+        identity = as_text(pick(row, "trajectoryId", "trajectory_id", "id"))
+        return _trajectory(row, identity, calls)
+    except Unreadable as error:
+        return Rejection(identity, error.field, error.found, error.reason)
+    except RecursionError:
+        return Rejection(identity, "row", "", "nested too deeply")
+    except OverflowError:
+        return Rejection(identity, "startTime", shown(pick(row, "startTime", "start_time")), "out of range")
+
+
+def _trajectory(row: Mapping[str, Any], identity: str | None, calls: Sequence[Mapping[str, Any]]) -> Trajectory:
+    if not identity:
+        raise Unreadable("trajectoryId", None, "missing")
+    agent = as_text(pick(row, "agentId", "agent_id"))
+    if not agent:
+        raise Unreadable("agentId", pick(row, "agentId", "agent_id"), "missing")
+    metrics = _object(row, "metrics", "metricsJson", "metrics_json")
+    metadata = _object(row, "metadata", "metadataJson", "metadata_json")
+    recorded_steps = _steps_list(row)
+    start = as_time(pick(row, "startTime", "start_time")) or _edge(recorded_steps, first=True)
+    named = parse_window_id(as_text(pick(row, "windowId", "window_id")) or "")
+    if start is None:
+        start = named
+    if start is None:
+        raise Unreadable("startTime", pick(row, "startTime", "start_time"), "not a time")
+    end = as_time(pick(row, "endTime", "end_time")) or _edge(recorded_steps, first=False) or start
+    steps = _steps(recorded_steps, identity, start, calls)
+    return Trajectory(
+        trajectory_id=identity,
+        agent_id=agent,
+        window_id=as_text(pick(row, "windowId", "window_id")) or "" if named is not None else window_at(start, 1.0).id,
+        start=start,
+        end=end,
+        steps=steps,
+        final_pnl=as_number(pick(row, "finalPnL", "final_pnl"), metrics.get("finalPnL"), metrics.get("final_pnl")),
+        final_balance=as_number(
+            pick(row, "finalBalance", "final_balance"), metrics.get("finalBalance"), metrics.get("final_balance")
+        ),
+        final_status=as_text(pick(row, "finalStatus", "final_status") or metrics.get("finalStatus")) or "completed",
+        role=as_text(pick(row, "archetype", "role") or metadata.get("archetype")),
+        scenario_id=as_text(pick(row, "scenarioId", "scenario_id")),
+        is_training_data=as_bool(pick(row, "isTrainingData", "is_training_data"), default=True),
+        is_evaluation=as_bool(pick(row, "isEvaluation", "is_evaluation"), default=False),
+        metrics=metrics,
+        metadata=metadata,
+    )
+
+
+def _steps_list(row: Mapping[str, Any]) -> list[Any]:
+    found = pick(row, *STEPS)
+    value = decoded(found, "stepsJson")
+    if isinstance(value, Mapping):
+        value = decoded(pick(value, *STEPS), "stepsJson.steps")
+    if not isinstance(value, list):
+        raise Unreadable("stepsJson", found, "not a list of steps")
+    if not value:
+        raise Unreadable("stepsJson", found, "no steps")
+    return value
+
+
+def _edge(steps: Sequence[Any], *, first: bool) -> datetime | None:
+    step = steps[0 if first else -1]
+    return as_time(step.get("timestamp")) if isinstance(step, Mapping) else None
+
+
+def _steps(
+    recorded: Sequence[Any], identity: str, start: datetime, calls: Sequence[Mapping[str, Any]]
+) -> tuple[Step, ...]:
+    logged: dict[str, list[Mapping[str, Any]]] = {}
+    for call in calls:
+        logged.setdefault(as_text(pick(call, "stepId", "step_id")) or "", []).append(call)
+    steps: list[Step] = []
+    for index, item in enumerate(recorded):
+        place = f"stepsJson[{index}]"
+        if not isinstance(item, Mapping):
+            raise Unreadable(place, item, "not a step")
+        number = as_int(pick(item, "stepNumber", "step_number", "step"))
+        number = index if number is None else number
+        timestamp = as_time(item.get("timestamp"))
+        if timestamp is None:  # not recorded: no earlier than what came before
+            timestamp = steps[-1].timestamp if steps else start
+        own_calls = decoded(pick(item, *CALLS), f"{place}.llmCalls")
+        if isinstance(own_calls, Mapping):
+            own_calls = [own_calls]
+        if not own_calls:
+            own_calls = logged.get(f"{identity}-step-{number}", [])
+        if not isinstance(own_calls, list):
+            raise Unreadable(f"{place}.llmCalls", own_calls, "not a list of calls")
+        steps.append(
+            Step(
+                number=number,
+                timestamp=timestamp,
+                environment_state=_mapping(pick(item, *STATES)),
+                action=_action(item.get("action"), place),
+                llm_calls=tuple(
+                    _call(call, f"{place}.llmCalls[{i}]", f"{identity}-call-{number}-{i}")
+                    for i, call in enumerate(own_calls)
+                ),
+                provider_accesses=tuple(_dict(p) for p in _list(pick(item, *PROVIDERS)) if isinstance(p, Mapping)),
+                reward=as_number(item.get("reward")),
+            )
+        )
+    numbers = [step.number for step in steps]
+    if len(set(numbers)) != len(numbers):
+        raise Unreadable("stepsJson[].stepNumber", numbers, "step numbers repeat")
+    return tuple(steps)
+
+
+def _action(found: Any, place: str) -> Action:
+    if isinstance(found, str):
+        found = {"actionType": found}
+    if found is None:
+        found = {}
+    if not isinstance(found, Mapping):
+        raise Unreadable(f"{place}.action", found, "not an action")
+    error = as_text(found.get("error"))
+    result = found.get("result")
+    return Action(
+        action_type=as_text(pick(found, "actionType", "action_type", "type", "action")) or "unknown",
+        parameters=_mapping(pick(found, "parameters", "params")),
+        success=as_bool(found.get("success"), default=error is None),
+        result=_dict(result) if isinstance(result, Mapping) else None if result is None else {"value": result},
+        error=error,
+        reasoning=as_text(found.get("reasoning")),
+        correctness=_dict(found["correctness"]) if isinstance(found.get("correctness"), Mapping) else None,
+    )
+
+
+def _call(found: Any, place: str, default_id: str) -> LLMCall:
+    if not isinstance(found, Mapping):
+        raise Unreadable(place, found, "not a call")
+    response = as_text(pick(found, "response", "output", "text"))
+    if response is None:
+        raise Unreadable(f"{place}.response", None, "missing")
+    metadata = _mapping(decoded(found.get("metadata"), f"{place}.metadata"))
+    unknown = metadata.get("unknown")
+    unknown = unknown if isinstance(unknown, list) else []
+    token_ids = _integers(pick(found, "tokenIds", "token_ids"))
+    logprobs = _floats(found.get("logprobs"))
+    if token_ids is not None and logprobs is not None and len(token_ids) != len(logprobs):
+        raise Unreadable(f"{place}.logprobs", len(logprobs), f"not one a completion token ({len(token_ids)})")
+    return LLMCall(
+        call_id=as_text(pick(found, "callId", "call_id")) or default_id,
+        model=as_text(found.get("model")) or "",
+        messages=_messages(found, place),
+        response=response,
+        purpose=as_text(found.get("purpose")) or "action",
+        model_version=as_text(pick(found, "modelVersion", "model_version") or metadata.get("modelVersion")),
+        action_type=as_text(pick(found, "actionType", "action_type")),
+        reasoning=as_text(found.get("reasoning")),
+        temperature=None if "temperature" in unknown else as_number(found.get("temperature")),
+        max_tokens=None if "maxTokens" in unknown else as_int(pick(found, "maxTokens", "max_tokens")),
+        top_p=as_number(pick(found, "topP", "top_p")),
+        latency_ms=as_int(pick(found, "latencyMs", "latency_ms")),
+        prompt_token_ids=_integers(pick(found, "promptTokenIds", "prompt_token_ids")),
+        token_ids=token_ids,
+        logprobs=logprobs,
+        timestamp=as_time(found.get("timestamp")),
+    )
+
+
+def _messages(found: Mapping[str, Any], place: str) -> tuple[Message, ...]:
+    listed = decoded(pick(found, "messages", "messagesJson", "messages_json"), f"{place}.messages")
+    if isinstance(listed, list) and listed:
+        for item in listed:
+            if not isinstance(item, Mapping) or not all(isinstance(item.get(k), str) for k in ("role", "content")):
+                raise Unreadable(f"{place}.messages", item, "not a message")
+        return tuple({str(k): v for k, v in item.items() if isinstance(v, str)} for item in listed)
+    system = as_text(pick(found, "systemPrompt", "system_prompt"))
+    user = as_text(pick(found, "userPrompt", "user_prompt", "prompt"))
+    if not system and not user:
+        raise Unreadable(f"{place}.userPrompt", None, "missing")
+    prompts = (("system", system), ("user", user))
+    return tuple({"role": role, "content": text} for role, text in prompts if text)
+
+
+# --- JSON -----------------------------------------------------------------------------------------------------------
+
+
+def decoded(value: Any, field: str) -> Any:
+    """JSON text to what it says, also when it was encoded twice; anything else as it is."""
+    for _ in range(2):
+        if not isinstance(value, str | bytes):
+            break
+        if not value.strip():
+            return None
+        value = parse_json(value, field)
+    return value
+
+
+def parse_json(text: str | bytes, field: str) -> Any:
+    """Strict JSON fast; JSON with NaN or half surrogate pairs too. Raises `Unreadable`."""
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeError):
+        pass  # the standard library reads more; it decides
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise Unreadable(field, text, "not JSON") from None
+
+
+def shown(value: Any) -> str:
+    """What was found, short enough for a report."""
+    try:
+        text = value if isinstance(value, str) else repr(value)
+    except ValueError:  # an integer of thousands of digits
+        text = type(value).__name__
+    text = text if len(text) <= 80 else f"{text[:77]}..."
+    return text.encode("utf-8", "replace").decode()
+
+
+def _object(row: Mapping[str, Any], *names: str) -> JsonDict:
+    value = decoded(pick(row, *names), names[0])
+    return _mapping(value)
+
+
+def _mapping(value: Any) -> JsonDict:
+    return _dict(value) if isinstance(value, Mapping) else {}
+
+
+def _dict(value: Mapping[Any, Any]) -> JsonDict:
+    return {str(key): item for key, item in value.items()}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value] if isinstance(value, Mapping) else []
+
+
+def _integers(value: Any) -> tuple[int, ...] | None:
+    if not isinstance(value, list) or not all(isinstance(v, int) and not isinstance(v, bool) for v in value):
+        return None
+    return tuple(value)
+
+
+def _floats(value: Any) -> tuple[float, ...] | None:
+    """None where any is missing: part of a completion's logprobs is none."""
+    if not isinstance(value, list):
+        return None
+    numbers = [v for v in value if isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v)]
+    return tuple(float(v) for v in numbers) if len(numbers) == len(value) else None

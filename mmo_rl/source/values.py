@@ -1,0 +1,104 @@
+"""Single values as they are found in recordings, to what they mean. What cannot be read is None, never 0."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from mmo_rl.clock import EPOCH
+
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
+MILLISECONDS_FROM = 1e11
+"""A number of this size or more counts milliseconds since 1970 (from March 1973 on), a smaller one seconds."""
+
+
+def pick(mapping: Mapping[str, Any], *names: str) -> Any:
+    """The first of the named values that is there and not None."""
+    for name in names:
+        value = mapping.get(name)
+        if value is not None:
+            return value
+    return None
+
+
+def as_number(*values: Any) -> float | None:
+    """The first of the values that is a finite number: a number, its text, or a percentage (``"70.0%"`` is 0.7)."""
+    for value in values:
+        number = _number(value)
+        if number is not None:
+            return number
+    return None
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool):
+        return None
+    scale = 1.0
+    if isinstance(value, str):
+        text = value.strip()
+        if text.endswith("%"):
+            text, scale = text[:-1].rstrip(), 0.01
+        if not _NUMBER.fullmatch(text):
+            return None
+        value = text
+    elif not hasattr(value, "__float__"):
+        return None
+    try:
+        number = float(value) * scale
+    except (OverflowError, TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def as_int(value: Any) -> int | None:
+    """A whole number, also as a float or as text; None where it has a fraction."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    number = _number(value)
+    return int(number) if number is not None and number == int(number) else None
+
+
+def as_bool(value: Any, *, default: bool) -> bool:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int | float) and value in (0, 1):
+        return bool(value)
+    if isinstance(value, str) and (text := value.strip().lower()) in ("true", "t", "1", "false", "f", "0"):
+        return text in ("true", "t", "1")
+    return default
+
+
+def as_text(value: Any) -> str | None:
+    """Text; ids and names that were written as numbers too. A structure is not text."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            return str(value)
+        except ValueError:  # an integer of thousands of digits
+            return None
+    return None
+
+
+def as_time(value: Any) -> datetime | None:
+    """A moment in UTC: milliseconds or seconds since 1970, ISO 8601 (UTC where it names no zone), or a datetime.
+    0 means that it was not recorded."""
+    number = _number(value)
+    try:
+        if isinstance(value, datetime):
+            return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+        if number is not None:
+            if number == 0:
+                return None
+            if abs(number) < MILLISECONDS_FROM:
+                number *= 1000
+            return EPOCH + timedelta(microseconds=round(number * 1000))
+        if isinstance(value, str):
+            moment = datetime.fromisoformat(value.strip())
+            return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (OverflowError, ValueError):
+        return None
+    return None
