@@ -27,10 +27,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from mmo_rl.errors import MmoRlError
 
 TARGET = "_target_"
-INJECTED_VALUES = frozenset({"home", "model_location", "model_name", "checkpoints"})
-"""Plain values that a constructor gets by name where YAML does not set them."""
-INJECTED = INJECTED_VALUES | {"pool", "database", "cache", "recorder", "run_folder", "console", "model", "market"}
-"""All names that a constructor may ask for; see `mmo_rl.config.Components`."""
+INJECTED_VALUES = frozenset({"home", "model_location", "model_name", "checkpoints", "group", "job_key", "report.name"})
+"""Plain values that a constructor gets by name where YAML does not set them (``report.name``: only there)."""
+INJECTED_OBJECTS = frozenset(
+    {"pool", "database", "cache", "recorder", "run_folder", "console", "model", "market", "arena", "load_model"}
+)
+"""The other names that a constructor may ask for; see `mmo_rl.config.Components`."""
 Node = Mapping[str, Any]
 
 _PLAIN = {str, int, float, bool, type(None), Path, datetime, timedelta, list, tuple, dict, set, frozenset, Any}
@@ -62,10 +64,11 @@ class Parameter:
     def required(self) -> bool:
         return self.default is inspect.Parameter.empty
 
-    @property
-    def is_injected(self) -> bool:
-        """Whether `mmo_rl.config.Components` gives the value where YAML does not."""
-        return self.name in (INJECTED_VALUES if self.is_key else INJECTED)
+    def is_injected(self, path: str) -> bool:
+        """Whether `mmo_rl.config.Components` gives the value in the node at ``path`` where YAML does not."""
+        if not self.is_key:
+            return self.name in INJECTED_OBJECTS
+        return self.name in INJECTED_VALUES or f"{path}.{self.name}" in INJECTED_VALUES
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,8 @@ class Schema:
 
     @property
     def keys(self) -> list[str]:
-        return [p.name for p in self.parameters.values() if p.is_key]
+        """The names that people set, for messages."""
+        return [p.name for p in self.parameters.values() if p.is_key and p.name not in INJECTED_VALUES]
 
 
 def load(target: str) -> Callable[..., Any]:
@@ -109,7 +113,7 @@ def load(target: str) -> Callable[..., Any]:
 @functools.cache
 def schema_of(target: Callable[..., Any]) -> Schema:
     """The parameters of a class's constructor or of a function (``context`` of a task is passed by position)."""
-    constructor = target.__init__ if isinstance(target, type) else target
+    constructor: Any = target.__init__ if isinstance(target, type) else target  # type: ignore[misc]
     namespace = getattr(constructor, "__globals__", vars(sys.modules[target.__module__]))
     parameters = {}
     for parameter in inspect.signature(target).parameters.values():
@@ -138,7 +142,7 @@ def check_node(node: Node, path: str, problems: list[Problem]) -> dict[str, Any]
         return dict(node)
     schema, before = schema_of(target), len(problems)
     checked = check_keys(schema, {k: v for k, v in node.items() if k != TARGET}, path, problems)
-    if len(problems) == before and schema.keys and all(p.is_key or not p.required for p in schema.parameters.values()):
+    if len(problems) == before and all(p.is_key or not p.required for p in schema.parameters.values()):
         try:
             target(**{k: v for k, v in checked.items() if schema.parameters[k].is_key})
         except (MmoRlError, ValueError) as error:
@@ -146,9 +150,7 @@ def check_node(node: Node, path: str, problems: list[Problem]) -> dict[str, Any]
     return {TARGET: node[TARGET], **checked}
 
 
-def check_keys(
-    schema: Schema, values: Mapping[str, Any], path: str, problems: list[Problem]
-) -> dict[str, Any]:
+def check_keys(schema: Schema, values: Mapping[str, Any], path: str, problems: list[Problem]) -> dict[str, Any]:
     """Checks the keys of one node against ``schema``; what `mmo_rl.config.Components` injects may be missing."""
     nested: dict[str, Any] = {}
     keys: dict[str, Any] = {}
@@ -163,7 +165,7 @@ def check_keys(
         else:
             keys[key] = value
     for parameter in schema.parameters.values():
-        if parameter.name in values or not parameter.required or parameter.is_injected:
+        if parameter.name in values or not parameter.required or parameter.is_injected(path):
             continue
         what = f"expected {describe(parameter.annotation)}" if parameter.is_key else "expected a component here"
         problems.append(Problem(f"{path}.{parameter.name}", f"missing, {what} ({schema.name})"))
@@ -291,7 +293,7 @@ def _resolved(annotation: Any, namespace: dict[str, Any]) -> Any:
         return annotation
     holder = types.SimpleNamespace(__annotations__={"v": annotation})
     try:
-        return typing.get_type_hints(holder, globalns=namespace, include_extras=True)["v"]  # type: ignore[arg-type]
+        return typing.get_type_hints(holder, globalns=namespace, include_extras=True)["v"]
     except (NameError, AttributeError):
         return None
 

@@ -70,7 +70,7 @@ def validate(cfg: DictConfig) -> Settings:
     nodes = {name: _check_component(name, tree.get(name), problems) for name in COMPONENTS}
     options = _check_options(tree, problems)
     if problems:
-        raise _error(problems)
+        raise _error(_without_echoes(problems, cfg))
     return Settings(**top, nodes=nodes, options=options)
 
 
@@ -141,16 +141,17 @@ def _check_component(name: str, node: Any, problems: list[Problem]) -> dict[str,
 
 
 def _check_options(tree: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any]:
-    """The task's own node against the keyword arguments of its ``run``."""
+    """The task's own node against the keyword arguments of its ``run``. A task that bears a component's name
+    (``collect``) has none: that node is the component's."""
     task = tree.get("task")
-    if not isinstance(task, str) or task not in task_names():
+    if not isinstance(task, str) or task not in task_names() or task in COMPONENTS:
         return {}
     node = tree.get(task) or {}
     if not isinstance(node, Mapping):
         problems.append(Problem(task, f"found {show(node)}, expected keys of the task: {task}.KEY=VALUE"))
         return {}
     schema = schema_of(task_module(task).run)
-    keywords = {p.name: p for p in schema.parameters.values() if p.is_key}
+    keywords = {p.name: p for p in schema.parameters.values() if p.is_key and p.name != "context"}
     return check_keys(Schema(_Named(f"task={task}"), keywords), node, task, problems)
 
 
@@ -198,6 +199,13 @@ def _missing(tree: Mapping[str, Any]) -> Iterator[Problem]:
     for key, value in _leaves(tree):
         if value == "???":
             yield Problem(key, f"missing, it has no default; set it: {key}=VALUE")
+
+
+def _without_echoes(problems: list[Problem], cfg: DictConfig) -> list[Problem]:
+    """Leaves out what only repeats a problem: ``sampler.seed`` is ``${seed}``, so a wrong seed is told once."""
+    written = dict(_leaves(OmegaConf.to_container(cfg, resolve=False)))
+    wrong = {f"${{{problem.key}}}" for problem in problems}
+    return [problem for problem in problems if written.get(problem.key) not in wrong]
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

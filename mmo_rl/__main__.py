@@ -1,0 +1,66 @@
+"""The entry point: ``mmo-rl`` and ``python -m mmo_rl``. Composes the config, runs the job or the sweep, and turns
+whatever goes wrong into one short message and an exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+
+import hydra
+
+from mmo_rl.cli.job import job, outcome
+from mmo_rl.cli.project import shipped
+from mmo_rl.errors import MmoRlError
+
+INTERRUPTED = 130
+
+
+def main() -> int:
+    """Runs the command line; returns 0 (done), 1 (failed), 2 (wrong configuration or command), 3 (not ready) or 130
+    (interrupted)."""
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    # Hydra then raises its errors instead of printing them and leaving with code 1.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        _refuse_secrets(sys.argv[1:])
+        hydra.main(version_base="1.3", config_path=str(shipped("conf")), config_name="config")(job)()
+        if outcome.error is not None:
+            raise outcome.error
+        # A task that returns a whole number from 1 to 3 chooses its exit code; a metric is a float.
+        return outcome.result if type(outcome.result) is int and outcome.result in (1, 2, 3) else 0
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command continues where this one stopped", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output has left: `mmo-rl --help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:  # noqa: BLE001 (the top: every error ends here as a message)
+        from mmo_rl.cli.explain import explain
+
+        if wants_traceback:
+            import traceback
+
+            traceback.print_exception(error)
+        told = error if isinstance(error, MmoRlError) else explain(error, sys.argv[1:])
+        print(f"mmo-rl: {told}", file=sys.stderr)
+        return told.exit_code
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    """Termination ends a run as Ctrl-C does: cleanly, with its state recorded."""
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def _refuse_secrets(arguments: list[str]) -> None:
+    # The check needs what start-up does not: it is loaded only where something could be a secret.
+    if any("://" in a or "password" in a.lower() or len(a) > 30 for a in arguments):
+        from mmo_rl.cli.settings import refuse_secrets
+
+        refuse_secrets([a for a in arguments if "=" in a])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,189 @@
+"""One job: a composed config is validated, its task runs, and its run folder tells at any moment how far it is."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from mmo_rl.cli.project import project_root
+from mmo_rl.errors import ConfigError, MmoRlError, NotReady
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from mmo_rl.config import Settings
+    from mmo_rl.report.run_folder import RunFolder
+
+Result = int | float | None
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Outcome:
+    """How the single run of this process ended. Hydra would print an exception of a single job by itself, so it is
+    handed over here instead."""
+
+    result: Result = None
+    error: BaseException | None = None
+
+
+outcome = Outcome()
+
+
+def job(cfg: DictConfig) -> Result:
+    """The function that Hydra calls, once or for every job of a sweep; its result is what sweepers optimise.
+
+    Raises in a sweep; in a single run the error goes to `outcome`.
+    """
+    hydra_config = HydraConfig.get()
+    swept = hydra_config.mode == RunMode.MULTIRUN
+    try:
+        if not swept and hydra_config.sweeper.get("params"):
+            raise _needs_multirun(list(hydra_config.overrides.task), dict(hydra_config.sweeper.params))
+        outcome.result = _run(cfg, Path(hydra_config.runtime.output_dir), tuple(hydra_config.overrides.task))
+    except Exception as error:
+        if swept:
+            raise
+        outcome.error = error
+        return None
+    return outcome.result
+
+
+def same_config(status: dict[str, Any] | None, sha256: str) -> bool:
+    """Whether a folder's status.json tells of a run of this very config, or of one that never recorded its own."""
+    return status is None or status.get("config_sha256") in (None, sha256)
+
+
+def _run(cfg: DictConfig, output_dir: Path, overrides: tuple[str, ...]) -> Result:
+    from rich.console import Console
+
+    from mmo_rl.cli.settings import config_sha256, validate
+
+    settings = validate(cfg)
+    console = Console()
+    if output_dir.resolve() == project_root():  # a task that leaves no run folder
+        with _logging_to(settings.home / "log.txt"):
+            return _perform(settings, console, None, overrides)
+
+    from mmo_rl.report.run_folder import RunFolder
+
+    folder, sha256 = RunFolder(output_dir), config_sha256(settings)
+    status = folder.status()
+    if status is not None and status["status"] != "running":
+        if not same_config(status, sha256):
+            _move_aside(folder.path, console)
+        elif status["status"] == "done":
+            return _show_finished(folder, status, console)
+    return _perform_in(folder, sha256, settings, console, overrides)
+
+
+def _perform_in(
+    folder: RunFolder, sha256: str, settings: Settings, console: Console, overrides: tuple[str, ...]
+) -> Result:
+    """Runs the task inside its folder; whatever happens, status.json says so."""
+    from mmo_rl.cli.settings import masked
+
+    with folder.locked(), _logging_to(folder.log_path):
+        before = (folder.status() or {}).get("status")
+        if before in ("failed", "interrupted"):
+            console.print(f"This run was {before} before; it continues in {folder.path}", soft_wrap=True)
+        folder.set_status("running", config_sha256=sha256)
+        folder.write_config(masked(settings))
+        folder.write_overrides(overrides)
+        try:
+            result = _perform(settings, console, folder, overrides)
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            folder.set_status("interrupted", error="interrupted")
+            raise
+        except Exception as error:
+            folder.set_status("failed", error=str(error) or type(error).__name__)
+            raise
+        folder.set_status("done", result=result)
+        return result
+
+
+def _perform(settings: Settings, console: Console, folder: RunFolder | None, overrides: tuple[str, ...]) -> Result:
+    from mmo_rl.cli.settings import task_module
+    from mmo_rl.config import Components, Context
+
+    async def perform() -> Result:
+        async with Components(settings, console=console, run_folder=folder, overrides=overrides) as components:
+            context = Context(settings, components, console, folder, overrides)
+            result: Result = await task_module(settings.task).run(context, **settings.options)
+            return result
+
+    try:
+        return asyncio.run(perform())
+    except NotReady:  # an answer, not a failure
+        raise
+    except Exception:
+        # At this level it goes to log.txt and not to the terminal, where `main` tells it in one line.
+        log.info("the task %s failed", settings.task, exc_info=True)
+        raise
+
+
+def _show_finished(folder: RunFolder, status: dict[str, Any], console: Console) -> Result:
+    from mmo_rl.report.table import print_summary
+
+    console.print(f"This run is finished ({status.get('ended')}); nothing is done again.", soft_wrap=True)
+    print_summary(console, folder.summary() or {}, folder.path)
+    console.print("To run it anew, give it another seed or name, or delete its folder.")
+    return status.get("result")
+
+
+def _move_aside(path: Path, console: Console) -> None:
+    """The folder of a run whose config has changed since: kept under the next free number, not overwritten."""
+    number = 1
+    while (aside := path.with_name(f"{path.name}.{number}")).exists():
+        number += 1
+    path.rename(aside)
+    console.print(f"The configuration has changed since this run: its old folder is now {aside}", soft_wrap=True)
+
+
+@contextlib.contextmanager
+def _logging_to(path: Path) -> Iterator[None]:
+    """Everything from INFO on goes to ``path`` too, tracebacks included; secrets are masked."""
+    from mmo_rl.report.mask import mask
+
+    class Masking(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            return mask(super().format(record))
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(path, encoding="utf-8", delay=True)
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise PermissionError(13, "Permission denied")
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write {path}: {error.strerror or error}",
+            hint="make its folder writable, or choose others: MMO_RL_HOME=DIR for data, MMO_RL_ROOT=DIR for runs",
+        ) from None
+    handler.setFormatter(Masking("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        handler.close()
+
+
+def _needs_multirun(overrides: list[str], params: dict[str, Any]) -> MmoRlError:
+    import shlex
+
+    sweep = " ".join(f"{key}={value}" for key, value in params.items())
+    return ConfigError(
+        f"this experiment is a sweep ({sweep}), and without -m only one job of it would run",
+        hint=shlex.join(["mmo-rl", "-m", *overrides]),
+    )

@@ -1,0 +1,280 @@
+"""Composition, validation, fingerprints and the making of components."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from pydantic import Field
+from rich.console import Console
+
+from mmo_rl.cli.project import job_key, project_root, shipped
+from mmo_rl.cli.schema import Problem, check_keys, check_node, schema_of
+from mmo_rl.cli.settings import COMPONENTS, config_sha256, masked, refuse_secrets, task_names, validate
+from mmo_rl.config import Components, Settings, build
+from mmo_rl.errors import ConfigError
+
+CONF = shipped("conf")
+CHOICES = [
+    f"{group}={choice.stem}"
+    for group in (*COMPONENTS, "judge/template", "task")
+    for choice in sorted((CONF / group).glob("*.yaml"))
+]
+NEEDED = {
+    "judge/template": ["judge=ruler"],
+    "task=build_model": ["build_model.output=somewhere"],
+    "source=jsonl": ["source.path=somewhere.jsonl"],
+}
+
+
+def compose(*overrides: str) -> DictConfig:
+    loader = ConfigLoaderImpl(create_config_search_path(f"file://{CONF}"))
+    config = loader.load_configuration("config", list(overrides), run_mode=RunMode.RUN)
+    return OmegaConf.masked_copy(config, [str(k) for k in config if k != "hydra"])
+
+
+def refused(*overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        validate(compose(*overrides))
+    assert caught.value.exit_code == 2
+    return caught.value.message
+
+
+# --- composition -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_choice_of_every_group_is_valid(choice: str) -> None:
+    needed = NEEDED.get(choice, NEEDED.get(choice.partition("=")[0], []))
+    settings = validate(compose(*needed, choice))
+    assert isinstance(settings, Settings)
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in shipped("experiments").glob("*.yaml")))
+def test_every_committed_experiment_is_valid_and_is_named_after_its_file(name: str) -> None:
+    assert validate(compose(f"+experiments={name}")).name == name
+
+
+def test_every_task_has_a_config_and_every_config_a_task() -> None:
+    assert sorted(p.stem for p in (CONF / "task").glob("*.yaml")) == task_names()
+
+
+def test_every_group_of_components_has_a_default() -> None:
+    assert set(compose()) >= set(COMPONENTS)
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+def test_unknown_keys_are_refused_behind_a_plus() -> None:
+    assert refused("+typo=1").startswith("typo: found 1, but there is no such key")
+    assert refused("+sampler.max_dropot=0.1").endswith("did you mean sampler.max_dropout?")
+    assert "trainer.lrr: found 1, but LocalTrainer has no such key; its keys: learning_rate" in refused(
+        "+trainer.lrr=1"
+    )
+    assert "check.formt: found 'json'" in refused("task=check", "+check.formt=json")
+
+
+def test_all_mistakes_are_told_at_once_a_line_each() -> None:
+    lines = refused("iterations=0", "sampler.max_dropout=abc", "+typo=1", "trainer.learning_rate=2").splitlines()
+    assert lines[0] == "4 things are wrong in the configuration"
+    assert sorted(line.strip().partition(":")[0] for line in lines[1:]) == [
+        "iterations",
+        "sampler.max_dropout",
+        "trainer.learning_rate",
+        "typo",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("seed=-1", "seed: found -1, expected a number of at least 0"),
+        ("seed=1.5", "seed: found 1.5, expected a whole number"),
+        ("seed=true", "seed: found true, expected a whole number"),
+        ("sampler.max_dropout=nan", "sampler.max_dropout: found nan, expected a"),
+        ("sampler.max_dropout=null", "sampler.max_dropout: found null, expected a number"),
+        ("sampler.min_agents=[5]", "sampler.min_agents: found [5], expected a whole number"),
+        ("name=a/b", "name: found 'a/b', expected text that matches"),
+    ],
+)
+def test_wrong_types_and_ranges(override: str, told: str) -> None:
+    assert refused(override).startswith(told)
+
+
+def test_a_wrong_value_that_is_used_in_many_places_is_told_once() -> None:
+    assert "\n" not in refused("seed=abc")
+
+
+def test_code_outside_the_package_is_never_named() -> None:
+    assert "other code is never run" in refused("judge._target_=os.system")
+    assert "did you mean OracleJudge?" in refused("judge._target_=mmo_rl.judge.oracle.OracleJudg")
+    assert "no module mmo_rl.jduge" in refused("judge._target_=mmo_rl.jduge.oracle.OracleJudge")
+
+
+def test_a_template_that_cannot_be_rendered_is_found_before_anything_starts() -> None:
+    message = refused("judge=ruler", "judge.template.trajectory='{{ nonsense }}'")
+    assert message.startswith("judge.template: ")
+    assert "nonsense" in message
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["postgresql://u:s3cretpw@host/db", "host=h password=s3cretpw", "postgres://h/db?user=u&password=s3cretpw"],
+)
+def test_a_literal_password_is_refused_and_not_repeated(value: str) -> None:
+    with pytest.raises(ConfigError, match="dsn_env") as caught:
+        refuse_secrets([f"+source.dsn={value}"])
+    assert "s3cretpw" not in str(caught.value)
+    message = refused(f"++judge.credit='{value}'")
+    assert message.startswith("judge.credit: holds a password")
+    assert "s3cretpw" not in message
+
+
+def test_an_unset_interpolation_names_its_key() -> None:
+    assert "NO_SUCH_VARIABLE" in refused("name=${oc.env:NO_SUCH_VARIABLE}")
+
+
+# --- signatures are schemas ------------------------------------------------------------------------------------------
+
+
+class Nested:
+    def __init__(self, *, low: Annotated[int, Field(ge=0)], high: int = 1) -> None:
+        if low > high:
+            raise ValueError(f"low {low} is above high {high}")
+
+
+class Thing:
+    def __init__(
+        self,
+        *,
+        mode: Literal["fast", "exact"],
+        names: tuple[str, ...] = (),
+        share: Annotated[float, Field(gt=0, lt=1)] | None = None,
+        limits: dict[str, int] | None = None,
+        part: Nested | None = None,
+        on_tick: Callable[[int], None] | None = None,
+        home: Path,
+    ) -> None: ...
+
+
+def checked(values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    problems: list[Problem] = []
+    good = check_keys(schema_of(Thing), values, "thing", problems)
+    return good, [str(p) for p in problems]
+
+
+def test_values_are_converted_to_the_types_of_the_signature() -> None:
+    good, problems = checked({"mode": "fast", "names": ["a", 2], "share": 0.5, "home": "/x"})
+    assert problems == []
+    assert good == {"mode": "fast", "names": ("a", "2"), "share": 0.5, "home": Path("/x")}
+
+
+def test_what_is_injected_may_be_missing_and_cannot_be_set() -> None:
+    assert checked({"mode": "fast"})[1] == []
+    assert checked({"mode": "fast", "on_tick": 3})[1] == [
+        "thing.on_tick: found 3, but Thing has no such key; its keys: mode, names, share, limits"
+    ]
+
+
+def test_every_kind_of_mistake_has_its_words() -> None:
+    assert checked({})[1] == ["thing.mode: missing, expected one of 'fast', 'exact' (Thing)"]
+    assert checked({"mode": "exakt"})[1] == [
+        "thing.mode: found 'exakt', expected 'fast' or 'exact'; did you mean exact?"
+    ]
+    assert checked({"mode": "fast", "share": 1})[1] == ["thing.share: found 1, expected a number below 1"]
+    assert checked({"mode": "fast", "names": ["a", True]})[1] == ["thing.names[1]: found true, expected text"]
+    assert checked({"mode": "fast", "limits": {"a": "x"}})[1] == ["thing.limits: found 'x', expected a whole number"]
+
+
+def test_a_constructor_that_refuses_its_keys_is_a_problem_of_the_config() -> None:
+    problems: list[Problem] = []
+    check_node({"_target_": "mmo_rl.market.world.MarketSpec", "drift_low": 0.5, "drift_high": 0.1}, "market", problems)
+    assert len(problems) <= 1
+    node = {"_target_": "mmo_rl.policy.model.ModelSpec", "name": "x", "base_model": "y"}
+    check_node(node, "model", problems := [])
+    assert {p.key for p in problems} == {"model.context_length", "model.max_completion_tokens"}
+
+
+# --- fingerprints -----------------------------------------------------------------------------------------------------
+
+
+def test_the_job_key_does_not_depend_on_order_or_quoting() -> None:
+    assert job_key(["seed=1", "name=a"]) == job_key(["name='a'", "seed=1"])
+    assert job_key(["seed=1", "seed=2"]) == job_key(["seed=2"])
+    assert job_key(["task=train"]) == job_key([])
+    assert len({job_key([o]) for o in ("seed=1", "seed='1'", "seed=2", "+seed.a=1", "~seed", "seed=[1]")}) == 6
+
+
+def test_the_job_key_is_stable() -> None:
+    # Run folders of released versions are found again by these names.
+    assert job_key([]) == "468231a8fc"
+    assert job_key(["seed=1", "sampler.max_dropout=0.3"]) == "fdfbe47033"
+
+
+def test_the_config_hash_follows_results_and_not_places(tmp_path: Path) -> None:
+    here, there = (validate(compose(f"home={tmp_path / name}")) for name in ("a", "b"))
+    assert config_sha256(here) == config_sha256(there) == config_sha256(validate(compose("report=local")))
+    assert config_sha256(validate(compose("seed=1"))) != config_sha256(here)
+    assert config_sha256(validate(compose("sampler.min_actions=4"))) != config_sha256(here)
+
+
+def test_settings_are_written_as_the_yaml_they_came_from() -> None:
+    settings = validate(compose("task=check", "check.format=json"))
+    tree = masked(settings)
+    assert tree["check"] == {"format": "json"}
+    assert tree["sampler"] == dict(settings.nodes["sampler"] or {})
+    assert validate(OmegaConf.create(tree)) == settings
+
+
+# --- where things are -------------------------------------------------------------------------------------------------
+
+
+def test_the_project_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MMO_RL_ROOT", raising=False)
+    inner = tmp_path / "project" / "deep" / "er"
+    inner.mkdir(parents=True)
+    monkeypatch.chdir(inner)
+    assert project_root() == inner
+    (tmp_path / "project" / "experiments").mkdir()
+    assert project_root() == inner  # an empty folder of that name says nothing
+    (tmp_path / "project" / "experiments" / "one.yaml").write_text("")
+    assert project_root() == tmp_path / "project"
+    monkeypatch.setenv("MMO_RL_ROOT", str(tmp_path))
+    assert project_root() == tmp_path
+
+
+# --- components -------------------------------------------------------------------------------------------------------
+
+
+async def test_components_are_made_once_and_given_what_they_ask_for() -> None:
+    settings = validate(compose("market.ticks=3"))
+    async with Components(settings, console=Console()) as components:
+        assert components.market() is components.market()
+        assert components.market().ticks == 3
+        assert components.sampler().max_dropout == pytest.approx(0.3)
+        assert components.evaluator() is components.evaluator()
+        assert components.model().name == "tiny"
+
+
+async def test_a_component_that_is_switched_off_is_an_error_with_the_way_out() -> None:
+    settings = validate(compose("evaluate=none"))
+    async with Components(settings, console=Console()) as components:
+        assert not components.has("evaluate")
+        assert components.has("judge")
+        with pytest.raises(ConfigError, match="evaluate=none") as caught:
+            components.evaluator()
+        assert caught.value.hint is not None
+
+
+def test_build_makes_nested_components() -> None:
+    node = validate(compose("judge=ruler", "judge.model=some-model")).nodes["judge"]
+    assert node is not None
+    judge = build({**node, "base_url": "http://127.0.0.1:9/v1", "api_key_env": None})
+    assert type(judge).__name__ == "RulerJudge"
