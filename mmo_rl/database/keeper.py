@@ -16,7 +16,6 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-
 _HAS_PROC = Path("/proc/self/cwd").exists()
 
 

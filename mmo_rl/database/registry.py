@@ -60,7 +60,7 @@ class Registry:
         """Completes the batch, enters its policy as a model that is ready, and marks the trajectories as used: all
         three or none. Returns the model's id. Raises `DatabaseError` where the batch was never started."""
         now = naive_utc(self._now())
-        model_id = f"{policy.name}-v{policy.version}"
+        model_id = f"{policy.name}-{batch_id}"  # a name and version occur in many runs, a batch in one
         reward = metrics.get("reward")
         async with self._database.acquire() as connection:
             base_model = await connection.fetchval(
