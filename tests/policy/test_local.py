@@ -1,0 +1,75 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from mmo_rl.errors import PolicyError
+from mmo_rl.policy.local import LocalPolicy, load_model
+from mmo_rl.policy.model import SHIPPED, ModelSpec
+
+TINY = SHIPPED / "tiny"
+LONG = ({"role": "system", "content": "You trade."}, {"role": "user", "content": "t0\nNOVA +1\nnews NOVA soars @wire"})
+SHORT = ({"role": "user", "content": "news ZEN sinks @anon"},)
+
+
+@pytest.fixture
+def policy() -> LocalPolicy:
+    model, tokenizer = load_model(str(TINY))
+    return LocalPolicy(model=model, tokenizer=tokenizer, name="tiny", version=0, max_completion_tokens=24)
+
+
+def test_the_shipped_model_is_small_and_whole() -> None:
+    assert sum(f.stat().st_size for f in TINY.iterdir()) < 2_000_000
+    model, tokenizer = load_model(str(TINY))
+    assert 0.4e6 < sum(p.numel() for p in model.parameters()) < 2e6
+    assert model.config.model_type == "llama"
+    for text in ('{"ticker":"NOVA","action":"BUY","size":2}', "Grüße, 世界 \U0001f600\n\t", "<b>&"):
+        assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
+
+
+async def test_answers_do_not_depend_on_who_else_is_asked(policy: LocalPolicy) -> None:
+    alone = await policy.complete([SHORT], temperature=0, seed=0)
+    together = await policy.complete([LONG, SHORT, LONG], temperature=0, seed=5)
+    assert together[1].text == alone[0].text
+    assert together[1].logprobs == pytest.approx(alone[0].logprobs, abs=1e-4)
+    assert together[0].token_ids == together[2].token_ids
+
+
+async def test_the_same_seed_gives_the_same_answers(policy: LocalPolicy) -> None:
+    one = await policy.complete([LONG] * 20, temperature=1.0, seed=3)
+    assert one == await policy.complete([LONG] * 20, temperature=1.0, seed=3)
+    assert one != await policy.complete([LONG] * 20, temperature=1.0, seed=4)
+    assert len({c.text for c in one}) > 3
+
+
+async def test_token_ids_and_logprobs_belong_to_the_text(policy: LocalPolicy) -> None:
+    import torch
+
+    (completion,) = await policy.complete([LONG], temperature=1.0, seed=1)
+    assert completion.token_ids and completion.logprobs and completion.prompt_token_ids
+    assert policy.tokenizer.decode(completion.token_ids, skip_special_tokens=True) == completion.text
+    ids = torch.tensor([[*completion.prompt_token_ids, *completion.token_ids]])
+    with torch.no_grad():
+        logp = policy.model(ids).logits.log_softmax(-1)[0]
+    start = len(completion.prompt_token_ids)
+    direct = [logp[start + i - 1, token].item() for i, token in enumerate(completion.token_ids)]
+    assert completion.logprobs == pytest.approx(direct, abs=1e-4)
+
+
+async def test_the_base_answers_in_the_games_language_but_not_always(policy: LocalPolicy) -> None:
+    answers = [c.text for c in await policy.complete([LONG] * 200, temperature=1.0, seed=0)]
+    valid = 0
+    for answer in answers:
+        try:
+            valid += json.loads(answer)["action"] in ("BUY", "SELL", "HOLD")
+        except (ValueError, KeyError, TypeError):
+            continue
+    assert 120 < valid < 200
+
+
+def test_a_model_that_is_not_there_says_what_to_do(tmp_path: Path) -> None:
+    spec = ModelSpec(name="x", base_model="x", path=str(tmp_path), context_length=64, max_completion_tokens=8)
+    with pytest.raises(PolicyError, match=r"config\.json"):
+        spec.location()
+    with pytest.raises(PolicyError, match="could not load"):
+        load_model(str(tmp_path))

@@ -1,0 +1,97 @@
+"""The canary: secrets are planted in every field that holds the future; nothing that a trainer gets may hold one."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from mmo_rl.policy.local import load_model
+from mmo_rl.policy.model import SHIPPED
+from mmo_rl.trainer.art_adapter import pack, to_art_group
+from mmo_rl.trainer.policy_view import training_groups
+from mmo_rl.types import LLMCall, ScoredGroup, TrainingGroup, Unscored
+
+CANARY = "zqxjkv"
+Make = Callable[..., ScoredGroup]
+
+
+def reaches_the_trainer(groups: list[TrainingGroup]) -> str:
+    """All text that a trainer can get hold of: our types, ART's types, and what the packed tokens say."""
+    _, tokenizer = load_model(str(SHIPPED / "tiny"))
+    packed: dict[str, Any] = pack(tokenizer, groups, packed_tokens=256, seed=0) or {}
+    art = "".join(to_art_group(group, tokenizer=tokenizer).model_dump_json() for group in groups)
+    decoded = "".join(tokenizer.decode(row.tolist()) for row in packed.get("tokens", []))
+    return repr(groups) + art + decoded
+
+
+@pytest.mark.parametrize("decisions", [False, True])
+def test_no_ground_truth_reaches_a_trainer(scored: Make, decisions: bool) -> None:
+    item = scored(
+        canary=CANARY,
+        decisions=decisions,
+        metadata={"gameKnowledge": {"trueProbabilities": CANARY, "actualOutcomes": CANARY, "futureOutcomes": CANARY}},
+        metrics={"finalPnL": CANARY},
+        final_pnl=271828.0,
+        final_balance=314159.0,
+    )
+    assert CANARY in repr(item)
+    text = reaches_the_trainer(training_groups([item]))
+    assert "NOVA soars @wire" in text
+    for secret in (CANARY, "271828", "314159", "correctness", "gameKnowledge"):
+        assert secret not in text
+
+
+def test_the_canary_sings_when_the_future_is_in_a_prompt(scored: Make) -> None:
+    item = scored(canary=CANARY)
+
+    def leak(call: LLMCall) -> LLMCall:
+        system, *rest = call.messages
+        return dataclasses.replace(call, messages=({**system, "content": f"It will be {CANARY}."}, *rest))
+
+    members = tuple(
+        dataclasses.replace(
+            t, steps=tuple(dataclasses.replace(s, llm_calls=tuple(map(leak, s.llm_calls))) for s in t.steps)
+        )
+        for t in item.group.members
+    )
+    leaking = dataclasses.replace(item, group=dataclasses.replace(item.group, members=members))
+    assert CANARY in reaches_the_trainer(training_groups([leaking]))
+
+
+def test_every_action_call_is_a_history_of_its_own(scored: Make) -> None:
+    (group,) = training_groups([scored(steps=3)])
+    assert [s.trajectory_id for s in group.samples] == ["good", "bad"]
+    assert [[c.response[-2] for c in s.calls] for s in group.samples] == [["1", "2", "3"]] * 2
+    _, tokenizer = load_model(str(SHIPPED / "tiny"))
+    first = to_art_group(group, tokenizer=tokenizer).trajectories[0]
+    assert first.reward == 1.0
+    assert len(first.additional_histories) == 2
+    assert [m["content"] for m in first.messages_and_choices[:2]] == [
+        m["content"] for m in group.samples[0].calls[0].messages
+    ]
+
+
+def test_decisions_of_one_tick_are_a_group(scored: Make) -> None:
+    groups = training_groups([scored(decisions=True, steps=3)])
+    assert [g.group_id for g in groups] == ["g#0", "g#1", "g#2"]
+    assert all(
+        [(s.trajectory_id, s.step) for s in g.samples] == [("good", n), ("bad", n)] for n, g in enumerate(groups)
+    )
+
+
+def test_unscored_members_are_left_out_never_zero(scored: Make) -> None:
+    item = scored()
+    judged = dataclasses.replace(item, judgments={**item.judgments, "bad": Unscored("bad", "truncated")})
+    (group,) = training_groups([judged])
+    assert [s.trajectory_id for s in group.samples] == ["good"]
+
+
+def test_calls_are_bound_to_recorded_tokens(scored: Make) -> None:
+    (group,) = training_groups([scored(steps=1, logprobs=True)])
+    _, tokenizer = load_model(str(SHIPPED / "tiny"))
+    packed = pack(tokenizer, [group], packed_tokens=128, seed=0)
+    assert packed is not None
+    trained = packed["assistant_mask"]
+    assert packed["tokens"][trained].tolist() == [5, 6, 2] * 2
+    assert packed["logprobs"][trained].tolist() == pytest.approx([-0.1, -0.2, -0.3] * 2)
