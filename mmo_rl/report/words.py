@@ -108,7 +108,7 @@ def verdict(summary: Mapping[str, Any]) -> Verdict:
     else:
         return Verdict("missing", "Not evaluated", "This run trained without measuring its policy on held-out markets.")
     interval = f"95% interval {change.interval}" if change.interval else "one market only, so no interval"
-    gain = f"{change.value} an agent and market ({interval})"
+    gain = f"{change.value} per agent and market ({interval})"
     if change.good is None:
         return Verdict("unclear", f"No difference shown: {gain}", _detail(summary, decoding))
     if change.good:

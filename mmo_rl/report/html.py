@@ -1,0 +1,249 @@
+"""report.html: one self-contained page that shows what a run came to, made from the files of its folder alone."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from mmo_rl.report.charts import Chart, Curve, chart, nice_ticks, parts_of, shown
+from mmo_rl.report.mask import mask_tree
+from mmo_rl.report.run_folder import RunFolder, jsonable
+from mmo_rl.report.summary import DECODINGS
+from mmo_rl.report.words import Line, amount, lines, verdict
+
+CURVES = (
+    Curve("play/pnl", "P&L of the play it learnt from", "usd", "per agent and window, before training on it"),
+    Curve("play/win_rate", "Win rate", "share", "agents that ended a window above 0"),
+    Curve("play/error_rate", "Error rate", "share", "failed actions; lower is better"),
+    Curve("judge/score_mean", "Judge's mean score", "", "in [0, 1], relative inside a group"),
+    Curve("judge/score_std", "Spread of scores in a group", "", "no spread, no signal"),
+    Curve("train/entropy", "Entropy", "", "nats a token; a collapse to 0 ends exploration"),
+    Curve("train/kl", "KL divergence", "", "from the policy that played"),
+    Curve("train/loss", "Loss", "", ""),
+    Curve("train/grad_norm", "Gradient norm", "", ""),
+    Curve("train/clip_fraction", "Clipped tokens", "share", ""),
+    Curve("train/gradient_steps", "Gradient steps", "", ""),
+    Curve("train/tokens", "Trained tokens", "", ""),
+)
+STEADY = frozenset({"train/gradient_steps", "train/tokens", "train/groups_skipped_zero_variance"})
+"""Counters that are a chart only where they change."""
+
+
+def write_report(folder: RunFolder, *, command: str | None = None) -> Path:
+    """Writes and returns report.html of ``folder``, finished or not; ``command`` is what runs it again (default:
+    mmo-rl with the folder's overrides). The page needs no network and no server; its numbers are inside as JSON."""
+    return folder.write_text("report.html", render(folder, command=command))
+
+
+def render(folder: RunFolder, *, command: str | None = None) -> str:
+    """The page as text."""
+    import jinja2
+
+    summary = folder.summary() or {}
+    rows = folder.read("metrics")
+    charts = learning_curves(rows)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return environment.get_template("report.html.j2").render(
+        name=folder.path.parent.name,
+        job=folder.path.name,
+        overrides=folder.overrides(),
+        status=_status(folder),
+        verdict=verdict(summary),
+        table=[(decoding, lines(summary, decoding)) for decoding in DECODINGS if lines(summary, decoding)],
+        plot=_pnl_plot(summary),
+        tiles=_tiles(summary),
+        markets=summary.get("eval/markets"),
+        agents=summary.get("eval/agents"),
+        charts=charts,
+        trajectories=_trajectories(summary),
+        windows=(summary.get("data/windows_used"), summary.get("data/windows_available")),
+        dropout=amount(summary.get("data/dropout_rate"), "share"),
+        rejected=_under(summary, "data/rejected/"),
+        judge=_judge(summary),
+        stages=_stages(summary),
+        total=_seconds(summary.get("time/total_s")),
+        config=_yaml(folder.config()),
+        provenance=_provenance(folder.provenance()),
+        command=command or shlex.join(["mmo-rl", *folder.overrides()]),
+        summary=sorted(summary.items()),
+        data=_embedded(summary, rows, charts),
+    )
+
+
+def learning_curves(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
+    """The known curves that have data, then whatever else the trainer reported that changes over the iterations."""
+    known = {c.key for c in CURVES}
+    others = sorted({k for row in rows for k in row if k.startswith("train/")} - known - STEADY)
+    others = [k for k in others if not k.endswith(("_low", "_high"))]
+    titled = [Curve(k, k.removeprefix("train/").replace("_", " ").replace("/", ", ").capitalize()) for k in others]
+    drawn = [c for c in (chart(curve, rows) for curve in (*CURVES, *titled)) if c is not None]
+    return [c for c in drawn if c.curve.key in {"play/pnl", "judge/score_mean"} or _changes(c)]
+
+
+def _changes(drawn: Chart) -> bool:
+    values = {p.value for p in drawn.points}
+    return len(values) > 1 or (drawn.curve.key not in STEADY and drawn.curve.key.startswith(("play/", "judge/")))
+
+
+def _pnl_plot(summary: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Positions in percent of the track, for the picture of base against trained."""
+    found = []
+    for decoding, prefix in DECODINGS.items():
+        for who in ("base", "trained"):
+            value, low, high = (summary.get(f"{prefix}pnl_{who}{suffix}") for suffix in ("", "_low", "_high"))
+            if value is not None:
+                found.append((decoding, who, value, low, high))
+    if not found:
+        return None
+    oracle = summary.get("eval/pnl_oracle")
+    seen = [v for row in found for v in row[2:] if v is not None] + [0.0] + ([] if oracle is None else [oracle])
+    ticks = nice_ticks(min(seen), max(seen), count=5)
+
+    def at(value: float) -> float:
+        return round(100 * (value - ticks[0]) / (ticks[-1] - ticks[0]), 2)
+
+    return {
+        "rows": [
+            {
+                "decoding": decoding,
+                "who": who,
+                "at": at(value),
+                "from": None if low is None else at(low),
+                "width": None if low is None or high is None else round(at(high) - at(low), 2),
+                "value": amount(value, "usd"),
+                "interval": "" if low is None or high is None else f"{amount(low, 'usd')} to {amount(high, 'usd')}",
+            }
+            for decoding, who, value, low, high in found
+        ],
+        "ticks": [{"at": at(tick), "label": shown(tick, "usd")} for tick in ticks],
+        "zero": at(0.0),
+        "oracle": None if oracle is None else {"at": at(oracle), "label": amount(oracle, "usd")},
+    }
+
+
+def _tiles(summary: Mapping[str, Any]) -> list[Line]:
+    for decoding in DECODINGS:
+        if found := lines(summary, decoding):
+            return [line for line in found if not line.label.startswith("P&L")]
+    return []
+
+
+def _trajectories(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    counts = {"trained on": summary.get("data/trajectories_used") or 0}
+    counts["dropped out"] = summary.get("data/trajectories_dropped") or 0
+    counts |= {k.replace("_", " "): v for k, v in _under(summary, "data/excluded/").items()}
+    return parts_of(counts)
+
+
+def _under(summary: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    return {k.removeprefix(prefix): v for k, v in summary.items() if k.startswith(prefix)}
+
+
+def _judge(summary: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
+    """(label, number, whether it asks for attention)."""
+    tokens = [summary.get("judge/prompt_tokens"), summary.get("judge/completion_tokens")]
+    cost = summary.get("judge/cost_usd")
+    unscored, flat = summary.get("judge/unscored"), summary.get("train/groups_skipped_zero_variance")
+    return [
+        ("calls", _count(summary.get("judge/calls")), False),
+        ("from the cache", _count(summary.get("judge/cache_hits")), False),
+        ("tokens", _count(sum(t for t in tokens if t is not None) if any(tokens) else None), False),
+        ("cost", "unknown" if cost is None else f"${cost:,.2f}", False),
+        ("unscored", _count(unscored), bool(unscored)),
+        ("groups without signal", _count(flat), False),
+        ("gradient steps", _count(summary.get("train/gradient_steps")), False),
+        ("trained tokens", _count(summary.get("train/tokens")), False),
+    ]
+
+
+def _stages(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    times = {k.removesuffix("_s"): v for k, v in _under(summary, "time/").items() if v and k != "total_s"}
+    return [{**part, "text": _seconds(part["value"])} for part in parts_of(times)]
+
+
+def _seconds(seconds: float | None) -> str:
+    if seconds is None:
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _count(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.0f}"
+
+
+def _status(folder: RunFolder) -> dict[str, str]:
+    status = folder.status() or {}
+    started = status.get("started")
+    return {
+        # The page is written by the run itself, whose last act it is.
+        "status": "done" if folder.summary() is not None else str(status.get("status", "not started")),
+        "started": f"{datetime.fromisoformat(started):%Y-%m-%d %H:%M} UTC" if started else "",
+        "error": str(status.get("error") or ""),
+    }
+
+
+def _provenance(provenance: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    if provenance is None:
+        return []
+    git = provenance.get("git") or {}
+    commit = git.get("commit") or f"none ({git.get('unavailable', 'unknown')})"
+    if git.get("dirty"):
+        commit += ", with changes" + (" (git.patch)" if git.get("patch") else "")
+    data = provenance.get("data") or {}
+    packages = provenance.get("packages") or {}
+    named = ("mmo-rl", "openpipe-art", "torch", "transformers", "wandb")
+    return [
+        ("commit", commit),
+        ("config", str(provenance.get("config_sha256", ""))[:16]),
+        ("seeds", ", ".join(f"{k} {v}" for k, v in (provenance.get("seeds") or {}).items())),
+        ("data", ", ".join(f"{k} {str(v)[:16]}" for k, v in data.items()) or "–"),
+        ("python", f"{provenance.get('python')} on {provenance.get('platform')}"),
+        ("packages", ", ".join(f"{n} {packages[n]}" for n in named if n in packages) or f"{len(packages)}"),
+    ]
+
+
+def _yaml(config: Mapping[str, Any] | None) -> str:
+    import yaml  # type: ignore[import-untyped]
+
+    return "" if config is None else yaml.safe_dump(mask_tree(config), sort_keys=False, allow_unicode=True)
+
+
+def _embedded(summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], charts: Sequence[Chart]) -> str:
+    """The page's data as JSON that cannot end its script element."""
+    content = {
+        "summary": summary,
+        "metrics": rows,
+        "charts": [
+            {
+                "x": c.x,
+                "y": c.y,
+                "iterations": [p.iteration for p in c.points],
+                "text": [
+                    shown(p.value, c.curve.unit)
+                    + (
+                        ""
+                        if p.low is None or p.high is None
+                        else f" ({shown(p.low, c.curve.unit)} to {shown(p.high, c.curve.unit)})"
+                    )
+                    for p in c.points
+                ],
+            }
+            for c in charts
+        ],
+    }
+    text = json.dumps(jsonable(content), allow_nan=False, separators=(",", ":"))
+    return re.sub(r"[<>&]", lambda m: f"\\u{ord(m.group()):04x}", text)

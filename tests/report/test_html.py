@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from mmo_rl.report.charts import Curve, chart, nice_ticks, shown
+from mmo_rl.report.html import write_report
+from mmo_rl.report.run_folder import RunFolder
+from mmo_rl.report.summary import Evaluations, build_summary
+from mmo_rl.types import JudgeUsage, Measured, Rollout
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+HOSTILE = "</script><script>throw 1</script><img src=http://evil.example/x>"
+
+
+class Page(HTMLParser):
+    """What a page holds, by parsing it: its text, what it would fetch, and its embedded data."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.text = ""
+        self.fetches: list[str] = []
+        self.tags: list[str] = []
+        self.data = ""
+        self._in_data = False
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.tags.append(tag)
+        self.fetches += [v for k, v in attrs if k in ("src", "href", "srcset", "action") and v is not None]
+        self._in_data = tag == "script" and values.get("id") == "data"
+
+    def handle_endtag(self, tag: str) -> None:
+        self._in_data = False
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        if self._in_data:
+            self.data += data
+
+
+def measured(mean: float, *, markets: int = 8) -> Measured:
+    return Measured("p", "sampled", tuple(Rollout(m, a, mean + m, 10, 1) for m in range(markets) for a in range(2)))
+
+
+def finished(path: Path) -> RunFolder:
+    folder = RunFolder(path)
+    summary = build_summary(
+        selections=[],
+        rejected={"no_steps": 2},
+        usage=JudgeUsage(calls=12, cost_usd=0.5),
+        unscored=1,
+        trained=[],
+        evaluations=Evaluations(
+            base=measured(20),
+            trained=measured(50),
+            base_greedy=measured(30),
+            trained_greedy=measured(40),
+            oracle=measured(90),
+        ),
+        stage_seconds={"judge": 1.0, "train": 3.0, "total": 4.0},
+        seed=0,
+    )
+    with folder.locked():
+        folder.set_status("running")
+        folder.write_overrides(["seed=0", "name=a b"])
+        folder.write_config({"name": "pilot", "seed": 0, "judge": {"api_key": "sesame-open"}})
+        folder.write_provenance({"git": {"commit": "abc123", "dirty": True, "patch": "git.patch"}, "seeds": {"run": 7}})
+        for i in range(4):
+            folder.append(
+                "metrics",
+                {"iteration": i, "play/pnl": 10.0 * i, "play/pnl_low": 10.0 * i - 5, "play/pnl_high": 10.0 * i + 5}
+                | {"train/entropy": 3.0 - i, "train/odd_thing": i * i, "train/tokens": 100, "time/train_s": 1.0},
+            )
+        folder.write_summary(summary)
+        folder.set_status("done")
+    return folder
+
+
+def test_the_page_says_what_the_run_came_to(tmp_path: Path) -> None:
+    folder = finished(tmp_path / "pilot" / "k1")
+    path = write_report(folder)
+    assert path == folder.report_path
+    assert path.stat().st_size < 150_000
+    page = Page(path.read_text("utf-8"))
+    for expected in (
+        "The trained policy earns more: +$30.0 per agent and market",
+        "greedy decoding",
+        "P&L of the play it learnt from",
+        "Odd thing",
+        "mmo-rl seed=0 'name=a b'",
+        "abc123, with changes (git.patch)",
+        "Unreadable: 2 (no steps)",
+        "job k1",
+    ):
+        assert expected in page.text, expected
+    assert "Trained tokens" not in page.text  # it never changed
+    assert "sesame-open" not in page.text
+
+
+def test_the_numbers_are_inside_and_nothing_is_fetched(tmp_path: Path) -> None:
+    folder = finished(tmp_path / "pilot" / "k1")
+    html = write_report(folder).read_text("utf-8")
+    page = Page(html)
+    assert page.fetches == ["data:,"]
+    assert not re.search(r"@import|url\(", html)
+    data = json.loads(page.data)
+    assert data["summary"] == folder.summary()
+    assert data["metrics"] == folder.read("metrics")
+    assert data["charts"][0]["text"][1] == "$10 ($5 to $15)"
+    assert [len(c["x"]) for c in data["charts"]] == [4] * page.tags.count("figure")
+
+
+def test_hostile_text_stays_text(tmp_path: Path) -> None:
+    folder = finished(tmp_path / "pilot" / "k1")
+    folder.write_overrides([f"name={HOSTILE}"])
+    folder.write_config({"note": HOSTILE})
+    folder.append("metrics", {"iteration": 4, f"train/{HOSTILE}": 1.0, "note": HOSTILE})
+    summary = folder.summary() or {}
+    folder.write_summary({**summary, f"data/rejected/{HOSTILE}": 1, f"data/excluded/{HOSTILE}": 3})
+    page = Page(write_report(folder, command=HOSTILE).read_text("utf-8"))
+    assert page.fetches == ["data:,"]
+    assert page.tags.count("script") == 2
+    assert "img" not in page.tags
+    assert json.loads(page.data)["metrics"][4]["note"] == HOSTILE
+
+
+def test_a_run_that_failed_early_has_a_page_too(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "pilot" / "k1")
+    with folder.locked():
+        folder.set_status("running")
+        folder.set_status("failed", error="the database went away")
+    page = Page(write_report(folder).read_text("utf-8"))
+    assert "the database went away" in page.text
+    assert "No iteration has finished" in page.text
+    assert "Not evaluated" in page.text
+    assert "failed" in page.text
+
+
+def test_one_iteration_and_one_market_make_a_page(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "pilot" / "k1")
+    folder.append("metrics", {"iteration": 0, "play/pnl": 3.0, "play/pnl_low": None, "play/pnl_high": None})
+    folder.write_summary(
+        build_summary(
+            selections=[],
+            rejected={},
+            usage=JudgeUsage(cost_usd=None),
+            unscored=0,
+            trained=[],
+            evaluations=Evaluations(base=measured(1, markets=1), trained=measured(2, markets=1)),
+            stage_seconds={},
+            seed=0,
+        )
+    )
+    page = Page(write_report(folder).read_text("utf-8"))
+    assert "one market only" in page.text
+    assert "unknown" in page.text  # the judge's cost
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH: the page's script is not run")
+def test_a_browser_shows_it_without_complaint(tmp_path: Path) -> None:
+    path = write_report(finished(tmp_path / "pilot" / "k1"))
+    dom, console = browse(path, tmp_path / "profile")
+    assert console == []
+    assert "The trained policy earns more" in dom
+    broken = tmp_path / "broken.html"
+    broken.write_text(
+        path.read_text("utf-8").replace("<main>", '<main><img src="http://127.0.0.1:9/x.png">'), encoding="utf-8"
+    )
+    assert any("Content Security Policy" in line for line in browse(broken, tmp_path / "profile2")[1])
+
+
+def browse(path: Path, profile: Path) -> tuple[str, list[str]]:
+    """The document after its scripts ran, and what the browser's console says."""
+    assert CHROMIUM is not None
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+    logging = ["--enable-logging=stderr", "--log-level=0"]
+    done = subprocess.run(
+        [CHROMIUM, *flags, *logging, f"--user-data-dir={profile}", "--dump-dom", path.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+
+def test_a_curve_breaks_where_a_value_is_missing() -> None:
+    rows = [{"iteration": i, "x": v} for i, v in enumerate([1.0, 2.0, None, 3.0, float("nan"), 4.0, 5.0])]
+    drawn = chart(Curve("x", "X"), rows)
+    assert drawn is not None
+    assert drawn.svg.count("<polyline") == 2
+    assert drawn.svg.count("<circle") == 5
+    assert [y is None for y in drawn.y] == [False, False, True, False, True, False, False]
+    assert chart(Curve("y", "Y"), rows) is None
+    assert chart(Curve("x", "X"), []) is None
+
+
+def test_a_curve_draws_its_values_to_scale() -> None:
+    drawn = chart(Curve("x", "X"), [{"iteration": i, "x": v} for i, v in enumerate([0.0, 5.0, 10.0])])
+    assert drawn is not None
+    top, middle, bottom = drawn.y[2], drawn.y[1], drawn.y[0]
+    assert top is not None and middle is not None and bottom is not None
+    assert top < middle < bottom
+    assert middle == pytest.approx((top + bottom) / 2, abs=0.1)
+    assert drawn.x[1] == pytest.approx((drawn.x[0] + drawn.x[2]) / 2, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0.0, 10.0, [0, 2.5, 5, 7.5, 10]),
+        (-8.7, 169.6, [-50, 0, 50, 100, 150, 200]),
+        (3.0, 3.0, [2.6, 2.8, 3.0, 3.2, 3.4]),
+        (0.0, 0.0, [-1, -0.5, 0, 0.5, 1]),
+    ],
+)
+def test_ticks_are_round_and_enclose_the_data(low: float, high: float, expected: list[float]) -> None:
+    assert nice_ticks(low, high) == pytest.approx(expected)
+
+
+def test_a_share_without_spread_stays_in_its_range() -> None:
+    assert nice_ticks(0.0, 0.0, share=True)[0] == 0.0
+    assert nice_ticks(1.0, 1.0, share=True)[-1] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (12345.0, "", "12,345"),
+        (-0.5, "usd", "\u2212$0.5"),
+        (0.123, "share", "12.3%"),
+        (2e-5, "", "2.0e-05"),
+        (0, "", "0"),
+    ],
+)
+def test_numbers_on_charts_are_short(value: float, unit: str, text: str) -> None:
+    assert shown(value, unit) == text
