@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from mmo_rl.database.database import Database
+from mmo_rl.database.judgments import StoredJudgments
 from mmo_rl.judge.prompt import RULER_TASK
 from mmo_rl.judge.ruler import RulerJudge
 from mmo_rl.types import Group, Judgment, Score, ScoredGroup, Unscored
@@ -228,6 +230,14 @@ async def test_a_judgment_is_paid_for_once(endpoint: Endpoint) -> None:
     assert await run(free, *groups) == first
     assert (free.usage.calls, free.usage.cache_hits, free.usage.cost_usd) == (0, 2, 0.0)
     assert len(endpoint.requests) == 2
+
+
+async def test_the_database_keeps_judgments_across_runs(endpoint: Endpoint, database: Database) -> None:
+    groups = [make_group([0.1, 0.9], hour=1), make_group([0.3, 0.4], hour=2)]
+    first = await run(make_judge(endpoint, cache=StoredJudgments(database=database)), *groups)
+    free = make_judge(endpoint, cache=StoredJudgments(database=database))
+    assert await run(free, *groups) == first
+    assert (free.usage.calls, free.usage.cache_hits) == (0, 2)
 
 
 async def test_the_same_play_recorded_under_other_ids_is_the_same_judgment(endpoint: Endpoint) -> None:
