@@ -23,15 +23,21 @@ CURVES = (
     Curve("judge/score_mean", "Judge's mean score", "", "in [0, 1], relative inside a group"),
     Curve("judge/score_std", "Spread of scores in a group", "", "no spread, no signal"),
     Curve("train/entropy", "Entropy", "", "nats a token; a collapse to 0 ends exploration"),
-    Curve("train/kl", "KL divergence", "", "from the policy that played"),
-    Curve("train/loss", "Loss", "", ""),
-    Curve("train/grad_norm", "Gradient norm", "", ""),
-    Curve("train/clip_fraction", "Clipped tokens", "share", ""),
-    Curve("train/gradient_steps", "Gradient steps", "", ""),
-    Curve("train/tokens", "Trained tokens", "", ""),
+    Curve("train/kl_behaviour", "KL divergence", "", "from the policy that played"),
+    Curve("train/loss", "Loss"),
+    Curve("train/grad_norm", "Gradient norm", "", "before clipping"),
+    Curve(
+        "train/unknown_logprobs_share", "Tokens with unknown logprobs", "share", "trained without an importance ratio"
+    ),
+    Curve("train/clip_share", "Clipped tokens", "share", "moved further than one update may"),
+    Curve("train/gradient_steps", "Gradient steps"),
+    Curve("train/tokens", "Trained tokens"),
+    Curve("train/tokens_per_s", "Trained tokens a second"),
 )
 STEADY = frozenset({"train/gradient_steps", "train/tokens", "train/groups_skipped_zero_variance"})
 """Counters that are a chart only where they change."""
+ORACLE_REACH = 2.5
+"""How far beyond the policies' best the oracle may lie and still be drawn to their scale."""
 
 
 def write_report(folder: RunFolder, *, command: str | None = None) -> Path:
@@ -107,7 +113,10 @@ def _pnl_plot(summary: Mapping[str, Any]) -> dict[str, Any] | None:
     if not found:
         return None
     oracle = summary.get("eval/pnl_oracle")
-    seen = [v for row in found for v in row[2:] if v is not None] + [0.0] + ([] if oracle is None else [oracle])
+    seen = [v for row in found for v in row[2:] if v is not None] + [0.0]
+    # An oracle far beyond them would press the policies into one spot; then it is named and not drawn.
+    drawn = oracle is not None and oracle <= ORACLE_REACH * max(seen)
+    seen += [oracle] if drawn else []
     ticks = nice_ticks(min(seen), max(seen), count=5)
 
     def at(value: float) -> float:
@@ -128,7 +137,7 @@ def _pnl_plot(summary: Mapping[str, Any]) -> dict[str, Any] | None:
         ],
         "ticks": [{"at": at(tick), "label": shown(tick, "usd")} for tick in ticks],
         "zero": at(0.0),
-        "oracle": None if oracle is None else {"at": at(oracle), "label": amount(oracle, "usd")},
+        "oracle": None if oracle is None else {"at": at(oracle) if drawn else None, "label": amount(oracle, "usd")},
     }
 
 

@@ -48,7 +48,7 @@ def amount(value: float | None, unit: Unit, *, signed: bool = False, bare: bool 
     if value is None:
         return MISSING
     number = value if unit == "usd" else 100 * value
-    digits = 1 if unit == "share" or 10 <= abs(number) < 1000 else 2 if abs(number) < 10 else 0
+    digits = 1 if unit == "share" or 10 <= abs(number) < 100 else 2 if abs(number) < 10 else 0
     text = f"{abs(number):,.{digits}f}"
     sign = "" if not float(text.replace(",", "")) else MINUS if number < 0 else "+" if signed else ""
     if bare:
@@ -110,13 +110,13 @@ def verdict(summary: Mapping[str, Any]) -> Verdict:
     interval = f"95% interval {change.interval}" if change.interval else "one market only, so no interval"
     gain = f"{change.value} per agent and market ({interval})"
     if change.good is None:
-        return Verdict("unclear", f"No difference shown: {gain}", _detail(summary, decoding))
+        return Verdict("unclear", f"No difference shown: {gain}", _detail(summary, decoding, change))
     if change.good:
-        return Verdict("better", f"The trained policy earns more: {gain}", _detail(summary, decoding))
-    return Verdict("worse", f"The trained policy earns less: {gain}", _detail(summary, decoding))
+        return Verdict("better", f"The trained policy earns more: {gain}", _detail(summary, decoding, change))
+    return Verdict("worse", f"The trained policy earns less: {gain}", _detail(summary, decoding, change))
 
 
-def _detail(summary: Mapping[str, Any], decoding: str) -> str:
+def _detail(summary: Mapping[str, Any], decoding: str, change: Cell) -> str:
     prefix = DECODINGS[decoding]
     sentences = []
     pct, low, high = (summary.get(f"{prefix}pnl_improvement_pct{suffix}") for suffix in ("", "_low", "_high"))
@@ -133,17 +133,20 @@ def _detail(summary: Mapping[str, Any], decoding: str) -> str:
         )
     greedy = cell(summary, DECODINGS["greedy"] + "pnl_improvement", "usd", signed=True)
     if decoding == "sampled" and greedy.value != MISSING:
-        sentences.append(_greedy(greedy))
+        sentences.append(_greedy(greedy, sampled_gain=change.good is True))
     return " ".join(sentences)
 
 
-def _greedy(change: Cell) -> str:
+def _greedy(change: Cell, *, sampled_gain: bool) -> str:
+    """A gain in sampled play alone may be a policy that is only surer of what it did before."""
     gain = f"{change.value} ({change.interval})" if change.interval else change.value
     if change.good is None:
-        return f"Decoded greedily no difference is shown, {gain}: a gain at temperature 1 may be mere sharpening."
+        doubt = ": the gain in sampled play may be mere sharpening" if sampled_gain else ""
+        return f"Decoded greedily no difference is shown, {gain}{doubt}."
     if change.good:
-        return f"Decoded greedily it gains too, {gain}: it learnt more than to be sure of itself."
-    return f"Decoded greedily it loses, {gain}."
+        too = " too, {}: it learnt more than to be sure of itself" if sampled_gain else ", {}"
+        return "Decoded greedily it earns more" + too.format(gain) + "."
+    return f"Decoded greedily it earns less, {gain}."
 
 
 def _percent(value: float) -> str:

@@ -118,6 +118,15 @@ def test_the_numbers_are_inside_and_nothing_is_fetched(tmp_path: Path) -> None:
     assert [len(c["x"]) for c in data["charts"]] == [4] * page.tags.count("figure")
 
 
+def test_an_oracle_far_away_is_named_and_not_drawn(tmp_path: Path) -> None:
+    folder = finished(tmp_path / "pilot" / "k1")
+    assert 'class="oracle"' in write_report(folder).read_text("utf-8")
+    folder.write_summary({**(folder.summary() or {}), "eval/pnl_oracle": 5000.0})
+    html = write_report(folder).read_text("utf-8")
+    assert 'class="oracle"' not in html
+    assert "$5,000, far off this scale" in html
+
+
 def test_hostile_text_stays_text(tmp_path: Path) -> None:
     folder = finished(tmp_path / "pilot" / "k1")
     folder.write_overrides([f"name={HOSTILE}"])

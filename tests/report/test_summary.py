@@ -173,6 +173,18 @@ def test_the_verdict_says_what_a_percentage_and_greedy_decoding_are_worth() -> N
     detail = verdict(sharpened).detail
     assert "not certainly above 0" in detail
     assert "sharpening" in detail
+    learnt = verdict(
+        summarise(
+            Evaluations(
+                base=measured("b", 0),
+                trained=measured("t", 0),
+                base_greedy=measured("b", 1),
+                trained_greedy=measured("t", 9),
+            )
+        )
+    )
+    assert learnt.kind == "unclear"
+    assert "Decoded greedily it earns more, +$8.00" in learnt.detail
     assert verdict({}).kind == "missing"
 
 
@@ -211,6 +223,7 @@ def test_the_table_is_made_of_the_stored_summary_alone(tmp_path: Path) -> None:
     [
         (8.206, "usd", False, "$8.21"),
         (-82.71, "usd", True, f"{MINUS}$82.7"),
+        (182.71, "usd", False, "$183"),
         (12345.6, "usd", True, "+$12,346"),
         (-0.001, "usd", True, "$0.00"),
         (0.5714, "share", False, "57.1%"),
