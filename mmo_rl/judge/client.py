@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import logging
+import urllib.parse
+import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -93,6 +95,29 @@ class ChatClient:
             return await retrying(self._once, messages, parameters)
         except (openai.APIError, TimeoutError, _NotACompletion) as error:
             raise self._failed(error) from error
+
+    async def probe(self) -> None:
+        """Finds out whether somebody listens at the address, without asking anything; behind a proxy nothing is tried.
+
+        Raises `CallFailed` where nobody does.
+        """
+        try:
+            parts = urllib.parse.urlsplit(self._base_url)
+            scheme, host, port = parts.scheme, parts.hostname, parts.port
+        except ValueError as error:
+            raise CallFailed(f"{self._base_url!r} is not an address: {error}", "down") from error
+        if scheme not in {"http", "https"} or not host:
+            raise CallFailed(f"{self._base_url!r} is not an address such as http://127.0.0.1:8000/v1", "down")
+        if urllib.request.getproxies().keys() & {scheme, "all"} and not urllib.request.proxy_bypass(host):
+            return
+        try:
+            async with asyncio.timeout(min(self._timeout_s, 10.0)):
+                _, writer = await asyncio.open_connection(host, port or (443 if scheme == "https" else 80))
+        except OSError as error:  # TimeoutError is one
+            raise CallFailed(
+                f"nobody answers at {self._base_url} ({error or 'no connection in time'})", "down"
+            ) from error
+        writer.close()
 
     async def aclose(self) -> None:
         if self._client is not None:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field
 
@@ -47,7 +47,8 @@ class RulerJudge:
     Prices are in US dollars a million tokens; the cost is unknown (None) without them. ``cache`` keeps judgments by
     everything in the request (model, wording, template, order, content), not by the endpoint's address.
 
-    Raises `ConfigError` where the key is not set and the endpoint is known to need one; `score` raises `JudgeError`.
+    Raises `ConfigError` where the key is not set and the endpoint is known to need one. As a context manager it raises
+    `JudgeError` at once where nobody listens at the address; `score` raises it as told there.
     """
 
     def __init__(
@@ -102,6 +103,16 @@ class RulerJudge:
     def usage(self) -> JudgeUsage:
         """The running total. ``calls`` counts completions received; ``cost_usd`` is None once a call's is unknown."""
         return self._usage
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._client.probe()
+        except CallFailed as failure:
+            self._raise_if_unusable(failure)
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.aclose()
 
     async def aclose(self) -> None:
         await self._client.aclose()
@@ -238,9 +249,7 @@ class RulerJudge:
 
 def _scores(reply: Reply, ids: Sequence[str]) -> tuple[Score, ...]:
     if reply.finish_reason == "length":
-        raise InvalidAnswer(
-            "it was cut off at the token limit (finish_reason=length); keep explanations short"
-        )
+        raise InvalidAnswer("it was cut off at the token limit (finish_reason=length); keep explanations short")
     if reply.refusal or reply.finish_reason == "content_filter":
         raise InvalidAnswer(f"it was refused ({reply.refusal or 'content_filter'})")
     answers = parse_answer(reply.text, ids)

@@ -311,6 +311,26 @@ async def test_nobody_listens() -> None:
     assert "judge.base_url" in str(caught.value)
 
 
+async def test_it_is_known_before_anything_starts_that_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("http_proxy", "all_proxy", "HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+    for address in (url, "localhost:8000/v1", "http://127.0.0.1:port/v1", "http:///v1"):
+        with pytest.raises(JudgeError, match=r"judge\.base_url"):
+            await make_judge(address).__aenter__()
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "")
+    async with make_judge("http://judge.invalid/v1"):
+        pass  # the proxy knows the way, perhaps
+
+
+async def test_looking_whether_somebody_listens_asks_nothing(endpoint: Endpoint) -> None:
+    async with make_judge(endpoint):
+        assert endpoint.requests == []
+
+
 @pytest.mark.parametrize("url", ["http://no-such-host.invalid/v1", "localhost:8000/v1"])
 async def test_an_address_that_leads_nowhere(url: str) -> None:
     with pytest.raises(JudgeError, match=r"judge\.base_url"):
