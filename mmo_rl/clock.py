@@ -34,6 +34,6 @@ def parse_window_id(text: str) -> datetime | None:
     if match is None:
         return None
     try:
-        return datetime(*(int(g) for g in match.groups()), tzinfo=UTC)  # type: ignore[misc]
+        return datetime(*(int(g) for g in match.groups()), tzinfo=UTC)  # type: ignore[arg-type]
     except ValueError:
         return None

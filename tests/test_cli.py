@@ -158,7 +158,7 @@ def test_a_mistake_is_one_line_with_a_hint_and_exit_code_2(
     assert len(ran.err.strip().splitlines()) <= 2  # the message, and what to type
     assert "Traceback" not in ran.err
     assert ran.out == ""
-    assert not any(p.name == "status.json" for p in tmp_path.rglob("*"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_all_wrong_overrides_are_told_at_once(cli: Cli) -> None:
@@ -309,7 +309,7 @@ def test_exit_codes_of_tasks(cli: Cli, train: Any) -> None:
 
 
 def test_tasks_without_a_run_folder_leave_none(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    async def run(context: Any, *, format: str = "table") -> None:  # noqa: A002
+    async def run(context: Any, *, format: str = "table") -> None:
         assert context.run_folder is None
         print(f"format {format}")
 

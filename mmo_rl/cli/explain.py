@@ -94,7 +94,8 @@ def _culprit(error: Exception, overrides: Sequence[str]) -> str | None:
     if isinstance(error, OverrideParseException):
         return error.override if error.override in overrides else None
     text = _text(error)
-    quoted = re.findall(r"'([^']*)'", text)
+    missing = str(error.missing_cfg_file or "") if isinstance(error, MissingConfigException) else ""
+    quoted = [missing] if missing else re.findall(r"'([^']*)'", re.sub(r"^In '[^']*': ", "", text))
     merging = re.match(r"Error merging override (\S+)", text)
     names = [n.removeprefix("/") for n in [*quoted, *([merging[1]] if merging else [])]]
     for name in names:

@@ -52,6 +52,7 @@ def job(cfg: DictConfig) -> Result:
             raise _needs_multirun(list(hydra_config.overrides.task), dict(hydra_config.sweeper.params))
         outcome.result = _run(cfg, Path(hydra_config.runtime.output_dir), tuple(hydra_config.overrides.task))
     except Exception as error:
+        _remove_empty(Path(hydra_config.runtime.output_dir))
         if swept:
             raise
         outcome.error = error
@@ -139,6 +140,13 @@ def _show_finished(folder: RunFolder, status: dict[str, Any], console: Console) 
     print_summary(console, folder.summary() or {}, folder.path)
     console.print("To run it anew, give it another seed or name, or delete its folder.")
     return status.get("result")
+
+
+def _remove_empty(folder: Path) -> None:
+    """Hydra makes a job's folder before the job can refuse its config: where nothing was started, none is left."""
+    with contextlib.suppress(OSError):
+        for path in (folder, folder.parent, folder.parent.parent)[: 0 if folder.resolve() == project_root() else 3]:
+            path.rmdir()
 
 
 def _move_aside(path: Path, console: Console) -> None:
