@@ -66,7 +66,7 @@ def test_the_constraints_fit_the_requirements(python: str) -> None:
 def test_ci_runs_the_command_that_people_run() -> None:
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
-    assert [line for line in script.read_text().splitlines() if not line.startswith("#")] == ["exec make test"]
+    assert script.read_text().splitlines()[-1] == "exec make test"
 
 
 @pytest.mark.parametrize(
