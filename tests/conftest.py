@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import gzip
 import itertools
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -16,6 +19,7 @@ from mmo_rl.database.database import Database
 from mmo_rl.database.embedded import EmbeddedServer
 from mmo_rl.database.migrate import migrate
 
+BABYLON_DUMP = Path(__file__).parent / "data" / "babylon" / "babylon_dump.sql.gz"
 TEMPLATE = "migrated_template"
 _numbers = itertools.count()
 
@@ -28,6 +32,8 @@ def embedded_server() -> Iterator[EmbeddedServer]:
     server = EmbeddedServer(data_dir=folder / "postgres")
     try:
         server.start()
+        asyncio.run(_command(server, "alter system set fsync = off"))
+        asyncio.run(_command(server, "select pg_reload_conf()"))
         yield server
     finally:
         server.stop()
@@ -52,13 +58,21 @@ async def migrated_url(embedded_server: EmbeddedServer, tmp_path: Path) -> Async
 
 
 @pytest.fixture
-async def database(
-    migrated_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> AsyncIterator[Database]:
+async def database(migrated_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterator[Database]:
     """An open `Database` with all tables and no rows."""
     monkeypatch.setenv("MMO_RL_TEST_DATABASE_URL", migrated_url)
     async with Database(dsn_env="MMO_RL_TEST_DATABASE_URL", home=tmp_path) as opened:
         yield opened
+
+
+@pytest.fixture
+async def babylon_url(embedded_server: EmbeddedServer, database_url: str) -> str:
+    """The connection string of a database of the game's own: its tables as Prisma made them, with recorded play."""
+    assert embedded_server.placement is not None
+    psql = [str(embedded_server.placement.bin / "psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1", database_url]
+    dump = gzip.decompress(BABYLON_DUMP.read_bytes())
+    await asyncio.to_thread(subprocess.run, psql, input=dump, stdout=subprocess.DEVNULL, check=True)
+    return database_url
 
 
 async def _ensure_template(server: EmbeddedServer, home: Path) -> None:

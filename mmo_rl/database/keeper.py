@@ -48,13 +48,14 @@ def stop_postmaster(data: Path, *, timeout_s: float = 30.0) -> None:
 
 
 def _is_server_of(pid: int, data: Path) -> bool:
+    """A server's working directory is its data folder; a zombie has none."""
     if _HAS_PROC:
-        try:  # a server's working directory is its data folder; a zombie has none
+        try:
             return os.path.samefile(f"/proc/{pid}/cwd", data)
         except OSError:
             return False
-    shown = subprocess.run(["ps", "-o", "stat=,args=", "-p", str(pid)], capture_output=True, text=True, check=False)
-    return shown.returncode == 0 and not shown.stdout.startswith("Z") and str(data) in shown.stdout
+    shown = subprocess.run(["lsof", "-a", "-d", "cwd", "-p", str(pid), "-Fn"], capture_output=True, text=True)
+    return f"n{data}" in shown.stdout.splitlines()
 
 
 def main(holders: str, data: str) -> None:
