@@ -25,11 +25,21 @@ _numbers = itertools.count()
 
 
 @pytest.fixture(scope="session")
-def embedded_server() -> Iterator[EmbeddedServer]:
-    """A running server, shared by all tests of the session; its files are removed at the end."""
-    folder = Path(tempfile.mkdtemp(prefix="mmo_rl-tests-"))
-    folder.chmod(0o755)  # as root the server runs as another user, which has to pass through
-    server = EmbeddedServer(data_dir=folder / "postgres")
+def scratch() -> Iterator[Path]:
+    """A folder for servers, in memory where there is room (a server waits for the disk more than it works). Its path
+    is short, and other users may pass through: as root a server runs as somebody else."""
+    memory = Path("/dev/shm")
+    roomy = memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 2**31
+    folder = Path(tempfile.mkdtemp(prefix="mmo_rl-tests-", dir=memory if roomy else None))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def embedded_server(scratch: Path) -> Iterator[EmbeddedServer]:
+    """A running server, shared by all tests of the session."""
+    server = EmbeddedServer(data_dir=scratch / "session" / "postgres")
     try:
         server.start()
         asyncio.run(_command(server, "alter system set fsync = off"))
@@ -37,7 +47,6 @@ def embedded_server() -> Iterator[EmbeddedServer]:
         yield server
     finally:
         server.stop()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

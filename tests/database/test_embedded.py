@@ -36,9 +36,9 @@ server.stop()
 
 
 @pytest.fixture
-def folder() -> Iterator[Path]:
+def folder(scratch: Path) -> Iterator[Path]:
     """A folder that other users may pass through, with a short path (sockets have short names)."""
-    made = Path(tempfile.mkdtemp(prefix="mmo_rl-server-"))
+    made = Path(tempfile.mkdtemp(dir=scratch))
     made.chmod(0o755)
     try:
         yield made
@@ -48,9 +48,9 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Path]:
+def cluster(scratch: Path) -> Iterator[Path]:
     """A stopped server's folder to copy: to make one takes a second or more."""
-    made = Path(tempfile.mkdtemp(prefix="mmo_rl-cluster-"))
+    made = Path(tempfile.mkdtemp(dir=scratch))
     made.chmod(0o755)
     server = EmbeddedServer(data_dir=made / "postgres")
     server.start()
@@ -260,8 +260,8 @@ async def test_as_root_a_private_home_stays_private(folder: Path, monkeypatch: p
 
 @pytest.mark.skipif(not AS_ROOT, reason="an ordinary user runs the programs where they are")
 async def test_as_root_programs_in_a_private_home_are_copied(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    system = folder / "system"
-    system.mkdir(mode=0o755)
+    system = Path(tempfile.mkdtemp(prefix="mmo_rl-system-"))  # programs may not run in a memory file system
+    system.chmod(0o755)
     monkeypatch.setattr(placement, "SYSTEM_FOLDERS", (system,))
     reachable = placement._reachable
     monkeypatch.setattr(
@@ -271,6 +271,7 @@ async def test_as_root_programs_in_a_private_home_are_copied(folder: Path, monke
         assert server.placement is not None
         assert server.placement.bin.is_relative_to(system)
         assert await answer(server.dsn("postgres")) == 42
+    shutil.rmtree(system)
 
 
 @pytest.mark.skipif(not AS_ROOT, reason="the other tests run as an ordinary user then")
