@@ -19,6 +19,7 @@ from mmo_rl.errors import DatabaseError
 
 CONNECT_TIMEOUT_S = 10.0
 _CONNECT_FAILURES = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+_LOST = (asyncpg.PostgresConnectionError, asyncpg.AdminShutdownError, asyncpg.CrashShutdownError)
 
 
 class Database:
@@ -134,12 +135,36 @@ class Database:
     async def _transaction(self, *, readonly: bool) -> AsyncIterator[asyncpg.Connection[Any]]:
         if self._pool is None or self._address is None:
             raise DatabaseError("the database is not open", hint="open it first: async with Database(...)")
+        connection, transaction = await self._begin(self._pool, readonly)
         try:
-            connection = await self._pool.acquire(timeout=None)
-        except _CONNECT_FAILURES as error:
-            raise self._explain(error) from None
-        try:
-            async with connection.transaction(readonly=readonly):
+            try:
+                yield connection
+            except BaseException:
+                if not connection.is_closed():
+                    await transaction.rollback()
+                raise
+            await transaction.commit()
+        except asyncpg.QueryCanceledError:
+            raise DatabaseError(
+                f"a statement took longer than {self.statement_timeout_s:g} s on {self._address.masked}",
+                hint="narrow the windows (sampler.lookback_hours), or raise database.statement_timeout_s",
+            ) from None
+        except _LOST as error:
+            raise self._explain(error) from error
+        finally:
+            await self._pool.release(connection)
+
+    async def _begin(self, pool: asyncpg.Pool[Any], readonly: bool) -> tuple[asyncpg.Connection[Any], Any]:
+        """A transaction on a connection that works: pooled ones may have died since they were last used."""
+        lost: Exception | None = None
+        for _ in range(self.max_connections + 1):
+            try:
+                connection = await pool.acquire()
+            except _CONNECT_FAILURES as error:
+                raise self._explain(error) from None
+            transaction = connection.transaction(readonly=readonly)
+            try:
+                await transaction.start()
                 await connection.execute(
                     "select set_config('TimeZone', 'UTC', true), set_config('statement_timeout', $1, true),"
                     " set_config('default_transaction_read_only', $2, true),"
@@ -148,16 +173,15 @@ class Database:
                     "on" if readonly else "off",
                     self.search_path,
                 )
-                yield connection
-        except asyncpg.QueryCanceledError:
-            raise DatabaseError(
-                f"a statement took longer than {self.statement_timeout_s:g} s on {self._address.masked}",
-                hint="narrow the windows (sampler.lookback_hours), or raise database.statement_timeout_s",
-            ) from None
-        except asyncpg.PostgresConnectionError as error:
-            raise self._explain(error) from error
-        finally:
-            await self._pool.release(connection)
+            except BaseException as error:
+                await pool.release(connection)
+                if not isinstance(error, _LOST):
+                    raise
+                lost = error
+            else:
+                return connection, transaction
+        assert lost is not None
+        raise self._explain(lost) from None
 
     async def _connect(self, *_: Any, **arguments: Any) -> asyncpg.Connection[Any]:
         assert self._address is not None

@@ -89,6 +89,10 @@ def connection_error(error: Exception, *, masked: str, dsn_env: str | None) -> D
         message, hint = f"{masked} has no free connections", "wait, or lower database.max_connections, and try again"
     elif isinstance(error, asyncpg.CannotConnectNowError):
         message, hint = f"{masked} is starting or shutting down", "try again in a few seconds"
+    elif isinstance(
+        error, asyncpg.ConnectionDoesNotExistError | asyncpg.AdminShutdownError | asyncpg.CrashShutdownError
+    ):
+        message, hint = f"the connection to {masked} was lost", "see that the server is up, then type the command again"
     elif isinstance(error, TimeoutError):
         message, hint = f"no answer from {masked}", f"check that the server is up and that {name} names it"
     elif isinstance(error, socket.gaierror):

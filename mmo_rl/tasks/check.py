@@ -115,13 +115,12 @@ def summary(checked: Sequence[Readiness], *, rejected: Any) -> dict[str, Any]:
 
 def show(checked: Sequence[Readiness], report: dict[str, Any], console: Console) -> None:
     """A table with a row a window (the newest where there are many), the totals, and the verdict."""
-    from rich import box
     from rich.table import Table
 
     if checked:
         hidden = max(0, len(checked) - MAX_ROWS)
         caption = f"{hidden} older windows are not shown (check.format=json lists all)" if hidden else None
-        table = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left", pad_edge=False)
+        table = Table(box=None, padding=(0, 2, 0, 0), caption=caption, caption_justify="left")
         table.add_column("window (UTC)", no_wrap=True)
         for heading in ("agents", "trajectories", "steps", "P&L"):
             table.add_column(heading, justify="right", no_wrap=True)

@@ -20,7 +20,6 @@ async def run(context: Context) -> None:
 
 def show(result: MigrationResult, name: str, console: Console) -> None:
     """What was done, and the rows of every table before and after."""
-    from rich import box
     from rich.table import Table
 
     if result.before == result.after:
@@ -28,7 +27,7 @@ def show(result: MigrationResult, name: str, console: Console) -> None:
     else:
         done = f"revision {result.before or 'none'} -> {result.after}"
     console.print(f"{name}: {done}", soft_wrap=True, markup=False)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("table")
     table.add_column("rows before", justify="right")
     table.add_column("rows after", justify="right")
