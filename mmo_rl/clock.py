@@ -33,7 +33,8 @@ def parse_window_id(text: str) -> datetime | None:
     match = _WINDOW_ID.fullmatch(text)
     if match is None:
         return None
+    year, month, day, hour, minute = (int(group) for group in match.groups())
     try:
-        return datetime(*(int(g) for g in match.groups()), tzinfo=UTC)  # type: ignore[arg-type]
+        return datetime(year, month, day, hour, minute, tzinfo=UTC)
     except ValueError:
         return None

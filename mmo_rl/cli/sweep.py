@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mmo_rl.cli.project import project_root
-from mmo_rl.errors import ConfigError, MmoRlError
+from mmo_rl.errors import ConfigError, MmoRlError, NotReady
 
 Overrides = list[str]
 
@@ -64,7 +64,9 @@ class Sweep:
             status, shown = "done", ""
             if result.status == JobStatus.FAILED:
                 failed += 1
-                status, shown = "failed", str(_error_of(result)).splitlines()[0]
+                error = _error_of(result)
+                status = "not ready" if isinstance(error, NotReady) else "failed"
+                shown = (str(error) or type(error).__name__).splitlines()[0]
             elif job.finished:
                 status = "skipped (was done)"
             if result.status == JobStatus.COMPLETED and isinstance(result.return_value, (int, float)):
@@ -72,14 +74,17 @@ class Sweep:
             table.add_row(name, status, shown, "" if job.folder is None else str(job.folder))
         Console(soft_wrap=True).print(table)
         if failed:
-            errors = [_error_of(r) for r in results if r.status == JobStatus.FAILED]
-            worst = max((e.exit_code if isinstance(e, MmoRlError) else 1 for e in errors), default=1)
-            sweep_failed = MmoRlError(
-                f"{failed} of the {len(results)} jobs failed",
-                hint="their log.txt says why; the same command repeats only those",
-            )
-            sweep_failed.exit_code = 3 if worst == 3 and failed == len(results) else 1
-            raise sweep_failed
+            raise _failure([_error_of(r) for r in results if r.status == JobStatus.FAILED], len(results))
+
+
+def _failure(errors: Sequence[BaseException], jobs: int) -> MmoRlError:
+    """What a sweep with failed jobs ends with: exit code 3 where all that failed is readiness, else 1."""
+    if all(isinstance(error, NotReady) for error in errors):
+        return NotReady(f"{len(errors)} of the {jobs} jobs are not ready")
+    return MmoRlError(
+        f"{len(errors)} of the {jobs} jobs failed",
+        hint="the log.txt in their folders says why; the same command repeats only those",
+    )
 
 
 def _checked(overrides: Overrides, compose: Callable[[Overrides], DictConfig]) -> Job:
