@@ -8,7 +8,7 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
@@ -28,9 +28,9 @@ from mmo_rl.judge.prompt import (
     parse_answer,
     presented_ids,
 )
-from mmo_rl.judge.template import Template
+from mmo_rl.judge.template import Rendered, Template
 from mmo_rl.rng import rng
-from mmo_rl.types import Group, JudgeUsage, Judgment, Score, ScoredGroup, Trajectory, Unscored
+from mmo_rl.types import Group, JudgeUsage, Judgment, Score, ScoredGroup, Unscored
 
 _log = logging.getLogger(__name__)
 
@@ -39,9 +39,9 @@ class RulerJudge:
     """Scores in [0, 1], relative within what one prompt shows, by any OpenAI-compatible endpoint.
 
     A group larger than ``max_per_window`` is split at random into parts of nearly equal size; the split and the order
-    of presentation follow from ``seed``, the window's id and the members' ids alone. An answer that does not give
-    each id exactly once, with a finite score in [0, 1], is sent back once with what was wrong; after that its members
-    are `Unscored`. A request is tried ``attempts`` times (see `ChatClient`).
+    of presentation follow from ``seed`` and from what the members did. An answer that does not give each id exactly
+    once, with a finite score in [0, 1], is sent back once with what was wrong; after that its members are `Unscored`.
+    A request is tried ``attempts`` times (see `ChatClient`).
 
     ``api_key_env`` names the environment variable that holds the key. ``base_url`` None is OpenAI's own endpoint.
     Prices are in US dollars a million tokens; the cost is unknown (None) without them. ``cache`` keeps judgments by
@@ -152,33 +152,40 @@ class RulerJudge:
             self._warned = True
             _log.warning("window %s has no recorded outcomes: it is judged without ground truth", group.window.id)
 
-        async def judge(part: Sequence[Trajectory]) -> list[Judgment]:
-            return await self._judge_part(group, part, failures)
+        try:
+            rendered = self._template.render(group, group.members)
+        except ConfigError as error:  # one odd recording must not cost the run
+            failures[error.message] += 1
+            return ScoredGroup(group, {trajectory_id: Unscored(trajectory_id, error.message) for trajectory_id in ids})
+        texts = dict(zip(ids, rendered.trajectories, strict=True))
+
+        async def judge(part: Sequence[str]) -> list[Judgment]:
+            shown = replace(rendered, trajectories=tuple(texts[trajectory_id] for trajectory_id in part))
+            return await self._judge_part(shown, part, failures)
 
         judged: dict[str, Judgment] = {}
-        async with aclosing(gather_ordered(self._split(group), judge, limit=self._concurrency)) as parts:
+        async with aclosing(gather_ordered(self._split(texts), judge, limit=self._concurrency)) as parts:
             async for judgments in parts:
                 judged.update((judgment.trajectory_id, judgment) for judgment in judgments)
         return ScoredGroup(group, {trajectory_id: judged[trajectory_id] for trajectory_id in ids})
 
-    def _split(self, group: Group) -> list[list[Trajectory]]:
-        """The group's parts, each in its order of presentation; the order in which members arrived plays no part."""
-        members = sorted(group.members, key=lambda member: member.trajectory_id)
-        rng(self._seed, "judge", "order", group.window.id).shuffle(members)
-        parts = -(-len(members) // self._max_per_window)
-        return [members[len(members) * i // parts : len(members) * (i + 1) // parts] for i in range(parts)]
+    def _split(self, texts: Mapping[str, str]) -> list[list[str]]:
+        """The trajectory ids in parts, each in its order of presentation.
 
-    async def _judge_part(self, group: Group, part: Sequence[Trajectory], failures: Counter[str]) -> list[Judgment]:
+        Both follow from the seed and the texts alone, so the same play is the same request wherever it was recorded.
+        """
+        ordered = sorted(texts, key=lambda trajectory_id: (texts[trajectory_id], trajectory_id))
+        rng(self._seed, "judge", "order", *sorted(texts.values())).shuffle(ordered)
+        parts = -(-len(ordered) // self._max_per_window)
+        return [ordered[len(ordered) * i // parts : len(ordered) * (i + 1) // parts] for i in range(parts)]
+
+    async def _judge_part(self, shown: Rendered, part: Sequence[str], failures: Counter[str]) -> list[Judgment]:
         if len(part) < 2:
-            return [Unscored(member.trajectory_id, "fewer than two members") for member in part]
-        try:
-            messages = build_messages(self._template.render(group, part), seed=self._seed)
-        except ConfigError as error:  # one odd recording must not cost the run
-            failures[error.message] += 1
-            return [Unscored(member.trajectory_id, error.message) for member in part]
+            return [Unscored(trajectory_id, "fewer than two members") for trajectory_id in part]
+        messages = build_messages(shown, seed=self._seed)
         ids = presented_ids(len(part))
         key = self._key(messages)
-        bound = dict(zip(ids, (member.trajectory_id for member in part), strict=True))
+        bound = dict(zip(ids, part, strict=True))
         if self._cache is not None:
             kept = await self._cache.get(key)
             if kept is not None and sorted(j.trajectory_id for j in kept) == sorted(ids):
@@ -190,9 +197,9 @@ class RulerJudge:
         except CallFailed as failure:
             self._raise_if_unusable(failure)
             failures[failure.reason] += 1
-            return [Unscored(member.trajectory_id, f"judge call failed: {failure.reason}") for member in part]
+            return [Unscored(trajectory_id, f"judge call failed: {failure.reason}") for trajectory_id in part]
         except InvalidAnswer as invalid:
-            return [Unscored(member.trajectory_id, f"invalid answer: {invalid}") for member in part]
+            return [Unscored(trajectory_id, f"invalid answer: {invalid}") for trajectory_id in part]
         if self._cache is not None:
             await self._cache.put(key, scores)
         return [replace(score, trajectory_id=bound[score.trajectory_id]) for score in scores]

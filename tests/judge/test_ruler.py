@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -155,15 +156,11 @@ async def test_the_order_follows_from_the_seed_alone(endpoint: Endpoint) -> None
     assert first != other
 
 
-async def test_a_position_is_no_advantage(endpoint: Endpoint) -> None:
-    """Over windows, each member is presented first about as often: 200 windows of 4, so 50 each, sd 6."""
-    firsts: dict[str, int] = {}
+def test_a_position_is_no_advantage(endpoint: Endpoint) -> None:
+    """Over groups, each member is presented first about as often: 200 groups of 4, so 50 each, sd 6."""
     judge = make_judge(endpoint)
-    for number in range(200):
-        group = make_group([0.1, 0.2, 0.3, 0.4])
-        window = replace(group.window, id=f"window-{number}")
-        [part] = judge._split(replace(group, window=window))
-        firsts[part[0].trajectory_id] = firsts.get(part[0].trajectory_id, 0) + 1
+    parts = [judge._split({f"t{n}": f"play {n} of group {number}" for n in range(4)}) for number in range(200)]
+    firsts = Counter(part[0] for [part] in parts)
     assert set(firsts) == {"t0", "t1", "t2", "t3"}
     assert all(25 <= count <= 75 for count in firsts.values())
 
@@ -174,7 +171,7 @@ async def test_the_same_trajectory_twice_is_a_defect(endpoint: Endpoint) -> None
         await run(make_judge(endpoint), replace(group, members=(group.members[0], group.members[0])))
 
 
-async def test_a_recording_that_a_template_cannot_show_costs_its_own_part(endpoint: Endpoint) -> None:
+async def test_a_recording_that_a_template_cannot_show_costs_its_own_group(endpoint: Endpoint) -> None:
     odd = make_trajectory("t1", response="skill=0.9")
     step = replace(odd.steps[0], action=replace(odd.steps[0].action, parameters={"what": object()}))
     group = make_group([0.1, 0.9], hour=1)
@@ -240,10 +237,10 @@ async def test_the_database_keeps_judgments_across_runs(endpoint: Endpoint, data
     assert (free.usage.calls, free.usage.cache_hits) == (0, 2)
 
 
-async def test_the_same_play_recorded_under_other_ids_is_the_same_judgment(endpoint: Endpoint) -> None:
+async def test_the_same_play_under_other_ids_in_another_window_is_the_same_judgment(endpoint: Endpoint) -> None:
     cache = DictCache()
     await run(make_judge(endpoint, cache=cache), make_group([0.1, 0.9], prefix="a"))
-    [scored] = await run(make_judge(endpoint, cache=cache), make_group([0.1, 0.9], prefix="b"))
+    [scored] = await run(make_judge(endpoint, cache=cache), make_group([0.1, 0.9], prefix="b", hour=3))
     assert values(scored) == {"b0": 0.1, "b1": 0.9}
     assert len(endpoint.requests) == 1
 
