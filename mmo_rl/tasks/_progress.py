@@ -53,8 +53,8 @@ class Stages:
     def next_iteration(self, line: str) -> None:
         """Counts an iteration as done and leaves a line about it on the terminal."""
         self._progress.advance(self._whole)
-        self._console.print(line, highlight=False)
+        self._console.print(line, highlight=False, soft_wrap=True)
 
     def say(self, line: str) -> None:
         """A line that stays."""
-        self._console.print(line, highlight=False)
+        self._console.print(line, highlight=False, soft_wrap=True)

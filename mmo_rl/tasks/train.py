@@ -33,6 +33,7 @@ async def run(context: Context) -> float | None:
     failed = True
     try:
         report.start(masked(context.settings))
+        _write_provenance(context, folder, history)
         loop = await Loop.build(context, folder)
         with Stages(console=context.console, iterations=context.settings.iterations, done=len(history)) as stages:
             policy = await loop.trainer.resume(history[-1].trained.policy.version if history else 0)
@@ -49,6 +50,7 @@ async def run(context: Context) -> float | None:
             evaluations = await loop.evaluate(policy, stages)
             seconds = _add([*(i.seconds for i in history), {"evaluate": stages.seconds.get("evaluate", 0.0)}])
         summary = _summary(context, history, evaluations, seconds)
+        _write_provenance(context, folder, history)
         report.finish(summary)
         write_report(folder)
         failed = False
@@ -271,6 +273,23 @@ def _refuse_if_none(scored: Sequence[ScoredGroup]) -> int:
             hint="judge=oracle needs outcomes (mmo-rl task=outcomes), judge=ruler an endpoint that answers",
         )
     return reasons.total()
+
+
+def _write_provenance(context: Context, folder: RunFolder, history: Sequence[Iteration]) -> None:
+    """What the run was made of; the data's fingerprint covers the iterations done so far."""
+    from mmo_rl.cli.project import project_root
+    from mmo_rl.config import masked
+    from mmo_rl.report.provenance import data_fingerprint, write_provenance
+
+    ids = [i for done in history for i in done.selection.trajectory_ids]
+    write_provenance(
+        folder,
+        project_root=project_root(),
+        argv=["mmo-rl", *context.overrides],
+        config=masked(context.settings),
+        seeds={"seed": context.settings.seed},
+        data=data_fingerprint(ids, windows=sum(len(done.selection.windows) for done in history)) if ids else None,
+    )
 
 
 def _add(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:

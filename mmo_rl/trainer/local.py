@@ -220,7 +220,7 @@ class LocalTrainer:
         import torch
 
         torch.manual_seed(derive_seed(self._seed, "train", iteration))
-        totals: dict[str, float] = dict.fromkeys(("loss", "entropy", "grad_norm", "kl_behaviour", "clip_share"), 0.0)
+        totals: dict[str, float] = dict.fromkeys(("loss", "entropy", "grad_norm", "kl", "clip_fraction"), 0.0)
         steps = 0
         rows = {k: v.to(self._device) for k, v in packed.items() if isinstance(v, torch.Tensor)}
         for _ in range(self._epochs):
@@ -245,8 +245,8 @@ class LocalTrainer:
                     ("loss", loss.item()),
                     ("entropy", entropy.item()),
                     ("grad_norm", norm.item()),
-                    ("kl_behaviour", drift),
-                    ("clip_share", clipped),
+                    ("kl", drift),
+                    ("clip_fraction", clipped),
                 ):
                     totals[name] += value
         return {name: total / max(1, steps) for name, total in totals.items()} | {"gradient_steps": steps}

@@ -78,8 +78,8 @@ async def test_recorded_logprobs_are_those_the_trainer_computes(tmp_path: Path) 
     version = await t.resume()
     trained = await t.train(await rewarded(version.path), iteration=0)
     assert trained.gradient_steps == 1
-    assert trained.metrics["kl_behaviour"] == pytest.approx(0.0, abs=1e-6)
-    assert trained.metrics["clip_share"] == 0.0
+    assert trained.metrics["kl"] == pytest.approx(0.0, abs=1e-6)
+    assert trained.metrics["clip_fraction"] == 0.0
 
 
 async def test_a_resumed_trainer_ends_with_the_same_weights(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ async def test_missing_logprobs_are_scored_with_the_starting_policy_or_refused(t
     await t.resume()
     trained = await t.train(groups, iteration=0)
     assert trained.metrics["unknown_logprobs_share"] == 1.0
-    assert trained.metrics["kl_behaviour"] == pytest.approx(0.0, abs=1e-6)
+    assert trained.metrics["kl"] == pytest.approx(0.0, abs=1e-6)
     refusing = trainer(tmp_path / "refuse", missing_logprobs="refuse")
     await refusing.resume()
     with pytest.raises(TrainerError, match="no recorded logprobs"):
