@@ -133,11 +133,13 @@ def test_start_up_imports_nothing_heavy(arguments: list[str], tmp_path: Path) ->
         (["sampler=null"], "sampler=null: expected the name of a choice: sampler=NAME; the choices: daily"),
         (["+experiments=pilott"], "Could not find 'experiments/pilott'"),
         (["+experiments=pilott"], "did you mean +experiments=pilot?"),
+        (["experiments=pilot"], "did you mean +experiments=pilot?"),
         (["judge=ruler", "judge/template=blindd"], "did you mean judge/template=blind?"),
         (["task=chek"], "did you mean task=check?"),
         (["check"], "did you mean task=check?"),
         (["nonsense"], "expected key=value"),
-        (["seed==1="], "cannot be read"),
+        (["seed==1="], "'seed==1=' cannot be read: extraneous input '='; quote text"),
+        (["name='a"], "a quote or bracket is not closed"),
         (["seed=0,1"], "which needs -m"),
         (["seed=range(1,3)"], "which needs -m"),
         (["+seed=1"], "seed exists already; set it without the +"),
@@ -370,7 +372,7 @@ def test_one_bad_job_stops_a_sweep_before_it_starts(cli: Cli, train: Any, tmp_pa
     seeds = train(lambda context: 0.0)
     ran = cli("-m", "seed=0,1", "sampler.max_dropout=0.1,7")
     assert ran.code == 2
-    assert "2 of the 4 jobs of this sweep are wrong; nothing was started" in ran.err
+    assert "2 of the 4 jobs of this sweep cannot run; nothing was started" in ran.err
     assert "seed=0 sampler.max_dropout=7\n    sampler.max_dropout: found 7" in ran.err
     assert seeds == []
     assert not (tmp_path / "runs").exists()

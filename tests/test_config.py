@@ -278,3 +278,10 @@ def test_build_makes_nested_components() -> None:
     assert node is not None
     judge = build({**node, "base_url": "http://127.0.0.1:9/v1", "api_key_env": None})
     assert type(judge).__name__ == "RulerJudge"
+
+
+def test_the_readme_names_every_choice() -> None:
+    readme = Path(__file__).resolve().parent.parent.joinpath("README.md").read_text("utf-8")
+    for group in (*COMPONENTS, "task"):
+        (row,) = [line for line in readme.splitlines() if line.startswith(f"| `{group}` |")]
+        assert set(row.split("|")[2].replace(" ", "").split(",")) == {p.stem for p in (CONF / group).glob("*.yaml")}

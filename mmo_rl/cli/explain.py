@@ -126,6 +126,8 @@ def _line(error: Exception, override: str | None, config: DictConfig) -> str:
     if override is None:
         return text.splitlines()[0] if text else type(error).__name__
     key = override.lstrip("+~").partition("=")[0]
+    if key == "experiments" and not override.startswith("+"):
+        return f"{override}: an experiment is added; did you mean +{override}?"
     if text.startswith("Config group override"):
         return f"{override}: expected the name of a choice: {key}=NAME{_choices_of(key)}"
     if text.startswith("Could not append"):
@@ -145,8 +147,12 @@ def _unreadable(override: str, text: str) -> str:
         if override in task_names():
             return f"found {override!r}, expected key=value; did you mean task={override}?"
         return f"found {override!r}, expected key=value, group=choice or task=NAME"
-    reason = text.splitlines()[1] if len(text.splitlines()) > 1 else text
-    reason = reason.partition(" expecting {")[0]
+    opened = override.count("'") % 2 or override.count('"') % 2
+    if opened or any(override.count(a) != override.count(b) for a, b in ("[]", "{}", "()")):
+        reason = "a quote or bracket is not closed"
+    else:
+        lines = [line for line in text.splitlines()[1:] if line.strip(" ^") and not line.startswith("See ")]
+        reason = lines[0].strip().partition(" expecting ")[0] if lines else "its syntax is wrong"
     return f"{override!r} cannot be read: {reason}; quote text with special characters: 'key=\"...\"'"
 
 

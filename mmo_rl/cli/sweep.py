@@ -49,7 +49,7 @@ class Sweep:
         if wrong:
             listed = "\n  ".join([*wrong[:10], *([f"... and {len(wrong) - 10} more"] if len(wrong) > 10 else [])])
             raise ConfigError(
-                f"{len(wrong)} of the {len(sweep)} jobs of this sweep are wrong; nothing was started\n  {listed}"
+                f"{len(wrong)} of the {len(sweep)} jobs of this sweep cannot run; nothing was started\n  {listed}"
             )
         return cls(jobs)
 
