@@ -40,7 +40,7 @@ async def reserve_hours(database: Database, *, scenario_id: str, hours: int, now
         last = await connection.fetchval('select max("end") from mmo_rl.worlds')
         start = _midnight(max(last, FIRST_HOUR) if last is not None else FIRST_HOUR)
         while (recorded := await _last_recorded(connection, start, start + length)) is not None:
-            start = _midnight(recorded + timedelta(hours=1))
+            start = _midnight(recorded + timedelta(microseconds=1))
         if start + length > now:
             raise DatabaseError(
                 f"no {hours} simulated hours are left before {now:%Y-%m-%d}",
