@@ -1,13 +1,13 @@
 """The error tree. Every error says what was found, what was expected, and what to type next.
 
-    MmoRlError                 exit code 1: the job failed
-    ├── ConfigError            exit code 2: the configuration or the command is wrong; nothing was started
-    ├── NotReady               exit code 3: `task=check` found too little data
-    ├── DatabaseError          the server, the connection or the tables
-    ├── SourceError            nothing to read, or nothing readable
-    ├── JudgeError             the judge could not be used at all (single failures are `Unscored`)
-    ├── TrainerError           there was signal but nothing was trained; a broken checkpoint
-    └── PolicyError            a policy endpoint or checkpoint that cannot answer
+MmoRlError                 exit code 1: the job failed
+├── ConfigError            exit code 2: the configuration or the command is wrong; nothing was started
+├── NotReady               exit code 3: `task=check` found too little data
+├── DatabaseError          the server, the connection or the tables
+├── SourceError            nothing to read, or nothing readable
+├── JudgeError             the judge could not be used at all (single failures are `Unscored`)
+├── TrainerError           there was signal but nothing was trained; a broken checkpoint
+└── PolicyError            a policy endpoint or checkpoint that cannot answer
 """
 
 

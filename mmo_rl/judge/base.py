@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Protocol
 
-from mmo_rl.types import Group, Judgment, JudgeUsage, ScoredGroup
+from mmo_rl.types import Group, JudgeUsage, Judgment, ScoredGroup
 
 
 class JudgmentCache(Protocol):

@@ -6,6 +6,8 @@ slow and has side effects (it reads ``.env`` files and changes environment varia
 
 from __future__ import annotations
 
+import inspect
+import math
 import os
 import random
 from collections.abc import Sequence
@@ -43,12 +45,13 @@ def to_art_group(group: TrainingGroup, *, tokenizer: Any) -> Any:
 
 
 def _to_art_trajectory(art: Any, sample: TrainingSample, tokenizer: Any) -> Any:
-    from art.trajectories import History
 
+    # Newer versions call the history of messages and choices LegacyHistory; their History is something else.
+    history = getattr(art.trajectories, "LegacyHistory", None) or art.trajectories.History
     first, *others = ([*(dict(m) for m in call.messages), _choice(call, tokenizer)] for call in sample.calls)
     return art.Trajectory(
         messages_and_choices=first,
-        additional_histories=[History(messages_and_choices=history) for history in others],
+        additional_histories=[history(messages_and_choices=messages) for messages in others],
         reward=sample.reward,
         metadata={"trajectory_id": sample.trajectory_id},
     )
@@ -60,12 +63,22 @@ def _choice(call: PolicyCall, tokenizer: Any) -> Any:
     from openai.types.chat import ChatCompletionMessage, ChatCompletionTokenLogprob
     from openai.types.chat.chat_completion import Choice, ChoiceLogprobs
 
-    token_ids = call.token_ids
+    # Older versions render the prompt, newer ones take the ids as given: they must be the same.
+    rendered = list(
+        tokenizer.apply_chat_template(
+            [dict(m) for m in call.messages], add_generation_prompt=True, tokenize=True, return_dict=False
+        )
+    )
+    # Ids of another tokenizer or chat template mean nothing here: then the text is what was recorded.
+    foreign = call.prompt_token_ids is not None and list(call.prompt_token_ids) != rendered
+    recorded = None if foreign else call.token_ids
+    token_ids = recorded
     if token_ids is None:
         token_ids = (*tokenizer(call.response, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id)
-    logprobs = (
-        call.logprobs if call.logprobs is not None and call.token_ids is not None else (float("nan"),) * len(token_ids)
-    )
+    logprobs: Sequence[float] = (float("nan"),) * len(token_ids)
+    if call.logprobs is not None and recorded is not None:
+        # -inf is unknown too: the versions disagree about it.
+        logprobs = [p if math.isfinite(p) else float("nan") for p in call.logprobs]
     choice = Choice(
         finish_reason="stop",
         index=0,
@@ -77,8 +90,7 @@ def _choice(call: PolicyCall, tokenizer: Any) -> Any:
             ]
         ),
     )
-    if call.prompt_token_ids is not None:
-        choice.prompt_token_ids = list(call.prompt_token_ids)
+    choice.prompt_token_ids = rendered
     choice.token_ids = list(token_ids)
     return choice
 
@@ -97,17 +109,36 @@ def pack(tokenizer: Any, groups: Sequence[TrainingGroup], *, packed_tokens: int,
     random.seed(seed)
     try:
         art_groups = [to_art_group(group, tokenizer=tokenizer) for group in groups]
-        results = list(tokenize_trajectory_groups(tokenizer, art_groups, True, True))
+        results = list(tokenize_trajectory_groups(tokenizer, art_groups, False, True))
+        results = [result for result in results if any(result.assistant_mask)]
         if not results:
             return None
+        _share_prompts_only(results)
         length = max(packed_tokens, max(len(r.token_ids) for r in results))
-        return dict(
-            packed_tensors_from_tokenized_results(
-                results, length, pad_token_id=tokenizer.pad_token_id or 0, truncate_long_results=False, verbosity=0
-            )
-        )
+        options: dict[str, Any] = {"pad_token_id": tokenizer.pad_token_id or 0, "truncate_long_results": False}
+        if (
+            "min_prefix_tree_shared_segment_length"
+            in inspect.signature(packed_tensors_from_tokenized_results).parameters
+        ):
+            # Newer versions share prefixes in a tree of any depth, which needs an attention mask of its own.
+            options["min_prefix_tree_shared_segment_length"] = length + 1
+        return dict(packed_tensors_from_tokenized_results(results, length, verbosity=0, **options))
     finally:
         random.setstate(state)
+
+
+def _share_prompts_only(results: Sequence[Any]) -> None:
+    """Keeps shared prefixes within the prompts.
+
+    Where logprobs are unknown, older versions count the common beginning of the answers as prompt, and train it
+    for the first answer of a row only.
+    """
+    first: dict[int, int] = {}
+    for result in results:
+        start = result.assistant_mask.index(1)
+        first[result.prompt_id] = min(start, first.get(result.prompt_id, start))
+    for result in results:
+        result.prompt_length = max(0, min(result.prompt_length, first[result.prompt_id] - 1))
 
 
 def policy_loss(rows: dict[str, Any], new_logprobs: Any, *, loss: LossName, clip_epsilon: float) -> Any:
@@ -116,7 +147,8 @@ def policy_loss(rows: dict[str, Any], new_logprobs: Any, *, loss: LossName, clip
     ``ppo`` clips the importance ratio to 1 ± clip_epsilon (Schulman et al. 2017); ``cispo`` clips the detached ratio as
     a weight (MiniMax-M1, 2025). Tokens with unknown behaviour logprobs have ratio 1: plain REINFORCE.
     """
-    from art.loss import loss_fn
+    import art.loss
 
+    wrap = getattr(art.loss, "LossInputs", None)
     config: dict[str, Any] = {"ppo": True, "epsilon": clip_epsilon} if loss == "ppo" else {}
-    return loss_fn(rows, new_logprobs, None, None, config).policy_loss
+    return art.loss.loss_fn(rows if wrap is None else wrap(inputs=rows), new_logprobs, None, None, config).policy_loss

@@ -18,6 +18,9 @@ from mmo_rl.trainer.art_adapter import LossName, pack, policy_loss
 from mmo_rl.trainer.base import Capabilities
 from mmo_rl.types import PolicyVersion, Trained, TrainingGroup
 
+NO_SPREAD = 1e-12
+"""Rewards closer than this are equal: rounding must not become gradient."""
+
 
 class LocalTrainer:
     """Trains all weights of a small model on the CPU (float32) or one GPU.
@@ -150,7 +153,7 @@ class LocalTrainer:
                         f"the reward of {sample.trajectory_id} in group {group.group_id} is {sample.reward}",
                         hint="a judge must answer finite scores; see judgments.jsonl in the run folder",
                     )
-        signal = [g for g in groups if len({s.reward for s in g.samples}) > 1]
+        signal = [g for g in groups if _spread(g) > NO_SPREAD]
         if not signal:
             return Trained(self._version(self._current), 0, 0, len(groups), {})
         packed = pack(
@@ -263,3 +266,8 @@ class LocalTrainer:
         ratio = (new_logprobs - old)[known]
         kl = (ratio.exp() - 1 - ratio).mean().item()
         return kl, ((ratio.exp() - 1).abs() > self._clip_epsilon).float().mean().item()
+
+
+def _spread(group: TrainingGroup) -> float:
+    rewards = [sample.reward for sample in group.samples]
+    return max(rewards) - min(rewards)

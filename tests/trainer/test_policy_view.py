@@ -10,7 +10,7 @@ from mmo_rl.policy.local import load_model
 from mmo_rl.policy.model import SHIPPED
 from mmo_rl.trainer.art_adapter import pack, to_art_group
 from mmo_rl.trainer.policy_view import training_groups
-from mmo_rl.types import LLMCall, ScoredGroup, TrainingGroup, Unscored
+from mmo_rl.types import LLMCall, ScoredGroup, TrainingGroup, TrainingSample, Unscored
 
 CANARY = "zqxjkv"
 Make = Callable[..., ScoredGroup]
@@ -95,3 +95,46 @@ def test_calls_are_bound_to_recorded_tokens(scored: Make) -> None:
     trained = packed["assistant_mask"]
     assert packed["tokens"][trained].tolist() == [5, 6, 2] * 2
     assert packed["logprobs"][trained].tolist() == pytest.approx([-0.1, -0.2, -0.3] * 2)
+
+
+def test_answers_without_logprobs_are_trained_whole(scored: Make) -> None:
+    """Every token of every answer, end token included, also where the answers of a group begin alike."""
+    groups = training_groups([scored(steps=3)])
+    _, tokenizer = load_model(str(SHIPPED / "tiny"))
+    packed = pack(tokenizer, groups, packed_tokens=512, seed=0)
+    assert packed is not None
+    answers = [call.response for g in groups for s in g.samples for call in s.calls]
+    expected = sum(len(tokenizer(a, add_special_tokens=False)["input_ids"]) + 1 for a in answers)
+    assert int(packed["assistant_mask"].sum()) == expected
+
+
+def test_only_the_answer_is_trained_when_the_prompt_holds_older_answers(scored: Make) -> None:
+    (group,) = training_groups([scored(steps=1)])
+    older = ({"role": "assistant", "content": "an older answer"}, {"role": "user", "content": "and now?"})
+
+    def longer(sample: TrainingSample) -> TrainingSample:
+        (call,) = sample.calls
+        return dataclasses.replace(sample, calls=(dataclasses.replace(call, messages=(*call.messages, *older)),))
+
+    group = dataclasses.replace(group, samples=tuple(map(longer, group.samples)))
+    _, tokenizer = load_model(str(SHIPPED / "tiny"))
+    packed = pack(tokenizer, [group], packed_tokens=512, seed=0)
+    assert packed is not None
+    trained = tokenizer.decode(packed["tokens"][packed["assistant_mask"]].tolist())
+    assert "older" not in trained and '"action"' in trained
+
+
+def test_ids_of_another_tokenizer_are_not_trusted(scored: Make) -> None:
+    (group,) = training_groups([scored(steps=1, logprobs=True)])
+
+    def foreign(sample: TrainingSample) -> TrainingSample:
+        return dataclasses.replace(
+            sample, calls=tuple(dataclasses.replace(call, prompt_token_ids=(9, 9, 9)) for call in sample.calls)
+        )
+
+    group = dataclasses.replace(group, samples=tuple(map(foreign, group.samples)))
+    _, tokenizer = load_model(str(SHIPPED / "tiny"))
+    packed = pack(tokenizer, [group], packed_tokens=128, seed=0)
+    assert packed is not None
+    assert bool(packed["logprobs"][packed["assistant_mask"]].isnan().all())
+    assert '"action"' in tokenizer.decode(packed["tokens"][packed["assistant_mask"]].tolist())

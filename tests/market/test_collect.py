@@ -1,0 +1,81 @@
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from mmo_rl.errors import ConfigError
+from mmo_rl.market.arena import MarketArena
+from mmo_rl.market.collect import SimulatedCollector
+from mmo_rl.market.world import MarketSpec
+from mmo_rl.policy.local import LocalPolicy, load_model
+from mmo_rl.policy.model import SHIPPED
+from mmo_rl.types import GroundTruth, Trajectory, Window
+
+START = datetime(2001, 1, 1, tzinfo=UTC)
+
+
+class Memory:
+    """Keeps what it is given, in order."""
+
+    def __init__(self) -> None:
+        self.windows: list[Window] = []
+        self.trajectories: list[Trajectory] = []
+        self.truths: list[GroundTruth] = []
+
+    async def begin_window(self, window: Window, *, scenario_id: str) -> None:
+        self.windows.append(window)
+
+    async def record(self, trajectory: Trajectory) -> None:
+        self.trajectories.append(trajectory)
+
+    async def record_outcomes(self, truth: GroundTruth, *, scenario_id: str) -> None:
+        self.truths.append(truth)
+
+
+def collector(memory: Memory, **options: object) -> SimulatedCollector:
+    return SimulatedCollector(
+        windows=3, agents=5, seed=0, arena=MarketArena(spec=MarketSpec()), recorder=memory, **options
+    )  # type: ignore[arg-type]
+
+
+async def test_a_policys_play_is_recorded_with_what_training_needs() -> None:
+    model, tokenizer = load_model(str(SHIPPED / "tiny"))
+    policy = LocalPolicy(model=model, tokenizer=tokenizer, name="tiny", version=4, max_completion_tokens=24)
+    memory = Memory()
+    played = await collector(memory).collect(policy, iteration=2, scenario_id="s", start=START)
+    assert [w.start for w in memory.windows] == [START + timedelta(hours=h) for h in (6, 7, 8)]
+    assert [t.trajectory_id for t in memory.trajectories[:2]] == ["s-w00006-a00", "s-w00006-a01"]
+    assert len(memory.trajectories) == 15 and played.pnl == tuple(t.final_pnl for t in memory.trajectories)
+    for trajectory in memory.trajectories:
+        assert len(trajectory.steps) == 8
+        for step in trajectory.steps:
+            assert trajectory.start <= step.timestamp < trajectory.end
+            (call,) = step.llm_calls
+            assert call.token_ids and call.logprobs and len(call.token_ids) == len(call.logprobs)
+            assert call.model_version == "4"
+    assert [t.window_id for t in memory.truths] == [w.id for w in memory.windows]
+
+
+async def test_an_iteration_repeats_itself_and_differs_from_the_next() -> None:
+    one, two, other = Memory(), Memory(), Memory()
+    for memory, iteration in ((one, 0), (two, 0), (other, 1)):
+        await collector(memory, strategies=("balanced", "momentum")).collect(
+            None, iteration=iteration, scenario_id="s", start=START
+        )
+    assert one.trajectories == two.trajectories and one.truths == two.truths
+    assert [t.final_pnl for t in one.trajectories] != [t.final_pnl for t in other.trajectories]
+    assert [t.agent_id for t in one.trajectories[:3]] == ["balanced-00", "momentum-01", "balanced-02"]
+
+
+async def test_prompts_hold_nothing_of_the_future() -> None:
+    """Ground truth is recorded beside the play, never in what an agent saw."""
+    memory = Memory()
+    await collector(memory, strategies=("informed",)).collect(None, iteration=0, scenario_id="s", start=START)
+    for trajectory, truth in zip(memory.trajectories[::5], memory.truths, strict=True):
+        prompts = " ".join(m["content"] for s in trajectory.steps for c in s.llm_calls for m in c.messages)
+        assert all(str(t.end_price) not in prompts for t in truth.tickers)
+        assert "UNRESOLVED" not in prompts and "outcome" not in prompts.lower()
+
+
+async def test_an_unknown_strategy_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(ConfigError, match="did you mean momentum"):
+        await collector(Memory(), strategies=("momentun",)).collect(None, iteration=0, scenario_id="s", start=START)
