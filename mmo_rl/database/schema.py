@@ -57,10 +57,9 @@ async def missing_tables(connection: Any) -> list[str]:
 async def require_columns(connection: Any) -> None:
     """Raises `DatabaseError` that names every column of the game's existing tables that is needed and not there."""
     rows = await connection.fetch(
-        "select c.relname::text as table, a.attname::text as column from pg_attribute a"
-        " join pg_class c on c.oid = a.attrelid"
-        " where a.attrelid = any(select to_regclass(name)::oid from unnest($1::text[]) as name)"
-        " and a.attnum > 0 and not a.attisdropped",
+        "select name as table, a.attname::text as column from unnest($1::text[]) as name"
+        " left join pg_attribute a on a.attrelid = to_regclass(name) and a.attnum > 0 and not a.attisdropped"
+        " where to_regclass(name) is not null",
         list(GAME_COLUMNS),
     )
     existing = {(row["table"], row["column"]) for row in rows}

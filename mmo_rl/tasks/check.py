@@ -122,10 +122,10 @@ def show(checked: Sequence[Readiness], report: dict[str, Any], console: Console)
         caption = f"{hidden} older windows are not shown (check.format=json lists all)" if hidden else None
         table = Table(box=None, padding=(0, 2, 0, 0), caption=caption, caption_justify="left")
         table.add_column("window (UTC)", no_wrap=True)
-        for heading in ("agents", "trajectories", "steps", "P&L"):
+        for heading in ("agents", "traj.", "steps", "P&L"):
             table.add_column(heading, justify="right", no_wrap=True)
         table.add_column("outcomes")
-        table.add_column("ready")
+        table.add_column("ready, or why not")
         for window in checked[-MAX_ROWS:]:
             table.add_row(
                 window.window_id,
@@ -134,7 +134,7 @@ def show(checked: Sequence[Readiness], report: dict[str, Any], console: Console)
                 f"{window.steps:,}",
                 _range(window),
                 "yes" if window.has_outcomes else "no",
-                "yes" if window.reason is None else f"no: {window.reason}",
+                window.reason or "yes",
             )
         console.print(table)
     console.print(
@@ -155,7 +155,7 @@ def _range(window: Readiness) -> str:
         return "-"
     if window.pnl_low == window.pnl_high:
         return f"{window.pnl_low:+,.0f}"
-    return f"{window.pnl_low:+,.0f} .. {window.pnl_high:+,.0f}"
+    return f"{window.pnl_low:+,.0f}..{window.pnl_high:+,.0f}"
 
 
 def verdict(report: dict[str, Any], *, min_agents: int, min_actions: int) -> None:

@@ -20,8 +20,9 @@ async def recorded(database: Database) -> Database:
     async with database.acquire() as connection:
         await connection.execute(
             'insert into trajectories (id, "trajectoryId", "agentId", "startTime", "endTime", "durationMs",'
-            ' "stepsJson", "rewardComponentsJson", "metricsJson", "metadataJson", "totalReward", "episodeLength", "finalStatus",'
-            " \"updatedAt\") select n, n, 'a', now(), now(), 0, '[]', '{}', '{}', '{}', 0, 0, 'completed', '2020-01-01'"
+            ' "stepsJson", "rewardComponentsJson", "metricsJson", "metadataJson", "totalReward", "episodeLength",'
+            ' "finalStatus", "updatedAt")'
+            " select n, n, 'a', now(), now(), 0, '[]', '{}', '{}', '{}', 0, 0, 'completed', '2020-01-01'"
             " from unnest(array['t1', 't2', 't3']) n"
         )
     return database

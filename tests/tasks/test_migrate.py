@@ -1,0 +1,52 @@
+"""What the task prints."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from mmo_rl.database.database import Database
+from mmo_rl.errors import DatabaseError
+from mmo_rl.tasks.migrate import run
+
+
+class Context:
+    def __init__(self, database: Database) -> None:
+        self.components = self
+        self.console = Console(file=io.StringIO(), width=80)
+        self._database = database
+
+    async def database(self) -> Database:
+        return self._database
+
+
+async def test_a_games_own_database_then_again(
+    babylon_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", babylon_url)
+    async with Database(dsn_env="DATABASE_URL", home=tmp_path) as database:
+        first: Any = Context(database)
+        await run(first)
+        text = first.console.file.getvalue()
+        assert "revision none -> 0001" in text
+        assert [line.split() for line in text.splitlines() if line.startswith("llm_call_logs")] == [
+            ["llm_call_logs", "2,894", "2,894"]
+        ]
+        second: Any = Context(database)
+        await run(second)
+        assert "nothing to do: at revision 0001 already" in second.console.file.getvalue()
+
+
+async def test_a_failure_prints_no_success(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    async with Database(dsn_env="DATABASE_URL", home=tmp_path) as database:
+        async with database.acquire() as connection:
+            await connection.execute("create table trajectories ()")
+        context: Any = Context(database)
+        with pytest.raises(DatabaseError, match="lack columns"):
+            await run(context)
+        assert context.console.file.getvalue() == ""
