@@ -15,6 +15,11 @@ class Report(Protocol):
     out, never written as 0.
     """
 
+    @property
+    def tracking_id(self) -> str | None:
+        """The run's id in an experiment tracker; None where there is none."""
+        ...
+
     def start(self, config: Mapping[str, Any]) -> None: ...
 
     def iteration(self, iteration: int, metrics: Mapping[str, float]) -> None: ...

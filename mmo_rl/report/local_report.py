@@ -15,6 +15,10 @@ class LocalReport:
     def __init__(self, *, run_folder: RunFolder) -> None:
         self._folder = run_folder
 
+    @property
+    def tracking_id(self) -> str | None:
+        return None
+
     def start(self, config: Mapping[str, Any]) -> None:
         self._folder.write_config(config)
 

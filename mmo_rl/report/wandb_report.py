@@ -66,6 +66,10 @@ class WandbReport:
             return None
         return os.path.dirname(self._run.dir) if self._run.offline else self._run.url
 
+    @property
+    def tracking_id(self) -> str | None:
+        return None if self._run is None else str(self._run.id)
+
     def start(self, config: Mapping[str, Any]) -> None:
         self._files.start(config)
         if self._mode == "disabled":

@@ -171,7 +171,7 @@ class Loop:
             trained.policy,
             dict(trained.metrics),
             list(selection.trajectory_ids),
-            self.folder.path.name,
+            self.report.tracking_id,
         )
         return trained
 

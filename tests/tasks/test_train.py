@@ -108,8 +108,9 @@ async def test_the_loop_from_play_to_report_and_nothing_is_done_twice(place: Cal
     judged = [json.loads(line) for line in (folder / "judgments.jsonl").read_text().splitlines()]
     assert len(judged) == 20 and all(0 <= j["score"] <= 1 for j in judged)
 
-    models = await rows(here, "select status, version from trained_models order by version")
+    models = await rows(here, 'select status, version, "wandbRunId" from trained_models order by version')
     assert [m["status"] for m in models] == ["ready", "ready"]
+    assert {m["wandbRunId"] for m in models} == {(folder / "wandb-id.txt").read_text().strip()}
     assert [b["status"] for b in await rows(here, "select status from training_batches")] == ["completed"] * 2
     (used,) = await rows(
         here,
