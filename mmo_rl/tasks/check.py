@@ -44,7 +44,7 @@ async def run(context: Context, *, format: Literal["table", "json"] = "table") -
 
         sys.stdout.write(json.dumps(report) + "\n")
     else:
-        show(checked, report, context.console)
+        show(checked, report, context.console, next_command=training_command(context.overrides))
     verdict(report, min_agents=sampler.min_agents, min_actions=sampler.min_actions)
 
 
@@ -113,7 +113,17 @@ def summary(checked: Sequence[Readiness], *, rejected: Any) -> dict[str, Any]:
     }
 
 
-def show(checked: Sequence[Readiness], report: dict[str, Any], console: Console) -> None:
+def training_command(overrides: Sequence[str]) -> str:
+    """Trains on the windows that a check with these overrides looked at."""
+    import shlex
+
+    kept = [
+        o for o in overrides if o.lstrip("+").partition("=")[0].partition(".")[0] not in ("task", "check", "collect")
+    ]
+    return shlex.join(["mmo-rl", *kept, "collect=none"])
+
+
+def show(checked: Sequence[Readiness], report: dict[str, Any], console: Console, *, next_command: str) -> None:
     """A table with a row a window (the newest where there are many), the totals, and the verdict."""
     from rich.table import Table
 
@@ -125,7 +135,7 @@ def show(checked: Sequence[Readiness], report: dict[str, Any], console: Console)
         for heading in ("agents", "traj.", "steps", "P&L"):
             table.add_column(heading, justify="right", no_wrap=True)
         table.add_column("outcomes")
-        table.add_column("ready, or why not")
+        table.add_column("ready")
         for window in checked[-MAX_ROWS:]:
             table.add_row(
                 window.window_id,
@@ -145,7 +155,7 @@ def show(checked: Sequence[Readiness], report: dict[str, Any], console: Console)
     for reason, count in sorted(report["rejected"].items()):
         console.print(f"left out: {count} x {reason}")
     if report["ready"]:
-        console.print("READY. Next: mmo-rl collect=none")
+        console.print(f"READY. Next: {next_command}", soft_wrap=True, markup=False, highlight=False)
     else:
         console.print("NOT READY")
 

@@ -56,7 +56,12 @@ def test_counts_are_of_play_that_may_be_trained_on() -> None:
 
 def printed(checked: list[Any], rejected: Mapping[str, int] | None = None) -> str:
     output = io.StringIO()
-    show(checked, summary(checked, rejected=rejected or {}), Console(file=output, width=80))
+    show(
+        checked,
+        summary(checked, rejected=rejected or {}),
+        Console(file=output, width=80),
+        next_command="mmo-rl collect=none",
+    )
     return output.getvalue()
 
 
@@ -95,6 +100,7 @@ class Context:
 
     def __init__(self, database: Database, console: Console) -> None:
         self.components = self
+        self.overrides = ("task=check", "source.path=my file", "check.format=json")
         self.console = console
         self.min_agents, self.min_actions = 2, 1
         self._database = database
@@ -138,4 +144,4 @@ async def test_the_task_on_a_database(database: Database, capsys: pytest.Capture
         }
     ]
     await run(context)
-    assert "READY. Next" in context.console.file.getvalue()
+    assert "READY. Next: mmo-rl 'source.path=my file' collect=none" in context.console.file.getvalue()
