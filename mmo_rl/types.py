@@ -29,7 +29,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A stretch of game time in which all agents faced the same market; ``id`` is its UTC start ``YYYY-MM-DDTHH:MM``."""
+    """A stretch of game time in which all agents faced the same market; ``id`` is its UTC start, YYYY-MM-DDTHH:MM."""
 
     id: str
     start: datetime

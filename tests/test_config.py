@@ -195,7 +195,7 @@ def test_every_kind_of_mistake_has_its_words() -> None:
 
 def test_a_constructor_that_refuses_its_keys_is_a_problem_of_the_config() -> None:
     problems: list[Problem] = []
-    check_node({"_target_": "mmo_rl.market.world.MarketSpec", "drift_low": 0.5, "drift_high": 0.1}, "market", problems)
+    check_node({"_target_": "mmo_rl.market.spec.MarketSpec", "drift_low": 0.5, "drift_high": 0.1}, "market", problems)
     assert len(problems) <= 1
     node = {"_target_": "mmo_rl.policy.model.ModelSpec", "name": "x", "base_model": "y"}
     check_node(node, "model", problems := [])

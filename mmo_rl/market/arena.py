@@ -10,8 +10,9 @@ from dataclasses import replace
 from mmo_rl.errors import ConfigError
 from mmo_rl.market.base import Episode, PlayedStep, Seat
 from mmo_rl.market.prompt import render
+from mmo_rl.market.spec import MarketSpec
 from mmo_rl.market.strategies import STRATEGIES
-from mmo_rl.market.world import ActionResult, MarketSpec, Observation, World
+from mmo_rl.market.world import ActionResult, Observation, World
 from mmo_rl.policy.base import Completion, Policy
 from mmo_rl.rng import derive_seed, rng
 from mmo_rl.types import GroundTruth, Message

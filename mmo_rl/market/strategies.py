@@ -10,7 +10,8 @@ import random
 from collections.abc import Callable
 from typing import Literal
 
-from mmo_rl.market.world import RELIABLE_SOURCES, RUMOUR_SOURCES, NewsItem, Observation
+from mmo_rl.market.spec import RELIABLE_SOURCES, RUMOUR_SOURCES
+from mmo_rl.market.world import NewsItem, Observation
 
 Strategy = Callable[[Observation, random.Random], str]
 StrategyName = Literal["conservative", "balanced", "aggressive", "momentum", "contrarian", "noop", "random"]

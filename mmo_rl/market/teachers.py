@@ -11,6 +11,7 @@ import random
 from collections.abc import Collection, Iterator
 
 from mmo_rl.market.prompt import render
+from mmo_rl.market.spec import MarketSpec
 from mmo_rl.market.strategies import (
     HOLD,
     Strategy,
@@ -22,7 +23,7 @@ from mmo_rl.market.strategies import (
     order,
     random_trader,
 )
-from mmo_rl.market.world import MarketSpec, Observation, World
+from mmo_rl.market.world import Observation, World
 from mmo_rl.rng import derive_seed, rng
 from mmo_rl.types import Message
 

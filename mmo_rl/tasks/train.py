@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from mmo_rl.clock import utc_now
 from mmo_rl.errors import JudgeError, SourceError, TrainerError
-from mmo_rl.tasks._history import Iteration, spent, total_usage
+from mmo_rl.tasks._history import Iteration, spent
 from mmo_rl.tasks._progress import Advance, Stages
-from mmo_rl.types import Group, PolicyVersion, Score, ScoredGroup, Selection, Unscored
+from mmo_rl.tasks._results import add_seconds, note_provenance, summarize
+from mmo_rl.types import PolicyVersion, Score, ScoredGroup, Selection, Unscored
 
 if TYPE_CHECKING:
     from mmo_rl.config import Context
     from mmo_rl.report.run_folder import RunFolder
-    from mmo_rl.report.summary import Evaluations, Summary
+    from mmo_rl.report.summary import Evaluations
 
 
 async def run(context: Context) -> float | None:
     """Trains as the config says, or goes on where the run folder ends; returns the improvement in P&L, if measured."""
     from mmo_rl.config import masked
     from mmo_rl.report.html import write_report
-    from mmo_rl.report.table import print_summary
 
     folder = context.run_folder
     assert folder is not None
@@ -33,7 +33,7 @@ async def run(context: Context) -> float | None:
     failed = True
     try:
         report.start(masked(context.settings))
-        _write_provenance(context, folder, history)
+        note_provenance(context, folder, history)
         loop = await Loop.build(context, folder)
         with Stages(console=context.console, iterations=context.settings.iterations, done=len(history)) as stages:
             policy = await loop.trainer.resume(history[-1].trained.policy.version if history else 0)
@@ -48,9 +48,9 @@ async def run(context: Context) -> float | None:
                     "no group of any iteration carried signal: nothing was trained", hint="mmo-rl task=check"
                 )
             evaluations = await loop.evaluate(policy, stages)
-            seconds = _add([*(i.seconds for i in history), {"evaluate": stages.seconds.get("evaluate", 0.0)}])
-        summary = _summary(context, history, evaluations, seconds)
-        _write_provenance(context, folder, history)
+            seconds = add_seconds([*(i.seconds for i in history), {"evaluate": stages.seconds.get("evaluate", 0.0)}])
+        summary = summarize(context, history, evaluations, seconds)
+        note_provenance(context, folder, history)
         report.finish(summary)
         write_report(folder)
         failed = False
@@ -270,51 +270,6 @@ def _refuse_if_none(scored: Sequence[ScoredGroup]) -> int:
         reason, count = reasons.most_common(1)[0]
         raise JudgeError(
             f"none of {len(judgments)} trajectories could be scored; {count} times: {reason}",
-            hint="judge=oracle needs outcomes (mmo-rl task=outcomes), judge=ruler an endpoint that answers",
+            hint="judge=oracle needs recorded market outcomes (mmo-rl task=check shows them), judge=ruler an endpoint",
         )
     return reasons.total()
-
-
-def _write_provenance(context: Context, folder: RunFolder, history: Sequence[Iteration]) -> None:
-    """What the run was made of; the data's fingerprint covers the iterations done so far."""
-    from mmo_rl.cli.project import project_root
-    from mmo_rl.config import masked
-    from mmo_rl.report.provenance import data_fingerprint, write_provenance
-
-    ids = [i for done in history for i in done.selection.trajectory_ids]
-    write_provenance(
-        folder,
-        project_root=project_root(),
-        argv=["mmo-rl", *context.overrides],
-        config=masked(context.settings),
-        seeds={"seed": context.settings.seed},
-        data=data_fingerprint(ids, windows=sum(len(done.selection.windows) for done in history)) if ids else None,
-    )
-
-
-def _add(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Wall seconds by stage, summed."""
-    return {stage: sum(part.get(stage, 0.0) for part in parts) for part in parts for stage in part}
-
-
-def _summary(
-    context: Context, history: Sequence[Iteration], evaluations: Evaluations, seconds: Mapping[str, float]
-) -> Summary:
-    from mmo_rl.report.summary import build_summary
-
-    rejected: Counter[str] = Counter()
-    for iteration in history:
-        rejected.update(iteration.rejected)
-    return build_summary(
-        selections=[i.selection for i in history],
-        rejected=rejected,
-        usage=total_usage(history),
-        unscored=sum(i.unscored for i in history),
-        trained=[i.trained for i in history],
-        evaluations=evaluations,
-        stage_seconds={**seconds, "total": sum(seconds.values())},
-        seed=context.settings.seed,
-    )
-
-
-__all__ = ["Group", "Loop", "run"]

@@ -1,6 +1,6 @@
 from mmo_rl.evaluate.market import MarketEvaluator
 from mmo_rl.market.arena import MarketArena
-from mmo_rl.market.world import MarketSpec
+from mmo_rl.market.spec import MarketSpec
 from mmo_rl.policy.local import LocalPolicy, load_model
 from mmo_rl.policy.model import SHIPPED
 

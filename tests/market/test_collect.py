@@ -5,7 +5,7 @@ import pytest
 from mmo_rl.errors import ConfigError
 from mmo_rl.market.arena import MarketArena
 from mmo_rl.market.collect import SimulatedCollector
-from mmo_rl.market.world import MarketSpec
+from mmo_rl.market.spec import MarketSpec
 from mmo_rl.policy.local import LocalPolicy, load_model
 from mmo_rl.policy.model import SHIPPED
 from mmo_rl.types import GroundTruth, Trajectory, Window

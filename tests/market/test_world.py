@@ -6,8 +6,9 @@ import pytest
 from mmo_rl.market.actions import Invalid, Order, parse_action
 from mmo_rl.market.arena import MarketArena
 from mmo_rl.market.lmsr import LmsrMaker
+from mmo_rl.market.spec import MarketSpec
 from mmo_rl.market.strategies import HOLD, order
-from mmo_rl.market.world import MarketSpec, World
+from mmo_rl.market.world import World
 
 SPEC = MarketSpec()
 
