@@ -25,6 +25,7 @@ async def run(context: Context) -> float | None:
     """Trains as the config says, or goes on where the run folder ends; returns the improvement in P&L, if measured."""
     from mmo_rl.config import masked
     from mmo_rl.report.html import write_report
+    from mmo_rl.report.table import print_summary
 
     folder = context.run_folder
     assert folder is not None
