@@ -18,6 +18,7 @@ from mmo_rl.database.embedded import DATABASE, EmbeddedServer
 from mmo_rl.errors import DatabaseError
 
 CONNECT_TIMEOUT_S = 10.0
+CLOSE_TIMEOUT_S = 10.0
 _CONNECT_FAILURES = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
 _LOST = (asyncpg.PostgresConnectionError, asyncpg.AdminShutdownError, asyncpg.CrashShutdownError)
 
@@ -81,8 +82,8 @@ class Database:
                 await self._create_database(self._server)
             else:
                 self._address = read_dsn(self.dsn_env)
-            self._pool = asyncpg.create_pool(min_size=0, max_size=self.max_connections, connect=self._connect)
-            await stack.enter_async_context(self._pool)
+            self._pool = await asyncpg.create_pool(min_size=0, max_size=self.max_connections, connect=self._connect)
+            stack.push_async_callback(_close, self._pool)
             async with self.acquire():
                 pass
             if self.dsn_env is None:
@@ -135,7 +136,8 @@ class Database:
     async def _transaction(self, *, readonly: bool) -> AsyncIterator[asyncpg.Connection[Any]]:
         if self._pool is None or self._address is None:
             raise DatabaseError("the database is not open", hint="open it first: async with Database(...)")
-        connection, transaction = await self._begin(self._pool, readonly)
+        pool = self._pool
+        connection, transaction = await self._begin(pool, readonly)
         try:
             try:
                 yield connection
@@ -152,7 +154,7 @@ class Database:
         except _LOST as error:
             raise self._explain(error) from error
         finally:
-            await self._pool.release(connection)
+            await pool.release(connection)
 
     async def _begin(self, pool: asyncpg.Pool[Any], readonly: bool) -> tuple[asyncpg.Connection[Any], Any]:
         """A transaction on a connection that works: pooled ones may have died since they were last used."""
@@ -224,6 +226,15 @@ class Database:
         if self.dsn_env is None:
             masked = f"the embedded database in {self.home / 'postgres'}"
         return connection_error(error, masked=masked, dsn_env=self.dsn_env)
+
+
+async def _close(pool: asyncpg.Pool[Any]) -> None:
+    """Waits for work that is under way, but not for ever: what is cut off is rolled back."""
+    try:
+        async with asyncio.timeout(CLOSE_TIMEOUT_S):
+            await pool.close()
+    except TimeoutError:
+        pool.terminate()
 
 
 class ReadOnlyPool:

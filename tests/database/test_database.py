@@ -178,3 +178,32 @@ async def test_nothing_works_before_it_is_opened(tmp_path: Path) -> None:
     with pytest.raises(DatabaseError, match="not open"):
         async with database.acquire():
             pass
+
+
+async def test_work_under_way_is_finished_or_cut_off_when_the_database_closes(
+    migrated_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, migrated_url)
+    insert = "insert into mmo_rl.judgments (key, payload) values ($1, '1')"
+    inside, go_on = asyncio.Event(), asyncio.Event()
+
+    async def work(key: str, until: asyncio.Event) -> None:
+        async with database.acquire() as connection:
+            await connection.execute(insert, key)
+            inside.set()
+            await until.wait()
+
+    async with Database(dsn_env=VARIABLE, home=tmp_path) as database:
+        finishing = asyncio.create_task(work("finished", go_on))
+        await inside.wait()
+        asyncio.get_running_loop().call_later(0.05, go_on.set)
+    await finishing
+    monkeypatch.setattr("mmo_rl.database.database.CLOSE_TIMEOUT_S", 0.1)
+    inside.clear()
+    async with Database(dsn_env=VARIABLE, home=tmp_path) as database:
+        stuck = asyncio.create_task(work("cut off", asyncio.Event()))
+        await inside.wait()
+    stuck.cancel()
+    await asyncio.gather(stuck, return_exceptions=True)
+    async with Database(dsn_env=VARIABLE, home=tmp_path) as database, database.acquire() as connection:
+        assert [row["key"] for row in await connection.fetch("select key from mmo_rl.judgments")] == ["finished"]
