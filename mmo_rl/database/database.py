@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import asyncpg
 from pydantic import Field
 
 from mmo_rl.database import schema
 from mmo_rl.database.dsn import ServerAddress, connect_arguments, connection_error, parse_dsn, read_dsn
-from mmo_rl.database.embedded import DATABASE, EmbeddedServer
 from mmo_rl.errors import DatabaseError
+
+if TYPE_CHECKING:
+    from mmo_rl.database.embedded import EmbeddedServer
 
 CONNECT_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 10.0
@@ -77,7 +80,7 @@ class Database:
     async def __aenter__(self) -> Database:
         async with AsyncExitStack() as stack:
             if self.dsn_env is None:
-                self._server = await stack.enter_async_context(EmbeddedServer(data_dir=self.home / "postgres"))
+                self._server = await stack.enter_async_context(self._embedded_server())
                 self._address = parse_dsn(self._server.dsn())
                 await self._create_database(self._server)
             else:
@@ -200,7 +203,19 @@ class Database:
         self._address = parse_dsn(self._server.dsn())
         return await asyncpg.connect(**(arguments | {"dsn": self._address.dsn}))
 
+    def _embedded_server(self) -> EmbeddedServer:
+        if sys.platform == "win32":
+            raise DatabaseError(
+                "the embedded server needs Linux or macOS",
+                hint="run mmo-rl in WSL, or set source=postgres and DATABASE_URL to a server of your own",
+            )
+        from mmo_rl.database.embedded import EmbeddedServer
+
+        return EmbeddedServer(data_dir=self.home / "postgres")
+
     async def _create_database(self, server: EmbeddedServer) -> None:
+        from mmo_rl.database.embedded import DATABASE
+
         try:
             connection = await asyncpg.connect(**server.address, database="postgres", timeout=CONNECT_TIMEOUT_S)
         except _CONNECT_FAILURES as error:
