@@ -76,13 +76,13 @@ def _reachable(folder: Path, user: tuple[int, int]) -> bool:
 
 def _outside_private_folders(named: Path, private: Path) -> Path:
     """A folder of the system in place of one inside a private home; a link is left where it was asked for."""
+    named.parent.mkdir(parents=True, exist_ok=True)
     key = hashlib.sha256(str(private).encode()).hexdigest()[:16]
     folder = _system_folder() / key
     folder.mkdir(mode=0o700, exist_ok=True)
     (folder / "origin").write_text(f"The embedded database of {private}\n")
     if named.is_dir() and not named.is_symlink() and not any(named.iterdir()):
         named.rmdir()
-    named.parent.mkdir(parents=True, exist_ok=True)
     if not named.exists() and not named.is_symlink():
         named.symlink_to(folder)
     return folder

@@ -232,11 +232,14 @@ async def test_data_of_another_postgres_version_is_left_alone(folder: Path) -> N
     assert "MMO_RL_HOME" in str(caught.value.hint)
 
 
-async def test_a_folder_that_cannot_be_made_is_one_message(folder: Path) -> None:
+async def test_a_folder_that_cannot_be_made_is_one_message(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "system").mkdir()
+    monkeypatch.setattr(placement, "SYSTEM_FOLDERS", (folder / "system",))
     (folder / "file").write_text("")
     with pytest.raises(DatabaseError, match="cannot use the folder") as caught:
         EmbeddedServer(data_dir=folder / "file" / "postgres").start()
     assert "MMO_RL_HOME" in str(caught.value.hint)
+    assert not list((folder / "system").iterdir())
 
 
 @pytest.mark.skipif(not AS_ROOT, reason="only root has private homes to protect from another user")
