@@ -41,6 +41,12 @@ def place(data_dir: Path) -> Placement:
         return Placement(folder, _programs(None), None)
     user = _server_user(folder)
     if not _reachable(folder.parent, user):
+        if (folder / "data" / "PG_VERSION").exists():
+            # Elsewhere would be a new, empty database: it would look as if everything recorded were gone.
+            raise DatabaseError(
+                f"a folder above the embedded database {folder} has become private, so its server cannot be started",
+                hint=f"let others pass through the folders above it again: chmod o+x {folder.parent}",
+            )
         folder = _outside_private_folders(data_dir.expanduser().absolute(), folder)
     return Placement(folder, _programs(user), user)
 

@@ -243,6 +243,20 @@ async def test_a_folder_that_cannot_be_made_is_one_message(folder: Path, monkeyp
 
 
 @pytest.mark.skipif(not AS_ROOT, reason="only root has private homes to protect from another user")
+async def test_as_root_a_database_in_a_folder_that_became_private_is_not_replaced(folder: Path) -> None:
+    home = folder / "home"
+    home.mkdir(mode=0o755)
+    async with EmbeddedServer(data_dir=home / "postgres"):
+        pass
+    home.chmod(0o700)
+    with pytest.raises(DatabaseError, match="has become private"):
+        EmbeddedServer(data_dir=home / "postgres").start()
+    home.chmod(0o755)
+    async with EmbeddedServer(data_dir=home / "postgres") as server:
+        assert server.placement is not None and server.placement.folder == home / "postgres"
+
+
+@pytest.mark.skipif(not AS_ROOT, reason="only root has private homes to protect from another user")
 async def test_as_root_a_private_home_stays_private(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     system, home = folder / "system", folder / "home"
     system.mkdir(mode=0o755)
