@@ -23,13 +23,13 @@ CURVES = (
     Curve("judge/score_mean", "Judge's mean score", "", "in [0, 1], relative inside a group"),
     Curve("judge/score_std", "Spread of scores in a group", "", "no spread, no signal"),
     Curve("train/entropy", "Entropy", "", "nats a token; a collapse to 0 ends exploration"),
-    Curve("train/kl_behaviour", "KL divergence", "", "from the policy that played"),
+    Curve("train/kl", "KL divergence", "", "from the policy that played"),
     Curve("train/loss", "Loss"),
     Curve("train/grad_norm", "Gradient norm", "", "before clipping"),
     Curve(
-        "train/unknown_logprobs_share", "Tokens with unknown logprobs", "share", "trained without an importance ratio"
+        "train/unknown_logprobs_share", "Tokens with unknown logprobs", "share", "scored once with the policy as it was"
     ),
-    Curve("train/clip_share", "Clipped tokens", "share", "moved further than one update may"),
+    Curve("train/clip_fraction", "Clipped tokens", "share", "moved further than one update may"),
     Curve("train/gradient_steps", "Gradient steps"),
     Curve("train/tokens", "Trained tokens"),
     Curve("train/tokens_per_s", "Trained tokens a second"),
