@@ -14,7 +14,15 @@ import asyncpg
 from pydantic import Field
 
 from mmo_rl.database import schema
-from mmo_rl.database.dsn import ServerAddress, connect_arguments, connection_error, parse_dsn, read_dsn
+from mmo_rl.database.dsn import (
+    LOST,
+    ServerAddress,
+    connect_arguments,
+    connection_error,
+    parse_dsn,
+    read_dsn,
+    require_tls_files,
+)
 from mmo_rl.errors import DatabaseError
 
 if TYPE_CHECKING:
@@ -23,7 +31,7 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 10.0
 _CONNECT_FAILURES = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
-_LOST = (asyncpg.PostgresConnectionError, asyncpg.AdminShutdownError, asyncpg.CrashShutdownError)
+_LOST = (*LOST, asyncpg.CannotConnectNowError, ConnectionError)
 
 
 class Database:
@@ -85,6 +93,7 @@ class Database:
                 await self._create_database(self._server)
             else:
                 self._address = read_dsn(self.dsn_env)
+                require_tls_files(self._address, dsn_env=self.dsn_env)
             self._pool = await asyncpg.create_pool(min_size=0, max_size=self.max_connections, connect=self._connect)
             stack.push_async_callback(_close, self._pool)
             async with self.acquire():
@@ -156,6 +165,10 @@ class Database:
             ) from None
         except _LOST as error:
             raise self._explain(error) from error
+        except asyncpg.InterfaceError as error:
+            if not connection.is_closed():
+                raise
+            raise self._explain(asyncpg.ConnectionDoesNotExistError(str(error))) from error
         finally:
             await pool.release(connection)
 
