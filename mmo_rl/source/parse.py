@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from mmo_rl.clock import parse_window_id, window_at
 from mmo_rl.source.jsontext import Unreadable, decoded, parse_json, shown
-from mmo_rl.source.values import as_bool, as_int, as_message, as_number, as_text, as_time, as_window_start, pick
+from mmo_rl.source.slices import home_window, named_start
+from mmo_rl.source.values import as_bool, as_int, as_message, as_number, as_text, as_time, pick
 from mmo_rl.types import Action, JsonDict, LLMCall, Message, Rejection, Step, Trajectory
 
 CALLS = ("llmCalls", "llm_calls", "calls", "llm")
@@ -36,8 +36,6 @@ def parse_trajectory(row: Mapping[str, Any], *, calls: Sequence[Mapping[str, Any
         return Rejection(identity, error.field, error.found, error.reason)
     except RecursionError:
         return Rejection(identity, "row", "", "nested too deeply")
-    except OverflowError:
-        return Rejection(identity, "startTime", shown(pick(row, "startTime", "start_time")), "out of range")
 
 
 def _trajectory(row: Mapping[str, Any], identity: str | None, calls: Sequence[Mapping[str, Any]]) -> Trajectory:
@@ -50,18 +48,20 @@ def _trajectory(row: Mapping[str, Any], identity: str | None, calls: Sequence[Ma
     metadata = _object(row, "metadata", "metadataJson", "metadata_json")
     recorded_steps = _steps_list(row)
     start = as_time(pick(row, "startTime", "start_time")) or _edge(recorded_steps, first=True)
-    window_name = as_text(pick(row, "windowId", "window_id")) or ""
-    named = parse_window_id(window_name)
+    window_id = as_text(pick(row, "windowId", "window_id"))
     if start is None:
-        start = as_window_start(window_name)
+        start = named_start(window_id)
     if start is None:
         raise Unreadable("startTime", pick(row, "startTime", "start_time"), "not a time")
     end = as_time(pick(row, "endTime", "end_time")) or _edge(recorded_steps, first=False) or start
+    for name, moment in (("startTime", start), ("endTime", end)):
+        if not 1 < moment.year < 9999:  # its window would lie outside the calendar
+            raise Unreadable(name, moment.isoformat(), "out of range")
     steps = _steps(recorded_steps, identity, start, calls)
     return Trajectory(
         trajectory_id=identity,
         agent_id=agent,
-        window_id=window_name if named is not None else window_at(start, 1.0).id,
+        window_id=home_window(window_id, start, hours=1.0).id,
         start=start,
         end=end,
         steps=steps,

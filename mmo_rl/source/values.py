@@ -11,7 +11,6 @@ from typing import Any
 from mmo_rl.clock import EPOCH
 from mmo_rl.source.jsontext import shown
 
-_WINDOW = re.compile(r"(\d{4})-(\d{2})-(\d{2})[T _-](\d{2})(?::?(\d{2}))?(?::\d{2}(?:\.\d+)?)?Z?")
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 MILLISECONDS_FROM = 1e11
 """A number of this size or more counts milliseconds since 1970 (from March 1973 on), a smaller one seconds."""
@@ -92,18 +91,6 @@ def as_message(value: Any) -> str | None:
     if isinstance(value, Mapping):
         return as_text(pick(value, "message", "error", "reason")) or shown(value)
     return as_text(value) if isinstance(value, str) else shown(value)
-
-
-def as_window_start(value: Any) -> datetime | None:
-    """The UTC start that a window's name tells, in the game's own format or one like it (``2025-01-13-14``)."""
-    match = _WINDOW.fullmatch(value.strip()) if isinstance(value, str) else None
-    if match is None:
-        return None
-    year, month, day, hour, minute = (int(group or 0) for group in match.groups())
-    try:
-        return datetime(year, month, day, hour, minute, tzinfo=UTC)
-    except ValueError:
-        return None
 
 
 def as_time(value: Any) -> datetime | None:
