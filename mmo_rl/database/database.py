@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -32,6 +32,8 @@ CONNECT_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 10.0
 _CONNECT_FAILURES = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
 _LOST = (*LOST, asyncpg.CannotConnectNowError, ConnectionError)
+_BROKEN = (*_LOST, asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""What a pooled connection fails with at once when it died unnoticed."""
 
 
 class Database:
@@ -154,8 +156,9 @@ class Database:
             try:
                 yield connection
             except BaseException:
-                if not connection.is_closed():
-                    await transaction.rollback()
+                if not _is_gone(connection):
+                    with suppress(*_BROKEN):  # what broke the connection is the error to tell
+                        await transaction.rollback()
                 raise
             await transaction.commit()
         except asyncpg.QueryCanceledError:
@@ -165,12 +168,12 @@ class Database:
             ) from None
         except _LOST as error:
             raise self._explain(error) from error
-        except asyncpg.InterfaceError as error:
-            if not connection.is_closed():
+        except (asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+            if not _is_gone(connection):
                 raise
             raise self._explain(asyncpg.ConnectionDoesNotExistError(str(error))) from error
         finally:
-            await pool.release(connection)
+            await _release(pool, connection)
 
     async def _begin(self, pool: asyncpg.Pool[Any], readonly: bool) -> tuple[asyncpg.Connection[Any], Any]:
         """A transaction on a connection that works: pooled ones may have died since they were last used."""
@@ -192,10 +195,10 @@ class Database:
                     self.search_path,
                 )
             except BaseException as error:
-                await pool.release(connection)
-                if not isinstance(error, _LOST):
+                await _release(pool, connection)
+                if not isinstance(error, _BROKEN):
                     raise
-                lost = error
+                lost = error if isinstance(error, LOST) else asyncpg.ConnectionDoesNotExistError(str(error))
             else:
                 return connection, transaction
         assert lost is not None
@@ -254,6 +257,19 @@ class Database:
         if self.dsn_env is None:
             masked = f"the embedded database in {self.home / 'postgres'}"
         return connection_error(error, masked=masked, dsn_env=self.dsn_env)
+
+
+def _is_gone(connection: asyncpg.Connection[Any]) -> bool:
+    try:
+        return bool(connection.is_closed())
+    except asyncpg.InterfaceError:  # the pool has dropped it
+        return True
+
+
+async def _release(pool: asyncpg.Pool[Any], connection: asyncpg.Connection[Any]) -> None:
+    """Hands a connection back. One that broke cannot be reset: the pool drops it, and what broke it is told already."""
+    with suppress(*_BROKEN):
+        await pool.release(connection)
 
 
 async def _close(pool: asyncpg.Pool[Any]) -> None:

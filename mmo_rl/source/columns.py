@@ -70,6 +70,10 @@ class Table:
         kind = "text" if found is None or found[1] in TEXTS else found[1]
         return f"{self.raw(column)} = any({parameter}::text[]{'' if kind == 'text' else f'::{kind}[]'})"
 
+    def is_text(self, column: str) -> bool:
+        found = self._found(column)
+        return found is not None and found[1] in TEXTS
+
     def text(self, column: str) -> str:
         found = self._found(column)
         if found is None:

@@ -161,7 +161,9 @@ class PostgresSource:
 
     async def _read(self, wanted: Sequence[tuple[str, Window]], into: dict[str, Trajectory]) -> None:
         """Trajectories, and slices of trajectories, by id."""
-        ids = {name for identity, _ in wanted for name in (identity, split_id(identity)[0])}
+        ids = {split_id(identity)[0] for identity, _ in wanted}
+        if (await self._known())["trajectories"].is_text("trajectoryId"):
+            ids |= {identity for identity, _ in wanted}  # a whole trajectory may be called like a slice
         rows, whole = await self._parsed(sorted(ids))
         for identity, window in wanted:
             origin = identity if identity in rows else split_id(identity)[0]
