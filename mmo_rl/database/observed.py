@@ -71,22 +71,23 @@ class Observed:
     def truth(self) -> GroundTruth:
         """The outcomes that can be told, by name; prices to the cent, as the game's tables hold them. A ticker seen
         only once has no change, and one below a cent no price: both are counted in ``skipped``."""
+        skipped: Counter[str] = Counter()
         tickers = []
         for name in sorted(self._quotes.keys() | self._fills.keys()):
             seen = sorted(self._quotes.get(name) or self._fills[name], key=lambda price: price.at)
             first, last = seen[0], seen[-1]
             start, end = round(first.value, 2), round(last.value, 2)
             if first.at[:2] == last.at[:2]:
-                self.skipped["tickers with one price only"] += 1
+                skipped["tickers with one price only"] += 1
             elif start <= 0 or end <= 0:
-                self.skipped["tickers below a cent"] += 1
+                skipped["tickers below a cent"] += 1
             else:
                 tickers.append(TickerOutcome(name, start, end))
         questions = []
         for name in sorted(self._chances.keys() | self._answers.keys()):
             answers = self._answers.get(name, set())
             if len(answers) > 1:
-                self.skipped["questions resolved both ways"] += 1
+                skipped["questions resolved both ways"] += 1
             chances = sorted(self._chances.get(name, ()), key=lambda price: price.at)
             probability = chances[-1].value if chances else None
             if len(answers) != 1 and probability is None:
@@ -95,6 +96,7 @@ class Observed:
             if len(answers) == 1:
                 outcome = "YES" if "YES" in answers else "NO"
             questions.append(QuestionOutcome(name, self._texts.get(name, name), outcome, probability))
+        self.skipped |= skipped  # the same, however often it is asked
         return GroundTruth(self.window.id, tuple(tickers), tuple(questions))
 
     # --- inside -----------------------------------------------------------------------------------------------------
