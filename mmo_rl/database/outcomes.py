@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Literal
 
-from mmo_rl.clock import parse_window_id, utc_now
+from mmo_rl.clock import parse_window_id, utc_now, window_id
 from mmo_rl.database.database import Database
 from mmo_rl.database.observed import observe
 from mmo_rl.database.rows import insert_rows, naive_utc, to_json
@@ -17,7 +17,7 @@ from mmo_rl.errors import DatabaseError
 from mmo_rl.types import GroundTruth, QuestionOutcome, TickerOutcome, Trajectory, Window
 
 ORIGIN = "recorded prices"
-"""Stands where a simulated world's rows have their scenario: begins the id of every derived row."""
+"""Begins the id of every derived row, where a simulated world's rows have their scenario."""
 PRICE_LIMIT = 10**8  # numeric(10,2)
 CHANGE_LIMIT = 10**3  # numeric(5,2), in percent
 PROBABILITY_LIMIT = 10  # numeric(5,4)
@@ -66,9 +66,10 @@ class OutcomesTracker:
                 )
             rows = await connection.fetch(
                 'select "windowId" as id, min("createdAt") as derived from market_outcomes'
-                ' where "windowId" = any($1::text[]) and starts_with(id, $2) group by "windowId"',
+                " where \"windowId\" = any($1::text[]) and split_part(id, '/', 1) = any($2::text[])"
+                ' group by "windowId"',
                 list(by_id),
-                f"{ORIGIN}/",
+                list({_origin(window) for window in by_id.values()}),
             )
         return {row["id"] for row in rows if row["derived"] >= naive_utc(by_id[row["id"]].end + self._settle)}
 
@@ -87,7 +88,7 @@ class OutcomesTracker:
                 ' where "windowId" = $1',
                 window.id,
             )
-            others = [row for row in stored if not row["id"].startswith(f"{ORIGIN}/")]
+            others = [row for row in stored if not row["id"].startswith(ORIGIN)]
             tickers = {row["ticker"] for row in others}
             answered = {row["question"]: (row["outcome"] or "").upper() in ("YES", "NO") for row in others}
             fitting = [t for t in truth.tickers if _fits(t, skipped)]
@@ -101,8 +102,14 @@ class OutcomesTracker:
                     if q.question_id not in answered or (not answered[q.question_id] and q.outcome != "UNRESOLVED")
                 ),
             )
-            rows = [row | {"createdAt": now} for row in outcome_rows(new, origin=ORIGIN)]
-            await delete_outcomes(connection, window.id, ORIGIN)
+            rows = [row | {"createdAt": now} for row in outcome_rows(new, origin=_origin(window))]
+            # Those of shorter or longer windows go too: an hour's end price is no quarter's.
+            await connection.execute(
+                'delete from market_outcomes where "windowId" >= $1 and "windowId" < $2 and starts_with(id, $3)',
+                window.id,
+                window_id(window.end),
+                ORIGIN,
+            )
             await insert_rows(connection, "market_outcomes", rows)
         if rows:
             return Tracked(window, "stored", new.tickers, new.questions, skipped)
@@ -123,7 +130,7 @@ class OutcomesTracker:
                 " from market_outcomes where upper(outcome) in ('YES', 'NO') and \"predictionMarketId\" in"
                 ' (select "predictionMarketId" from market_outcomes'
                 " where outcome = 'UNRESOLVED' and starts_with(id, $1))",
-                f"{ORIGIN}/",
+                ORIGIN,
             ):
                 start = parse_window_id(row["window"])
                 if start is None or not _within(start, worlds):
@@ -132,7 +139,7 @@ class OutcomesTracker:
             open_rows = await connection.fetch(
                 'select id, "predictionMarketId" as question, "windowId" as window from market_outcomes'
                 " where outcome = 'UNRESOLVED' and starts_with(id, $1) and \"predictionMarketId\" = any($2::text[])",
-                f"{ORIGIN}/",
+                ORIGIN,
                 list(known),
             )
             resolved = [
@@ -179,17 +186,22 @@ def outcome_rows(truth: GroundTruth, *, origin: str) -> list[dict[str, Any]]:
     return rows
 
 
-async def delete_outcomes(connection: Any, window_id: str, origin: str) -> None:
+async def delete_outcomes(connection: Any, window: str, origin: str) -> None:
     """Removes what one origin stored of a window; other rows are never touched."""
     await connection.execute(
         'delete from market_outcomes where "windowId" = $1 and starts_with(id, $2)',
-        window_id,
-        _prefix(window_id, origin),
+        window,
+        _prefix(window, origin),
     )
 
 
-def _prefix(window_id: str, origin: str) -> str:
-    return f"{origin}/{window_id}/"
+def _origin(window: Window) -> str:
+    minutes = (window.end - window.start).total_seconds() / 60
+    return ORIGIN if minutes == 60 else f"{ORIGIN}, {minutes:g} min"
+
+
+def _prefix(window: str, origin: str) -> str:
+    return f"{origin}/{window}/"
 
 
 def _fits(ticker: TickerOutcome, skipped: Counter[str]) -> bool:

@@ -31,8 +31,9 @@ async def run(context: Context, *, recompute: bool = False) -> None:
     _refuse_if_unread(context)
     source, sampler = await context.components.source(), context.components.sampler()
     database = await context.components.database()
-    # Longer windows join the outcomes of their hours.
-    query = replace(sampler.query(None), window_hours=min(1.0, sampler.window_hours))
+    # Windows of several hours join the outcomes of their hours.
+    whole = sampler.window_hours % 1 == 0
+    query = replace(sampler.query(None), window_hours=1.0 if whole else sampler.window_hours)
     node = context.settings.nodes["source"] or {}
     tracker = OutcomesTracker(database=database, settle_minutes=node.get("settle_minutes", 5.0))
     recorded = await source.windows(query)

@@ -218,10 +218,13 @@ class Loop:
             )
             if key in metrics
         )
+        did = f"{done.trained.gradient_steps} gradient steps"
+        if not self.trains:
+            did = f"{done.trained.metrics['histories']:,.0f} histories"
         stages.next_iteration(
             f"iteration {done.iteration + 1:>2}/{self.context.settings.iterations}  "
             f"{len(done.selection.windows)} windows, {done.selection.used} trajectories{played}  "
-            f"{done.trained.gradient_steps} gradient steps, {sum(done.seconds.values()):.1f} s"
+            f"{did}, {sum(done.seconds.values()):.1f} s"
         )
 
     async def evaluate(self, policy: PolicyVersion, stages: Stages) -> Evaluations:

@@ -192,6 +192,24 @@ async def test_recomputed_until_final_then_kept(database: Database) -> None:
     assert await tracker(database).final([WINDOW]) == {WINDOW.id}
 
 
+async def test_a_window_of_another_length_has_outcomes_of_its_own(database: Database) -> None:
+    play = [played((1, quote(1)), (14, quote(2)), (16, quote(3)), (50, quote(4)))]
+    quarters = [window_at(START + timedelta(minutes=15 * n), 0.25) for n in range(4)]
+
+    async def ends() -> list[tuple[str, float]]:
+        return sorted((row["windowId"], float(row["endPrice"])) for row in await rows(database))
+
+    hour = [("2025-06-01T10:00", 4.0)]
+    await tracker(database).track(WINDOW, play)
+    assert await ends() == hour
+    assert await tracker(database).final([quarters[0]]) == set()
+    for quarter in quarters:
+        await tracker(database).track(quarter, play)
+    assert await ends() == [("2025-06-01T10:00", 2.0)]  # each other quarter saw one price, which is no change
+    await tracker(database).track(WINDOW, play)
+    assert await ends() == hour
+
+
 async def test_numbers_and_names_that_do_not_fit(database: Database) -> None:
     names = {"SOARS": (1, 50), "HUGE": (1e8, 1e7), "A" * 21: (1, 2), "FINE": (1.234, 1.236)}
     tracked = await tracker(database).track(
