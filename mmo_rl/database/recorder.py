@@ -16,7 +16,7 @@ from mmo_rl.database.database import Database
 from mmo_rl.database.live import LiveTrajectory
 from mmo_rl.database.outcomes import delete_outcomes, outcome_rows
 from mmo_rl.database.rows import call_row, insert_rows, naive_utc, to_json, trajectory_row
-from mmo_rl.errors import DatabaseError
+from mmo_rl.errors import ConnectionLost, DatabaseError
 from mmo_rl.types import GroundTruth, Trajectory, Window
 
 MAX_BATCH = 50
@@ -27,8 +27,9 @@ class TrajectoryRecorder:
     """Records the play of any number of simultaneous agents, of one event loop; with every step and every LLM call.
 
     Implements `mmo_rl.database.base.Recorder` (``record`` takes whole trajectories), and for a game's own code
-    `trajectory` records them as they are played. All raise `DatabaseError` where a trajectory id is already stored, or
-    the database is a game's own and does not know the agent.
+    `trajectory` records them as they are played, waiting ``patience_s`` seconds for a server that went away. All raise
+    `DatabaseError` where a trajectory id is already stored, or the database is a game's own and does not know the
+    agent.
     """
 
     def __init__(
@@ -37,10 +38,12 @@ class TrajectoryRecorder:
         database: Database,
         now: Callable[[], datetime] = utc_now,
         new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
+        patience_s: float = 60.0,
     ) -> None:
         self._database = database
         self._now = now
         self._new_id = new_id
+        self._patience_s = patience_s
         self._hours: dict[str, int] = {}
         self._has_role: bool | None = None
         self._waiting: deque[tuple[Trajectory, asyncio.Future[None]]] = deque()
@@ -100,7 +103,7 @@ class TrajectoryRecorder:
     async def record(self, trajectory: Trajectory) -> None:
         """Stores a finished trajectory, in a transaction of its own."""
         try:
-            await self._insert([trajectory])
+            await self._insert([trajectory], self._now())
         except asyncpg.UniqueViolationError:
             raise DatabaseError(
                 f"the trajectory {trajectory.trajectory_id} is already recorded",
@@ -151,24 +154,56 @@ class TrajectoryRecorder:
             raise
 
     async def _write_batch(self, batch: Sequence[tuple[Trajectory, asyncio.Future[None]]]) -> None:
-        whole = True
+        failure: Exception | None = None
         try:
-            await self._insert([trajectory for trajectory, _ in batch])
-        except (asyncpg.PostgresError, DatabaseError):
-            whole = False  # one of them may be at fault: each by itself tells which
+            await self._insert_patiently([trajectory for trajectory, _ in batch])
+        except (asyncpg.PostgresError, DatabaseError) as error:
+            failure = error
         for trajectory, stored in batch:
-            try:
-                if not whole:
+            own = failure
+            if failure is not None and not isinstance(failure, ConnectionLost):
+                own = None  # one of them is at fault: each by itself tells which
+                try:
                     await self.record(trajectory)
-            except (asyncpg.PostgresError, DatabaseError) as error:
-                if not stored.done():
-                    stored.set_exception(error)
+                except (asyncpg.PostgresError, DatabaseError) as error:
+                    own = error
+            if stored.done():
+                continue
+            if own is None:
+                stored.set_result(None)
             else:
-                if not stored.done():
-                    stored.set_result(None)
+                stored.set_exception(own)
 
-    async def _insert(self, trajectories: Sequence[Trajectory]) -> None:
-        now = self._now()
+    async def _insert_patiently(self, trajectories: Sequence[Trajectory]) -> None:
+        """Tries again while the connection is lost: what was played is not lost with a server that restarts."""
+        loop, now, pause_s = asyncio.get_running_loop(), self._now(), 0.05
+        deadline = loop.time() + self._patience_s
+        lost = False
+        while True:
+            try:
+                if lost:
+                    trajectories = await self._not_stored(trajectories, now)
+                return await self._insert(trajectories, now)
+            except ConnectionLost:
+                lost = True
+                if loop.time() + pause_s > deadline:
+                    raise
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, 5.0)
+
+    async def _not_stored(self, trajectories: Sequence[Trajectory], now: datetime) -> list[Trajectory]:
+        """Without those that were committed just before the connection broke."""
+        async with self._database.acquire() as connection:
+            rows = await connection.fetch(
+                'select "trajectoryId" as id from trajectories where "trajectoryId" = any($1::text[])'
+                ' and "createdAt" = $2',
+                [trajectory.trajectory_id for trajectory in trajectories],
+                naive_utc(now),
+            )
+        stored = {row["id"] for row in rows}
+        return [trajectory for trajectory in trajectories if trajectory.trajectory_id not in stored]
+
+    async def _insert(self, trajectories: Sequence[Trajectory], now: datetime) -> None:
         rows, calls = [], []
         for trajectory in trajectories:
             row = trajectory_row(trajectory, window_hours=self._hours.get(trajectory.window_id, 1), now=now)

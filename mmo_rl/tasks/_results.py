@@ -85,11 +85,3 @@ def data_card(context: Context, history: Sequence[Iteration]) -> dict[str, Any]:
         "judge": config.get("judge"),
         "config": config,
     }
-
-
-def outcomes_command(overrides: Sequence[str]) -> str:
-    """Derives the outcomes that a run with these overrides asks for, beside the play that it reads."""
-    import shlex
-
-    kept = [o for o in overrides if o.lstrip("+").partition("=")[0].partition(".")[0] in ("source", "sampler", "home")]
-    return shlex.join(["mmo-rl", "task=outcomes", *kept])

@@ -9,11 +9,12 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from mmo_rl.clock import utc_now
-from mmo_rl.errors import JudgeError, SourceError, TrainerError
+from mmo_rl.errors import TrainerError
 from mmo_rl.tasks._history import Iteration, spent
 from mmo_rl.tasks._progress import Advance, Stages
-from mmo_rl.tasks._results import add_seconds, data_card, note_provenance, outcomes_command, summarize
-from mmo_rl.types import PolicyVersion, Score, ScoredGroup, Selection, Unscored
+from mmo_rl.tasks._reasons import nothing_selected, refuse_if_none
+from mmo_rl.tasks._results import add_seconds, data_card, note_provenance, summarize
+from mmo_rl.types import PolicyVersion, Score, ScoredGroup, Selection
 
 if TYPE_CHECKING:
     from mmo_rl.config import Context
@@ -143,12 +144,12 @@ class Loop:
             selection: Selection = self.sampler.select(windows, iteration, used)
         if not selection.used:
             if not history:
-                raise _nothing_selected(selection)
+                raise nothing_selected(selection)
             stages.say(f"iteration {iteration + 1}: every ready window has been used, the run ends here")
             return None
         with stages.stage("judge") as advance:
             scored = [s async for s in _counted(self.judge.score(self.source.groups(selection)), selection, advance)]
-            unscored = _refuse_if_none(scored, self.context.overrides)
+            unscored = refuse_if_none(scored, self.context.overrides)
         with stages.stage("train") as advance:
             trained = await self._train(iteration, scored, selection, policy)
         seconds = {k: v - before.get(k, 0.0) for k, v in stages.seconds.items()}
@@ -263,18 +264,6 @@ def _finished_iterations(folder: RunFolder) -> list[Iteration]:
     return history
 
 
-def _nothing_selected(selection: Selection) -> SourceError:
-    if not selection.windows_available:
-        return SourceError(
-            "no window has been recorded", hint="mmo-rl task=collect records some; mmo-rl task=check looks"
-        )
-    reasons = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in sorted(selection.excluded.items()))
-    return SourceError(
-        f"none of {selection.windows_available} windows is ready; trajectories left out: {reasons}",
-        hint="mmo-rl task=check says why; sampler.min_agents=N and sampler.min_actions=N set the bar",
-    )
-
-
 async def _counted(
     scored: AsyncIterator[ScoredGroup], selection: Selection, advance: Advance
 ) -> AsyncIterator[ScoredGroup]:
@@ -284,19 +273,3 @@ async def _counted(
         done += 1
         advance(done, total)
         yield group
-
-
-def _refuse_if_none(scored: Sequence[ScoredGroup], overrides: Sequence[str]) -> int:
-    """How many judgments could not be had. Raises `JudgeError` where that is all of them."""
-    judgments = [j for s in scored for j in s.judgments.values()]
-    reasons = Counter(j.reason for j in judgments if isinstance(j, Unscored))
-    if judgments and reasons.total() == len(judgments):
-        reason, count = reasons.most_common(1)[0]
-        hint = "judge=oracle needs recorded market outcomes (mmo-rl task=check shows them), judge=ruler an endpoint"
-        if all(s.group.truth is None for s in scored):
-            hint = f"derive the outcomes from recorded prices first: {outcomes_command(overrides)}"
-        raise JudgeError(
-            f"none of {len(judgments)} trajectories could be scored; {count} times: {reason}",
-            hint=hint,
-        )
-    return reasons.total()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -17,7 +17,7 @@ from mmo_rl.clock import window_at
 from mmo_rl.database.database import Database
 from mmo_rl.database.live import LiveTrajectory
 from mmo_rl.database.recorder import TrajectoryRecorder
-from mmo_rl.errors import DatabaseError
+from mmo_rl.errors import ConnectionLost, DatabaseError
 from mmo_rl.source.parse import parse_trajectory
 from mmo_rl.types import Trajectory
 
@@ -81,10 +81,10 @@ async def test_fifty_agents_at_once_one_cancelled_and_one_raising(database: Data
     transactions = 0
 
     class Counted(TrajectoryRecorder):
-        async def _insert(self, trajectories: Any) -> None:
+        async def _insert(self, trajectories: Sequence[Trajectory], now: datetime) -> None:
             nonlocal transactions
             transactions += 1
-            await super()._insert(trajectories)
+            await super()._insert(trajectories, now)
 
     recorder = Counted(database=database)
     ready, go, waiting = asyncio.Event(), asyncio.Event(), 0
@@ -141,6 +141,46 @@ async def test_one_that_cannot_be_stored_harms_no_other(database: Database) -> N
     assert isinstance(results[3], KeyError), "the game's own error goes on"
     assert "already recorded" in results[3].__notes__[0]
     assert sorted(await stored(database)) == ["one", "taken", "two"]
+
+
+CUT_ONCE = """
+    create sequence cuts;
+    create function cut() returns trigger language plpgsql as $$
+    begin
+        if nextval('cuts') = 1 then perform pg_terminate_backend(pg_backend_pid()); end if;
+        return new;
+    end $$;
+    create trigger cut before insert on trajectories for each row execute function cut();
+"""
+
+
+async def test_a_connection_that_breaks_while_storing_loses_nothing(database: Database) -> None:
+    recorder = TrajectoryRecorder(database=database, now=lambda: START)
+    async with recorder.trajectory(agent_id="a", trajectory_id="committed") as played:
+        await play_step(played)
+    async with database.acquire() as connection:
+        await connection.execute(CUT_ONCE)
+
+    async def play(identity: str) -> None:
+        async with recorder.trajectory(agent_id="a", trajectory_id=identity) as played:
+            await play_step(played)
+
+    # The first looks as one does whose commit went through although the answer was lost: stored at this very moment.
+    await asyncio.gather(play("committed"), play("new"))
+    assert sorted(await stored(database)) == ["committed", "new"]
+    async with database.read_only().acquire() as connection:
+        assert await connection.fetchval("select count(*) from llm_call_logs") == 4
+        assert await connection.fetchval("select last_value from cuts") >= 2, "it did break"
+
+
+async def test_patience_ends(database: Database) -> None:
+    async with database.acquire() as connection:
+        await connection.execute(CUT_ONCE.replace("nextval('cuts') = 1", "true"))
+    recorder = TrajectoryRecorder(database=database, patience_s=0.0)
+    with pytest.raises(ConnectionLost):
+        async with recorder.trajectory(agent_id="a", trajectory_id="t") as played:
+            await play_step(played)
+    assert await stored(database) == {}
 
 
 async def test_a_timeout_is_its_own_status_and_a_step_without_action_is_left_out(database: Database) -> None:
