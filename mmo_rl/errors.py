@@ -4,6 +4,7 @@ MmoRlError                 exit code 1: the job failed
 ├── ConfigError            exit code 2: the configuration or the command is wrong; nothing was started
 ├── NotReady               exit code 3: `task=check` found too little data
 ├── DatabaseError          the server, the connection or the tables
+│   └── ConnectionLost     the server went away or cannot be reached just now; asking again may help
 ├── SourceError            nothing to read, or nothing readable
 ├── JudgeError             the judge could not be used at all (single failures are `Unscored`)
 ├── TrainerError           there was signal but nothing was trained; a broken checkpoint
@@ -34,6 +35,10 @@ class NotReady(MmoRlError):
 
 
 class DatabaseError(MmoRlError):
+    pass
+
+
+class ConnectionLost(DatabaseError):
     pass
 
 

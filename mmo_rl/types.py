@@ -175,7 +175,9 @@ class GroundTruth:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A trajectory as the sampler sees it: its statistics, never its steps. ``actions`` counts recorded steps."""
+    """A trajectory, or its slice in a window, as the sampler sees it: its statistics, never its steps. ``actions``
+    counts recorded steps. ``odd_window_id`` is the recorded window id where it was mapped or re-derived ("" where there
+    was none), None where it was used as it is."""
 
     trajectory_id: str
     agent_id: str
@@ -184,6 +186,7 @@ class Member:
     role: str | None = None
     is_training_data: bool = True
     is_evaluation: bool = False
+    odd_window_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

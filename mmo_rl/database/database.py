@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +14,15 @@ import asyncpg
 from pydantic import Field
 
 from mmo_rl.database import schema
-from mmo_rl.database.dsn import ServerAddress, connect_arguments, connection_error, parse_dsn, read_dsn
+from mmo_rl.database.dsn import (
+    LOST,
+    ServerAddress,
+    connect_arguments,
+    connection_error,
+    parse_dsn,
+    read_dsn,
+    require_tls_files,
+)
 from mmo_rl.errors import DatabaseError
 
 if TYPE_CHECKING:
@@ -23,7 +31,9 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 10.0
 _CONNECT_FAILURES = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
-_LOST = (asyncpg.PostgresConnectionError, asyncpg.AdminShutdownError, asyncpg.CrashShutdownError)
+_LOST = (*LOST, asyncpg.CannotConnectNowError, ConnectionError)
+_BROKEN = (*_LOST, asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""What a pooled connection fails with at once when it died unnoticed."""
 
 
 class Database:
@@ -85,6 +95,7 @@ class Database:
                 await self._create_database(self._server)
             else:
                 self._address = read_dsn(self.dsn_env)
+                require_tls_files(self._address, dsn_env=self.dsn_env)
             self._pool = await asyncpg.create_pool(min_size=0, max_size=self.max_connections, connect=self._connect)
             stack.push_async_callback(_close, self._pool)
             async with self.acquire():
@@ -145,8 +156,9 @@ class Database:
             try:
                 yield connection
             except BaseException:
-                if not connection.is_closed():
-                    await transaction.rollback()
+                if not _is_gone(connection):
+                    with suppress(*_BROKEN):  # what broke the connection is the error to tell
+                        await transaction.rollback()
                 raise
             await transaction.commit()
         except asyncpg.QueryCanceledError:
@@ -156,8 +168,12 @@ class Database:
             ) from None
         except _LOST as error:
             raise self._explain(error) from error
+        except (asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+            if not _is_gone(connection):
+                raise
+            raise self._explain(asyncpg.ConnectionDoesNotExistError(str(error))) from error
         finally:
-            await pool.release(connection)
+            await _release(pool, connection)
 
     async def _begin(self, pool: asyncpg.Pool[Any], readonly: bool) -> tuple[asyncpg.Connection[Any], Any]:
         """A transaction on a connection that works: pooled ones may have died since they were last used."""
@@ -179,10 +195,10 @@ class Database:
                     self.search_path,
                 )
             except BaseException as error:
-                await pool.release(connection)
-                if not isinstance(error, _LOST):
+                await _release(pool, connection)
+                if not isinstance(error, _BROKEN):
                     raise
-                lost = error
+                lost = error if isinstance(error, LOST) else asyncpg.ConnectionDoesNotExistError(str(error))
             else:
                 return connection, transaction
         assert lost is not None
@@ -241,6 +257,19 @@ class Database:
         if self.dsn_env is None:
             masked = f"the embedded database in {self.home / 'postgres'}"
         return connection_error(error, masked=masked, dsn_env=self.dsn_env)
+
+
+def _is_gone(connection: asyncpg.Connection[Any]) -> bool:
+    try:
+        return bool(connection.is_closed())
+    except asyncpg.InterfaceError:  # the pool has dropped it
+        return True
+
+
+async def _release(pool: asyncpg.Pool[Any], connection: asyncpg.Connection[Any]) -> None:
+    """Hands a connection back. One that broke cannot be reset: the pool drops it, and what broke it is told already."""
+    with suppress(*_BROKEN):
+        await pool.release(connection)
 
 
 async def _close(pool: asyncpg.Pool[Any]) -> None:

@@ -7,12 +7,13 @@ import socket
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 import asyncpg
 
-from mmo_rl.errors import DatabaseError
+from mmo_rl.errors import ConnectionLost, DatabaseError
 
 # Parameters of other clients (Prisma, libpq) that asyncpg would send to the server as settings, which refuses them.
 _FOREIGN = """
@@ -23,6 +24,16 @@ _FOREIGN = """
 FOREIGN_PARAMETERS = frozenset(_FOREIGN.split())
 
 
+TLS_FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
+LOST = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+)
+"""What a connection that worked fails with when the server, or what lies between, closes it."""
+
+
 @dataclass(frozen=True, slots=True)
 class ServerAddress:
     """How to reach a database. ``masked`` may be shown; ``dsn`` may hold a password and is kept out of ``repr``."""
@@ -30,6 +41,8 @@ class ServerAddress:
     dsn: str = field(repr=False)
     masked: str
     schema: str | None = None
+    system_roots: bool = False
+    """Whether the server's certificate is verified against the certificate authorities that this machine trusts."""
 
 
 def read_dsn(dsn_env: str, environment: Mapping[str, str] | None = None) -> ServerAddress:
@@ -64,6 +77,7 @@ def parse_dsn(value: str) -> ServerAddress:
         raise ValueError("its user or password contains a character that must be percent-encoded")
     parameters = dict(query)
     schema = parameters.get("schema")
+    system_roots = _tls(parameters)
     kept = {k: v for k, v in parameters.items() if k not in FOREIGN_PARAMETERS}
     dsn = parts._replace(query=urlencode(kept, quote_via=quote)).geturl()
     if not parts.netloc:
@@ -75,45 +89,81 @@ def parse_dsn(value: str) -> ServerAddress:
     database = parts.path.lstrip("/") or parameters.get("dbname", "")
     secret = ":***" if parts.password or "password" in parameters else ""
     masked = f"postgresql://{user}{secret}{'@' if user or secret else ''}{host}/{database}"
-    return ServerAddress(dsn=dsn, masked=masked, schema=schema)
+    return ServerAddress(dsn=dsn, masked=masked, schema=schema, system_roots=system_roots)
+
+
+def _tls(parameters: dict[str, str]) -> bool:
+    """Rewrites other clients' words for encryption into asyncpg's; true where the system's authorities verify.
+
+    Prisma names the authority's certificate ``sslcert`` where there is no ``sslkey``, and ``sslaccept=strict`` asks for
+    its verification; libpq says ``sslrootcert=system``.
+    """
+    accept = parameters.get("sslaccept")
+    if accept is not None and "sslcert" in parameters and "sslkey" not in parameters:
+        parameters.setdefault("sslrootcert", parameters.pop("sslcert"))
+    system = parameters.get("sslrootcert") == "system" or (accept == "strict" and "sslrootcert" not in parameters)
+    if system:
+        parameters.pop("sslrootcert", None)
+        parameters.pop("sslmode", None)
+    elif accept == "strict":
+        parameters["sslmode"] = "verify-full"
+    return system
 
 
 def connection_error(error: Exception, *, masked: str, dsn_env: str | None) -> DatabaseError:
     """A failed connection in the user's words. ``masked`` is what may be shown of the address."""
     name = dsn_env or "the embedded database"
+    kind: type[DatabaseError] = DatabaseError
     if isinstance(error, asyncpg.InvalidCatalogNameError):
         message, hint = f"there is no such database at {masked}", f"create it (createdb), or correct {name}"
     elif isinstance(error, asyncpg.InvalidAuthorizationSpecificationError):
         message, hint = f"the server refused the user or the password of {masked}", f"correct {name}"
     elif isinstance(error, asyncpg.TooManyConnectionsError):
+        kind = ConnectionLost
         message, hint = f"{masked} has no free connections", "wait, or lower database.max_connections, and try again"
     elif isinstance(error, asyncpg.CannotConnectNowError):
+        kind = ConnectionLost
         message, hint = f"{masked} is starting or shutting down", "try again in a few seconds"
-    elif isinstance(
-        error, asyncpg.ConnectionDoesNotExistError | asyncpg.AdminShutdownError | asyncpg.CrashShutdownError
-    ):
+    elif isinstance(error, LOST):
+        kind = ConnectionLost
         message, hint = f"the connection to {masked} was lost", "see that the server is up, then type the command again"
     elif isinstance(error, TimeoutError):
+        kind = ConnectionLost
         message, hint = f"no answer from {masked}", f"check that the server is up and that {name} names it"
     elif isinstance(error, socket.gaierror):
+        kind = ConnectionLost
         message, hint = f"the host of {masked} is unknown", f"correct the host in {name}"
     elif isinstance(error, ssl.SSLError):
-        message, hint = f"no encrypted connection to {masked}: {error.reason}", f"correct sslmode in {name}"
+        reason = getattr(error, "verify_message", None) or error.reason or "the handshake failed"
+        message, hint = f"no encrypted connection to {masked}: {reason}", f"correct sslmode or sslrootcert in {name}"
+    elif isinstance(error, asyncpg.ClientConfigurationError) and "ssl" in str(error).lower():
+        message, hint = f"no encrypted connection to {masked}: {error}", f"correct sslmode or sslrootcert in {name}"
     elif isinstance(error, OSError):
+        kind = ConnectionLost
         reason = error.strerror or "connection refused"
         message = f"cannot reach {masked}: {reason}"
         hint = f"check that the server is up and that {name} names it"
     else:
         message, hint = f"cannot connect to {masked} ({type(error).__name__})", f"correct {name}"
-    return DatabaseError(message, hint=hint)
+    return kind(message, hint=hint)
 
 
 def connect_arguments(address: ServerAddress, *, timeout_s: float, application_name: str) -> dict[str, Any]:
     """Arguments for ``asyncpg.connect``. No statement is cached: behind a transaction pooler the next transaction may
     meet another server process. Settings are made inside each transaction for the same reason."""
-    return {
+    arguments = {
         "dsn": address.dsn,
         "timeout": timeout_s,
         "statement_cache_size": 0,
         "server_settings": {"application_name": application_name},
     }
+    if address.system_roots:
+        arguments["ssl"] = ssl.create_default_context()
+    return arguments
+
+
+def require_tls_files(address: ServerAddress, *, dsn_env: str) -> None:
+    """Raises `DatabaseError` where a file of certificates that the connection string names does not exist."""
+    for name, value in parse_qsl(urlsplit(address.dsn).query):
+        if name in TLS_FILES and not Path(value).is_file():
+            raise DatabaseError(f"there is no file {value}", hint=f"correct {name} in {dsn_env}")

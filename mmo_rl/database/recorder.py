@@ -2,37 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import uuid
+from collections import deque
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from decimal import Decimal
 from typing import Any
 
 import asyncpg
 
-from mmo_rl.clock import utc_now
+from mmo_rl.clock import utc_now, window_at
 from mmo_rl.database.database import Database
-from mmo_rl.database.rows import call_row, naive_utc, to_json, trajectory_row
-from mmo_rl.database.schema import quoted
-from mmo_rl.errors import DatabaseError
-from mmo_rl.types import GroundTruth, QuestionOutcome, TickerOutcome, Trajectory, Window
+from mmo_rl.database.live import LiveTrajectory
+from mmo_rl.database.outcomes import delete_outcomes, outcome_rows
+from mmo_rl.database.rows import call_row, insert_rows, naive_utc, to_json, trajectory_row
+from mmo_rl.errors import ConnectionLost, DatabaseError
+from mmo_rl.types import GroundTruth, Trajectory, Window
 
-PRICE_LIMIT = 10**8  # numeric(10,2)
-CHANGE_LIMIT = 10**3  # numeric(5,2), in percent
-PROBABILITY_LIMIT = 10  # numeric(5,4)
+MAX_BATCH = 50
+"""Trajectories in one transaction at most."""
 
 
 class TrajectoryRecorder:
-    """Implements `mmo_rl.database.base.Recorder`: one transaction a trajectory, with every step and every LLM call.
+    """Records the play of any number of simultaneous agents, of one event loop; with every step and every LLM call.
 
-    Raises `DatabaseError` where a trajectory id is already stored, or the database is a game's own and does not know
-    the agent.
+    Implements `mmo_rl.database.base.Recorder` (``record`` takes whole trajectories), and for a game's own code
+    `trajectory` records them as they are played, waiting ``patience_s`` seconds for a server that went away. All raise
+    `DatabaseError` where a trajectory id is already stored, or the database is a game's own and does not know the
+    agent.
     """
 
-    def __init__(self, *, database: Database, now: Callable[[], datetime] = utc_now) -> None:
+    def __init__(
+        self,
+        *,
+        database: Database,
+        now: Callable[[], datetime] = utc_now,
+        new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
+        patience_s: float = 60.0,
+    ) -> None:
         self._database = database
         self._now = now
+        self._new_id = new_id
+        self._patience_s = patience_s
         self._hours: dict[str, int] = {}
         self._has_role: bool | None = None
+        self._waiting: deque[tuple[Trajectory, asyncio.Future[None]]] = deque()
+        self._writer: asyncio.Task[None] | None = None
+
+    def trajectory(
+        self,
+        *,
+        agent_id: str,
+        window_id: str | None = None,
+        window_hours: float = 1.0,
+        trajectory_id: str | None = None,
+        scenario_id: str | None = None,
+        role: str | None = None,
+        is_training_data: bool = True,
+        is_evaluation: bool = False,
+    ) -> LiveTrajectory:
+        """One agent's stay: ``async with recorder.trajectory(agent_id="alice") as played``.
+
+        It is stored, whole, when the block ends, together with others that end at the same time, and the block ends
+        when it is stored. An exception in the block stores the steps so far with the status ``error`` (``timeout`` for
+        a `TimeoutError`, ``terminated`` where the task is cancelled) and goes on. A process that dies stores nothing
+        of a trajectory that is not over. Without a single step there is nothing to store. ``window_id`` follows from
+        the start where it is not given.
+        """
+        window = window_at(self._now(), window_hours)
+        name = window_id or window.id
+        self._hours.setdefault(name, max(1, round(window_hours)))
+        return LiveTrajectory(
+            trajectory_id=trajectory_id or f"{agent_id}-{self._new_id()}",
+            agent_id=agent_id,
+            window_id=name,
+            scenario_id=scenario_id,
+            role=role,
+            is_training_data=is_training_data,
+            is_evaluation=is_evaluation,
+            now=self._now,
+            store=self._store,
+        )
 
     async def begin_window(self, window: Window, *, scenario_id: str) -> None:
         """Removes what an interrupted run of this scenario stored of this window; nothing else is ever removed."""
@@ -48,25 +98,12 @@ class TrajectoryRecorder:
             await connection.execute(
                 'delete from trajectories where "windowId" = $1 and "scenarioId" = $2', window.id, scenario_id
             )
-            await _delete_outcomes(connection, window.id, scenario_id)
+            await delete_outcomes(connection, window.id, scenario_id)
 
     async def record(self, trajectory: Trajectory) -> None:
-        now = self._now()
-        row = trajectory_row(trajectory, window_hours=self._hours.get(trajectory.window_id, 1), now=now)
-        calls = [
-            call_row(trajectory.trajectory_id, step, index, call, now=now)
-            for step in trajectory.steps
-            for index, call in enumerate(step.llm_calls)
-        ]
+        """Stores a finished trajectory, in a transaction of its own."""
         try:
-            async with self._database.acquire() as connection:
-                if trajectory.role is not None:
-                    if await self._role_column(connection):
-                        row["archetype"] = trajectory.role
-                    else:
-                        row["metadataJson"] = to_json(trajectory.metadata | {"archetype": trajectory.role})
-                await _insert(connection, "trajectories", [row])
-                await _insert(connection, "llm_call_logs", calls)
+            await self._insert([trajectory], self._now())
         except asyncpg.UniqueViolationError:
             raise DatabaseError(
                 f"the trajectory {trajectory.trajectory_id} is already recorded",
@@ -77,7 +114,6 @@ class TrajectoryRecorder:
                 f"{self._database.name} is a game's own database and has no agent {trajectory.agent_id}",
                 hint="collect=none trains on what is there; database=embedded records on this machine",
             ) from None
-
         except asyncpg.DataError as error:
             raise DatabaseError(
                 f"the trajectory {trajectory.trajectory_id} does not fit the tables: {error}",
@@ -88,13 +124,104 @@ class TrajectoryRecorder:
         """Replaces what this scenario stored of the window's outcomes. Prices are kept to the cent; a number that the
         table's columns cannot hold is stored as null."""
         now = naive_utc(self._now())
-        rows = [_ticker_row(truth.window_id, scenario_id, ticker) | {"createdAt": now} for ticker in truth.tickers]
-        rows += [
-            _question_row(truth.window_id, scenario_id, question) | {"createdAt": now} for question in truth.questions
-        ]
+        rows = [row | {"createdAt": now} for row in outcome_rows(truth, origin=scenario_id)]
         async with self._database.acquire() as connection:
-            await _delete_outcomes(connection, truth.window_id, scenario_id)
-            await _insert(connection, "market_outcomes", rows)
+            await delete_outcomes(connection, truth.window_id, scenario_id)
+            await insert_rows(connection, "market_outcomes", rows)
+
+    # --- inside -----------------------------------------------------------------------------------------------------
+
+    async def _store(self, trajectory: Trajectory) -> None:
+        """Returns when the trajectory is committed. What arrives while a transaction is under way goes into the next
+        one together: nobody waits for a timer, and many agents share few transactions."""
+        stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((trajectory, stored))
+        if self._writer is None or self._writer.done():
+            self._writer = asyncio.create_task(self._write())
+        # A waiter that is cancelled must not cancel what it shares with others.
+        await asyncio.shield(stored)
+
+    async def _write(self) -> None:
+        batch: list[tuple[Trajectory, asyncio.Future[None]]] = []
+        try:
+            while self._waiting:
+                batch = [self._waiting.popleft() for _ in range(min(MAX_BATCH, len(self._waiting)))]
+                await self._write_batch(batch)
+        except BaseException:
+            for _, stored in (*batch, *self._waiting):
+                stored.cancel()
+            self._waiting.clear()
+            raise
+
+    async def _write_batch(self, batch: Sequence[tuple[Trajectory, asyncio.Future[None]]]) -> None:
+        failure: Exception | None = None
+        try:
+            await self._insert_patiently([trajectory for trajectory, _ in batch])
+        except (asyncpg.PostgresError, DatabaseError) as error:
+            failure = error
+        for trajectory, stored in batch:
+            own = failure
+            if failure is not None and not isinstance(failure, ConnectionLost):
+                own = None  # one of them is at fault: each by itself tells which
+                try:
+                    await self.record(trajectory)
+                except (asyncpg.PostgresError, DatabaseError) as error:
+                    own = error
+            if stored.done():
+                continue
+            if own is None:
+                stored.set_result(None)
+            else:
+                stored.set_exception(own)
+
+    async def _insert_patiently(self, trajectories: Sequence[Trajectory]) -> None:
+        """Tries again while the connection is lost: what was played is not lost with a server that restarts."""
+        loop, now, pause_s = asyncio.get_running_loop(), self._now(), 0.05
+        deadline = loop.time() + self._patience_s
+        lost = False
+        while True:
+            try:
+                if lost:
+                    trajectories = await self._not_stored(trajectories, now)
+                return await self._insert(trajectories, now)
+            except ConnectionLost:
+                lost = True
+                if loop.time() + pause_s > deadline:
+                    raise
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, 5.0)
+
+    async def _not_stored(self, trajectories: Sequence[Trajectory], now: datetime) -> list[Trajectory]:
+        """Without those that were committed just before the connection broke."""
+        async with self._database.acquire() as connection:
+            rows = await connection.fetch(
+                'select "trajectoryId" as id from trajectories where "trajectoryId" = any($1::text[])'
+                ' and "createdAt" = $2',
+                [trajectory.trajectory_id for trajectory in trajectories],
+                naive_utc(now),
+            )
+        stored = {row["id"] for row in rows}
+        return [trajectory for trajectory in trajectories if trajectory.trajectory_id not in stored]
+
+    async def _insert(self, trajectories: Sequence[Trajectory], now: datetime) -> None:
+        rows, calls = [], []
+        for trajectory in trajectories:
+            row = trajectory_row(trajectory, window_hours=self._hours.get(trajectory.window_id, 1), now=now)
+            rows.append(row)
+            calls += [
+                call_row(trajectory.trajectory_id, step, index, call, now=now)
+                for step in trajectory.steps
+                for index, call in enumerate(step.llm_calls)
+            ]
+        async with self._database.acquire() as connection:
+            for trajectory, row in zip(trajectories, rows, strict=True):
+                if trajectory.role is not None:
+                    if await self._role_column(connection):
+                        row["archetype"] = trajectory.role
+                    else:
+                        row["metadataJson"] = to_json(trajectory.metadata | {"archetype": trajectory.role})
+            await insert_rows(connection, "trajectories", rows)
+            await insert_rows(connection, "llm_call_logs", calls)
 
     async def _role_column(self, connection: Any) -> bool:
         if self._has_role is None:
@@ -103,57 +230,3 @@ class TrajectoryRecorder:
                 " and attname = 'archetype' and not attisdropped)"
             )
         return bool(self._has_role)
-
-
-def outcome_id(scenario_id: str, window_id: str, instrument: str) -> str:
-    """The key of an outcome: the same instrument of the same window and scenario is always the same row."""
-    return f"{scenario_id}/{window_id}/{instrument}"
-
-
-async def _delete_outcomes(connection: Any, window_id: str, scenario_id: str) -> None:
-    await connection.execute(
-        'delete from market_outcomes where "windowId" = $1 and starts_with(id, $2)',
-        window_id,
-        outcome_id(scenario_id, window_id, ""),
-    )
-
-
-async def _insert(connection: Any, table: str, rows: list[dict[str, Any]]) -> None:
-    for columns in {tuple(row) for row in rows}:
-        names = ", ".join(map(quoted, columns))
-        places = ", ".join(f"${number}" for number in range(1, len(columns) + 1))
-        values = [tuple(row.values()) for row in rows if tuple(row) == columns]
-        await connection.executemany(f"insert into {table} ({names}) values ({places})", values)
-
-
-def _ticker_row(window_id: str, scenario_id: str, ticker: TickerOutcome) -> dict[str, Any]:
-    return {
-        "id": outcome_id(scenario_id, window_id, f"stock:{ticker.ticker}"),
-        "windowId": window_id,
-        "stockTicker": ticker.ticker,
-        "startPrice": _decimal(ticker.start_price, PRICE_LIMIT),
-        "endPrice": _decimal(ticker.end_price, PRICE_LIMIT),
-        "changePercent": _decimal(ticker.change_pct, CHANGE_LIMIT) if ticker.start_price else None,
-        "sentiment": ticker.sentiment,
-        "newsEvents": to_json(ticker.news),
-    }
-
-
-def _question_row(window_id: str, scenario_id: str, question: QuestionOutcome) -> dict[str, Any]:
-    probability = question.final_probability
-    return {
-        "id": outcome_id(scenario_id, window_id, f"question:{question.question_id}"),
-        "windowId": window_id,
-        "predictionMarketId": question.question_id,
-        "question": question.question,
-        "outcome": question.outcome,
-        "finalProbability": None if probability is None else _decimal(probability, PROBABILITY_LIMIT, places=4),
-    }
-
-
-def _decimal(value: float, limit: int, *, places: int = 2) -> Decimal | None:
-    number = Decimal(repr(value))
-    if not number.is_finite():
-        return None
-    rounded = round(number, places)
-    return rounded if abs(rounded) < limit else None

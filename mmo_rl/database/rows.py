@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from datetime import datetime
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime
+from decimal import Decimal
 from typing import Any
 
+from mmo_rl.database.schema import quoted
 from mmo_rl.types import Action, JsonDict, LLMCall, Step, Trajectory
 
 
@@ -20,8 +22,8 @@ def to_json(value: Any) -> str:
     """ASCII JSON: every text survives it, even one that is not valid Unicode."""
     try:
         return json.dumps(value, allow_nan=False, separators=(",", ":"))
-    except ValueError:
-        return json.dumps(_finite(value), allow_nan=False, separators=(",", ":"))
+    except (TypeError, ValueError):
+        return json.dumps(_plain_value(value), allow_nan=False, separators=(",", ":"))
 
 
 def milliseconds(moment: datetime) -> int:
@@ -158,6 +160,15 @@ def call_row(trajectory_id: str, step: Step, index: int, call: LLMCall, *, now: 
     }
 
 
+async def insert_rows(connection: Any, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Inserts rows; those with the same columns in one statement."""
+    for columns in {tuple(row): None for row in rows}:
+        names = ", ".join(map(quoted, columns))
+        places = ", ".join(f"${number}" for number in range(1, len(columns) + 1))
+        values = [tuple(row.values()) for row in rows if tuple(row) == columns]
+        await connection.executemany(f"insert into {table} ({names}) values ({places})", values)
+
+
 def prompts(call: LLMCall) -> tuple[str, str]:
     """The system prompt and the last user message, as the game names them; empty where there is none."""
     system = next((m.get("content", "") for m in call.messages if m.get("role") == "system"), "")
@@ -190,11 +201,16 @@ def _without_none(values: Mapping[str, Any]) -> JsonDict:
     return {key: value for key, value in values.items() if value is not None}
 
 
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return _plain(value)
+def _plain_value(value: Any) -> Any:
+    """What JSON can hold of a game's own values: a decimal is a number, a moment ISO 8601, anything else its text."""
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float | Decimal):
+        return _plain(float(value))
     if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
+        return {str(key): _plain_value(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value
+        return [_plain_value(item) for item in value]
+    if isinstance(value, set | frozenset):
+        return [_plain_value(item) for item in sorted(value, key=str)]
+    return value.isoformat() if isinstance(value, date) else str(value)

@@ -1,49 +1,38 @@
-"""Recorded play in exported files: JSON, JSONL and the same gzipped, one file or a folder of them."""
+"""Recorded play in exported files: JSON, JSONL and the same gzipped; one file, a folder of them, or standard input."""
 
 from __future__ import annotations
 
-import gzip
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, cast
+from typing import Annotated, Any
 
 from pydantic import Field
 
-from mmo_rl.clock import parse_window_id, utc_now, window_at
-from mmo_rl.errors import SourceError
-from mmo_rl.source.parse import CALLS, STEPS, Unreadable, parse_json, parse_trajectory, shown
+from mmo_rl.clock import utc_now
+from mmo_rl.source.exports import STANDARD_INPUT, Exports, parsed, parts_of
+from mmo_rl.source.files import READ_FAILURES, failure, standard_input, values
+from mmo_rl.source.play import RecordedOutcomes, arriving, recorded_outcomes
+from mmo_rl.source.rejections import Rejections
+from mmo_rl.source.shapes import LoggedCall, OutcomeRow, Part
+from mmo_rl.source.slices import crosses, home_window, is_odd, part, slice_id, slices_of, split_id
 from mmo_rl.source.truth import ground_truth
-from mmo_rl.source.values import pick
+from mmo_rl.source.values import as_text, pick
 from mmo_rl.types import Group, Member, Rejection, Selection, Trajectory, Window, WindowQuery, WindowStats
 
-SIDECARS = ("reward-judgments", "llm-call-logs", "manifest")
-OUTCOMES = "market-outcomes"
-SUFFIXES = (".jsonl", ".ndjson", ".json")
-MAX_REJECTIONS_KEPT = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """Where a trajectory lies, and its statistics. ``offset`` in bytes of the unpacked file; ``item`` of a list."""
-
-    path: Path
-    offset: int
-    item: int | None
-    start: datetime
-    window_id: str
-    scenario_id: str | None
-    member: Member
+log = logging.getLogger(__name__)
 
 
 class JsonlSource:
-    """Implements `mmo_rl.source.base.Source` over exported files.
+    """Implements `mmo_rl.source.base.Source` over exported files, and streams them whole to be copied.
 
-    Read are rows of ``trajectories`` (camelCase or snake_case, flat or as ``{"trajectory": {}, "llmCalls": []}``), one
-    a line or one a file. A file ``market-outcomes.jsonl`` beside them holds the ground truth as rows of
-    ``market_outcomes``. The files are scanned once for statistics; only the chosen trajectories are kept in memory.
+    ``path`` is a file, a folder, or ``-`` for standard input. Read are rows of ``trajectories`` (camelCase or
+    snake_case, flat or as ``{"trajectory": {}, "llmCalls": []}``), ART lines, group files and dumps of a database, a
+    value a line or one a file; files named ``llm-call-logs`` and ``market-outcomes`` beside them hold rows of those
+    tables. A line, or a file that is one value, may be ``max_line_mb`` megabytes long. The files are scanned once for
+    statistics; only the chosen trajectories are kept in memory. Every rejection is written to ``rejected_to``.
     Raises `SourceError` where there is no such path, or nothing in it can be read.
     """
 
@@ -52,184 +41,159 @@ class JsonlSource:
         *,
         path: str,
         settle_minutes: Annotated[float, Field(ge=0)] = 5.0,
+        max_line_mb: Annotated[float, Field(gt=0, le=100_000)] = 128.0,
+        rejected_to: Path | None = None,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
-        self.path = Path(path).expanduser()
+        self.path = path
+        self.rejections = Rejections(rejected_to)
+        self._max_bytes = int(max_line_mb * 1e6)
         self._settle = timedelta(minutes=settle_minutes)
         self._now = now
-        self._rejected: Counter[str] = Counter()
-        self._rejections: list[Rejection] = []
-        self._entries: dict[str, Entry] | None = None
-        self._outcomes: list[Mapping[str, Any]] = []
+        self._exports: Exports | None = None
+        self._members: dict[float, list[tuple[Window, Member, str | None]]] = {}
 
     @property
     def rejected(self) -> Mapping[str, int]:
-        return self._rejected
-
-    @property
-    def rejections(self) -> Sequence[Rejection]:
-        """The first rows that could not be read, for a report."""
-        return self._rejections
+        return self.rejections.counts
 
     async def windows(self, query: WindowQuery) -> list[WindowStats]:
-        members: dict[datetime, list[Member]] = {}
-        windows: dict[datetime, Window] = {}
-        for entry in self._index().values():
-            if query.scenario_id is not None and entry.scenario_id != query.scenario_id:
-                continue
-            window = _window_of(entry, query.window_hours)
-            windows[window.start] = window
-            members.setdefault(window.start, []).append(entry.member)
-        newest = max(windows, default=None)
+        exports = self._scanned()
+        members: dict[Window, list[Member]] = {}
+        for window, member, scenario_id in self._members_of(query.window_hours):
+            if query.scenario_id in (None, scenario_id):
+                members.setdefault(window, []).append(member)
+        newest = max((window.start for window in members), default=None)
         now = self._now()
         found = []
-        for start in sorted(windows):
-            window = windows[start]
+        for window in sorted(members, key=lambda window: window.start):
             if query.span is not None:
                 if window.start < query.span.start or window.end > query.span.end:
                     continue
-            elif newest is not None and start <= newest - timedelta(hours=query.lookback_hours):
+            elif newest is not None and window.start <= newest - timedelta(hours=query.lookback_hours):
                 continue
-            listed = tuple(sorted(members[start], key=lambda member: member.trajectory_id))
-            has_outcomes = ground_truth(window, self._outcomes) is not None
+            listed = tuple(sorted(members[window], key=lambda member: member.trajectory_id))
+            has_outcomes = ground_truth(window, exports.outcomes) is not None
             found.append(WindowStats(window, listed, has_outcomes, window.end + self._settle < now))
         return found
 
     async def groups(self, selection: Selection) -> AsyncIterator[Group]:
-        index = self._index()
+        exports = self._scanned()
         for selected in selection.windows:
-            members = []
-            for identity in selected.trajectory_ids:
-                entry = index.get(identity)
-                if entry is None:
-                    self._reject(Rejection(identity, "trajectoryId", identity, "no longer in the files"))
-                elif (trajectory := self._load(entry)) is not None:
-                    members.append(trajectory)
+            found: dict[str, Trajectory] = {}
+            for identity in sorted(selected.trajectory_ids, key=lambda i: exports.order(_whole_id(exports, i))):
+                trajectory = self._load(exports, identity, selected.window)
+                if trajectory is not None:
+                    found[identity] = trajectory
+            members = tuple(found[identity] for identity in selected.trajectory_ids if identity in found)
             if members:
-                truth = ground_truth(selected.window, self._outcomes)
-                yield Group(selected.window.id, selected.window, tuple(members), truth)
+                scenarios = {member.scenario_id for member in members}
+                scenario_id = scenarios.pop() if len(scenarios) == 1 else None
+                truth = ground_truth(selected.window, exports.outcomes, scenario_id=scenario_id)
+                yield Group(selected.window.id, selected.window, members, truth)
+
+    async def total(self) -> int | None:
+        """How many trajectories `stream` gives; None where that shows only as they come."""
+        return None if self.path == STANDARD_INPUT else len(self._scanned().entries)
+
+    async def stream(self) -> AsyncIterator[Trajectory | RecordedOutcomes]:
+        """Every trajectory whole, then the outcomes; from standard input each one as it comes."""
+        if self.path != STANDARD_INPUT:
+            exports = self._scanned()
+            for identity in exports.entries:
+                trajectory = exports.load(identity)
+                if trajectory is not None:
+                    yield trajectory
+            outcomes = exports.outcomes
+        else:
+            outcomes = []
+            calls: dict[str, list[Mapping[str, Any]]] = {}
+            async for found in arriving(self._piped):
+                if isinstance(found, LoggedCall):  # of a trajectory that is yet to come
+                    calls.setdefault(found.trajectory_id, []).append(found.row)
+                elif isinstance(found, OutcomeRow):
+                    outcomes.append(found.row)
+                elif isinstance(found, Rejection):
+                    self.rejections.add(found)
+                else:
+                    named = as_text(pick(found.row, "trajectoryId", "trajectory_id", "id"))
+                    read = parsed(found, calls.pop(named or "", ()))
+                    if isinstance(read, Rejection):
+                        self.rejections.add(read)
+                    else:
+                        yield read
+        for recorded in recorded_outcomes(outcomes):
+            yield recorded
 
     async def aclose(self) -> None:
-        """Nothing is held open."""
+        if self._exports is not None:
+            self._exports.close()
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
-    def _index(self) -> dict[str, Entry]:
-        if self._entries is not None:
-            return self._entries
-        entries: dict[str, Entry] = {}
-        for path in self._files():
-            for offset, item, found in self._objects(path):
-                if _stem(path) == OUTCOMES:
-                    self._outcomes.append(found)
-                    continue
-                parsed = _parsed(found)
-                if isinstance(parsed, Rejection):
-                    self._reject(parsed)
-                elif parsed.trajectory_id in entries:
-                    self._reject(Rejection(parsed.trajectory_id, "trajectoryId", str(path), "more than once"))
-                else:
-                    entries[parsed.trajectory_id] = _entry(path, offset, item, found, parsed)
-        if not entries:
-            reasons = ", ".join(f"{count} x {reason}" for reason, count in self._rejected.most_common(5))
-            raise SourceError(
-                f"no trajectory could be read from {self.path} ({reasons or 'no JSON or JSONL files'})",
-                hint="source.path takes a file or folder of exported rows of the table trajectories",
-            )
-        self._entries = entries
-        return entries
+    def _scanned(self) -> Exports:
+        if self._exports is None:
+            self._exports = Exports(self.path, max_bytes=self._max_bytes, rejections=self.rejections)
+            self._exports.scan()
+            if self.rejected:
+                log.warning("%s: %s", self.path, self.rejections.summary())
+        return self._exports
 
-    def _files(self) -> list[Path]:
-        if not self.path.exists():
-            raise SourceError(
-                f"there is no {self.path}", hint="source=jsonl source.path=FILE_OR_FOLDER of exported trajectories"
-            )
-        listed = sorted(self.path.rglob("*")) if self.path.is_dir() else [self.path]
-        return [p for p in listed if p.is_file() and _kind(p) in SUFFIXES and _stem(p) not in SIDECARS]
+    def _piped(self) -> Iterator[Part]:
+        """What standard input holds, part after part; it blocks until the next line is there."""
+        with standard_input() as file:
+            try:
+                for found in values(file, name="standard input", max_bytes=self._max_bytes):
+                    yield from parts_of(found.value, f"standard input at byte {found.offset}")
+            except READ_FAILURES as error:
+                yield failure(error, "standard input")
 
-    def _objects(self, path: Path) -> Iterator[tuple[int, int | None, Mapping[str, Any]]]:
-        """The JSON objects of a file with where they are; what is none is rejected."""
-        try:
-            with _opened(path) as file:
-                if _kind(path) == ".json":
-                    yield from self._checked(path, 0, file.read())
-                    return
-                offset = 0
-                for line in file:
-                    if line.strip():
-                        yield from self._checked(path, offset, line)
-                    offset += len(line)
-        except (EOFError, gzip.BadGzipFile, OSError) as error:
-            self._reject(Rejection(None, str(path), str(error), "file cannot be read"))
+    def _members_of(self, hours: float) -> list[tuple[Window, Member, str | None]]:
+        """Every trajectory, or its slices, in windows of this length; with its scenario."""
+        if hours not in self._members:
+            exports = self._scanned()
+            self._members[hours] = []
+            for identity, entry in exports.entries.items():
+                odd = (entry.window_id or "") if is_odd(entry.window_id) else None
+                member = replace(entry.member, odd_window_id=odd)
+                listed = [(home_window(entry.window_id, entry.start, hours=hours), member)]
+                if crosses(listed[0][0], entry.start, entry.end) and (whole := exports.load(identity)) is not None:
+                    listed = _sliced(whole, member, hours)
+                self._members[hours] += [(window, member, entry.scenario_id) for window, member in listed]
+        return self._members[hours]
 
-    def _checked(self, path: Path, offset: int, text: bytes) -> Iterator[tuple[int, int | None, Mapping[str, Any]]]:
-        try:
-            value = parse_json(text, f"{path.name} at byte {offset}")
-        except (Unreadable, RecursionError) as error:
-            field, reason = (error.field, error.reason) if isinstance(error, Unreadable) else (path.name, "too deep")
-            self._reject(Rejection(None, field, shown(text[:80].decode("utf-8", "replace")), reason))
-            return
-        for item, found in enumerate(value) if isinstance(value, list) else ((None, value),):
-            if isinstance(found, Mapping):
-                yield offset, item, found
-            else:
-                self._reject(Rejection(None, path.name, shown(found), "not an object"))
-
-    def _load(self, entry: Entry) -> Trajectory | None:
-        with _opened(entry.path) as file:
-            file.seek(entry.offset)
-            text = file.read() if _kind(entry.path) == ".json" else file.readline()
-        value = parse_json(text, entry.path.name)
-        parsed = _parsed(value if entry.item is None else value[entry.item])
-        if isinstance(parsed, Rejection):
-            self._reject(parsed)
+    def _load(self, exports: Exports, identity: str, window: Window) -> Trajectory | None:
+        """A trajectory, or its slice in a window, by id."""
+        origin = _whole_id(exports, identity)
+        if origin not in exports.entries:
+            self.rejections.add(Rejection(identity, "trajectoryId", identity, "no longer in the files"))
             return None
-        return parsed
-
-    def _reject(self, rejection: Rejection) -> None:
-        self._rejected[rejection.reason] += 1
-        if len(self._rejections) < MAX_REJECTIONS_KEPT:
-            self._rejections.append(rejection)
-
-
-def _parsed(found: Mapping[str, Any]) -> Trajectory | Rejection:
-    row, calls = found, pick(found, *CALLS)
-    if isinstance(found.get("trajectory"), Mapping):
-        row = found["trajectory"]
-    if pick(row, *STEPS) is None:
-        keys = ", ".join(sorted(map(str, found))[:8])
-        return Rejection(None, "row", shown(keys), "unknown shape: not a row of trajectories")
-    listed = [call for call in calls if isinstance(call, Mapping)] if isinstance(calls, list) else []
-    return parse_trajectory(row, calls=listed)
+        whole = exports.load(origin)
+        if whole is None or origin == identity:
+            return whole
+        found = part(whole, window)
+        if found is None:
+            self.rejections.add(Rejection(identity, "stepsJson", window.id, "no step in the window any more"))
+        return found
 
 
-def _entry(path: Path, offset: int, item: int | None, found: Mapping[str, Any], parsed: Trajectory) -> Entry:
-    member = Member(
-        trajectory_id=parsed.trajectory_id,
-        agent_id=parsed.agent_id,
-        actions=len(parsed.steps),
-        final_pnl=parsed.final_pnl,
-        role=parsed.role,
-        is_training_data=parsed.is_training_data,
-        is_evaluation=parsed.is_evaluation,
-    )
-    return Entry(path, offset, item, parsed.start, parsed.window_id, parsed.scenario_id, member)
+def _whole_id(exports: Exports, identity: str) -> str:
+    return identity if identity in exports.entries else split_id(identity)[0]
 
 
-def _window_of(entry: Entry, hours: float) -> Window:
-    named = parse_window_id(entry.window_id) if hours == 1 else None
-    if named is None:
-        return window_at(entry.start, hours)
-    return Window(entry.window_id, named, named + timedelta(hours=1))
-
-
-def _opened(path: Path) -> BinaryIO:
-    return cast(BinaryIO, gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
-
-
-def _kind(path: Path) -> str:
-    return path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
-
-
-def _stem(path: Path) -> str:
-    return path.name.split(".", 1)[0]
+def _sliced(whole: Trajectory, member: Member, hours: float) -> list[tuple[Window, Member]]:
+    slices = slices_of(whole, hours=hours)
+    if len(slices) == 1:
+        return [(slices[0].window, member)]
+    return [
+        (
+            piece.window,
+            replace(
+                member,
+                trajectory_id=slice_id(whole.trajectory_id, piece.window.id),
+                actions=len(piece.steps),
+                final_pnl=piece.pnl,
+            ),
+        )
+        for piece in slices
+    ]

@@ -5,30 +5,24 @@ What cannot be read becomes a `Rejection` that says which field, what was found 
 
 from __future__ import annotations
 
-import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-import msgspec
-
-from mmo_rl.clock import parse_window_id, window_at
-from mmo_rl.source.values import as_bool, as_int, as_number, as_text, as_time, pick
+from mmo_rl.source.jsontext import Unreadable, decoded, parse_json, shown
+from mmo_rl.source.slices import home_window, named_start
+from mmo_rl.source.values import as_bool, as_int, as_message, as_number, as_text, as_time, pick
 from mmo_rl.types import Action, JsonDict, LLMCall, Message, Rejection, Step, Trajectory
 
 CALLS = ("llmCalls", "llm_calls", "calls", "llm")
 PROVIDERS = ("providerAccesses", "provider_accesses", "providerLogs", "providerAccess")
 STATES = ("environmentState", "environment_state", "observation")
 STEPS = ("stepsJson", "steps_json", "steps")
+_STEP_NUMBER = re.compile(r"-step-(\d{1,9})$|-call-(\d{1,9})-\d+$")
 
-
-class Unreadable(Exception):
-    """Carries the field, what was found and the reason up to `parse_trajectory`."""
-
-    def __init__(self, field: str, found: Any, reason: str) -> None:
-        super().__init__(field, reason)
-        self.field, self.found, self.reason = field, shown(found), reason
+__all__ = ["CALLS", "PROVIDERS", "STATES", "STEPS", "Unreadable", "decoded", "parse_json", "parse_trajectory", "shown"]
 
 
 def parse_trajectory(row: Mapping[str, Any], *, calls: Sequence[Mapping[str, Any]] = ()) -> Trajectory | Rejection:
@@ -42,8 +36,6 @@ def parse_trajectory(row: Mapping[str, Any], *, calls: Sequence[Mapping[str, Any
         return Rejection(identity, error.field, error.found, error.reason)
     except RecursionError:
         return Rejection(identity, "row", "", "nested too deeply")
-    except OverflowError:
-        return Rejection(identity, "startTime", shown(pick(row, "startTime", "start_time")), "out of range")
 
 
 def _trajectory(row: Mapping[str, Any], identity: str | None, calls: Sequence[Mapping[str, Any]]) -> Trajectory:
@@ -56,17 +48,20 @@ def _trajectory(row: Mapping[str, Any], identity: str | None, calls: Sequence[Ma
     metadata = _object(row, "metadata", "metadataJson", "metadata_json")
     recorded_steps = _steps_list(row)
     start = as_time(pick(row, "startTime", "start_time")) or _edge(recorded_steps, first=True)
-    named = parse_window_id(as_text(pick(row, "windowId", "window_id")) or "")
+    window_id = as_text(pick(row, "windowId", "window_id"))
     if start is None:
-        start = named
+        start = named_start(window_id)
     if start is None:
         raise Unreadable("startTime", pick(row, "startTime", "start_time"), "not a time")
     end = as_time(pick(row, "endTime", "end_time")) or _edge(recorded_steps, first=False) or start
+    for name, moment in (("startTime", start), ("endTime", end)):
+        if not 1 < moment.year < 9999:  # its window would lie outside the calendar
+            raise Unreadable(name, moment.isoformat(), "out of range")
     steps = _steps(recorded_steps, identity, start, calls)
     return Trajectory(
         trajectory_id=identity,
         agent_id=agent,
-        window_id=as_text(pick(row, "windowId", "window_id")) or "" if named is not None else window_at(start, 1.0).id,
+        window_id=home_window(window_id, start, hours=1.0).id,
         start=start,
         end=end,
         steps=steps,
@@ -77,7 +72,10 @@ def _trajectory(row: Mapping[str, Any], identity: str | None, calls: Sequence[Ma
         final_status=as_text(pick(row, "finalStatus", "final_status") or metrics.get("finalStatus")) or "completed",
         role=as_text(pick(row, "archetype", "role") or metadata.get("archetype")),
         scenario_id=as_text(pick(row, "scenarioId", "scenario_id")),
-        is_training_data=as_bool(pick(row, "isTrainingData", "is_training_data"), default=True),
+        is_training_data=as_bool(
+            pick(row, "isTrainingData", "is_training_data"),
+            default=as_bool(pick(metadata, "isTrainingData", "is_training_data"), default=True),
+        ),
         is_evaluation=as_bool(pick(row, "isEvaluation", "is_evaluation"), default=False),
         metrics=metrics,
         metadata=metadata,
@@ -104,9 +102,7 @@ def _edge(steps: Sequence[Any], *, first: bool) -> datetime | None:
 def _steps(
     recorded: Sequence[Any], identity: str, start: datetime, calls: Sequence[Mapping[str, Any]]
 ) -> tuple[Step, ...]:
-    logged: dict[str, list[Mapping[str, Any]]] = {}
-    for call in calls:
-        logged.setdefault(as_text(pick(call, "stepId", "step_id")) or "", []).append(call)
+    logged = _by_step(calls, identity)
     steps: list[Step] = []
     for index, item in enumerate(recorded):
         place = f"stepsJson[{index}]"
@@ -117,24 +113,25 @@ def _steps(
         timestamp = as_time(item.get("timestamp"))
         if timestamp is None:  # not recorded: no earlier than what came before
             timestamp = steps[-1].timestamp if steps else start
-        own_calls = decoded(pick(item, *CALLS), f"{place}.llmCalls")
+        own_calls = decoded(next(filter(None, (item.get(name) for name in CALLS)), None), f"{place}.llmCalls")
         if isinstance(own_calls, Mapping):
             own_calls = [own_calls]
         if not own_calls:
-            own_calls = logged.get(f"{identity}-step-{number}", [])
+            step_id = as_text(pick(item, "stepId", "step_id"))
+            own_calls = (step_id and logged.get(step_id)) or logged.get(number) or []
         if not isinstance(own_calls, list):
             raise Unreadable(f"{place}.llmCalls", own_calls, "not a list of calls")
         steps.append(
             Step(
                 number=number,
                 timestamp=timestamp,
-                environment_state=_mapping(pick(item, *STATES)),
+                environment_state=_mapping(decoded(pick(item, *STATES), f"{place}.environmentState")),
                 action=_action(item.get("action"), place),
                 llm_calls=tuple(
                     _call(call, f"{place}.llmCalls[{i}]", f"{identity}-call-{number}-{i}")
                     for i, call in enumerate(own_calls)
                 ),
-                provider_accesses=tuple(_dict(p) for p in _list(pick(item, *PROVIDERS)) if isinstance(p, Mapping)),
+                provider_accesses=tuple(_provider_accesses(pick(item, *PROVIDERS), place)),
                 reward=as_number(item.get("reward")),
             )
         )
@@ -144,19 +141,44 @@ def _steps(
     return tuple(steps)
 
 
+def _by_step(calls: Sequence[Mapping[str, Any]], identity: str) -> dict[str | int, list[Mapping[str, Any]]]:
+    """This trajectory's logged calls under their step's id, and under its number where an id names that."""
+    logged: dict[str | int, list[Mapping[str, Any]]] = {}
+    for call in calls:
+        owner = as_text(pick(call, "trajectoryId", "trajectory_id"))
+        if owner is not None and owner != identity:
+            continue
+        ids = [as_text(pick(call, *names)) or "" for names in (("stepId", "step_id"), ("callId", "call_id"))]
+        logged.setdefault(ids[0], []).append(call)
+        matches = (_STEP_NUMBER.search(i) for i in ids if owner is not None or i.startswith(identity))
+        named = next(filter(None, matches), None)
+        if named is not None:
+            logged.setdefault(int(named[1] or named[2]), []).append(call)
+    return logged
+
+
+def _provider_accesses(found: Any, place: str) -> list[JsonDict]:
+    is_json = isinstance(found, str) and found.lstrip().startswith(("[", "{"))
+    listed = decoded(found, f"{place}.providerAccesses") if is_json else found
+    if listed is None:
+        return []
+    items = listed if isinstance(listed, list) else [listed]
+    return [_dict(item) if isinstance(item, Mapping) else {"data": item} for item in items]
+
+
 def _action(found: Any, place: str) -> Action:
     if isinstance(found, str):
-        found = {"actionType": found}
+        found = decoded(found, f"{place}.action") if found.lstrip().startswith("{") else {"actionType": found}
     if found is None:
         found = {}
     if not isinstance(found, Mapping):
         raise Unreadable(f"{place}.action", found, "not an action")
-    error = as_text(found.get("error"))
+    error = as_message(found.get("error"))
     result = found.get("result")
     return Action(
         action_type=as_text(pick(found, "actionType", "action_type", "type", "action")) or "unknown",
         parameters=_mapping(pick(found, "parameters", "params")),
-        success=as_bool(found.get("success"), default=error is None),
+        success=as_bool(found.get("success"), default=not error),
         result=_dict(result) if isinstance(result, Mapping) else None if result is None else {"value": result},
         error=error,
         reasoning=as_text(found.get("reasoning")),
@@ -212,40 +234,7 @@ def _messages(found: Mapping[str, Any], place: str) -> tuple[Message, ...]:
     return tuple({"role": role, "content": text} for role, text in prompts if text)
 
 
-# --- JSON -----------------------------------------------------------------------------------------------------------
-
-
-def decoded(value: Any, field: str) -> Any:
-    """JSON text to what it says, also when it was encoded twice; anything else as it is."""
-    for _ in range(2):
-        if not isinstance(value, str | bytes):
-            break
-        if not value.strip():
-            return None
-        value = parse_json(value, field)
-    return value
-
-
-def parse_json(text: str | bytes, field: str) -> Any:
-    """Strict JSON fast; JSON with NaN or half surrogate pairs too. Raises `Unreadable`."""
-    try:
-        return msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeError):
-        pass  # the standard library reads more; it decides
-    try:
-        return json.loads(text)
-    except ValueError:
-        raise Unreadable(field, text, "not JSON") from None
-
-
-def shown(value: Any) -> str:
-    """What was found, short enough for a report."""
-    try:
-        text = value if isinstance(value, str) else repr(value)
-    except ValueError:  # an integer of thousands of digits
-        text = type(value).__name__
-    text = text if len(text) <= 80 else f"{text[:77]}..."
-    return text.encode("utf-8", "replace").decode()
+# --- values ---------------------------------------------------------------------------------------------------------
 
 
 def _object(row: Mapping[str, Any], *names: str) -> JsonDict:
@@ -259,10 +248,6 @@ def _mapping(value: Any) -> JsonDict:
 
 def _dict(value: Mapping[Any, Any]) -> JsonDict:
     return {str(key): item for key, item in value.items()}
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value] if isinstance(value, Mapping) else []
 
 
 def _integers(value: Any) -> tuple[int, ...] | None:

@@ -1,13 +1,17 @@
 """Recorded play in PostgreSQL: the embedded server, or a game's own database.
 
 Every query is a short read-only transaction of its own: between two of them nothing is held on the server, however
-long a judge takes, because it may be a live game's.
+long a judge takes, because it may be a live game's. A query whose connection is lost is asked again as a whole, and its
+rows are bound by id, so that nothing is read twice or left out.
 """
 
 from __future__ import annotations
 
+import asyncio
+import gc
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
@@ -15,10 +19,14 @@ import asyncpg
 from pydantic import Field
 
 from mmo_rl.clock import utc_now, window_id
-from mmo_rl.errors import SourceError
+from mmo_rl.errors import ConnectionLost, SourceError
+from mmo_rl.source import statements
 from mmo_rl.source.base import ReadPool
+from mmo_rl.source.columns import COLUMNS_SQL, ELSEWHERE_SQL, REQUIRED, TABLES, Table, tables
 from mmo_rl.source.parse import parse_trajectory
-from mmo_rl.source.truth import ground_truth
+from mmo_rl.source.slices import Slice, is_odd, part, slice_id, slices, slices_of, split_id, step_times
+from mmo_rl.source.truth import ground_truth, other_names
+from mmo_rl.source.values import as_number
 from mmo_rl.types import (
     Group,
     JsonDict,
@@ -33,18 +41,17 @@ from mmo_rl.types import (
 )
 
 MAX_REJECTIONS_KEPT = 100
-ROW_COLUMNS = (
-    '"trajectoryId", "agentId", "startTime", "endTime", "windowId", "scenarioId", "stepsJson", "metricsJson",'
-    ' "metadataJson", "finalStatus", "finalBalance", "finalPnL", "isTrainingData", "isEvaluation"'
-)
+FIRST_PAUSE_S = 0.1
+LONGEST_PAUSE_S = 5.0
 
 
 class PostgresSource:
-    """Implements `mmo_rl.source.base.Source` over the game's tables.
+    """Implements `mmo_rl.source.base.Source` over the game's tables, in the variants that `columns` knows.
 
     ``dsn_env`` names the environment variable that the pool's server came from (None: the embedded server).
     ``batch_size`` trajectories are in memory at a time, or one window where that is larger. A window is complete
-    ``settle_minutes`` after its end.
+    ``settle_minutes`` after its end. A server that goes away in the middle of a read is waited for ``reconnect_s``
+    seconds, with longer and longer pauses; then `ConnectionLost` is raised.
     """
 
     def __init__(
@@ -54,16 +61,18 @@ class PostgresSource:
         pool: ReadPool,
         batch_size: Annotated[int, Field(ge=1, le=10_000)] = 100,
         settle_minutes: Annotated[float, Field(ge=0)] = 5.0,
+        reconnect_s: Annotated[float, Field(ge=0)] = 60.0,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self.dsn_env = dsn_env
         self._pool = pool
         self._batch_size = batch_size
         self._settle = timedelta(minutes=settle_minutes)
+        self._reconnect_s = reconnect_s
         self._now = now
         self._rejected: Counter[str] = Counter()
         self._rejections: list[Rejection] = []
-        self._role: str | None = None
+        self._tables: dict[str, Table] | None = None
 
     @property
     def rejected(self) -> Mapping[str, int]:
@@ -75,45 +84,53 @@ class PostgresSource:
         return self._rejections
 
     async def windows(self, query: WindowQuery) -> list[WindowStats]:
-        length = timedelta(hours=query.window_hours)
-        span = query.span
+        known = await self._known()
+        length, span, hourly = timedelta(hours=query.window_hours), query.span, query.window_hours == 1
         rows = await self._fetch(
-            windows_sql(hourly=query.window_hours == 1, role=await self._role_column()),
+            statements.windows_sql(known["trajectories"], hourly=hourly),
             length,
             query.scenario_id,
             span.start.astimezone(UTC).replace(tzinfo=None) if span is not None else None,
             span.end.astimezone(UTC).replace(tzinfo=None) if span is not None else None,
             timedelta(hours=query.lookback_hours) if span is None else None,
         )
+        sliced = await self._slices([row for row in rows if row["crosses"]], hours=query.window_hours)
         members: dict[datetime, list[Member]] = {}
-        with_outcomes = {row["start"] for row in rows if row["has_outcomes"]}
-        for row in rows:
-            members.setdefault(row["start"], []).append(
-                Member(
-                    trajectory_id=row["trajectoryId"],
-                    agent_id=row["agentId"],
-                    actions=row["episodeLength"],
-                    final_pnl=row["finalPnL"],
-                    role=row["role"],
-                    is_training_data=row["isTrainingData"],
-                    is_evaluation=row["isEvaluation"],
-                )
-            )
-        now = self._now()
+        odd: dict[str | None, str | None] = {}
+        for identity, agent, steps, pnl, role, training, evaluation, name, _, _, start, _ in rows:
+            if name not in odd:
+                odd[name] = (name or "") if is_odd(name) else None
+            more = (role, training, evaluation, odd[name])
+            parts = sliced.get(identity)
+            if parts is None:
+                members.setdefault(start, []).append(Member(identity, agent, steps, pnl, *more))
+            elif len(parts) == 1:
+                own = parts[0].window.start.replace(tzinfo=None)
+                members.setdefault(own, []).append(Member(identity, agent, steps, pnl, *more))
+            else:
+                for piece in parts:
+                    member = Member(slice_id(identity, piece.window.id), agent, len(piece.steps), piece.pnl, *more)
+                    members.setdefault(piece.window.start.replace(tzinfo=None), []).append(member)
+        outcomes = await self._outcome_starts(length, hourly=hourly)
+        newest = max(members, default=None)
         found = []
-        for naive, listed in members.items():
+        for naive in sorted(members):
             start = naive.replace(tzinfo=UTC)
             window = Window(window_id(start), start, start + length)
-            complete = window.end + self._settle < now
-            found.append(WindowStats(window, tuple(listed), naive in with_outcomes, complete))
+            if span is not None and not (span.start <= window.start and window.end <= span.end):
+                continue
+            if span is None and newest is not None and naive <= newest - timedelta(hours=query.lookback_hours):
+                continue
+            listed = tuple(sorted(members[naive], key=lambda member: member.trajectory_id))
+            found.append(WindowStats(window, listed, naive in outcomes, window.end + self._settle < self._now()))
         return found
 
     async def groups(self, selection: Selection) -> AsyncIterator[Group]:
         for chunk in self._chunks(selection.windows):
-            ids = [identity for selected in chunk for identity in selected.trajectory_ids]
+            wanted = [(identity, selected.window) for selected in chunk for identity in selected.trajectory_ids]
             trajectories: dict[str, Trajectory] = {}
-            for first in range(0, len(ids), self._batch_size):
-                await self._read(ids[first : first + self._batch_size], trajectories)
+            for first in range(0, len(wanted), self._batch_size):
+                await self._read(wanted[first : first + self._batch_size], trajectories)
             outcomes = await self._outcomes([selected.window for selected in chunk])
             for selected in chunk:
                 members = tuple(trajectories.pop(i) for i in selected.trajectory_ids if i in trajectories)
@@ -142,71 +159,144 @@ class PostgresSource:
         if chunk:
             yield chunk
 
-    async def _read(self, ids: Sequence[str], into: dict[str, Trajectory]) -> None:
-        role = await self._role_column()
-        rows = await self._fetch(
-            f'select {ROW_COLUMNS}, {role} as archetype from trajectories where "trajectoryId" = any($1::text[])', ids
-        )
-        without_calls: dict[str, JsonDict] = {}
-        for row in map(dict, rows):
-            parsed = parse_trajectory(row)
-            if isinstance(parsed, Rejection):
-                self._reject(parsed)
-                continue
-            into[parsed.trajectory_id] = parsed
-            if not any(step.llm_calls for step in parsed.steps):
-                without_calls[parsed.trajectory_id] = row
-        for missing in set(ids) - {row["trajectoryId"] for row in rows}:
-            self._reject(Rejection(missing, "trajectoryId", missing, "no longer in the database"))
-        if without_calls:
-            await self._add_logged_calls(without_calls, into)
+    async def _read(self, wanted: Sequence[tuple[str, Window]], into: dict[str, Trajectory]) -> None:
+        """Trajectories, and slices of trajectories, by id."""
+        ids = {split_id(identity)[0] for identity, _ in wanted}
+        if (await self._known())["trajectories"].is_text("trajectoryId"):
+            ids |= {identity for identity, _ in wanted}  # a whole trajectory may be called like a slice
+        rows, whole = await self._parsed(sorted(ids))
+        for identity, window in wanted:
+            origin = identity if identity in rows else split_id(identity)[0]
+            if origin not in rows:
+                self._reject(Rejection(identity, "trajectoryId", identity, "no longer in the database"))
+            elif origin in whole:
+                found = whole[origin] if origin == identity else part(whole[origin], window)
+                if found is None:
+                    self._reject(Rejection(identity, "stepsJson", window.id, "no step in the window any more"))
+                else:
+                    into[identity] = found
 
-    async def _add_logged_calls(self, rows: Mapping[str, JsonDict], into: dict[str, Trajectory]) -> None:
+    async def _parsed(self, ids: Sequence[str]) -> tuple[dict[str, JsonDict], dict[str, Trajectory]]:
+        """The rows that are there, and the trajectories that could be read of them."""
+        sql = statements.rows_sql((await self._known())["trajectories"])
+        rows = {row["trajectoryId"]: dict(row) for row in await self._fetch(sql, ids)}
+        found: dict[str, Trajectory] = {}
+        with _no_collection():
+            for row in rows.values():
+                self._parse(row, (), found)
+        silent = [identity for identity, read in found.items() if not any(step.llm_calls for step in read.steps)]
+        for identity, calls in (await self._logged_calls(silent)).items():
+            del found[identity]
+            self._parse(rows[identity], calls, found)
+        return rows, found
+
+    def _parse(self, row: JsonDict, calls: Sequence[JsonDict], into: dict[str, Trajectory]) -> None:
+        parsed = parse_trajectory(row, calls=calls)
+        if isinstance(parsed, Rejection):
+            as_texts = {key: value.decode() if isinstance(value, bytes) else value for key, value in row.items()}
+            parsed = parse_trajectory(as_texts, calls=calls)  # a report quotes text
+        if isinstance(parsed, Rejection):
+            self._reject(parsed)
+        else:
+            into[parsed.trajectory_id] = parsed
+
+    async def _logged_calls(self, ids: Sequence[str]) -> dict[str, list[JsonDict]]:
         """Some recordings hold their LLM calls in ``llm_call_logs`` only."""
+        table = (await self._known())["llm_call_logs"]
         logged: dict[str, list[JsonDict]] = {}
-        for call in await self._fetch(
-            'select * from llm_call_logs where "trajectoryId" = any($1::text[]) order by "timestamp", length("callId"),'
-            ' "callId"',
-            list(rows),
-        ):
-            logged.setdefault(call["trajectoryId"], []).append(dict(call))
-        for identity, calls in logged.items():
-            parsed = parse_trajectory(rows[identity], calls=calls)
-            if isinstance(parsed, Rejection):
-                del into[identity]
-                self._reject(parsed)
-            else:
-                into[identity] = parsed
+        if ids and not table.missing(("trajectoryId", "callId")):
+            for call in await self._fetch(statements.calls_sql(table), ids):
+                logged.setdefault(call["of_trajectory"], []).append(dict(call))
+        return logged
+
+    async def _slices(self, rows: Sequence[asyncpg.Record], *, hours: float) -> dict[str, list[Slice]]:
+        """The slices of trajectories that cross windows; those whose steps cannot be read are left out."""
+        found: dict[str, list[Slice]] = {}
+        table = (await self._known())["trajectories"]
+        for first in range(0, len(rows), self._batch_size):
+            batch = {row["id"]: row for row in rows[first : first + self._batch_size]}
+            try:
+                listed = await self._fetch(statements.steps_sql(table), list(batch))
+            except asyncpg.DataError:  # steps in one of the other shapes, or no JSON at all
+                listed = []
+            for identity, times, pnls in listed:
+                row = batch[identity]
+                if times and None not in times:
+                    del batch[identity]
+                    start = row["startTime"].replace(tzinfo=UTC)
+                    found[identity] = slices(
+                        step_times(times, start),
+                        [as_number(pnl) for pnl in pnls],
+                        final_pnl=row["pnl"],
+                        start=start,
+                        end=row["endTime"].replace(tzinfo=UTC),
+                        hours=hours,
+                    )
+            if batch:
+                _, whole = await self._parsed(list(batch))
+                found |= {identity: slices_of(read, hours=hours) for identity, read in whole.items()}
+        return found
+
+    async def _outcome_starts(self, length: timedelta, *, hourly: bool) -> set[datetime]:
+        table = (await self._known())["market_outcomes"]
+        if not table.has("windowId"):
+            return set()
+        rows = await self._fetch(statements.outcome_starts_sql(table, hourly=hourly), length)
+        return {row["start"] for row in rows}
 
     async def _outcomes(self, windows: Sequence[Window]) -> list[JsonDict]:
+        table = (await self._known())["market_outcomes"]
+        if not table.has("windowId"):
+            return []
         rows = await self._fetch(
-            "select o.* from market_outcomes o where exists (select from unnest($1::text[], $2::text[]) w(first, past)"
-            ' where o."windowId" >= w.first and o."windowId" < w.past) order by o."windowId", o."createdAt", o.id',
+            statements.outcomes_sql(table),
             [window.id for window in windows],
             [window_id(window.end) for window in windows],
+            [name for window in windows for name in other_names(window)],
         )
         return [dict(row) for row in rows]
 
-    async def _role_column(self) -> str:
-        """``archetype`` exists in some databases only."""
-        if self._role is None:
-            rows = await self._fetch(
-                "select from pg_attribute where attrelid = to_regclass('trajectories') and attname = 'archetype'"
-                " and not attisdropped"
-            )
-            self._role = "archetype" if rows else "null::text"
-        return self._role
+    async def _known(self) -> dict[str, Table]:
+        """What the tables hold, asked once."""
+        if self._tables is None:
+            known = tables(await self._fetch(COLUMNS_SQL, list(TABLES)))
+            target = "" if self.dsn_env is None else " source=postgres"
+            if not known["trajectories"]:
+                hint = f"mmo-rl task=migrate{target}"
+                if elsewhere := [row["name"] for row in await self._fetch(ELSEWHERE_SQL)]:
+                    hint = (
+                        f"it has one in the schema {', '.join(elsewhere)}: add ?schema={elsewhere[0]} to {self.dsn_env}"
+                    )
+                raise SourceError("the database has no table trajectories: it is not one with recorded play", hint=hint)
+            if missing := known["trajectories"].missing(REQUIRED):
+                raise SourceError(
+                    f"the table trajectories has no column {', '.join(missing)}",
+                    hint="camelCase and snake_case names are known; a view named trajectories can rename others",
+                )
+            self._tables = known
+        return self._tables
 
     async def _fetch(self, sql: str, *arguments: Any) -> list[asyncpg.Record]:
+        """Asks in a transaction of its own, and again where the connection is lost."""
+        clock = asyncio.get_running_loop()
+        lost_at: float | None = None
+        pause = FIRST_PAUSE_S
+        while True:
+            try:
+                return await self._ask(sql, *arguments)
+            except ConnectionLost:
+                lost_at = clock.time() if lost_at is None else lost_at
+                remaining = lost_at + self._reconnect_s - clock.time()
+                if remaining <= 0:
+                    raise
+            await asyncio.sleep(min(pause, remaining))
+            pause = min(2 * pause, LONGEST_PAUSE_S)
+
+    async def _ask(self, sql: str, *arguments: Any) -> list[asyncpg.Record]:
         try:
             async with self._pool.acquire() as connection:
                 rows: list[asyncpg.Record] = await connection.fetch(sql, *arguments)
                 return rows
-        except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError) as error:
-            where = "" if self.dsn_env is None else " source=postgres"
-            raise SourceError(
-                f"the database is not one with recorded play: {error}", hint=f"mmo-rl task=migrate{where}"
-            ) from None
         except asyncpg.InsufficientPrivilegeError as error:
             raise SourceError(
                 f"the database refuses to be read: {error}", hint="grant select on its tables to this user"
@@ -218,45 +308,13 @@ class PostgresSource:
             self._rejections.append(rejection)
 
 
-def windows_sql(*, hourly: bool, role: str) -> str:
-    """One statement for the statistics of all windows; it never reads a step.
-
-    $1 length of a window, $2 scenario or null, $3 and $4 a span ``[start, end)`` of windows or null, $5 how far to
-    look back from the newest window or null. A window is named by ``windowId`` where that is well-formed and windows
-    are hourly, else it follows from ``startTime``; windows of other lengths always follow from it.
-    """
-    started = "date_bin($1, \"startTime\", timestamp '1970-01-01')"
-    start = f"coalesce({_named_start(chr(34) + 'windowId' + chr(34))}, {started})" if hourly else started
-    outcome_start = _named_start('"windowId"')
-    if not hourly:
-        outcome_start = f"date_bin($1, {outcome_start}, timestamp '1970-01-01')"
-    return f"""
-        with recorded as (
-            select "trajectoryId", "agentId", "episodeLength", "finalPnL", {role} as role, "isTrainingData",
-                   "isEvaluation", {start} as start
-            from trajectories
-            where $2::text is null or "scenarioId" = $2
-        ), outcomes as (
-            select distinct {outcome_start} as start from (select distinct "windowId" from market_outcomes) named
-        ), newest as (
-            select max(start) as start from recorded
-        )
-        select recorded.*, outcomes.start is not null as has_outcomes
-        from recorded cross join newest left join outcomes on outcomes.start = recorded.start
-        where ($3::timestamp is null or recorded.start >= $3)
-          and ($4::timestamp is null or recorded.start + $1 <= $4)
-          and ($5::interval is null or recorded.start > newest.start - $5)
-        order by recorded.start, "trajectoryId"
-    """
-
-
-def _named_start(column: str) -> str:
-    """The start that a window id names, null where it is in another format or no such day exists (30 February):
-    counted on from the first of the month, because a cast would fail the whole statement."""
-    pattern = r"^[12]\d{3}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])T([01]\d|2[0-3]):[0-5]\d$"
-    counted = (
-        f"make_timestamp(substr({column}, 1, 4)::int, substr({column}, 6, 2)::int, 1, substr({column}, 12, 2)::int,"
-        f" substr({column}, 15, 2)::int, 0) + (substr({column}, 9, 2)::int - 1) * interval '1 day'"
-    )
-    same_month = f"to_char({counted}, 'MM') = substr({column}, 6, 2)"
-    return f"case when {column} ~ '{pattern}' then case when {same_month} then {counted} end end"
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Many small objects are made at once and all of them are kept: nothing for the garbage collector to find."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
-from mmo_rl.clock import parse_window_id
 from mmo_rl.source.parse import Unreadable, decoded
+from mmo_rl.source.slices import named_start
 from mmo_rl.source.values import as_number, as_text, pick
 from mmo_rl.types import GroundTruth, QuestionOutcome, TickerOutcome, Window
 
@@ -26,7 +27,7 @@ def ground_truth(
     if scenario_id is not None:
         own = [row for row in mine if (as_text(row.get("id")) or "").startswith(f"{scenario_id}/")]
         mine = own or mine
-    mine.sort(key=lambda row: as_text(row.get("windowId")) or "")
+    mine.sort(key=lambda row: _start(row) or window.start)
     tickers: dict[str, list[Mapping[str, Any]]] = {}
     questions: dict[str, Mapping[str, Any]] = {}
     for row in mine:
@@ -42,9 +43,22 @@ def ground_truth(
     return truth if truth.tickers or truth.questions else None
 
 
+def other_names(window: Window) -> list[str]:
+    """The ids in other formats that the hours of a window may have, and that do not sort among the usual ones."""
+    hours = range(max(1, int((window.end - window.start) / timedelta(hours=1))))
+    starts = [window.start + timedelta(hours=hour) for hour in hours]
+    return [f"{start:%Y-%m-%d{separator}%H}" for start in starts for separator in "- T"] + [
+        f"{start:%Y-%m-%d %H:%M}" for start in starts
+    ]
+
+
 def _within(window: Window, row: Mapping[str, Any]) -> bool:
-    start = parse_window_id(as_text(pick(row, "windowId", "window_id")) or "")
+    start = _start(row)
     return start is not None and window.start <= start < window.end
+
+
+def _start(row: Mapping[str, Any]) -> datetime | None:
+    return named_start(as_text(pick(row, "windowId", "window_id")))
 
 
 def _ticker(name: str, rows: Sequence[Mapping[str, Any]]) -> TickerOutcome | None:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from mmo_rl.clock import EPOCH
+from mmo_rl.source.jsontext import shown
 
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 MILLISECONDS_FROM = 1e11
@@ -81,6 +82,15 @@ def as_text(value: Any) -> str | None:
         except ValueError:  # an integer of thousands of digits
             return None
     return None
+
+
+def as_message(value: Any) -> str | None:
+    """What went wrong, as text: a text, or an object such as ``{"message": "no balance"}``. None where nothing did."""
+    if value is None or value is False or value in ([], {}):
+        return None
+    if isinstance(value, Mapping):
+        return as_text(pick(value, "message", "error", "reason")) or shown(value)
+    return as_text(value) if isinstance(value, str) else shown(value)
 
 
 def as_time(value: Any) -> datetime | None:

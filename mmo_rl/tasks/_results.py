@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmo_rl.tasks._history import Iteration, total_usage
 
@@ -55,3 +55,33 @@ def summarize(
         stage_seconds={**seconds, "total": sum(seconds.values())},
         seed=context.settings.seed,
     )
+
+
+def data_card(context: Context, history: Sequence[Iteration]) -> dict[str, Any]:
+    """What exported training data are made of: where they come from, what was left out, and who scored them."""
+    from mmo_rl.config import masked
+    from mmo_rl.report.provenance import data_fingerprint
+
+    config = masked(context.settings)
+    ids = [i for done in history for i in done.selection.trajectory_ids]
+    return {
+        "experiment": context.settings.name,
+        "command": ["mmo-rl", *context.overrides],
+        "data": data_fingerprint(ids, windows=sum(len(done.selection.windows) for done in history)),
+        "iterations": [
+            {
+                "iteration": done.iteration,
+                "windows": [selected.window.id for selected in done.selection.windows],
+                "trajectories_available": done.selection.available,
+                "trajectories_used": done.selection.used,
+                "dropout_rate": done.selection.dropout_rate,
+                "dropped": done.selection.dropped,
+                "excluded": dict(done.selection.excluded),
+                "rejected": dict(done.rejected),
+                "unscored": done.unscored,
+            }
+            for done in history
+        ],
+        "judge": config.get("judge"),
+        "config": config,
+    }

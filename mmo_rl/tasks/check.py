@@ -1,90 +1,205 @@
-"""Verifies windows: how many are ready to train on, and why the others are not."""
+"""Verifies windows: how many are ready to train on, and why the others are not.
+
+Statistics come first and read no step; then the steps of the same windows stream by once, for what only they tell.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
+from mmo_rl.clock import utc_now, window_id
 from mmo_rl.errors import NotReady
-from mmo_rl.types import Member, WindowStats
+from mmo_rl.tasks._quality import Quality, total
+from mmo_rl.types import Member, SelectedWindow, Selection, WindowStats
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from mmo_rl.config import Context
 
-MAX_ROWS = 40
+MAX_NAMES = 5
+THRESHOLDS = (2, 3, 5, 8)
 
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
     """One window: ``reason`` says why it is not ready, None where it is. Counts are of members that may be trained
-    on; ``pnl_low`` and ``pnl_high`` in game dollars, None where no P&L was recorded."""
+    on, ``active_agents`` of those with enough steps; ``pnl_low`` and ``pnl_high`` in game dollars, None where no P&L
+    was recorded. ``trainable_calls`` and ``with_logprobs`` count LLM calls, None where no step was read."""
 
     window_id: str
     agents: int
+    active_agents: int
     trajectories: int
+    slices: int
     steps: int
     pnl_low: float | None
     pnl_high: float | None
     has_outcomes: bool
+    trainable_calls: int | None
+    with_logprobs: int | None
+    complete: bool
     reason: str | None
 
 
-async def run(context: Context, *, format: Literal["table", "json"] = "table") -> None:
-    """Raises `NotReady` (exit code 3) where no window is ready."""
+async def run(context: Context, *, format: Literal["table", "json"] = "table", steps: bool = True) -> None:
+    """Raises `NotReady` (exit code 3) where no window is ready. ``steps`` False looks at statistics alone."""
     source, sampler = await context.components.source(), context.components.sampler()
     windows = await source.windows(sampler.query(None))
-    checked = assess(windows, min_agents=sampler.min_agents, min_actions=sampler.min_actions)
-    report = summary(checked, rejected=source.rejected)
+    qualities = await examine(source, windows, now=utc_now()) if steps else {}
+    checked = assess(
+        windows, min_agents=sampler.min_agents, min_actions=sampler.min_actions, qualities=qualities if steps else None
+    )
+    report = summary(
+        checked, windows=windows, rejected=source.rejected, quality=total(list(qualities.values())) if steps else None
+    )
+    report["next"] = next_command(report, context.overrides, sampler.min_agents)
     if format == "json":
         import json
         import sys
 
         sys.stdout.write(json.dumps(report) + "\n")
     else:
-        show(checked, report, context.console, next_command=training_command(context.overrides))
+        from mmo_rl.tasks._check_table import show
+
+        show(checked, report, context.console)
     verdict(report, min_agents=sampler.min_agents, min_actions=sampler.min_actions)
 
 
-def assess(windows: Sequence[WindowStats], *, min_agents: int, min_actions: int) -> list[Readiness]:
-    """Whether each window can be trained on: complete, and at least ``min_agents`` agents that took at least
-    ``min_actions`` steps each in play that is meant for training."""
-    return [_assess(stats, min_agents, min_actions) for stats in windows]
+async def examine(source: Any, windows: Sequence[WindowStats], *, now: datetime) -> dict[str, Quality]:
+    """Streams the steps of the windows; a bar on the terminal shows how far it is."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    chosen = tuple(SelectedWindow(w.window, tuple(m.trajectory_id for m in w.members)) for w in windows)
+    count = sum(len(selected.trajectory_ids) for selected in chosen)
+    selection = Selection(0, chosen, len(chosen), count, 0.0, 0, {})
+    sizes = {selected.window.id: len(selected.trajectory_ids) for selected in chosen}
+    qualities = {selected.window.id: Quality() for selected in chosen}
+    columns = (TextColumn("reading steps"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=count)
+        async for group in source.groups(selection):
+            for member in group.members:
+                qualities[group.window.id].add(member, now=now)
+            progress.advance(task, sizes[group.window.id])
+    return qualities
 
 
-def _assess(stats: WindowStats, min_agents: int, min_actions: int) -> Readiness:
+def assess(
+    windows: Sequence[WindowStats],
+    *,
+    min_agents: int,
+    min_actions: int,
+    qualities: Mapping[str, Quality] | None = None,
+) -> list[Readiness]:
+    """Whether each window can be trained on: complete, at least ``min_agents`` agents that took at least
+    ``min_actions`` steps each in play that is meant for training, and, where steps were read (``qualities``), readable
+    and with LLM calls."""
+    return [
+        _assess(stats, min_agents, min_actions, None if qualities is None else qualities[stats.window.id])
+        for stats in windows
+    ]
+
+
+def _assess(stats: WindowStats, min_agents: int, min_actions: int, quality: Quality | None) -> Readiness:
     trainable = [m for m in stats.members if m.is_training_data and not m.is_evaluation]
     active = [m for m in trainable if m.actions >= min_actions]
-    agents = _agents(active)
+    readable = active if quality is None else [m for m in active if m.trajectory_id in quality.readable]
+    agents = _agents(readable)
     pnl = [m.final_pnl for m in trainable if m.final_pnl is not None]
     reason = None
     if not stats.complete:
         reason = "not over yet"
     elif not trainable:
         reason = "for evaluation only"
-    elif agents < min_agents and _agents(trainable) >= min_agents:
-        reason = f"{agents} of {min_agents} agents with {min_actions} steps"
+    elif _agents(trainable) < min_agents:
+        reason = f"{_agents(trainable)} of {min_agents} agents"
+    elif _agents(active) < min_agents:
+        reason = f"{_agents(active)} of {min_agents} agents with {min_actions} steps"
     elif agents < min_agents:
-        reason = f"{agents} of {min_agents} agents"
+        reason = f"{agents} of {min_agents} agents readable"
+    elif quality is not None and quality.trainable_calls == 0:
+        reason = "no LLM calls"
     return Readiness(
         window_id=stats.window.id,
         agents=_agents(trainable),
+        active_agents=agents,
         trajectories=len(trainable),
+        slices=sum(origin(m)[1] for m in trainable),
         steps=sum(m.actions for m in trainable),
         pnl_low=min(pnl, default=None),
         pnl_high=max(pnl, default=None),
         has_outcomes=stats.has_outcomes,
+        trainable_calls=None if quality is None else quality.trainable_calls,
+        with_logprobs=None if quality is None else quality.with_logprobs,
+        complete=stats.complete,
         reason=reason,
     )
 
 
-def _agents(members: Sequence[Member]) -> int:
+def _agents(members: Collection[Member]) -> int:
     return len({m.agent_id for m in members})
 
 
-def summary(checked: Sequence[Readiness], *, rejected: Any) -> dict[str, Any]:
+def origin(member: Member) -> tuple[str, bool]:
+    """The id of the recorded trajectory, and whether the member is a slice of it."""
+    from mmo_rl.source.slices import split_id
+
+    identity, window = split_id(member.trajectory_id)
+    return identity, window is not None
+
+
+def recorded_windows(windows: Sequence[WindowStats]) -> list[dict[str, Any]]:
+    """The windows as they were recorded, before trajectories that cross their ends were sliced: each trajectory in
+    the window that it began in. ``crossing`` counts those that go on into a later one."""
+    begun: set[str] = set()
+    recorded = []
+    for stats in windows:
+        origins = [(member, *origin(member)) for member in stats.members]
+        own = [(member, sliced) for member, identity, sliced in origins if identity not in begun]
+        begun |= {identity for _, identity, sliced in origins if sliced}
+        if own:
+            recorded.append(
+                {
+                    "window_id": stats.window.id,
+                    "end": window_id(stats.window.end),
+                    "agents": _agents([member for member, _ in own]),
+                    "trajectories": len(own),
+                    "crossing": sum(sliced for _, sliced in own),
+                }
+            )
+    return recorded
+
+
+def window_ids(windows: Sequence[WindowStats]) -> dict[str, Any]:
+    """How trajectories were placed: by the recorded window id, by one in another format that was mapped, or by their
+    start time because the id names no hour. ``examples`` counts the ids of the latter two."""
+    from mmo_rl.source.slices import named_start
+
+    found: dict[str, str | None] = {}
+    for stats in windows:
+        for member in stats.members:
+            found[origin(member)[0]] = member.odd_window_id
+    odd = Counter(name for name in found.values() if name is not None)
+    mapped = sum(count for name, count in odd.items() if named_start(name) is not None)
+    return {
+        "recorded": len(found) - odd.total(),
+        "mapped": mapped,
+        "derived": odd.total() - mapped,
+        "examples": {name or "(none)": count for name, count in odd.most_common(MAX_NAMES)},
+    }
+
+
+def summary(
+    checked: Sequence[Readiness],
+    *,
+    rejected: Mapping[str, int],
+    windows: Sequence[WindowStats] = (),
+    quality: dict[str, Any] | None = None,
+) -> dict[str, Any]:
     """The whole check as plain values; ``ready`` is whether any window can be trained on."""
     usable = [window for window in checked if window.reason is None]
     return {
@@ -95,77 +210,49 @@ def summary(checked: Sequence[Readiness], *, rejected: Any) -> dict[str, Any]:
         "trajectories": sum(window.trajectories for window in checked),
         "trajectories_ready": sum(window.trajectories for window in usable),
         "steps": sum(window.steps for window in checked),
+        "at_least_agents": {
+            str(agents): sum(window.complete and window.active_agents >= agents for window in checked)
+            for agents in THRESHOLDS
+        },
+        "recorded_windows": recorded_windows(windows),
+        "window_ids": window_ids(windows),
+        "quality": quality,
         "rejected": dict(rejected),
-        "per_window": [
-            {
-                "window_id": window.window_id,
-                "ready": window.reason is None,
-                "reason": window.reason,
-                "agents": window.agents,
-                "trajectories": window.trajectories,
-                "steps": window.steps,
-                "pnl_low": window.pnl_low,
-                "pnl_high": window.pnl_high,
-                "has_outcomes": window.has_outcomes,
-            }
-            for window in checked
-        ],
+        "per_window": [{"ready": window.reason is None, **asdict(window)} for window in checked],
     }
 
 
 def training_command(overrides: Sequence[str]) -> str:
     """Trains on the windows that a check with these overrides looked at."""
+    return _command(overrides, without=("task", "check", "collect"), more=("collect=none",))
+
+
+def next_command(report: Mapping[str, Any], overrides: Sequence[str], min_agents: int) -> str:
+    """What to type next: the training, else what would make windows ready."""
+    if report["ready"]:
+        return training_command(overrides)
+    if not report["windows"]:
+        return _command(overrides, without=("task", "check"), more=("task=collect",))
+    reasons = [window["reason"] for window in report["per_window"]]
+    best = max((t for t in THRESHOLDS if t < min_agents and report["at_least_agents"][str(t)]), default=None)
+    if best is not None:
+        return _command(overrides, without=("sampler.min_agents",), more=(f"sampler.min_agents={best}",))
+    if any(reason.endswith("steps") for reason in reasons):
+        return _command(overrides, without=("sampler.min_actions",), more=("sampler.min_actions=1",))
+    if all(reason == "not over yet" for reason in reasons):
+        return _command(overrides, without=(), more=())  # the same again, when the window is over
+    return _command(overrides, without=("task", "check"), more=("task=collect",))
+
+
+def _command(overrides: Sequence[str], *, without: Collection[str], more: Sequence[str]) -> str:
     import shlex
 
-    kept = [
-        o for o in overrides if o.lstrip("+").partition("=")[0].partition(".")[0] not in ("task", "check", "collect")
-    ]
-    return shlex.join(["mmo-rl", *kept, "collect=none"])
+    def named(override: str) -> tuple[str, str]:
+        key = override.lstrip("+~").partition("=")[0]
+        return key, key.partition(".")[0]
 
-
-def show(checked: Sequence[Readiness], report: dict[str, Any], console: Console, *, next_command: str) -> None:
-    """A table with a row a window (the newest where there are many), the totals, and the verdict."""
-    from rich.table import Table
-
-    if checked:
-        hidden = max(0, len(checked) - MAX_ROWS)
-        caption = f"{hidden} older windows are not shown (check.format=json lists all)" if hidden else None
-        table = Table(box=None, padding=(0, 2, 0, 0), caption=caption, caption_justify="left")
-        table.add_column("window (UTC)", no_wrap=True)
-        for heading in ("agents", "traj.", "steps", "P&L"):
-            table.add_column(heading, justify="right", no_wrap=True)
-        table.add_column("outcomes")
-        table.add_column("ready")
-        for window in checked[-MAX_ROWS:]:
-            table.add_row(
-                window.window_id,
-                str(window.agents),
-                str(window.trajectories),
-                f"{window.steps:,}",
-                _range(window),
-                "yes" if window.has_outcomes else "no",
-                window.reason or "yes",
-            )
-        console.print(table)
-    console.print(
-        f"{report['windows_ready']} of {report['windows']} windows ready"
-        f" ({report['windows_ready_with_outcomes']} with outcomes),"
-        f" {report['trajectories_ready']:,} of {report['trajectories']:,} trajectories, {report['steps']:,} steps"
-    )
-    for reason, count in sorted(report["rejected"].items()):
-        console.print(f"left out: {count} x {reason}")
-    if report["ready"]:
-        console.print(f"READY. Next: {next_command}", soft_wrap=True, markup=False, highlight=False)
-    else:
-        console.print("NOT READY")
-
-
-def _range(window: Readiness) -> str:
-    if window.pnl_low is None or window.pnl_high is None:
-        return "-"
-    if window.pnl_low == window.pnl_high:
-        return f"{window.pnl_low:+,.0f}"
-    return f"{window.pnl_low:+,.0f}..{window.pnl_high:+,.0f}"
+    kept = [override for override in overrides if not set(named(override)) & set(without)]
+    return shlex.join(["mmo-rl", *kept, *more])
 
 
 def verdict(report: dict[str, Any], *, min_agents: int, min_actions: int) -> None:
@@ -173,9 +260,11 @@ def verdict(report: dict[str, Any], *, min_agents: int, min_actions: int) -> Non
     if report["ready"]:
         return
     if not report["windows"]:
-        raise NotReady("no window is recorded", hint="mmo-rl task=collect records some in the simulated market")
+        raise NotReady("no window is recorded", hint=f"{report['next']} records some in the simulated market")
+    reasons = Counter(window["reason"] for window in report["per_window"])
+    listed = ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common(3))
     raise NotReady(
         f"none of {report['windows']} windows is ready (sampler.min_agents={min_agents},"
-        f" sampler.min_actions={min_actions})",
-        hint="let more agents play, record some (mmo-rl task=collect), or lower sampler.min_agents",
+        f" sampler.min_actions={min_actions}): {listed}",
+        hint=f"{report['next']}, let more agents play, or lower sampler.min_agents",
     )

@@ -9,11 +9,12 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from mmo_rl.clock import utc_now
-from mmo_rl.errors import JudgeError, SourceError, TrainerError
+from mmo_rl.errors import TrainerError
 from mmo_rl.tasks._history import Iteration, spent
 from mmo_rl.tasks._progress import Advance, Stages
-from mmo_rl.tasks._results import add_seconds, note_provenance, summarize
-from mmo_rl.types import PolicyVersion, Score, ScoredGroup, Selection, Unscored
+from mmo_rl.tasks._reasons import nothing_selected, refuse_if_none
+from mmo_rl.tasks._results import add_seconds, data_card, note_provenance, summarize
+from mmo_rl.types import PolicyVersion, Score, ScoredGroup, Selection
 
 if TYPE_CHECKING:
     from mmo_rl.config import Context
@@ -31,7 +32,7 @@ async def run(context: Context) -> float | None:
     assert folder is not None
     history = _finished_iterations(folder)
     report = context.components.report()
-    failed = True
+    failed, exported = True, None
     try:
         report.start(masked(context.settings))
         note_provenance(context, folder, history)
@@ -44,7 +45,9 @@ async def run(context: Context) -> float | None:
                     break
                 history.append(done)
                 policy = done.trained.policy
-            if not any(i.trained.gradient_steps for i in history):
+                loop.describe(history)
+            exported = loop.describe(history)
+            if loop.trains and not any(i.trained.gradient_steps for i in history):
                 raise TrainerError(
                     "no group of any iteration carried signal: nothing was trained", hint="mmo-rl task=check"
                 )
@@ -57,6 +60,9 @@ async def run(context: Context) -> float | None:
         failed = False
     finally:
         report.close(failed=failed)
+    if exported is not None:
+        context.console.print(f"Exported: {exported}", highlight=False, soft_wrap=True)
+        return None
     print_summary(context.console, summary, folder.path)
     improvement = summary["eval/pnl_improvement"]
     return improvement if isinstance(improvement, float) else None
@@ -74,7 +80,7 @@ class Loop:
     trainer: Any
     evaluator: Any
     collector: Any
-    registry: Any
+    registry: Any  # None where nothing is trained
     report: Any
     scenario_id: str | None
     scenario_start: datetime | None
@@ -86,9 +92,14 @@ class Loop:
         from mmo_rl.database.worlds import reserve_hours
 
         components = context.components
+        trainer = components.trainer()
+        trains = trainer.capabilities.trains
+        off = [] if trains else [name for name in ("collect", "evaluate") if components.has(name)]
+        if off:
+            context.console.print(f"This trainer makes no policy: {' and '.join(off)} are off", soft_wrap=True)
         database = await components.database()
         await database.require_tables()
-        collector = await components.collector() if components.has("collect") else None
+        collector = await components.collector() if components.has("collect") and trains else None
         scenario_id = scenario_start = None
         if collector is not None:
             scenario_id = f"{context.settings.name}-{folder.path.name}"
@@ -100,14 +111,18 @@ class Loop:
             source=await components.source(),
             sampler=components.sampler(),
             judge=await components.judge(),
-            trainer=components.trainer(),
-            evaluator=components.evaluator() if components.has("evaluate") else None,
+            trainer=trainer,
+            evaluator=components.evaluator() if components.has("evaluate") and trains else None,
             collector=collector,
-            registry=Registry(database=database),
+            registry=Registry(database=database) if trains else None,
             report=components.report(),
             scenario_id=scenario_id,
             scenario_start=scenario_start,
         )
+
+    @property
+    def trains(self) -> bool:
+        return self.registry is not None
 
     async def iterate(
         self, iteration: int, policy: PolicyVersion, history: Sequence[Iteration], stages: Stages
@@ -129,12 +144,12 @@ class Loop:
             selection: Selection = self.sampler.select(windows, iteration, used)
         if not selection.used:
             if not history:
-                raise _nothing_selected(selection)
+                raise nothing_selected(selection)
             stages.say(f"iteration {iteration + 1}: every ready window has been used, the run ends here")
             return None
         with stages.stage("judge") as advance:
             scored = [s async for s in _counted(self.judge.score(self.source.groups(selection)), selection, advance)]
-            unscored = _refuse_if_none(scored)
+            unscored = refuse_if_none(scored, self.context.overrides)
         with stages.stage("train") as advance:
             trained = await self._train(iteration, scored, selection, policy)
         seconds = {k: v - before.get(k, 0.0) for k, v in stages.seconds.items()}
@@ -157,6 +172,8 @@ class Loop:
         from mmo_rl.trainer.policy_view import training_groups
 
         groups = training_groups(scored)
+        if self.registry is None:
+            return await self.trainer.train(groups, iteration=iteration)
         batch_id = f"{self.context.settings.name}-{self.folder.path.name}-{iteration:04d}"
         rewards = {i: j.value for s in scored for i, j in s.judgments.items() if isinstance(j, Score)}
         await self.registry.start_batch(
@@ -175,6 +192,10 @@ class Loop:
             self.report.tracking_id,
         )
         return trained
+
+    def describe(self, history: Sequence[Iteration]) -> str | None:
+        """Has an exporter note what its data are; None where the trainer trains."""
+        return None if self.trains else self.trainer.describe(data_card(self.context, history))
 
     def _publish_numbers(self, done: Iteration, scored: list[ScoredGroup], stages: Stages) -> None:
         from mmo_rl.report.iteration import iteration_metrics
@@ -198,10 +219,13 @@ class Loop:
             )
             if key in metrics
         )
+        did = f"{done.trained.gradient_steps} gradient steps"
+        if not self.trains:
+            did = f"{done.trained.metrics['histories']:,.0f} histories"
         stages.next_iteration(
             f"iteration {done.iteration + 1:>2}/{self.context.settings.iterations}  "
             f"{len(done.selection.windows)} windows, {done.selection.used} trajectories{played}  "
-            f"{done.trained.gradient_steps} gradient steps, {sum(done.seconds.values()):.1f} s"
+            f"{did}, {sum(done.seconds.values()):.1f} s"
         )
 
     async def evaluate(self, policy: PolicyVersion, stages: Stages) -> Evaluations:
@@ -240,18 +264,6 @@ def _finished_iterations(folder: RunFolder) -> list[Iteration]:
     return history
 
 
-def _nothing_selected(selection: Selection) -> SourceError:
-    if not selection.windows_available:
-        return SourceError(
-            "no window has been recorded", hint="mmo-rl task=collect records some; mmo-rl task=check looks"
-        )
-    reasons = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in sorted(selection.excluded.items()))
-    return SourceError(
-        f"none of {selection.windows_available} windows is ready; trajectories left out: {reasons}",
-        hint="mmo-rl task=check says why; sampler.min_agents=N and sampler.min_actions=N set the bar",
-    )
-
-
 async def _counted(
     scored: AsyncIterator[ScoredGroup], selection: Selection, advance: Advance
 ) -> AsyncIterator[ScoredGroup]:
@@ -261,16 +273,3 @@ async def _counted(
         done += 1
         advance(done, total)
         yield group
-
-
-def _refuse_if_none(scored: Sequence[ScoredGroup]) -> int:
-    """How many judgments could not be had. Raises `JudgeError` where that is all of them."""
-    judgments = [j for s in scored for j in s.judgments.values()]
-    reasons = Counter(j.reason for j in judgments if isinstance(j, Unscored))
-    if judgments and reasons.total() == len(judgments):
-        reason, count = reasons.most_common(1)[0]
-        raise JudgeError(
-            f"none of {len(judgments)} trajectories could be scored; {count} times: {reason}",
-            hint="judge=oracle needs recorded market outcomes (mmo-rl task=check shows them), judge=ruler an endpoint",
-        )
-    return reasons.total()

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from mmo_rl.types import PolicyVersion, Trained, TrainingGroup
 
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a trainer needs; checked before anything is started."""
+    """What a trainer needs and does; checked before anything is started. One that does not train (``trains`` False)
+    publishes no policy: the run then plays nothing, evaluates nothing and registers no model."""
 
     needs_gpu: bool = False
     needs_network: bool = False
     uses_logprobs: bool = True
+    trains: bool = True
 
 
 class Trainer(Protocol):
@@ -32,3 +34,10 @@ class Trainer(Protocol):
     async def train(self, groups: Sequence[TrainingGroup], *, iteration: int) -> Trained: ...
 
     async def aclose(self) -> None: ...
+
+
+class Exporter(Trainer, Protocol):
+    """A trainer whose capabilities say that it does not train: ``train`` hands the groups on to others, with 0
+    gradient steps and the base model as policy. ``describe`` is told after every iteration what the data are."""
+
+    def describe(self, facts: Mapping[str, Any]) -> str: ...

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import gzip
 import json
+import tracemalloc
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mmo_rl.errors import SourceError
+from mmo_rl.source.exports import parsed, parts_of
 from mmo_rl.source.jsonl import JsonlSource
-from mmo_rl.types import Group, SelectedWindow, Selection, WindowQuery, WindowStats
+from mmo_rl.source.play import RecordedOutcomes
+from mmo_rl.source.shapes import Candidate
+from mmo_rl.types import Group, Rejection, SelectedWindow, Selection, Trajectory, WindowQuery, WindowStats
 
 BABYLON = Path(__file__).parents[1] / "data" / "babylon"
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
+Make = Callable[..., JsonlSource]
 
 
 def row(identity: str, start: str = "2025-06-01T10:20:00Z", **more: Any) -> dict[str, Any]:
@@ -30,8 +38,18 @@ def lines(path: Path, *objects: Any) -> Path:
     return path
 
 
-def source(path: Path, **options: Any) -> JsonlSource:
-    return JsonlSource(path=str(path), now=lambda: NOW, **options)
+@pytest.fixture
+async def source() -> AsyncIterator[Callable[..., JsonlSource]]:
+    """Makes sources, and closes them."""
+    made: list[JsonlSource] = []
+
+    def make(path: Path | str, **options: Any) -> JsonlSource:
+        made.append(JsonlSource(path=str(path), **{"now": lambda: NOW, **options}))
+        return made[-1]
+
+    yield make
+    for one in made:
+        await one.aclose()
 
 
 def ids(windows: list[WindowStats]) -> dict[str, list[str]]:
@@ -43,21 +61,26 @@ async def read(reader: JsonlSource, windows: list[WindowStats]) -> list[Group]:
     return [group async for group in reader.groups(Selection(0, chosen, len(windows), 0, 0.0, 0, {}))]
 
 
-async def test_recorded_rows_of_the_game() -> None:
+async def test_recorded_rows_of_the_game(source: Make) -> None:
     reader = source(BABYLON / "trajectory_rows.jsonl.gz")
     windows = await reader.windows(WindowQuery())
     assert {name: len(members) for name, members in ids(windows).items()} == {
         "2025-11-14T08:00": 5,
         "2025-11-14T09:00": 5,
+        "2025-11-14T10:00": 5,
         "2025-11-14T11:00": 8,
         "2025-11-14T13:00": 1,
     }
     groups = await read(reader, windows)
-    assert [len(group.members) for group in groups] == [5, 5, 8, 1]
+    assert [len(group.members) for group in groups] == [5, 5, 5, 8, 1]
+    (first, second) = groups[1].members[0], groups[2].members[0]
+    assert (first.trajectory_id, second.trajectory_id) == (
+        "115027193364480772@2025-11-14T09:00", "115027193364480772@2025-11-14T10:00",
+    )  # fmt: skip
     assert not reader.rejected
 
 
-async def test_every_shape_of_a_row(tmp_path: Path) -> None:
+async def test_every_shape_of_a_row(source: Make, tmp_path: Path) -> None:
     nested = row("nested")
     steps = json.loads(nested["stepsJson"])
     lines(tmp_path / "flat.jsonl", row("flat"), {"trajectory": nested})
@@ -75,48 +98,53 @@ async def test_every_shape_of_a_row(tmp_path: Path) -> None:
     lines(tmp_path / "more" / "list.json", [row("first"), row("second")])
     for sidecar in ("reward-judgments.jsonl", "llm-call-logs.jsonl", "manifest.json"):
         lines(tmp_path / sidecar, {"count": 1})
+    (tmp_path / "pretty.json").write_text(json.dumps({"trajectory": row("pretty")}, indent=2))
+    (tmp_path / "pretty.jsonl").write_bytes(b"\xef\xbb\xbf" + json.dumps([row("bom")], indent=2).encode())
     (tmp_path / "notes.txt").write_text("not data")
     reader = source(tmp_path)
     windows = await reader.windows(WindowQuery())
-    assert ids(windows) == {"2025-06-01T10:00": ["first", "flat", "nested", "one", "second", "snake"]}
+    assert ids(windows) == {"2025-06-01T10:00": ["bom", "first", "flat", "nested", "one", "pretty", "second", "snake"]}
     (group,) = await read(reader, windows)
     found = {member.trajectory_id: member for member in group.members}
-    assert sorted(found) == ["first", "flat", "nested", "one", "second", "snake"]
+    assert sorted(found) == ["bom", "first", "flat", "nested", "one", "pretty", "second", "snake"]
     assert found["one"].steps[0].llm_calls[0].response == "from the log"
     assert found["snake"].final_pnl == 2.0
     assert not reader.rejected
 
 
-async def test_what_cannot_be_read_is_counted_by_reason(tmp_path: Path) -> None:
-    art = {"messages": [{"role": "user", "content": "u"}], "reward": 1}
-    lines(tmp_path / "a.jsonl", row("good"), "{broken", "[1]", art, row("good"), row("", agentId=None), "", "7")
-    (tmp_path / "b.jsonl.gz").write_bytes(b"not gzip")
-    reader = source(tmp_path)
+async def test_what_cannot_be_read_is_counted_by_reason(source: Make, tmp_path: Path) -> None:
+    benchmark = {"agentId": "a", "trajectory": [{"tick": 1}]}
+    lines(tmp_path / "a.jsonl", row("good"), "{broken", "[1]", benchmark, row("good"), row("", agentId=None), "", "7")
+    lines(tmp_path / "b.jsonl.gz", row("good"), b"\xff".hex())
+    reader = source(tmp_path, rejected_to=tmp_path / "new" / "rejected.jsonl")
     assert ids(await reader.windows(WindowQuery())) == {"2025-06-01T10:00": ["good"]}
     assert reader.rejected == {
-        "not JSON": 1,
+        "not JSON": 2,
         "not an object": 2,
         "unknown shape: not a row of trajectories": 1,
-        "more than once": 1,
+        "more than once": 2,
         "missing": 1,
-        "file cannot be read": 1,
     }
+    written = [json.loads(line) for line in (tmp_path / "new" / "rejected.jsonl").read_text().splitlines()]
+    assert len(written) == 8
+    assert written[0]["reason"] == "not JSON" and written[0]["found"] == "{broken"
+    assert {"trajectory_id": "good", "field": "b.jsonl.gz at byte 0", "found": "first in a.jsonl at byte 0",
+            "reason": "more than once"} in written  # fmt: skip
 
 
-async def test_art_files_are_refused_with_their_shape() -> None:
-    with pytest.raises(SourceError, match="19 x unknown shape") as caught:
-        await source(BABYLON / "art_trajectories.jsonl.gz").windows(WindowQuery())
-    assert "source.path" in str(caught.value.hint)
-
-
-async def test_a_path_that_does_not_exist_and_an_empty_folder(tmp_path: Path) -> None:
+async def test_a_path_that_does_not_exist_and_an_empty_folder(source: Make, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="there is no"):
         await source(tmp_path / "missing").windows(WindowQuery())
     with pytest.raises(SourceError, match="no JSON or JSONL files"):
         await source(tmp_path).windows(WindowQuery())
+    (tmp_path / "empty.jsonl").touch()
+    for path in (tmp_path, tmp_path / "empty.jsonl"):
+        with pytest.raises(SourceError, match="it is empty") as caught:
+            await source(path).windows(WindowQuery())
+        assert "source.path" in str(caught.value.hint)
 
 
-async def test_windows_scenarios_and_lookback(tmp_path: Path) -> None:
+async def test_windows_scenarios_and_lookback(source: Make, tmp_path: Path) -> None:
     path = lines(
         tmp_path / "a.jsonl",
         row("a", "2025-06-01T10:20:00Z", windowId="2025-06-01T11:00", scenarioId="s"),
@@ -134,11 +162,11 @@ async def test_windows_scenarios_and_lookback(tmp_path: Path) -> None:
         "2025-06-01T10:00",
         "2025-06-01T12:00",
     ]
-    early = JsonlSource(path=str(path), now=lambda: datetime(2025, 6, 1, 13, tzinfo=UTC), settle_minutes=0)
+    early = source(path, now=lambda: datetime(2025, 6, 1, 13, tzinfo=UTC), settle_minutes=0)
     assert [w.complete for w in await early.windows(WindowQuery())] == [True, False, False]
 
 
-async def test_outcomes_beside_the_trajectories(tmp_path: Path) -> None:
+async def test_outcomes_beside_the_trajectories(source: Make, tmp_path: Path) -> None:
     lines(tmp_path / "rows.jsonl", row("a"))
     outcome = {"id": "o", "windowId": "2025-06-01T10:00", "stockTicker": "X", "startPrice": "100", "endPrice": "90"}
     lines(tmp_path / "market-outcomes.jsonl", outcome)
@@ -148,3 +176,168 @@ async def test_outcomes_beside_the_trajectories(tmp_path: Path) -> None:
     (group,) = await read(reader, windows)
     assert group.truth is not None
     assert group.truth.tickers[0].end_price == 90.0
+
+
+async def whole(reader: JsonlSource) -> tuple[dict[str, Trajectory], list[RecordedOutcomes]]:
+    found = [item async for item in reader.stream()]
+    trajectories = [item for item in found if isinstance(item, Trajectory)]
+    assert await reader.total() == len(trajectories)
+    return {t.trajectory_id: t for t in trajectories}, [i for i in found if isinstance(i, RecordedOutcomes)]
+
+
+async def test_art_lines_hold_the_very_calls_of_the_rows(source: Make) -> None:
+    rows, _ = await whole(source(BABYLON / "trajectory_rows.jsonl.gz"))
+    reader = source(BABYLON / "art_trajectories.jsonl.gz")
+    lines_, _ = await whole(reader)
+    assert not reader.rejected
+    assert lines_.keys() == rows.keys() and len(rows) == 19
+    for identity, line in lines_.items():
+        full = rows[identity]
+        assert [(c.messages, c.response) for s in line.steps for c in s.llm_calls] == [
+            (c.messages, c.response) for s in full.steps for c in s.llm_calls
+        ]
+        assert [s.action.action_type for s in line.steps] == [s.action.action_type for s in full.steps]
+        assert (line.final_pnl, line.agent_id, line.window_id) == (full.final_pnl, full.agent_id, full.window_id)
+
+
+async def test_rows_count_before_art_lines_of_the_same_trajectory(source: Make, tmp_path: Path) -> None:
+    for name in ("art_trajectories.jsonl.gz", "trajectory_rows.jsonl.gz"):
+        (tmp_path / name).symlink_to(BABYLON / name)
+    reader = source(tmp_path)
+    found, _ = await whole(reader)
+    assert len(found) == 19 and not reader.rejected
+    assert all(step.environment_state for trajectory in found.values() for step in trajectory.steps)
+
+
+async def test_art_conversations_and_group_files(source: Make, tmp_path: Path) -> None:
+    system, user = {"role": "system", "content": "s"}, {"role": "user", "content": "u"}
+    answers = [{"role": "assistant", "content": text} for text in ("one", "two")]
+    member = {"messages": [user, answers[0], user, answers[1]], "metadata": {"trajectoryId": "m", "agentId": "a"}}
+    group = {
+        "groupId": "g", "scenarioId": "2025-06-01T10:00", "sharedPrefix": [system], "createdAt": 1,
+        "trajectories": [member, {k: v for k, v in row("r").items() if k != "scenarioId"}],
+    }  # fmt: skip
+    (tmp_path / "group.json").write_text(json.dumps(group, indent=1))
+    found, _ = await whole(source(tmp_path))
+    assert {t.scenario_id for t in found.values()} == {"2025-06-01T10:00"}
+    first, second = (step.llm_calls[0] for step in found["m"].steps)
+    assert first.messages == (system, user)
+    assert second.messages == (system, user, answers[0], user), "ART's own lines are conversations"
+    assert found["m"].start == datetime(2025, 6, 1, 10, tzinfo=UTC)
+
+
+async def test_a_dump_in_json_mode(source: Make) -> None:
+    reader = source(BABYLON / "json_mode_state_excerpt.json")
+    ((identity, traded),) = (await whole(reader))[0].items()
+    assert identity == "257632221605658624/2025-12-11T22:00"
+    assert (len(traded.steps), traded.final_pnl) == (15, 470.0)
+    step = traded.steps[0]
+    assert (step.action.action_type, step.action.parameters["amount"]) == ("buy_prediction", "401")
+    assert "pnl" not in step.action.parameters and step.action.correctness == {"pnl": "50"}
+    assert not reader.rejected
+
+
+async def test_a_dump_with_tables_of_recorded_play(source: Make, tmp_path: Path) -> None:
+    bare = row("t", stepsJson='[{"stepNumber": 0}]', finalPnL="12.5")
+    tables = {
+        "trajectories": {"1": bare},
+        "llmCallLogs": [{"trajectoryId": "t", "stepId": "t-step-0", "userPrompt": "u", "response": "logged"}],
+        "market_outcomes": {
+            "o": {"windowId": "2025-06-01T10:00", "stockTicker": "X", "startPrice": "1", "endPrice": "2"}
+        },
+    }
+    (tmp_path / "state.json").write_text(json.dumps({"metadata": {}, "tables": tables}))
+    found, outcomes = await whole(source(tmp_path / "state.json"))
+    assert found["t"].steps[0].llm_calls[0].response == "logged"
+    assert found["t"].final_pnl == 12.5
+    assert outcomes[0].truth.tickers[0].end_price == 2.0
+
+
+async def test_unknown_documents_say_what_they_hold(source: Make, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="4 x unknown shape"):
+        await source(BABYLON / "benchmark_training_data.json").windows(WindowQuery())
+    (tmp_path / "state.json").write_text('{"tables": {"users": {}}}')
+    with pytest.raises(SourceError, match="a database dump without trajectories"):
+        await source(tmp_path / "state.json").windows(WindowQuery())
+
+
+async def test_logged_calls_beside_the_trajectories(source: Make, tmp_path: Path) -> None:
+    steps = [{"stepNumber": n, "llmCalls": own} for n, own in ((0, []), (1, [{"userPrompt": "u", "response": "own"}]))]
+    lines(tmp_path / "rows.jsonl.gz", row("t", stepsJson=json.dumps(steps)))
+    log = [
+        {"trajectoryId": "t", "stepId": f"t-step-{n}", "callId": f"t-call-{n}-0", "userPrompt": "u", "response": "log"}
+        for n in (0, 1)
+    ]
+    lines(tmp_path / "llm-call-logs.jsonl.gz", *log, {**log[0], "trajectoryId": "other"})
+    for path in (tmp_path, tmp_path / "rows.jsonl.gz"):
+        reader = source(path)
+        found, _ = await whole(reader)
+        assert [[c.response for c in s.llm_calls] for s in found["t"].steps] == [["log"], ["own"]]
+        assert not reader.rejected
+
+
+async def test_broken_files_keep_what_lies_before_the_fault(source: Make, tmp_path: Path) -> None:
+    packed = gzip.compress("".join(json.dumps(row(f"t{n}")) + "\n" for n in range(2000)).encode(), 0)
+    (tmp_path / "cut.jsonl.gz").write_bytes(packed[: len(packed) // 2])
+    text = json.dumps(row("utf")).encode()
+    (tmp_path / "bytes.jsonl").write_bytes(text + b"\n" + text.replace(b'"a"', b'"\xff"') + b"\n")
+    (tmp_path / "cut.json").write_bytes(json.dumps(row("whole"), indent=1).encode()[:-4])
+    (tmp_path / "numbers.jsonl").write_text(
+        json.dumps(row("huge", finalPnL=10**400, finalBalance=float("nan"))).replace('"a"', "7") + "\n"
+    )
+    (tmp_path / "deep.jsonl").write_text("[" * 200_000 + "\n")
+    reader = source(tmp_path)
+    found, _ = await whole(reader)
+    assert 500 < len(found) < 1500
+    assert {"utf", "huge", "t0"} <= found.keys()
+    assert (found["huge"].final_pnl, found["huge"].final_balance, found["huge"].agent_id) == (None, None, "7")
+    assert reader.rejected == {"gzip file breaks off": 1, "not UTF-8": 1, "not JSON": 1, "nested too deeply": 1}
+
+
+async def test_a_line_of_any_length_is_read_in_bounded_memory(source: Make, tmp_path: Path) -> None:
+    path = tmp_path / "long.jsonl"
+    with path.open("wb") as file:
+        file.write(b'{"trajectoryId": "')
+        file.seek(100_000_000)  # a hole: it takes no room
+        file.write(b'"}\n' + json.dumps(row("next")).encode())
+    tracemalloc.start()
+    reader = source(path, max_line_mb=2)
+    found, _ = await whole(reader)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found.keys() == {"next"}
+    assert reader.rejected == {"longer than source.max_line_mb=2": 1}
+    assert peak < 15_000_000
+
+
+async def test_a_long_document_is_refused_with_the_key_to_change(source: Make, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps([row("a")], indent=1))
+    with pytest.raises(SourceError, match=r"1 x longer than source.max_line_mb=0.0001"):
+        await source(tmp_path, max_line_mb=0.0001).windows(WindowQuery())
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(
+        st.sampled_from(
+            ["trajectory", "trajectories", "tables", "agentTrades", "messages", "metadata", "environmentContext",
+             "trajectoryId", "agentId", "role", "content", "llmCalls", "stepId", "callId", "response", "steps",
+             "windowId", "startTime", "createdAt", "scenarioId", "sharedPrefix", "actionsTaken", "message",
+             "stockTicker", "agentUserId"]
+        ),
+        inner,
+        max_size=5,
+    ),
+    max_leaves=25,
+)  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(value=ANYTHING)
+def test_any_json_is_parts_that_are_trajectories_or_rejections(value: Any) -> None:
+    for item in parts_of(value, "here"):
+        if isinstance(item, Candidate):
+            assert isinstance(parsed(item, ()), Trajectory | Rejection)
+        elif isinstance(item, Rejection):
+            assert item.reason and item.field

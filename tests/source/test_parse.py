@@ -148,6 +148,31 @@ def test_notations_of_the_steps(steps: Any) -> None:
     assert parsed(stepsJson=None, steps_json=steps) == parsed()
 
 
+def test_an_empty_list_of_calls_hides_no_other() -> None:
+    assert with_step(llmCalls=[], llm_calls=[CALL]).steps[0].llm_calls == parsed().steps[0].llm_calls
+
+
+def test_structures_that_are_written_as_text() -> None:
+    step = with_step(
+        action='{"actionType": "SELL", "success": false}',
+        environmentState='{"agentBalance": 0.0}',
+        providerAccesses=["news", {"providerName": "x"}],
+    ).steps[0]
+    assert (step.action.action_type, step.action.success) == ("SELL", False)
+    assert step.environment_state == {"agentBalance": 0.0}
+    assert step.provider_accesses == ({"data": "news"}, {"providerName": "x"})
+
+
+def test_an_error_that_is_an_object() -> None:
+    action = with_step(action={"actionType": "BUY", "error": {"message": "no balance"}}).steps[0].action
+    assert (action.error, action.success) == ("no balance", False)
+
+
+def test_whether_it_is_training_data_may_stand_in_the_metadata() -> None:
+    assert not parsed(metadataJson='{"isTrainingData": false}').is_training_data
+    assert parsed(metadataJson='{"isTrainingData": false}', isTrainingData=True).is_training_data
+
+
 def test_snake_case_rows() -> None:
     row = {
         "trajectory_id": "t1", "agent_id": "a1", "start_time": 1763108400000, "end_time": 1763108700519,
@@ -162,9 +187,16 @@ def test_pnl_of_the_metrics_where_the_row_has_none() -> None:
     assert parsed(finalPnL=None, metricsJson="{}").final_pnl is None
 
 
-@pytest.mark.parametrize("window_id", ["2025-01-13-14", "window-test-1", "default", None, "2025-02-30T10:00"])
+@pytest.mark.parametrize("window_id", ["window-test-1", "default", None, "2025-02-30T10:00"])
 def test_windows_with_other_names_follow_from_the_start(window_id: str | None) -> None:
     assert parsed(windowId=window_id).window_id == "2025-11-14T08:00"
+
+
+@pytest.mark.parametrize("window_id", ["2025-01-13-14", "2025-01-13T14:00:00.000Z", "2025-01-13 14:00"])
+def test_windows_named_in_another_notation_are_that_window(window_id: str) -> None:
+    assert parsed(windowId=window_id).window_id == "2025-01-13T14:00"
+    steps = [{**STEP, "timestamp": None}]
+    assert parsed(windowId=window_id, startTime=None, stepsJson=steps).start == datetime(2025, 1, 13, 14, tzinfo=UTC)
 
 
 def test_not_a_number_in_the_steps_does_not_lose_the_rest() -> None:
@@ -192,6 +224,22 @@ def test_calls_of_the_log_fill_steps_without_calls() -> None:
 
 
 @pytest.mark.parametrize(
+    "ids",
+    [
+        {"stepId": "t1-step-7", "callId": "x"},
+        {"stepId": "3f0c", "callId": "t1-call-7-0"},
+        {"step_id": "own", "trajectory_id": "t1"},
+    ],
+)
+def test_logged_calls_find_their_step_by_id_or_number(ids: dict[str, str]) -> None:
+    step = {**STEP, "stepNumber": 7, "stepId": "own", "llmCalls": []}
+    log = [{**ids, "userPrompt": "u", "response": "r"}]
+    trajectory = parse_trajectory({**ROW, "stepsJson": [step]}, calls=log)
+    assert isinstance(trajectory, Trajectory)
+    assert [call.response for call in trajectory.steps[0].llm_calls] == ["r"]
+
+
+@pytest.mark.parametrize(
     ("changes", "field", "reason"),
     [
         ({"trajectoryId": None, "id": None}, "trajectoryId", "missing"),
@@ -216,7 +264,10 @@ def test_calls_of_the_log_fill_steps_without_calls() -> None:
             "startTime",
             "not a time",
         ),
-        ({"startTime": "9999-12-31T23:30:00", "windowId": None}, "startTime", "out of range"),
+        ({"startTime": "9999-12-31T23:30:00", "windowId": None, "endTime": None}, "startTime", "out of range"),
+        ({"endTime": "9999-12-31T23:30:00"}, "endTime", "out of range"),
+        ({"startTime": "0001-01-01T00:00:00"}, "startTime", "out of range"),
+        ({"stepsJson": b'[{"a": "\xff"}]'}, "stepsJson", "not UTF-8"),
     ],
 )
 def test_rejections_say_what_and_where(changes: dict[str, Any], field: str, reason: str) -> None:
@@ -237,7 +288,7 @@ VALUES = st.recursive(
 )  # fmt: skip
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(changes=st.dictionaries(KEYS, VALUES, max_size=6), step=st.dictionaries(KEYS, VALUES, max_size=6))
 def test_nothing_raises_on_any_json(changes: dict[str, Any], step: dict[str, Any]) -> None:
     for row in (changes, {**ROW, **changes}, {**ROW, "stepsJson": [{**STEP, **step}]}, {**ROW, "stepsJson": [step]}):

@@ -6,8 +6,10 @@ import io
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 from rich.console import Console
 
@@ -16,8 +18,10 @@ from mmo_rl.database.database import Database
 from mmo_rl.database.recorder import TrajectoryRecorder
 from mmo_rl.errors import NotReady
 from mmo_rl.source.postgres import PostgresSource
-from mmo_rl.tasks.check import MAX_ROWS, assess, run, show, summary, verdict
-from mmo_rl.types import Action, Member, Step, Trajectory, WindowStats
+from mmo_rl.tasks._check_table import MAX_ROWS, show
+from mmo_rl.tasks._quality import Quality, total
+from mmo_rl.tasks.check import assess, next_command, run, summary, verdict
+from mmo_rl.types import Action, LLMCall, Member, Step, Trajectory, WindowStats
 
 START = datetime(2025, 6, 1, 10, tzinfo=UTC)
 
@@ -56,12 +60,8 @@ def test_counts_are_of_play_that_may_be_trained_on() -> None:
 
 def printed(checked: list[Any], rejected: Mapping[str, int] | None = None) -> str:
     output = io.StringIO()
-    show(
-        checked,
-        summary(checked, rejected=rejected or {}),
-        Console(file=output, width=80),
-        next_command="mmo-rl collect=none",
-    )
+    report = summary(checked, rejected=rejected or {}) | {"next": "mmo-rl collect=none"}
+    show(checked, report, Console(file=output, width=80))
     return output.getvalue()
 
 
@@ -84,25 +84,87 @@ def test_of_many_windows_the_newest_are_shown() -> None:
     assert "2025-06-01T13:00" in text
 
 
-def test_not_ready_names_the_next_command() -> None:
-    with pytest.raises(NotReady, match="no window is recorded") as empty:
-        verdict(summary([], rejected={}), min_agents=5, min_actions=5)
-    assert "mmo-rl task=collect" in str(empty.value.hint)
-    report = summary(assess([window(*agents(3))], min_agents=5, min_actions=5), rejected={})
-    with pytest.raises(NotReady, match=r"none of 1 windows is ready \(sampler.min_agents=5") as few:
+def refused(*windows: WindowStats, overrides: tuple[str, ...] = ("task=check",)) -> NotReady:
+    report = summary(assess(windows, min_agents=5, min_actions=5), rejected={})
+    report["next"] = next_command(report, overrides, 5)
+    with pytest.raises(NotReady) as caught:
         verdict(report, min_agents=5, min_actions=5)
-    assert "sampler.min_agents" in str(few.value.hint)
+    return caught.value
+
+
+def test_not_ready_names_the_next_command() -> None:
+    assert "no window is recorded" in refused().message
+    assert refused(overrides=("task=check", "seed=1")).hint == (
+        "mmo-rl seed=1 task=collect records some in the simulated market"
+    )
+    few = refused(window(*agents(3)), window(*agents(4), hour=1))
+    assert "none of 2 windows is ready (sampler.min_agents=5" in few.message
+    assert "1 x 3 of 5 agents" in few.message
+    assert str(few.hint).startswith("mmo-rl task=check sampler.min_agents=3,")
+    idle = refused(window(*agents(5, actions=1)), overrides=("task=check", "sampler.min_actions=5"))
+    assert str(idle.hint).startswith("mmo-rl task=check sampler.min_actions=1,")
+    running = refused(window(*agents(5), complete=False), overrides=("task=check", "source=postgres"))
+    assert str(running.hint).startswith("mmo-rl task=check source=postgres,")
     assert NotReady.exit_code == 3
+
+
+def test_ready_windows_at_each_threshold() -> None:
+    windows = [window(*agents(count), hour=hour) for hour, count in enumerate((1, 2, 4, 5, 9))]
+    windows.append(window(*agents(9), hour=9, complete=False))
+    report = summary(assess(windows, min_agents=5, min_actions=5), rejected={})
+    assert report["at_least_agents"] == {"2": 4, "3": 3, "5": 2, "8": 1}
+
+
+def recorded(identity: str, *minutes: float, calls: tuple[LLMCall, ...] = (), **more: Any) -> Trajectory:
+    steps = tuple(
+        Step(n, START + timedelta(minutes=minute), {}, Action("HOLD", {}, True), calls)
+        for n, minute in enumerate(minutes)
+    )
+    start, end = more.pop("start", START), more.pop("end", START + timedelta(minutes=59))
+    return Trajectory(identity, more.pop("agent", identity), "w", start, end, steps, 1.0)
+
+
+def test_quality_of_steps_worked_out_by_hand() -> None:
+    good = LLMCall("c", "m", ({"role": "user", "content": "u"},), "HOLD", logprobs=(-0.1,), token_ids=(1,))
+    empty = LLMCall("d", "m", ({"role": "user", "content": " "},), "HOLD", purpose="reasoning")
+    quality = Quality()
+    now = START + timedelta(hours=2)
+    quality.add(recorded("fine", 0, 59, calls=(good, empty)), now=now)
+    quality.add(recorded("again", 0, 59, agent="fine"), now=now)
+    quality.add(recorded("outside", 0, 61), now=now)
+    quality.add(recorded("back", 5, 4), now=now)
+    quality.add(recorded("reversed", 0, start=START + timedelta(minutes=1), end=START), now=now)
+    quality.add(recorded("future", 0, 1, end=now + timedelta(minutes=1)), now=now)
+    found = total([quality, Quality()])
+    assert (found["trajectories"], found["steps"], found["steps_with_calls"], found["calls"]) == (6, 11, 2, 4)
+    assert (found["trainable_calls"], found["with_logprobs"], found["duplicates"]) == (2, 2, 1)
+    assert found["share_of_calls_with_prompt"] == 0.5
+    assert found["share_of_actions_with_result"] == 0.0
+    assert found["clock"] == {
+        "ends_before_it_starts": 1, "outside_its_span": 2, "out_of_order": 1, "in_the_future": 1,
+    }  # fmt: skip
+    assert total([])["share_of_steps_with_calls"] is None
+
+
+def test_windows_that_cannot_be_read_or_hold_no_call_are_not_ready() -> None:
+    quality = Quality()
+    for number in range(5):
+        quality.add(recorded(f"t{number}", 0), now=START)
+    (silent,) = assess([window(*agents(5))], min_agents=5, min_actions=5, qualities={window().window.id: quality})
+    assert silent.reason == "no LLM calls"
+    quality.readable.remove("t3")
+    (broken,) = assess([window(*agents(5))], min_agents=5, min_actions=5, qualities={window().window.id: quality})
+    assert broken.reason == "4 of 5 agents readable"
 
 
 class Context:
     """What the task asks for: a real source, and a sampler's thresholds."""
 
-    def __init__(self, database: Database, console: Console) -> None:
+    def __init__(self, database: Database, console: Console, *, min_agents: int = 2) -> None:
         self.components = self
         self.overrides = ("task=check", "source.path=my file", "check.format=json")
         self.console = console
-        self.min_agents, self.min_actions = 2, 1
+        self.min_agents, self.min_actions = min_agents, 1
         self._database = database
 
     async def source(self) -> PostgresSource:
@@ -124,7 +186,8 @@ async def test_the_task_on_a_database(database: Database, capsys: pytest.Capture
     assert json.loads(capsys.readouterr().out)["windows"] == 0
     recorder = TrajectoryRecorder(database=database)
     at = window_at(START, 1.0)
-    step = Step(0, START, {}, Action("HOLD", {}, True))
+    call = LLMCall("c", "m", ({"role": "user", "content": "u"},), "HOLD")
+    step = Step(0, START, {}, Action("HOLD", {}, True), (call,))
     for agent in ("a", "b"):
         await recorder.record(Trajectory(f"t-{agent}", agent, at.id, at.start, at.end, (step,), -2.5))
     await run(context, format="json")
@@ -136,12 +199,61 @@ async def test_the_task_on_a_database(database: Database, capsys: pytest.Capture
             "ready": True,
             "reason": None,
             "agents": 2,
+            "active_agents": 2,
             "trajectories": 2,
+            "slices": 0,
             "steps": 2,
             "pnl_low": -2.5,
             "pnl_high": -2.5,
             "has_outcomes": False,
+            "trainable_calls": 2,
+            "with_logprobs": 0,
+            "complete": True,
         }
     ]
     await run(context)
     assert "READY. Next: mmo-rl 'source.path=my file' collect=none" in context.console.file.getvalue()
+
+
+async def test_the_games_own_database(
+    babylon_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", babylon_url)
+    connection = await asyncpg.connect(babylon_url)
+    for name, number in (("2025-11-14-11", 0), ("default", 1), (None, 2)):
+        await connection.execute(
+            """update trajectories set "windowId" = $1 where id = (select id from trajectories
+               where "startTime"::text like '2025-11-14 11:%' order by id offset $2 limit 1)
+            """,
+            name,
+            number,
+        )
+    await connection.close()
+    async with Database(dsn_env="DATABASE_URL", home=tmp_path) as database:
+        context: Any = Context(database, Console(file=io.StringIO(), width=80), min_agents=5)
+        await run(context, format="json")
+        report = json.loads(capsys.readouterr().out)
+        await run(context)
+        await run(context, format="json", steps=False)
+        assert json.loads(capsys.readouterr().out)["quality"] is None
+    assert [(w["window_id"], w["agents"], w["crossing"]) for w in report["recorded_windows"]] == [
+        ("2025-11-14T08:00", 5, 0),
+        ("2025-11-14T09:00", 5, 5),
+        ("2025-11-14T11:00", 8, 0),
+        ("2025-11-14T13:00", 1, 0),
+    ]
+    assert report["at_least_agents"] == {"2": 4, "3": 4, "5": 4, "8": 1}
+    assert report["window_ids"] == {
+        "recorded": 16, "mapped": 1, "derived": 2, "examples": {"2025-11-14-11": 1, "default": 1, "(none)": 1},
+    }  # fmt: skip
+    assert (report["windows_ready"], report["windows_ready_with_outcomes"]) == (4, 0)
+    assert report["quality"]["share_of_steps_with_calls"] == 1.0
+    assert (report["quality"]["calls"], report["steps"]) == (2894, 2894)
+    assert report["quality"]["with_logprobs"] == report["quality"]["duplicates"] == 0
+    assert not any(report["quality"]["clock"].values())
+    text = context.console.file.getvalue()
+    assert "before slicing: 4 windows recorded, of 5, 5, 8 and 1 agents" in text
+    assert "all 5 trajectories of 2025-11-14T09:00 cross 10:00 and are sliced" in text
+    assert "1 in another format were mapped, 2 were re-derived from the start time" in text
+    assert "no outcomes" in text
+    assert "…" not in text

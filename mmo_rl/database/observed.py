@@ -1,0 +1,203 @@
+"""What recorded play tells of the market: prices and questions as agents saw and traded them. Pure; nothing invented.
+
+Quotes come from providers' data, in any nesting: ``{"ticker": "X", "price": 1.5}``, lists of such objects,
+``{"tickers": {"X": {"price": 1.5}}}``, ``{"questions": {"q": {"yesPrice": 0.4}}}``, ``{"id": "q", "question": "Will
+it?", "yesPrice": 0.4, "resolved": true, "outcome": "YES"}``. A trade's own price counts only where nobody recorded a
+quote. Ground truth that the game recorded (``action.correctness.actualOutcome``, ``gameKnowledge.actualOutcomes``)
+resolves questions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+from mmo_rl.types import Action, GroundTruth, QuestionOutcome, TickerOutcome, Trajectory, Window
+
+TICKERS = ("ticker", "symbol", "stockTicker")
+PRICES = ("price", "currentPrice", "lastPrice", "markPrice")
+QUESTIONS = ("marketId", "predictionMarketId", "questionId", "id")
+YES_PRICES = ("yesPrice", "yesProbability", "probability", "finalProbability")
+RESOLVED = ("resolvedOutcome", "resolution", "actualOutcome")
+TICKER_TABLES = {"tickers", "prices", "stocks", "perps"}
+NOT_QUOTES = {"orders", "openOrders", "positions", "openPositions", "history", "priceHistory", "trades", "recentTrades"}
+MAX_DEPTH = 8
+
+Moment = tuple[datetime, int, str, int]
+"""When a price was seen: step time, step number, trajectory, place within the step."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Price:
+    at: Moment
+    value: float
+
+
+@dataclass
+class Observed:
+    """Prices and questions of one window. ``skipped`` counts by reason what cannot become an outcome."""
+
+    window: Window
+    skipped: Counter[str] = field(default_factory=Counter)
+    _quotes: dict[str, list[_Price]] = field(default_factory=dict)
+    _fills: dict[str, list[_Price]] = field(default_factory=dict)
+    _chances: dict[str, list[_Price]] = field(default_factory=dict)
+    _texts: dict[str, str] = field(default_factory=dict)
+    _answers: dict[str, set[str]] = field(default_factory=dict)
+
+    def add(self, trajectory: Trajectory) -> None:
+        """All that a trajectory shows of this window; steps outside it count for their own window."""
+        for step in trajectory.steps:
+            if not self.window.start <= step.timestamp < self.window.end:
+                self.skipped["steps outside the window"] += 1
+                continue
+            place = 0
+            for access in step.provider_accesses:
+                for found in _objects(access.get("data")):
+                    at = (step.timestamp, step.number, trajectory.trajectory_id, place)
+                    place += 1
+                    self._quote(found, at)
+            self._trade(step.action, (step.timestamp, step.number, trajectory.trajectory_id, place))
+        knowledge = trajectory.metadata.get("gameKnowledge")
+        actual = knowledge.get("actualOutcomes") if isinstance(knowledge, Mapping) else None
+        for name, answer in actual.items() if isinstance(actual, Mapping) else ():
+            answer = answer.get("outcome") if isinstance(answer, Mapping) else answer
+            self._resolve(str(name), answer)
+
+    def truth(self) -> GroundTruth:
+        """The outcomes that can be told, by name; prices to the cent, as the game's tables hold them. A ticker seen
+        only once has no change, and one below a cent no price: both are counted in ``skipped``."""
+        skipped: Counter[str] = Counter()
+        tickers = []
+        for name in sorted(self._quotes.keys() | self._fills.keys()):
+            seen = sorted(self._quotes.get(name) or self._fills[name], key=lambda price: price.at)
+            first, last = seen[0], seen[-1]
+            start, end = round(first.value, 2), round(last.value, 2)
+            if first.at[:2] == last.at[:2]:
+                skipped["tickers with one price only"] += 1
+            elif start <= 0 or end <= 0:
+                skipped["tickers below a cent"] += 1
+            else:
+                tickers.append(TickerOutcome(name, start, end))
+        questions = []
+        for name in sorted(self._chances.keys() | self._answers.keys()):
+            answers = self._answers.get(name, set())
+            if len(answers) > 1:
+                skipped["questions resolved both ways"] += 1
+            chances = sorted(self._chances.get(name, ()), key=lambda price: price.at)
+            probability = chances[-1].value if chances else None
+            if len(answers) != 1 and probability is None:
+                continue
+            outcome: Literal["YES", "NO", "UNRESOLVED"] = "UNRESOLVED"
+            if len(answers) == 1:
+                outcome = "YES" if "YES" in answers else "NO"
+            questions.append(QuestionOutcome(name, self._texts.get(name, name), outcome, probability))
+        self.skipped |= skipped  # the same, however often it is asked
+        return GroundTruth(self.window.id, tuple(tickers), tuple(questions))
+
+    # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _quote(self, found: Mapping[str, Any], at: Moment) -> None:
+        ticker, price = _name(found, TICKERS), _number(found, PRICES)
+        if ticker is not None and price is not None and price > 0:
+            self._quotes.setdefault(ticker, []).append(_Price(at, price))
+            return
+        question = _name(found, QUESTIONS)
+        if question is None:
+            return
+        text = found.get("question") or found.get("title")
+        chance = _number(found, YES_PRICES)
+        if isinstance(text, str):
+            self._texts[question] = text
+        elif chance is None:
+            return  # any other object with an id
+        if chance is not None and 0 <= chance <= 1:
+            self._chances.setdefault(question, []).append(_Price(at, chance))
+        status = str(found.get("status", "")).lower()
+        settled = found.get("resolved") is True or status in ("resolved", "settled") or bool(found.get("resolvedAt"))
+        if found.get("resolved") is not False:
+            for key in (*RESOLVED, *(("outcome",) if settled else ())):
+                self._resolve(question, found.get(key))
+
+    def _trade(self, action: Action, at: Moment) -> None:
+        if not action.success:
+            return
+        price = _number(action.result or {}, PRICES)
+        price = _number(action.parameters, PRICES) if price is None else price
+        ticker, question = _name(action.parameters, TICKERS), _name(action.parameters, QUESTIONS[:3])
+        if ticker is not None and price is not None and price > 0:
+            self._fills.setdefault(ticker, []).append(_Price(at, price))
+        elif question is not None and action.correctness is not None:
+            self._resolve(question, action.correctness.get("actualOutcome"))
+
+    def _resolve(self, question: str, answer: Any) -> None:
+        """Numbers are no answer: 0 is NO in one game and the first option, YES, in another."""
+        if isinstance(answer, bool):
+            self._answers.setdefault(question, set()).add("YES" if answer else "NO")
+        elif isinstance(answer, str) and answer.strip().upper() in ("YES", "NO"):
+            self._answers.setdefault(question, set()).add(answer.strip().upper())
+
+
+def observe(window: Window, trajectories: Iterable[Trajectory]) -> Observed:
+    """What these trajectories show of a window."""
+    observed = Observed(window)
+    for trajectory in trajectories:
+        observed.add(trajectory)
+    return observed
+
+
+def _objects(value: Any, depth: int = 0) -> Iterator[Mapping[str, Any]]:
+    """Every object in a provider's data that may be a quote; tables by name become objects with their name."""
+    if depth > MAX_DEPTH:
+        return
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from _objects(item, depth + 1)
+    elif isinstance(value, Mapping):
+        yield value
+        for key, inner in value.items():
+            if key in NOT_QUOTES:
+                continue
+            if isinstance(inner, Mapping) and (key in TICKER_TABLES or key == "questions"):
+                named = "ticker" if key in TICKER_TABLES else "questionId"
+                plain = "price" if key in TICKER_TABLES else "yesPrice"
+                for name, item in inner.items():
+                    yield {named: name, **item} if isinstance(item, Mapping) else {named: name, plain: item}
+            elif isinstance(inner, list | tuple | Mapping):
+                yield from _objects(inner, depth + 1)
+
+
+def _name(values: Mapping[str, Any], keys: Iterable[str]) -> str | None:
+    for key in keys:
+        value = values.get(key)
+        if isinstance(value, str) and value:
+            return value
+        if isinstance(value, int) and not isinstance(value, bool):
+            return str(value)
+    return None
+
+
+def _number(values: Mapping[str, Any], keys: Iterable[str]) -> float | None:
+    """The first finite number under the keys; numbers come as text too, probabilities as percentages."""
+    for key in keys:
+        value, scale = values.get(key), 1.0
+        if isinstance(value, str):
+            text = value.strip()
+            if text.endswith("%"):
+                text, scale = text[:-1], 0.01
+            try:
+                value = float(text)
+            except ValueError:
+                continue
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            try:
+                number = float(value) * scale
+            except OverflowError:
+                continue
+            if math.isfinite(number):
+                return number
+    return None

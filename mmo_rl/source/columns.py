@@ -1,0 +1,129 @@
+"""What the tables of a database are called and hold: a game's own, in camelCase or snake_case, older or newer.
+
+Columns are found by their names without case and underscores. Optional ones may be missing; values come in one type
+whatever the column's is (``jsonb`` instead of ``text``, ``timestamptz`` instead of ``timestamp``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+TABLES = ("trajectories", "llm_call_logs", "market_outcomes")
+REQUIRED = ("trajectoryId", "agentId", "startTime", "stepsJson", "episodeLength")
+OTHER_NAMES = {
+    "stepsJson": ("steps",),
+    "metricsJson": ("metrics",),
+    "metadataJson": ("metadata",),
+    "archetype": ("role",),
+    "messagesJson": ("messages",),
+    "actionType": ("action_type",),
+}
+TEXTS = ("text", "character varying", "character")
+
+COLUMNS_SQL = """
+    select t.name as "table", a.attname::text as name, format_type(a.atttypid, null) as type
+    from unnest($1::text[]) as t(name)
+    join pg_attribute a on a.attrelid = to_regclass(t.name) and a.attnum > 0 and not a.attisdropped
+    order by a.attnum
+"""
+ELSEWHERE_SQL = """
+    select n.nspname::text as name from pg_class c join pg_namespace n on n.oid = c.relnamespace
+    where c.relname = 'trajectories' and c.relkind in ('r', 'p', 'v', 'm', 'f') order by 1
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table's columns by their names in lower case without underscores; each is (quoted name, type)."""
+
+    name: str
+    columns: Mapping[str, tuple[str, str]]
+
+    def __bool__(self) -> bool:
+        """Whether the table exists."""
+        return bool(self.columns)
+
+    def _found(self, column: str) -> tuple[str, str] | None:
+        for name in (column, *OTHER_NAMES.get(column, ())):
+            if found := self.columns.get(plain(name)):
+                return found
+        return None
+
+    def has(self, column: str) -> bool:
+        return self._found(column) is not None
+
+    def missing(self, columns: Iterable[str]) -> list[str]:
+        return [column for column in columns if not self.has(column)]
+
+    def raw(self, column: str) -> str:
+        """The column as it is, as comparisons with an index want it. The column exists."""
+        found = self._found(column)
+        if found is None:
+            raise KeyError(column)
+        return found[0]
+
+    def listed_in(self, column: str, parameter: str) -> str:
+        """A condition: the column is one of a parameter's texts."""
+        found = self._found(column)
+        kind = "text" if found is None or found[1] in TEXTS else found[1]
+        return f"{self.raw(column)} = any({parameter}::text[]{'' if kind == 'text' else f'::{kind}[]'})"
+
+    def is_text(self, column: str) -> bool:
+        found = self._found(column)
+        return found is not None and found[1] in TEXTS
+
+    def text(self, column: str) -> str:
+        found = self._found(column)
+        if found is None:
+            return "null::text"
+        return found[0] if found[1] in TEXTS else f"{found[0]}::text"
+
+    def json(self, column: str) -> str:
+        """JSON as the bytes of its text."""
+        return f"convert_to({self.text(column)}, 'UTF8')" if self.has(column) else "null::bytea"
+
+    def number(self, column: str) -> str:
+        found = self._found(column)
+        if found is None:
+            return "null::float8"
+        return found[0] if found[1] == "double precision" else f"{found[0]}::float8"
+
+    def integer(self, column: str) -> str:
+        found = self._found(column)
+        return "null::int" if found is None else found[0]
+
+    def flag(self, column: str, *, default: bool) -> str:
+        found = self._found(column)
+        value = "true" if default else "false"
+        return value if found is None else f"coalesce({found[0]}, {value})"
+
+    def time(self, column: str) -> str:
+        """A moment as a timestamp in UTC without a zone; numbers count milliseconds since 1970."""
+        found = self._found(column)
+        if found is None:
+            return "null::timestamp"
+        name, kind = found
+        if kind == "timestamp with time zone":
+            return f"({name} at time zone 'UTC')"
+        if kind in ("bigint", "numeric", "double precision"):
+            return f"(to_timestamp({name} / 1000.0) at time zone 'UTC')"
+        return name
+
+    def everything(self) -> str:
+        """All columns as they are: what reads them knows both ways of writing their names."""
+        return ", ".join(name for name, _ in self.columns.values())
+
+
+def plain(name: str) -> str:
+    return name.replace("_", "").lower()
+
+
+def tables(rows: Iterable[Mapping[str, Any]]) -> dict[str, Table]:
+    """The tables from rows of `COLUMNS_SQL`. Of two names that differ in case or underscores only, the first counts."""
+    columns: dict[str, dict[str, tuple[str, str]]] = {name: {} for name in TABLES}
+    for row in rows:
+        quoted = row["name"].replace('"', '""')
+        columns[row["table"]].setdefault(plain(row["name"]), (f'"{quoted}"', row["type"]))
+    return {name: Table(name, found) for name, found in columns.items()}

@@ -1,0 +1,239 @@
+"""Where each trajectory lies in a set of exported files, and how it is read from there."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from mmo_rl.errors import SourceError
+from mmo_rl.source.files import (
+    READ_FAILURES,
+    SUFFIXES,
+    RandomAccess,
+    copy,
+    failure,
+    kind,
+    opened,
+    standard_input,
+    stem,
+    value_of,
+    values,
+)
+from mmo_rl.source.jsontext import shown
+from mmo_rl.source.parse import parse_trajectory
+from mmo_rl.source.rejections import Rejections
+from mmo_rl.source.shapes import Candidate, LoggedCall, OutcomeRow, Part, parts
+from mmo_rl.source.values import as_int, as_text, pick
+from mmo_rl.types import Member, Rejection, Trajectory
+
+STANDARD_INPUT = "-"
+CALL_LOGS, OUTCOMES = "llm-call-logs", "market-outcomes"
+BESIDE = {CALL_LOGS: LoggedCall, OUTCOMES: OutcomeRow}
+"""Files of other tables that are read too; of them nothing else is wanted."""
+SKIPPED = ("reward-judgments", "manifest")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Bytes of an unpacked file that hold a JSON value, and which of its parts is meant."""
+
+    path: Path
+    offset: int
+    length: int
+    item: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A trajectory's place and statistics. ``window_id`` as recorded, None where it does not say which hour;
+    ``needs_log`` where steps hold no LLM calls of their own."""
+
+    place: Place
+    detail: int
+    start: datetime
+    end: datetime
+    window_id: str | None
+    scenario_id: str | None
+    needs_log: bool
+    member: Member
+
+
+class Exports:
+    """An index of the trajectories in a file, a folder or (``-``) standard input, which is kept in a temporary file.
+
+    `scan` reads everything once. Of a trajectory that is found twice, the first counts, or the one of the shape that
+    keeps more of what was recorded. What cannot be read goes to ``rejections``.
+    """
+
+    def __init__(self, path: str, *, max_bytes: int, rejections: Rejections) -> None:
+        self.entries: dict[str, Entry] = {}
+        self.outcomes: list[Mapping[str, Any]] = []
+        self._path = path
+        self._max_bytes = max_bytes
+        self._rejections = rejections
+        self._calls: dict[str, list[Place]] = {}
+        self._access = RandomAccess()
+        self._decoded: tuple[Place | None, list[Part]] = (None, [])
+        self._spool: Path | None = None
+
+    def scan(self) -> None:
+        """Raises `SourceError` where there is no such path, or no trajectory can be read from it."""
+        files = self._files()
+        for path in files:
+            for place, part in self._parts(path):
+                self._add(path, place, part)
+        if not self.entries:
+            name = "standard input" if self._path == STANDARD_INPUT else self._path
+            why = self._rejections.summary() if self._rejections.counts else "it is empty"
+            raise SourceError(
+                f"no trajectory could be read from {name}: {why}",
+                hint="source.path takes exported trajectories: a file, a folder of .json and .jsonl files, or -",
+            )
+
+    def load(self, identity: str) -> Trajectory | None:
+        """A trajectory, with the calls that were logged beside it; None where it cannot be read any more."""
+        entry = self.entries[identity]
+        part = self._read(entry.place)
+        found = parsed(part, self._logged(identity, entry)) if isinstance(part, Candidate) else None
+        if isinstance(found, Trajectory) and found.trajectory_id == identity:
+            return found
+        reason = found.reason if isinstance(found, Rejection) else "the file changed while it was read"
+        self._rejections.add(Rejection(identity, f"{entry.place.path.name}", shown(identity), reason))
+        return None
+
+    def order(self, identity: str) -> tuple[str, int, int]:
+        """Sorts trajectories as they lie in the files, which is the fastest order to load them in."""
+        entry = self.entries.get(identity)
+        return ("", 0, 0) if entry is None else (str(entry.place.path), entry.place.offset, entry.place.item)
+
+    def close(self) -> None:
+        self._access.close()
+        if self._spool is not None:
+            self._spool.unlink(missing_ok=True)
+
+    # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _files(self) -> list[Path]:
+        if self._path == STANDARD_INPUT:
+            return [self._spooled()]
+        path = Path(self._path).expanduser()
+        if not path.exists():
+            raise SourceError(
+                f"there is no {path}", hint="source=jsonl source.path=FILE_OR_FOLDER of exported trajectories"
+            )
+        if not path.is_dir():
+            beside = (p for p in sorted(path.parent.iterdir()) if stem(p) in BESIDE and kind(p) in SUFFIXES)
+            return [path, *(p for p in beside if p.is_file() and p != path)]
+        files = [p for p in sorted(path.rglob("*")) if kind(p) in SUFFIXES and stem(p) not in SKIPPED and p.is_file()]
+        if not files:
+            raise SourceError(
+                f"there are no JSON or JSONL files in {path}",
+                hint=f"it takes {', '.join(SUFFIXES)} and the same with .gz; name a file of another kind itself",
+            )
+        return files
+
+    def _spooled(self) -> Path:
+        with tempfile.NamedTemporaryFile(prefix="standard-input-", delete=False) as spool, standard_input() as file:
+            self._spool = Path(spool.name)
+            try:
+                copy(file, spool)
+            except READ_FAILURES as error:
+                self._rejections.add(failure(error, "standard input"))
+        return self._spool
+
+    def _parts(self, path: Path) -> Iterator[tuple[Place, Part]]:
+        try:
+            with opened(path) as file:
+                whole = kind(path) == ".json"
+                for found in values(file, name=path.name, max_bytes=self._max_bytes, document=whole):
+                    for item, part in enumerate(parts_of(found.value, f"{path.name} at byte {found.offset}")):
+                        yield Place(path, found.offset, found.length, item), part
+        except READ_FAILURES as error:
+            self._rejections.add(failure(error, path.name))
+
+    def _add(self, path: Path, place: Place, part: Part) -> None:
+        wanted = BESIDE.get(stem(path))
+        if isinstance(part, LoggedCall):
+            self._calls.setdefault(part.trajectory_id, []).append(place)
+        elif isinstance(part, OutcomeRow):
+            self.outcomes.append(part.row)
+        elif wanted is not None and not (isinstance(part, Rejection) and place.length == 0):
+            return
+        elif isinstance(part, Rejection):
+            self._rejections.add(part)
+        else:
+            found = parsed(part, ())
+            if isinstance(found, Rejection):
+                self._rejections.add(found)
+            else:
+                self._enter(_entry(place, part, found))
+
+    def _enter(self, entry: Entry) -> None:
+        identity = entry.member.trajectory_id
+        known = self.entries.get(identity)
+        if known is not None and known.detail == entry.detail:
+            place = f"{entry.place.path.name} at byte {entry.place.offset}"
+            first = f"{known.place.path.name} at byte {known.place.offset}"
+            self._rejections.add(Rejection(identity, place, f"first in {first}", "more than once"))
+        if known is None or entry.detail < known.detail:
+            self.entries[identity] = entry
+
+    def _read(self, place: Place) -> Part | None:
+        where, listed = self._decoded
+        if where is None or (where.path, where.offset) != (place.path, place.offset):
+            try:
+                text = self._access.read(place.path, place.offset, place.length)
+            except READ_FAILURES:
+                return None
+            listed = list(parts_of(value_of(text, place.path.name), place.path.name))
+            self._decoded = (place, listed)
+        return listed[place.item] if place.item < len(listed) else None
+
+    def _logged(self, identity: str, entry: Entry) -> list[Mapping[str, Any]]:
+        if not entry.needs_log:
+            return []
+        found = [self._read(place) for place in self._calls.get(identity, ())]
+        return [part.row for part in found if isinstance(part, LoggedCall)]
+
+
+def parts_of(value: Any | Rejection, place: str) -> list[Part]:
+    """Everything that a JSON value holds; the rejection of what was none is its only part."""
+    if isinstance(value, Rejection):
+        return [value]
+    try:
+        return list(parts(value, place))
+    except RecursionError:
+        return [Rejection(None, place, shown(value), "nested too deeply")]
+
+
+def parsed(candidate: Candidate, logged: Sequence[Mapping[str, Any]]) -> Trajectory | Rejection:
+    """``logged`` are calls from elsewhere than the candidate's own document."""
+    return parse_trajectory(candidate.row, calls=[*candidate.calls, *logged])
+
+
+def _entry(place: Place, candidate: Candidate, found: Trajectory) -> Entry:
+    row = candidate.row
+    several_hours = (as_int(pick(row, "windowHours", "window_hours")) or 1) > 1
+    member = Member(
+        trajectory_id=found.trajectory_id,
+        agent_id=found.agent_id,
+        actions=len(found.steps),
+        final_pnl=found.final_pnl,
+        role=found.role,
+        is_training_data=found.is_training_data,
+        is_evaluation=found.is_evaluation,
+    )
+    return Entry(
+        place=place,
+        detail=candidate.detail,
+        start=found.start,
+        end=found.end,
+        window_id=None if several_hours else as_text(pick(row, "windowId", "window_id")),
+        scenario_id=found.scenario_id,
+        needs_log=not all(step.llm_calls for step in found.steps),
+        member=member,
+    )

@@ -1,0 +1,179 @@
+"""Files and streams to JSON values, in bounded memory: plain or gzipped, a value a line or one in the whole file."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import os
+import tempfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, BinaryIO, cast
+
+from mmo_rl.errors import SourceError
+from mmo_rl.source.jsontext import Unreadable, parse_json, shown
+from mmo_rl.types import Rejection
+
+SUFFIXES = (".jsonl", ".ndjson", ".json")
+GZIP = b"\x1f\x8b"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+MOST_UNPACKED = 32
+_SKIPPED_AT_ONCE = 1 << 20
+
+
+def opened(path: Path) -> BinaryIO:
+    """A file for reading, unpacked where its first bytes say that it is gzipped, whatever its name."""
+    if is_gzipped(path):
+        return cast(BinaryIO, gzip.open(path, "rb"))
+    return path.open("rb")
+
+
+def is_gzipped(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(GZIP)) == GZIP
+
+
+def standard_input() -> BinaryIO:
+    """Standard input as bytes, unpacked where it is gzipped. Raises `SourceError` where it is a keyboard."""
+    if os.isatty(0):
+        raise SourceError(
+            "source.path=- reads standard input, and nothing is piped into it",
+            hint="producer | mmo-rl task=import source=jsonl source.path=-",
+        )
+    file = os.fdopen(os.dup(0), "rb")
+    if file.peek(len(GZIP))[: len(GZIP)] == GZIP:
+        return cast(BinaryIO, gzip.GzipFile(fileobj=file))
+    return file
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A JSON value, or a `Rejection` of what is none, and where in the unpacked file it lies, in bytes."""
+
+    offset: int
+    length: int
+    value: Any | Rejection
+
+
+def values(file: BinaryIO, *, name: str, max_bytes: int, document: bool = False) -> Iterator[Found]:
+    """The JSON values of a file.
+
+    A file whose first line ends where an object or list has only begun is read as one value; ``document`` says that
+    its name calls for that, so that it is rejected as a whole. No line or document longer than ``max_bytes`` is held
+    in memory.
+    """
+    for offset, line in _lines(file, max_bytes):
+        if offset == 0 and isinstance(line, bytes) and line.rstrip()[-1:] in (b"{", b"[", b","):
+            yield from _document(line, file, name, max_bytes, document)
+            return
+        yield _found(offset, line, name)
+
+
+def _found(offset: int, line: bytes | Rejection, name: str) -> Found:
+    if isinstance(line, Rejection):
+        return Found(offset, 0, line)
+    return Found(offset, len(line), value_of(line, f"{name} at byte {offset}"))
+
+
+def failure(error: Exception, name: str) -> Rejection:
+    """A file that breaks off, or cannot be read at all."""
+    reason = "gzip file breaks off" if isinstance(error, EOFError) else "file cannot be read"
+    return Rejection(None, name, shown(str(error) or type(error).__name__), reason)
+
+
+READ_FAILURES = (EOFError, OSError, zlib.error)
+"""What reading a file may raise (a broken gzip file is an `OSError`)."""
+
+
+def value_of(text: bytes, place: str) -> Any | Rejection:
+    """The JSON value that bytes hold."""
+    try:
+        return parse_json(text.removeprefix(BYTE_ORDER_MARK), place)
+    except Unreadable as error:
+        return Rejection(None, error.field, error.found, error.reason)
+    except RecursionError:
+        return Rejection(None, place, shown(text), "nested too deeply")
+
+
+def _document(begun: bytes, file: BinaryIO, name: str, max_bytes: int, document: bool) -> Iterator[Found]:
+    text = begun + file.read(max_bytes - len(begun) + 1)
+    if len(text) > max_bytes:
+        yield Found(0, 0, _too_long(name, text, max_bytes))
+        return
+    whole = value_of(text, name)
+    if document or not isinstance(whole, Rejection):
+        yield Found(0, len(text), whole)
+        return
+    for offset, line in _lines(io.BytesIO(text), max_bytes):
+        yield _found(offset, line, name)
+
+
+def _lines(file: BinaryIO, max_bytes: int) -> Iterator[tuple[int, bytes | Rejection]]:
+    """The lines that are not blank, with their offsets."""
+    offset = 0
+    while line := file.readline(max_bytes + 1):
+        start, length = offset, len(line)
+        offset += length
+        if length <= max_bytes or line.endswith(b"\n"):
+            if line.strip():
+                yield start, line
+            continue
+        rejection = _too_long(f"a line at byte {start}", line, max_bytes)
+        while line and not line.endswith(b"\n"):
+            line = file.readline(_SKIPPED_AT_ONCE)
+            offset += len(line)
+        yield start, rejection
+
+
+def _too_long(place: str, text: bytes, max_bytes: int) -> Rejection:
+    return Rejection(None, place, shown(text[:400]), f"longer than source.max_line_mb={max_bytes / 1e6:g}")
+
+
+class RandomAccess:
+    """Reads pieces of files again, in any order. A gzipped file is unpacked once, into a temporary file: going back in
+    it would unpack it from its beginning each time."""
+
+    def __init__(self) -> None:
+        self._unpacked: dict[Path, IO[bytes]] = {}
+
+    def read(self, path: Path, offset: int, length: int) -> bytes:
+        if path not in self._unpacked and is_gzipped(path):
+            if len(self._unpacked) >= MOST_UNPACKED:
+                self._unpacked.pop(next(iter(self._unpacked))).close()
+            self._unpacked[path] = _unpacked(path)
+        if path in self._unpacked:
+            self._unpacked[path].seek(offset)
+            return self._unpacked[path].read(length)
+        with path.open("rb") as file:
+            file.seek(offset)
+            return file.read(length)
+
+    def close(self) -> None:
+        while self._unpacked:
+            self._unpacked.popitem()[1].close()
+
+
+def _unpacked(path: Path) -> IO[bytes]:
+    plain = tempfile.TemporaryFile()  # noqa: SIM115 (it stays open)
+    with opened(path) as file, contextlib.suppress(*READ_FAILURES):  # what lies before a fault is read again
+        copy(file, plain)
+    return plain
+
+
+def copy(file: BinaryIO, into: IO[bytes]) -> None:
+    """Copies line by line: whole blocks would lose the last lines before a fault."""
+    while text := file.readline(_SKIPPED_AT_ONCE):
+        into.write(text)
+
+
+def kind(path: Path) -> str:
+    """The suffix that tells the format: ``.jsonl`` of ``rows.jsonl.gz``."""
+    return path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
+
+
+def stem(path: Path) -> str:
+    """The file's name without suffixes, in one notation: ``llm-call-logs`` for ``llm_call_logs.jsonl.gz`` too."""
+    return path.name.split(".", 1)[0].replace("_", "-").lower()

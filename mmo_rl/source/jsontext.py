@@ -1,0 +1,56 @@
+"""JSON text to values: what is read of it, and how what cannot be read is named."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+
+
+class Unreadable(Exception):
+    """Carries the field, what was found and the reason up to where a `Rejection` is made of it."""
+
+    def __init__(self, field: str, found: Any, reason: str) -> None:
+        super().__init__(field, reason)
+        self.field, self.found, self.reason = field, shown(found), reason
+
+
+def decoded(value: Any, field: str) -> Any:
+    """JSON text to what it says, also when it was encoded twice; anything else as it is."""
+    for _ in range(2):
+        if not isinstance(value, str | bytes):
+            break
+        if not value.strip():
+            return None
+        value = parse_json(value, field)
+    return value
+
+
+def parse_json(text: str | bytes, field: str) -> Any:
+    """Strict JSON fast; JSON with NaN, 1e400 or half surrogate pairs too. Raises `Unreadable`, and `RecursionError`
+    where it is nested too deeply."""
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeError):
+        pass  # the standard library reads more; it decides
+    try:
+        return json.loads(text)
+    except UnicodeDecodeError:
+        raise Unreadable(field, text, "not UTF-8") from None
+    except ValueError:
+        raise Unreadable(field, text, "not JSON") from None
+
+
+def shown(value: Any) -> str:
+    """What was found, short enough for a report."""
+    if isinstance(value, bytes):
+        value = value[:400].decode("utf-8", "replace").strip()
+    try:
+        text = value if isinstance(value, str) else repr(value)
+    except ValueError:  # an integer of thousands of digits
+        text = type(value).__name__
+    except RecursionError:
+        text = f"a deeply nested {type(value).__name__}"
+    text = text if len(text) <= 80 else f"{text[:77]}..."
+    return text.encode("utf-8", "replace").decode()

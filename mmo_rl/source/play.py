@@ -1,0 +1,89 @@
+"""Recorded play as a whole, trajectory after trajectory, for what copies it elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Protocol, TypeVar
+
+from mmo_rl.clock import window_id
+from mmo_rl.source.rejections import Rejections
+from mmo_rl.source.slices import named_start
+from mmo_rl.source.truth import ground_truth
+from mmo_rl.source.values import as_text, pick
+from mmo_rl.types import GroundTruth, Trajectory, Window
+
+T = TypeVar("T")
+IMPORTED = "imported"
+"""Stands for the scenario of outcomes that were recorded of no simulated one."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedOutcomes:
+    """What became of one window, as one scenario recorded it."""
+
+    scenario_id: str
+    truth: GroundTruth
+
+
+class Play(Protocol):
+    """Streams every trajectory whole (in no windows, sliced nowhere), then the outcomes; ``total`` trajectories where
+    that is known beforehand. What cannot be read is in ``rejections``."""
+
+    rejections: Rejections
+
+    async def total(self) -> int | None: ...
+
+    def stream(self) -> AsyncIterator[Trajectory | RecordedOutcomes]: ...
+
+
+def recorded_outcomes(rows: Iterable[Mapping[str, Any]]) -> Iterator[RecordedOutcomes]:
+    """Rows of ``market_outcomes`` by window and scenario. Rows of a window whose name tells no hour are left out."""
+    by_window: dict[tuple[str, Window], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        name = as_text(pick(row, "windowId", "window_id"))
+        start = named_start(name)
+        if start is None:
+            continue
+        scenario, found, _ = (as_text(row.get("id")) or "").partition(f"/{name}/")
+        window = Window(window_id(start), start, start + timedelta(hours=1))
+        by_window.setdefault((scenario if found else IMPORTED, window), []).append(row)
+    for (scenario, window), listed in by_window.items():
+        truth = ground_truth(window, listed)
+        if truth is not None:
+            yield RecordedOutcomes(scenario, truth)
+
+
+async def arriving(iterate: Callable[[], Iterator[T]]) -> AsyncIterator[T]:
+    """The items of a blocking iterator as they come, read ahead by a few in a thread of its own. An item that never
+    comes keeps nobody waiting: when the reader leaves, or the process ends, the thread is left behind. What the
+    iterator raises is raised here."""
+    loop = asyncio.get_running_loop()
+    queue: asyncio.Queue[tuple[list[T], Exception | None]] = asyncio.Queue(maxsize=8)
+
+    def put(items: list[T], error: Exception | None = None) -> None:
+        asyncio.run_coroutine_threadsafe(queue.put((items, error)), loop).result()
+
+    def read() -> None:
+        try:
+            try:
+                for item in iterate():
+                    put([item])
+            except Exception as error:  # noqa: BLE001 (raised again where the items are read)
+                put([], error)
+            else:
+                put([])
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            return
+
+    threading.Thread(target=read, name="arriving", daemon=True).start()
+    while True:
+        items, error = await queue.get()
+        if error is not None:
+            raise error
+        if not items:
+            return
+        yield items[0]

@@ -1,0 +1,52 @@
+"""What could not be read: counted by reason, and written down row by row."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from mmo_rl.types import Rejection
+
+KEPT = 100
+
+
+class Rejections:
+    """Counts every rejection, keeps the first for a report, and writes all to the file ``path`` (None: to none),
+    which is made anew with the first one."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path
+        self._counts: Counter[str] = Counter()
+        self._first: list[Rejection] = []
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """By reason."""
+        return self._counts
+
+    @property
+    def first(self) -> Sequence[Rejection]:
+        return self._first
+
+    def add(self, rejection: Rejection) -> None:
+        self._counts[rejection.reason] += 1
+        if len(self._first) < KEPT:
+            self._first.append(rejection)
+        if self.path is None:
+            return
+        first = sum(self._counts.values()) == 1
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("w" if first else "a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(rejection)) + "\n")
+
+    def summary(self) -> str:
+        """The reasons in one line, the most frequent first, and where all of it stands."""
+        total = sum(self._counts.values())
+        if not total:
+            return "nothing rejected"
+        reasons = ", ".join(f"{count} x {reason}" for reason, count in self._counts.most_common(5))
+        where = f"; each one is in {self.path}" if self.path is not None else ""
+        return f"{total} rejected ({reasons}){where}"

@@ -1,0 +1,251 @@
+"""What a JSON value of an export holds, recognised by its own keys: rows of trajectories, ART lines, groups, dumps of
+a whole database, and the rows of other tables that lie between them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mmo_rl.clock import window_at
+from mmo_rl.source.jsontext import shown
+from mmo_rl.source.parse import CALLS, STEPS
+from mmo_rl.source.slices import named_start
+from mmo_rl.source.values import as_number, as_text, as_time, pick
+from mmo_rl.types import JsonDict, Rejection
+
+FULL, TRAINING_EXPORT, TRADES = 0, 1, 2
+"""How much a shape keeps of what was recorded; where a trajectory is found twice, the lower number counts."""
+JUDGMENT_KEYS = ("overallScore", "overall_score", "judgeModel", "judge_model")
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One trajectory: a row in the words of the table, and the calls that were logged beside it."""
+
+    row: Mapping[str, Any]
+    calls: tuple[Mapping[str, Any], ...] = ()
+    detail: int = FULL
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedCall:
+    """A row of ``llm_call_logs``."""
+
+    trajectory_id: str
+    row: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeRow:
+    """A row of ``market_outcomes``."""
+
+    row: Mapping[str, Any]
+
+
+Part = Candidate | LoggedCall | OutcomeRow | Rejection
+
+
+def parts(value: Any, place: str) -> Iterator[Part]:
+    """Everything that a line or a document holds; judgments are passed over. ``place`` names it in rejections."""
+    items = value if isinstance(value, list) else [value]
+    for item in items:
+        if isinstance(item, Mapping):
+            yield from _object(item, place)
+        else:
+            yield Rejection(None, place, shown(item), "not an object")
+
+
+def _object(value: Mapping[str, Any], place: str) -> Iterator[Part]:
+    if isinstance(value.get("tables"), Mapping):
+        yield from _dump(value["tables"], place)
+    elif isinstance(value.get("trajectories"), list | Mapping):
+        yield from _group(value, place)
+    elif isinstance(value.get("trajectory"), Mapping):
+        yield Candidate(value["trajectory"], _calls(value))
+    elif pick(value, *STEPS) is not None:
+        yield Candidate(value, _calls(value))
+    elif pick(value, "callId", "call_id", "stepId", "step_id") is not None:
+        yield _logged_call(value, place)
+    elif isinstance(pick(value, "messages", "messages_and_choices"), list):
+        yield _art(value)
+    elif pick(value, "stockTicker", "stock_ticker", "predictionMarketId", "prediction_market_id") is not None:
+        yield OutcomeRow(value)
+    elif pick(value, *JUDGMENT_KEYS) is not None:
+        return
+    elif pick(value, "trajectoryId", "trajectory_id") and pick(value, "agentId", "agent_id"):
+        yield Candidate(value)  # its steps are missing, and the parser says so
+    else:
+        yield _unknown(value, place)
+
+
+def _calls(value: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
+    listed = pick(value, *CALLS)
+    return tuple(call for call in listed if isinstance(call, Mapping)) if isinstance(listed, list) else ()
+
+
+def _logged_call(value: Mapping[str, Any], place: str) -> Part:
+    identity = as_text(pick(value, "trajectoryId", "trajectory_id"))
+    if not identity:
+        return Rejection(None, f"{place}: trajectoryId", shown(list(value)), "an LLM call of no trajectory")
+    return LoggedCall(identity, value)
+
+
+def _unknown(value: Mapping[str, Any], place: str) -> Rejection:
+    identity = as_text(pick(value, "trajectoryId", "trajectory_id", "agentId", "agent_id", "id"))
+    keys = ", ".join(sorted(map(str, value))[:8])
+    return Rejection(identity, place, shown(keys), "unknown shape: not a row of trajectories")
+
+
+# --- ART ------------------------------------------------------------------------------------------------------------
+
+
+def _art(value: Mapping[str, Any], prefix: Sequence[Any] = (), scenario: Any = None) -> Candidate:
+    """A line of ART: a step for every answer.
+
+    The game's own exporter strings the calls of a trajectory together, though none saw another: of its lines, an
+    answer's prompt is the system prompt and what was said since the last answer. Elsewhere it is all that came before.
+    """
+    metadata = value["metadata"] if isinstance(value.get("metadata"), Mapping) else {}
+    found = metadata.get("environmentContext")
+    context: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
+    metrics = next((m for m in (metadata.get("metrics"), value.get("metrics")) if isinstance(m, Mapping)), {})
+    messages = [_message(m) for m in pick(value, "messages", "messages_and_choices")]
+    shared = [_message(m) for m in prefix]
+    if messages[: len(shared)] != shared:
+        messages = shared + messages
+    separate = bool(context) or "gameKnowledge" in metadata
+    steps = list(_answers(messages, separate=separate, model=as_text(value.get("model"))))
+    actions = context.get("actionsTaken")
+    if isinstance(actions, list) and len(actions) == len(steps):
+        for step, action in zip(steps, actions, strict=True):
+            step["action"] = {"actionType": action}
+    scenario = pick(metadata, "scenarioId", "scenario_id") or scenario
+    window = next((i for i in (pick(metadata, "windowId", "window_id"), scenario) if named_start(as_text(i))), None)
+    kept = {k: v for k, v in metadata.items() if k not in ("trajectoryId", "agentId", "scenarioId", "metrics")}
+    row = {
+        "trajectoryId": pick(metadata, "trajectoryId", "trajectory_id") or value.get("trajectoryId"),
+        "agentId": pick(metadata, "agentId", "agent_id") or value.get("agentId"),
+        "scenarioId": scenario,
+        "windowId": window,
+        "startTime": pick(metadata, "startTime", "start_time", "timestamp"),
+        "endTime": pick(metadata, "endTime", "end_time"),
+        "finalPnL": pick(context, "finalPnL"),
+        "finalBalance": pick(context, "finalBalance"),
+        "archetype": pick(metadata, "archetype", "role"),
+        "steps": steps,
+        "metrics": {**metrics, "totalReward": value.get("reward")},
+        "metadata": kept,
+    }
+    return Candidate(row, detail=TRAINING_EXPORT)
+
+
+def _message(found: Any) -> Any:
+    """A message; of a recorded choice, the message inside it."""
+    return found["message"] if isinstance(found, Mapping) and isinstance(found.get("message"), Mapping) else found
+
+
+def _answers(messages: Sequence[Any], *, separate: bool, model: str | None) -> Iterator[JsonDict]:
+    system = [m for m in messages if _role(m) == "system"]
+    prompt: list[Any] = []
+    for message in messages:
+        if _role(message) != "assistant":
+            prompt.append(message)
+            continue
+        call = {"messages": list(prompt), "response": message.get("content"), "model": model}
+        yield {"llmCalls": [call]}
+        prompt = list(system) if separate else [*prompt, message]
+
+
+def _role(message: Any) -> Any:
+    return message.get("role") if isinstance(message, Mapping) else None
+
+
+def _group(value: Mapping[str, Any], place: str) -> Iterator[Part]:
+    """A group file: its members are rows or ART lines, which may share a prefix of messages and the scenario."""
+    listed = value["trajectories"]
+    members = listed if isinstance(listed, list) else list(listed.values())
+    if not members:
+        yield Rejection(None, place, shown(list(value)), "a group without trajectories")
+    scenario = pick(value, "scenarioId", "scenario_id")
+    prefix = pick(value, "sharedPrefix", "shared_prefix")
+    for member in members:
+        if not isinstance(member, Mapping):
+            yield Rejection(None, place, shown(member), "not an object")
+        elif pick(member, "trajectory", *STEPS) is None and isinstance(member.get("messages"), list):
+            yield _art(member, prefix if isinstance(prefix, list) else (), scenario)
+        else:
+            for part in _object(member, place):
+                if isinstance(part, Candidate) and pick(part.row, "scenarioId", "scenario_id") is None:
+                    part = Candidate({**part.row, "scenarioId": scenario}, part.calls, part.detail)
+                yield part
+
+
+# --- dumps of a database --------------------------------------------------------------------------------------------
+
+
+def _dump(tables: Mapping[str, Any], place: str) -> Iterator[Part]:
+    """Tables by name, each ``{id: row}`` or a list of rows. Where no trajectories were recorded, an agent's trades of
+    one hour are its trajectory."""
+    rows = {_plain(name): _rows(table) for name, table in tables.items()}
+    for call in rows.get("llmcalllogs", ()):
+        yield _logged_call(call, place)
+    for outcome in rows.get("marketoutcomes", ()):
+        yield OutcomeRow(outcome)
+    recorded = rows.get("trajectories", ())
+    for row in recorded:
+        yield Candidate(row)
+    if not recorded:
+        trades = rows.get("agenttrades", ())
+        yield from _traded(trades, place)
+        if not trades:
+            names = ", ".join(sorted(map(str, tables)))
+            yield Rejection(None, place, shown(names), "a database dump without trajectories")
+
+
+def _plain(name: Any) -> str:
+    return str(name).replace("_", "").replace("-", "").lower()
+
+
+def _rows(table: Any) -> list[Mapping[str, Any]]:
+    items = table.values() if isinstance(table, Mapping) else table if isinstance(table, list) else ()
+    return [item for item in items if isinstance(item, Mapping)]
+
+
+def _traded(trades: Sequence[Mapping[str, Any]], place: str) -> Iterator[Part]:
+    stays: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for trade in trades:
+        agent = as_text(pick(trade, "agentUserId", "agent_user_id", "agentId", "agent_id"))
+        moment = as_time(pick(trade, "createdAt", "created_at", "timestamp"))
+        if not agent or moment is None:
+            yield Rejection(as_text(trade.get("id")), place, shown(trade), "a trade without agent or time")
+            continue
+        try:
+            stays.setdefault((agent, window_at(moment, 1.0).id), []).append(trade)
+        except OverflowError:
+            yield Rejection(as_text(trade.get("id")), place, shown(moment), "out of range")
+    for (agent, window), made in stays.items():
+        made.sort(key=lambda trade: as_time(pick(trade, "createdAt", "created_at", "timestamp")) or 0)
+        pnl = [as_number(trade.get("pnl")) for trade in made]
+        row = {
+            "trajectoryId": f"{agent}/{window}",
+            "agentId": agent,
+            "windowId": window,
+            "startTime": pick(made[0], "createdAt", "created_at", "timestamp"),
+            "endTime": pick(made[-1], "createdAt", "created_at", "timestamp"),
+            "steps": [_trade_step(trade) for trade in made],
+            "finalPnL": None if None in pnl else sum(p for p in pnl if p is not None),
+            "metadata": {"derivedFrom": "agentTrades"},
+        }
+        yield Candidate(row, detail=TRADES)
+
+
+def _trade_step(trade: Mapping[str, Any]) -> JsonDict:
+    """What a trade brought in the end was not known when it was made: it stands where the future stands."""
+    known = {"agentUserId", "agent_user_id", "agentId", "action", "pnl", "createdAt", "created_at", "updatedAt"}
+    action = {
+        "actionType": trade.get("action"),
+        "parameters": {k: v for k, v in trade.items() if k not in known},
+        "correctness": {"pnl": trade["pnl"]} if trade.get("pnl") is not None else None,
+    }
+    return {"timestamp": pick(trade, "createdAt", "created_at", "timestamp"), "action": action}

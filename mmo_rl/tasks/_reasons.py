@@ -1,0 +1,45 @@
+"""Why an iteration has nothing to train on, and what to type next."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+
+from mmo_rl.errors import JudgeError, SourceError
+from mmo_rl.types import ScoredGroup, Selection, Unscored
+
+
+def nothing_selected(selection: Selection) -> SourceError:
+    """The error for a selection without a single trajectory."""
+    if not selection.windows_available:
+        return SourceError(
+            "no window has been recorded", hint="mmo-rl task=collect records some; mmo-rl task=check looks"
+        )
+    reasons = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in sorted(selection.excluded.items()))
+    return SourceError(
+        f"none of {selection.windows_available} windows is ready; trajectories left out: {reasons}",
+        hint="mmo-rl task=check says why; sampler.min_agents=N and sampler.min_actions=N set the bar",
+    )
+
+
+def refuse_if_none(scored: Sequence[ScoredGroup], overrides: Sequence[str]) -> int:
+    """How many judgments could not be had. Raises `JudgeError` where that is all of them."""
+    judgments = [j for s in scored for j in s.judgments.values()]
+    reasons = Counter(j.reason for j in judgments if isinstance(j, Unscored))
+    if judgments and reasons.total() == len(judgments):
+        reason, count = reasons.most_common(1)[0]
+        hint = "judge=oracle needs recorded market outcomes (mmo-rl task=check shows them), judge=ruler an endpoint"
+        if "ground truth" in reason:
+            hint = f"derive the outcomes from recorded prices first: {outcomes_command(overrides)}"
+        raise JudgeError(
+            f"none of {len(judgments)} trajectories could be scored; {count} times: {reason}",
+            hint=hint,
+        )
+    return reasons.total()
+
+
+def outcomes_command(overrides: Sequence[str]) -> str:
+    """Derives the outcomes that a run with these overrides asks for, beside the play that it reads."""
+    kept = [o for o in overrides if o.lstrip("+").partition("=")[0].partition(".")[0] in ("source", "sampler", "home")]
+    return shlex.join(["mmo-rl", "task=outcomes", *kept])

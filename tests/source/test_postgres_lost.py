@@ -1,0 +1,127 @@
+"""A server that goes away in the middle of a read: nothing is read twice, nothing is left out."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from mmo_rl.database import keeper
+from mmo_rl.database.database import Database
+from mmo_rl.database.embedded import EmbeddedServer
+from mmo_rl.database.recorder import TrajectoryRecorder
+from mmo_rl.errors import ConnectionLost
+from mmo_rl.source.postgres import PostgresSource
+from mmo_rl.types import Group, SelectedWindow, Selection, WindowQuery
+
+VARIABLE = "MMO_RL_TEST_DATABASE_URL"
+
+
+async def selection(reader: PostgresSource) -> Selection:
+    windows = await reader.windows(WindowQuery())
+    chosen = tuple(SelectedWindow(w.window, tuple(m.trajectory_id for m in w.members)) for w in windows)
+    return Selection(0, chosen, len(windows), 0, 0.0, 0, {})
+
+
+async def test_connections_that_are_cut_while_streaming(
+    babylon_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every statement is cut once, before it is sent or while it runs."""
+    monkeypatch.setenv(VARIABLE, babylon_url)
+    async with Database(dsn_env=VARIABLE, home=tmp_path, application_name="reader") as database:
+        reader = PostgresSource(dsn_env=VARIABLE, pool=database.read_only(), batch_size=3)
+        chosen = await selection(reader)
+        whole = [group async for group in reader.groups(chosen)]
+        killer = await asyncpg.connect(babylon_url)
+        kill = "select count(pg_terminate_backend(pid)) from pg_stat_activity where application_name = 'reader'"
+        cut: set[Any] = set()
+        ask = reader._ask
+
+        async def asked(sql: str, *arguments: Any) -> list[asyncpg.Record]:
+            key = (sql, str(arguments))
+            if key in cut:
+                return await ask(sql, *arguments)
+            cut.add(key)
+            if len(cut) % 2:
+                assert await killer.fetchval(kill)
+                return await ask(sql, *arguments)
+            running = asyncio.create_task(ask(f"{sql} /* {'x' * len(cut)} */", *arguments))
+            async with database.read_only().acquire():
+                await killer.fetchval(kill)
+            return await running
+
+        monkeypatch.setattr(reader, "_ask", asked)
+        assert [group async for group in reader.groups(chosen)] == whole
+        assert len(cut) > 10
+        assert not reader.rejected
+        await killer.close()
+
+
+async def test_a_server_that_is_restarted_while_streaming(
+    embedded_server: EmbeddedServer, scratch: Path, babylon_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = scratch / "restarted"
+    monkeypatch.setenv(VARIABLE, babylon_url)
+    async with Database(dsn_env=VARIABLE, home=tmp_path) as recorded:
+        reader = PostgresSource(dsn_env=VARIABLE, pool=recorded.read_only())
+        originals = [group async for group in reader.groups(await selection(reader))]
+    async with Database(dsn_env=None, home=home) as database:
+        recorder = TrajectoryRecorder(database=database)
+        for group in originals:
+            for trajectory in group.members:
+                await recorder.record(trajectory)
+        reader = PostgresSource(dsn_env=None, pool=database.read_only(), batch_size=1)
+        chosen = await selection(reader)
+        groups: list[Group] = []
+        pid = keeper.postmaster_pid(home / "postgres" / "data")
+        assert pid is not None
+        async for group in reader.groups(chosen):
+            groups.append(group)
+            if len(groups) == 2:
+                os.kill(pid, signal.SIGINT)  # a fast shutdown: whoever is connected is cut off
+        assert keeper.postmaster_pid(home / "postgres" / "data") not in (None, pid)
+    read = [trajectory.trajectory_id for group in groups for trajectory in group.members]
+    assert read == [identity for window in chosen.windows for identity in window.trajectory_ids]
+    assert not reader.rejected
+
+
+async def test_a_server_that_stays_away_is_an_error_after_a_while(
+    babylon_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through a proxy that is closed: the server itself belongs to all tests."""
+    server_socket = babylon_url.partition("host=")[2].partition("&")[0].replace("%2F", "/") + "/.s.PGSQL.5432"
+    piped: list[asyncio.StreamWriter] = []
+
+    async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        upstream_reader, upstream_writer = await asyncio.open_unix_connection(server_socket)
+        piped.extend((writer, upstream_writer))
+
+        async def copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+            while data := await source.read(65536):
+                target.write(data)
+            target.close()
+
+        await asyncio.gather(copy(reader, upstream_writer), copy(upstream_reader, writer), return_exceptions=True)
+
+    proxy = await asyncio.start_server(pipe, "127.0.0.1", 0)
+    port = proxy.sockets[0].getsockname()[1]
+    name = babylon_url.rpartition("/")[2].partition("?")[0]
+    user = babylon_url.partition("//")[2].partition("@")[0]
+    monkeypatch.setenv(VARIABLE, f"postgresql://{user}:s3cr3t@127.0.0.1:{port}/{name}?sslmode=disable")
+    async with Database(dsn_env=VARIABLE, home=tmp_path) as database:
+        reader = PostgresSource(dsn_env=VARIABLE, pool=database.read_only(), reconnect_s=0.3)
+        assert await reader.windows(WindowQuery())
+        proxy.close()
+        for writer in piped:
+            writer.close()
+        with pytest.raises(ConnectionLost, match=r"cannot reach|was lost") as caught:
+            await reader.windows(WindowQuery())
+        assert "s3cr3t" not in str(caught.value)
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", port)) != 0
