@@ -34,7 +34,8 @@ def explain(error: Exception, arguments: Sequence[str]) -> MmoRlError:
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return MmoRlError(
-            f"{where}{error.strerror or error}", hint="check the path, its permissions and the disk space"
+            f"{where}{error.strerror or error}",
+            hint="check the path, its permissions and the disk space; MMO_RL_ROOT=DIR moves runs, MMO_RL_HOME=DIR data",
         )
     return MmoRlError(
         f"unexpected {type(error).__name__}: {error}",

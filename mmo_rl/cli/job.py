@@ -94,8 +94,8 @@ def _perform_in(
     """Runs the task inside its folder; whatever happens, status.json says so."""
     from mmo_rl.cli.settings import masked
 
+    before = (folder.status() or {}).get("status")
     with folder.locked(), _logging_to(folder.log_path):
-        before = (folder.status() or {}).get("status")
         if before in ("failed", "interrupted"):
             console.print(f"This run was {before} before; it continues in {folder.path}", soft_wrap=True)
         folder.set_status("running", config_sha256=sha256)

@@ -172,7 +172,7 @@ def refuse_secrets(overrides: list[str]) -> None:
     problems = [
         Problem(key.lstrip("+~"), _SECRET_ADVICE)
         for key, _, value in (o.partition("=") for o in overrides)
-        if value and _is_secret(value)
+        if value and (_is_secret(value) or (_SECRET_NAME.search(key) and value not in ("null", "''", '""')))
     ]
     if problems:
         raise _error(problems)
@@ -182,6 +182,7 @@ _SECRET_ADVICE = (
     "holds a password or key, which would end up in logs and folder names; put it into an environment variable and "
     "give that one's name (source.dsn_env=DATABASE_URL, judge.api_key_env=OPENAI_API_KEY)"
 )
+_SECRET_NAME = re.compile(r"(?i)(^|[._+])(password|passwd|secret|token|api_?key)$")
 _LIBPQ_PASSWORD = re.compile(r"(?i)(?:^|[?&\s'\"])(?:password|sslpassword)\s*=\s*[^\s&]")
 
 

@@ -59,6 +59,8 @@ class Sweep:
         from rich.table import Table
 
         table = Table("job", "status", "result", "run folder", box=None, pad_edge=False, title_justify="left")
+        for column in table.columns:
+            column.overflow = "fold"
         failed = 0
         for job, name, result in zip(self._jobs, self._names, results, strict=True):
             status, shown = "done", ""

@@ -168,6 +168,11 @@ class Database:
             ) from None
         except _LOST as error:
             raise self._explain(error) from error
+        except asyncpg.InsufficientPrivilegeError as error:
+            raise DatabaseError(
+                f"the user of {self._address.masked} may not do that: {error}",
+                hint="grant it, or keep our tables on this machine: database=embedded collect=none",
+            ) from error
         except (asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
             if not _is_gone(connection):
                 raise

@@ -71,6 +71,13 @@ async def _migrate_in(connection: Any, raw: asyncpg.Connection[Any], migrations:
     after = await connection.run_sync(_upgrade, migrations)
     await schema.require_columns(raw)
     still_missing = await schema.missing_tables(raw)
+    if still_missing:
+        looked_at = await raw.fetchval("select current_schema()")
+        raise DatabaseError(
+            f"at revision {after} already, but the schema {looked_at} has no table {', '.join(still_missing)}",
+            hint="correct the schema in the connection string (?schema=...), or restore the tables from a backup; "
+            "`drop schema mmo_rl cascade` forgets our bookkeeping and lets the same command create them anew",
+        )
     return MigrationResult(
         before=before,
         after=after,

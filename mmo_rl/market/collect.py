@@ -13,6 +13,7 @@ from mmo_rl.clock import window_at
 from mmo_rl.database.base import Recorder
 from mmo_rl.market.arena import with_window
 from mmo_rl.market.base import Arena, Episode, PlayedStep, Seat
+from mmo_rl.market.strategies import StrategyName
 from mmo_rl.policy.base import Policy
 from mmo_rl.rng import derive_seed
 from mmo_rl.types import Action, LLMCall, Step, Trajectory, Window
@@ -49,7 +50,7 @@ class SimulatedCollector:
         *,
         windows: Annotated[int, Field(ge=1, le=1000)] = 8,
         agents: Annotated[int, Field(ge=2, le=100)] = 8,
-        strategies: tuple[str, ...] = (),
+        strategies: tuple[StrategyName, ...] = (),
         temperature: Annotated[float, Field(gt=0)] = 1.0,
         window_hours: Annotated[float, Field(ge=0.25)] = 1.0,
         seed: int,

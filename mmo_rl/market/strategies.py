@@ -14,7 +14,19 @@ from mmo_rl.market.spec import RELIABLE_SOURCES, RUMOUR_SOURCES
 from mmo_rl.market.world import NewsItem, Observation
 
 Strategy = Callable[[Observation, random.Random], str]
-StrategyName = Literal["conservative", "balanced", "aggressive", "momentum", "contrarian", "noop", "random"]
+StrategyName = Literal[
+    "conservative",
+    "balanced",
+    "aggressive",
+    "momentum",
+    "contrarian",
+    "noop",
+    "random",
+    "informed",
+    "gullible",
+    "clumsy",
+    "oracle",
+]
 
 HOLD = '{"ticker":"","action":"HOLD","size":0}'
 

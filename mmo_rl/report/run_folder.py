@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import secrets
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -149,6 +150,18 @@ class RunFolder:
 
     def config(self) -> Row | None:
         return self._read_yaml("config.yaml")
+
+    def run_id(self) -> str:
+        """The id of this run in the world: the folder's name and six hex digits that belong to this folder alone.
+
+        Two people who type the same command, or one who deletes the folder and runs it again, get two runs; a resumed
+        run keeps its id.
+        """
+        path = self.path / "run-id.txt"
+        if not path.exists():
+            self._make()
+            self._write_text(path.name, f"{self.path.name}-{secrets.token_hex(3)}")
+        return path.read_text("utf-8").strip()
 
     def write_overrides(self, overrides: Sequence[str]) -> None:
         """overrides.yaml: what was typed, masked; with the commit it is the run's recipe."""

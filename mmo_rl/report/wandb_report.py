@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import netrc
 import os
-import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -119,7 +118,7 @@ class WandbReport:
         run = wandb.init(
             project=self._project,
             entity=self._entity,
-            id=self._run_id(),
+            id=self._folder.run_id(),
             name=self._name(),
             group=self._folder.path.parent.name,
             job_type="train",
@@ -148,13 +147,6 @@ class WandbReport:
 
     def _name(self) -> str:
         return " ".join(self._folder.overrides())[:NAME_LENGTH] or self._folder.path.parent.name
-
-    def _run_id(self) -> str:
-        """One W&B run a folder: the job key alone would merge the runs of two people who typed the same command."""
-        path = self._folder.path / "wandb-id.txt"
-        if not path.exists():
-            self._folder.write_text(path.name, f"{self._folder.path.name}-{secrets.token_hex(3)}")
-        return path.read_text("utf-8").strip()
 
     def _guarded(self, what: str, action: Callable[[], object], *, needs_run: bool = False) -> None:
         if needs_run and self._run is None:

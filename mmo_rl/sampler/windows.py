@@ -63,7 +63,9 @@ class WindowSampler:
         """The windows worth asking a source for."""
         return WindowQuery(window_hours=self.window_hours, lookback_hours=self.lookback_hours, scenario_id=scenario_id)
 
-    def select(self, windows: Sequence[WindowStats], iteration: int, used_windows: Collection[str] = ()) -> Selection:
+    def select(
+        self, windows: Sequence[WindowStats], iteration: int, used_windows: Collection[str] = (), *, prefix: str = ""
+    ) -> Selection:
         """Which trajectories iteration ``iteration`` trains on, and the reasons for the rest."""
         excluded: Counter[str] = Counter()
         ready: list[tuple[WindowStats, list[Member]]] = []
@@ -87,7 +89,7 @@ class WindowSampler:
         fresh = fresh[: self.max_windows]
         available = sum(len(members) for _, members in fresh)
         rate = min(max(1.0 - self.target_trajectories / available, 0.0), self.max_dropout) if available else 0.0
-        chosen = tuple(SelectedWindow(stats.window, self._drop(members, rate)) for stats, members in fresh)
+        chosen = tuple(SelectedWindow(stats.window, self._drop(members, rate, prefix)) for stats, members in fresh)
         return Selection(
             iteration=iteration,
             windows=chosen,
@@ -116,14 +118,15 @@ class WindowSampler:
             return [], reasons
         return members, reasons
 
-    def _drop(self, members: list[Member], rate: float) -> tuple[str, ...]:
+    def _drop(self, members: list[Member], rate: float, prefix: str) -> tuple[str, ...]:
         """The ids that stay, in id order; at least ``min_agents`` different agents among them."""
-        ranked = sorted(members, key=lambda m: (-_fraction(m.trajectory_id, self.seed), m.trajectory_id))
+        own = {m.trajectory_id: m.trajectory_id.removeprefix(prefix) for m in members}
+        ranked = sorted(members, key=lambda m: (-_fraction(own[m.trajectory_id], self.seed), m.trajectory_id))
         agents: set[str] = set()
         kept = []
         for member in ranked:
             needed = len(agents) < self.min_agents and member.agent_id not in agents
-            if needed or keeps(member.trajectory_id, rate=rate, seed=self.seed):
+            if needed or keeps(own[member.trajectory_id], rate=rate, seed=self.seed):
                 kept.append(member.trajectory_id)
                 agents.add(member.agent_id)
         return tuple(sorted(kept))

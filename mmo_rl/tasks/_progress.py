@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+log = logging.getLogger(__name__)
 
 Advance = Callable[[int, int], None]
 """Called with (done, total) as a stage goes on."""
@@ -53,8 +56,10 @@ class Stages:
     def next_iteration(self, line: str) -> None:
         """Counts an iteration as done and leaves a line about it on the terminal."""
         self._progress.advance(self._whole)
+        log.info("%s", line)
         self._console.print(line, highlight=False, soft_wrap=True)
 
     def say(self, line: str) -> None:
         """A line that stays."""
+        log.info("%s", line)
         self._console.print(line, highlight=False, soft_wrap=True)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from mmo_rl.errors import JudgeError, SourceError
+from mmo_rl.errors import ConfigError, JudgeError, SourceError
 from mmo_rl.types import ScoredGroup, Selection, Unscored
 
 
@@ -23,13 +24,29 @@ def nothing_selected(selection: Selection) -> SourceError:
     )
 
 
+def refuse_useless_play(nodes: Mapping[str, Mapping[str, Any] | None]) -> None:
+    """Raises `ConfigError` where the play that a run is about to record could not be trained on by that run."""
+    collect, sampler, source, database = (nodes[n] or {} for n in ("collect", "sampler", "source", "database"))
+    if collect["agents"] < sampler["min_agents"]:
+        raise ConfigError(
+            f"a window is played by collect.agents={collect['agents']}, "
+            f"but needs sampler.min_agents={sampler['min_agents']} to be trained on",
+            hint=f"collect.agents={sampler['min_agents']}, or a smaller sampler.min_agents",
+        )
+    if "dsn_env" not in source or source["dsn_env"] != database.get("dsn_env"):
+        raise ConfigError(
+            "the policy's play would be recorded in another place than the source reads from",
+            hint="collect=none trains on what the source has; source=embedded database=embedded plays on this machine",
+        )
+
+
 def refuse_if_none(scored: Sequence[ScoredGroup], overrides: Sequence[str]) -> int:
     """How many judgments could not be had. Raises `JudgeError` where that is all of them."""
     judgments = [j for s in scored for j in s.judgments.values()]
     reasons = Counter(j.reason for j in judgments if isinstance(j, Unscored))
     if judgments and reasons.total() == len(judgments):
         reason, count = reasons.most_common(1)[0]
-        hint = "judge=oracle needs recorded market outcomes (mmo-rl task=check shows them), judge=ruler an endpoint"
+        hint = "the run's judgments.jsonl and log.txt say more; judge=oracle needs no language model"
         if "ground truth" in reason:
             hint = f"derive the outcomes from recorded prices first: {outcomes_command(overrides)}"
         raise JudgeError(

@@ -20,7 +20,9 @@ def note_provenance(context: Context, folder: RunFolder, history: Sequence[Itera
     from mmo_rl.config import masked
     from mmo_rl.report.provenance import data_fingerprint, write_provenance
 
-    ids = [i for done in history for i in done.selection.trajectory_ids]
+    # A world made for this run gives its name to the ids in it; the same data are the same without it.
+    world = f"{context.settings.name}-{folder.run_id()}-"
+    ids = [i.removeprefix(world) for done in history for i in done.selection.trajectory_ids]
     write_provenance(
         folder,
         project_root=project_root(),

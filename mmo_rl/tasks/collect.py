@@ -13,9 +13,10 @@ if TYPE_CHECKING:
 
 
 async def run(context: Context) -> None:
-    """Records ``collect.windows`` windows as scenario ``NAME-SEED``; the same command again replaces them."""
+    """Records ``collect.windows`` windows in a world of this command's own; the same command again replaces them."""
     from rich.table import Table
 
+    from mmo_rl.cli.project import job_key
     from mmo_rl.database.worlds import reserve_hours
     from mmo_rl.policy.local import open_policy
     from mmo_rl.types import PolicyVersion
@@ -24,11 +25,12 @@ async def run(context: Context) -> None:
     if not components.has("collect"):
         raise ConfigError("task=collect plays windows, but collect=none", hint="mmo-rl task=collect collect=simulated")
     database, collector = await components.database(), await components.collector()
+    await database.require_tables()
     policy = None
     if None in collector.seats:
         spec = components.model()
         policy = open_policy(PolicyVersion(spec.name, 0, spec.location()), spec)
-    scenario_id = f"{context.settings.name}-collect-{context.settings.seed}"
+    scenario_id = f"{context.settings.name}-collect-{job_key(context.overrides)}"
     hours = int(-(-collector.windows * collector.window_hours // 1))
     start = await reserve_hours(database, scenario_id=scenario_id, hours=hours, now=utc_now())
     with (

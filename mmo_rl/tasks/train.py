@@ -12,7 +12,7 @@ from mmo_rl.clock import utc_now
 from mmo_rl.errors import TrainerError
 from mmo_rl.tasks._history import Iteration, spent
 from mmo_rl.tasks._progress import Advance, Stages
-from mmo_rl.tasks._reasons import nothing_selected, refuse_if_none
+from mmo_rl.tasks._reasons import nothing_selected, refuse_if_none, refuse_useless_play
 from mmo_rl.tasks._results import add_seconds, data_card, note_provenance, summarize
 from mmo_rl.types import PolicyVersion, Score, ScoredGroup, Selection
 
@@ -97,20 +97,24 @@ class Loop:
         off = [] if trains else [name for name in ("collect", "evaluate") if components.has(name)]
         if off:
             context.console.print(f"This trainer makes no policy: {' and '.join(off)} are off", soft_wrap=True)
+        plays = components.has("collect") and trains
+        if plays:
+            refuse_useless_play(context.settings.nodes)
         database = await components.database()
         await database.require_tables()
-        collector = await components.collector() if components.has("collect") and trains else None
+        collector = await components.collector() if plays else None
+        source, judge = await components.source(), await components.judge()
         scenario_id = scenario_start = None
         if collector is not None:
-            scenario_id = f"{context.settings.name}-{folder.path.name}"
+            scenario_id = f"{context.settings.name}-{folder.run_id()}"
             hours = int(-(-context.settings.iterations * collector.windows * collector.window_hours // 1))
             scenario_start = await reserve_hours(database, scenario_id=scenario_id, hours=hours, now=utc_now())
         return cls(
             context=context,
             folder=folder,
-            source=await components.source(),
+            source=source,
             sampler=components.sampler(),
-            judge=await components.judge(),
+            judge=judge,
             trainer=trainer,
             evaluator=components.evaluator() if components.has("evaluate") and trains else None,
             collector=collector,
@@ -141,7 +145,7 @@ class Loop:
         with stages.stage("select"):
             windows = await self.source.windows(self.sampler.query(self.scenario_id))
             used = {w.window.id for i in history for w in i.selection.windows}
-            selection: Selection = self.sampler.select(windows, iteration, used)
+            selection: Selection = self.sampler.select(windows, iteration, used, prefix=self.scenario_id or "")
         if not selection.used:
             if not history:
                 raise nothing_selected(selection)
@@ -174,7 +178,7 @@ class Loop:
         groups = training_groups(scored)
         if self.registry is None:
             return await self.trainer.train(groups, iteration=iteration)
-        batch_id = f"{self.context.settings.name}-{self.folder.path.name}-{iteration:04d}"
+        batch_id = f"{self.context.settings.name}-{self.folder.run_id()}-{iteration:04d}"
         rewards = {i: j.value for s in scored for i, j in s.judgments.items() if isinstance(j, Score)}
         await self.registry.start_batch(
             batch_id, policy.name, str(policy.version), list(selection.trajectory_ids), rewards

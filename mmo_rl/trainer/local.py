@@ -47,7 +47,7 @@ class LocalTrainer:
         clip_epsilon: Annotated[float, Field(gt=0, lt=1)] = 0.2,
         max_grad_norm: Annotated[float, Field(gt=0)] = 1.0,
         missing_logprobs: Literal["score", "reinforce", "refuse"] = "score",
-        device: str = "cpu",
+        device: Literal["cpu", "cuda"] = "cpu",
         seed: int,
         model_location: str,
         model_name: str,

@@ -38,6 +38,30 @@ async def structure(database: Database) -> list[tuple[str, ...]]:
     return sorted(tuple(map(str, row)) for row in [*columns, *indexes])
 
 
+async def test_a_table_that_vanished_after_the_migration_is_told_and_never_called_done(opened: Database) -> None:
+    await migrate(opened)
+    async with opened.acquire() as connection:
+        await connection.execute("drop table market_outcomes")
+    with pytest.raises(DatabaseError, match="has no table market_outcomes"):
+        await migrate(opened)
+    async with opened.acquire() as connection:
+        await connection.execute("drop schema mmo_rl cascade")
+    assert "market_outcomes" in (await migrate(opened)).tables_created
+
+
+async def test_what_the_user_may_not_do_is_told_with_a_way_out(opened: Database) -> None:
+    await migrate(opened)
+
+    async def trespass() -> None:
+        async with opened.acquire() as connection:
+            await connection.execute("set local role pg_monitor")
+            await connection.execute("delete from mmo_rl.worlds")
+
+    with pytest.raises(DatabaseError, match="may not do that") as caught:
+        await trespass()
+    assert "database=embedded" in str(caught.value.hint)
+
+
 async def test_a_fresh_database_twice(opened: Database) -> None:
     first = await migrate(opened)
     assert (first.before, first.after) == (None, schema.HEAD)

@@ -159,7 +159,7 @@ def test_a_resumed_job_continues_its_wandb_run_and_a_fresh_folder_begins_one(tmp
     ids = []
     for each in (folder, folder, fresh):
         play(WandbReport(run_folder=each))
-        ids.append((each.path / "wandb-id.txt").read_text())
+        ids.append((each.path / "run-id.txt").read_text())
     assert ids[0] == ids[1]
     assert ids[0] != ids[2]
     assert all(i.startswith("k1-") for i in ids)

@@ -49,6 +49,20 @@ def test_the_choice_is_the_same_in_any_order() -> None:
     assert sampler.select(windows, 0) == sampler.select(windows[::-1], 0)
 
 
+def test_the_name_of_a_world_has_no_part_in_the_choice() -> None:
+    def choose(world: str) -> list[str]:
+        windows = []
+        for hour in range(4):
+            stats = window(hour, 10)
+            members = tuple(Member(f"{world}-{m.trajectory_id}", m.agent_id, m.actions) for m in stats.members)
+            windows.append(WindowStats(stats.window, members))
+        sampler = WindowSampler(target_trajectories=20, max_dropout=0.9, seed=0)
+        return [i.removeprefix(world) for i in sampler.select(windows, 0, prefix=world).trajectory_ids]
+
+    assert choose("run-1") == choose("another-run")
+    assert 20 <= len(choose("run-1")) < 40
+
+
 def test_dropout_never_takes_a_window_below_min_agents() -> None:
     sampler = WindowSampler(target_trajectories=1, max_dropout=0.99, min_agents=5, seed=0)
     selection = sampler.select([window(h, 8) for h in range(20)], 0)

@@ -110,7 +110,7 @@ async def test_the_loop_from_play_to_report_and_nothing_is_done_twice(place: Cal
 
     models = await rows(here, 'select status, version, "wandbRunId" from trained_models order by version')
     assert [m["status"] for m in models] == ["ready", "ready"]
-    assert {m["wandbRunId"] for m in models} == {(folder / "wandb-id.txt").read_text().strip()}
+    assert {m["wandbRunId"] for m in models} == {(folder / "run-id.txt").read_text().strip()}
     assert [b["status"] for b in await rows(here, "select status from training_batches")] == ["completed"] * 2
     (used,) = await rows(
         here,
@@ -154,8 +154,45 @@ async def test_a_killed_run_goes_on_and_ends_with_the_same_numbers(place: Callab
         2,
     ]
     assert whole.summary()["data/dropout_rate"] > 0
-    recorded = 'select "trajectoryId" from trajectories order by 1'
+    # The ids differ in the part that belongs to one run folder alone, and in nothing else.
+    recorded = (
+        """select regexp_replace("trajectoryId", '-[0-9a-f]{6}-w', '-w') id, "finalPnL" from trajectories order by 1"""
+    )
     assert await rows(broken, recorded) == await rows(whole, recorded)
+    fingerprints = [json.loads((p.folder() / "provenance.json").read_text())["data"] for p in (broken, whole)]
+    assert fingerprints[0] == fingerprints[1]
+
+
+async def test_a_run_whose_folder_was_deleted_is_a_new_run_with_the_same_numbers(place: Callable[[], Place]) -> None:
+    """What the earlier run recorded is neither trained on again nor lost."""
+    here = place()
+    command = ("iterations=2", "sampler.target_trajectories=8", "report=local", *SMALL)
+    here.run(*command)
+    first = without_times(here.summary())
+    shutil.rmtree(here.root / "runs")
+    here.run(*command)
+    assert without_times(here.summary()) == first
+    assert first["data/windows_used"] == 4
+    counted = await rows(here, 'select count(distinct "windowId") w, count(distinct "scenarioId") s from trajectories')
+    assert counted == [{"w": 8, "s": 2}]
+    batches = await rows(here, "select status, count(*) n from training_batches group by 1")
+    assert batches == [{"status": "completed", "n": 4}]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("sampler.min_agents=9", "sampler.min_agents=9"),
+        ("source=jsonl source.path=nowhere.jsonl", "collect=none"),
+    ],
+)
+async def test_play_that_could_not_be_trained_on_is_never_played(
+    place: Callable[[], Place], wrong: str, said: str
+) -> None:
+    here = place()
+    out = here.run("report=local", *wrong.split(), code=2)
+    assert said in out and "Traceback" not in out
+    assert not (here.root / "home" / "postgres").exists()
 
 
 async def test_recorded_play_of_scripts_can_be_trained_on(place: Callable[[], Place]) -> None:
