@@ -75,7 +75,7 @@ def show(console: Console, found: Sequence[Tracked]) -> None:
         table.add_column(column, justify="right" if column in ("tickers", "questions") else "left", no_wrap=True)
     words = {
         "kept": "final, kept",
-        "game": "all recorded by the game itself",
+        "game": "all recorded already, by who played it",
         "none": "none: no prices recorded",
     }
     for tracked in found[-MAX_ROWS:]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import re
+import textwrap
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -22,6 +25,7 @@ from mmo_rl.source.parse import parse_trajectory
 from mmo_rl.types import Trajectory
 
 START = datetime(2025, 6, 1, 10, 59, 0, 123_456, tzinfo=UTC)
+README = Path(__file__).parents[2] / "README.md"
 PROMPT = [{"role": "system", "content": "trade"}, {"role": "user", "content": "X 100"}]
 
 
@@ -231,3 +235,16 @@ async def test_the_window_follows_from_the_start_unless_told(database: Database)
     rows = await stored(database)
     assert rows["own"]["windowId"] == "2025-01-01T00:00"
     assert (rows["long"]["windowId"], rows["long"]["windowHours"]) == (window_at(START, 4.0).id, 4)
+
+
+async def test_the_readmes_example_records(
+    database: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, migrated_url: str
+) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    monkeypatch.setenv("DATABASE_URL", migrated_url)
+    monkeypatch.chdir(tmp_path)
+    scope: dict[str, Any] = {}
+    exec("async def example():\n" + textwrap.indent(example, "    "), scope)
+    await scope["example"]()
+    (row,) = (await stored(database)).values()
+    assert (row["agentId"], row["finalStatus"], row["finalPnL"]) == ("alice", "completed", 12.5)
