@@ -136,12 +136,22 @@ async def test_one_that_cannot_be_stored_harms_no_other(database: Database) -> N
             if error is not None:
                 raise error
 
+    async def play_unwritable() -> None:
+        async with recorder.trajectory(agent_id="\ud800", trajectory_id="odd") as played:
+            await play_step(played)
+
     await play("taken")
     results = await asyncio.gather(
-        play("one"), play("taken"), play("two"), play("taken", KeyError("game")), return_exceptions=True
+        play("one"),
+        play("taken"),
+        play("two"),
+        play("taken", KeyError("game")),
+        play_unwritable(),
+        return_exceptions=True,
     )
     assert results[0] is None and results[2] is None
     assert isinstance(results[1], DatabaseError) and "already recorded" in str(results[1])
+    assert isinstance(results[4], DatabaseError) and "does not fit" in str(results[4])
     assert isinstance(results[3], KeyError), "the game's own error goes on"
     assert "already recorded" in results[3].__notes__[0]
     assert sorted(await stored(database)) == ["one", "taken", "two"]
@@ -185,6 +195,16 @@ async def test_patience_ends(database: Database) -> None:
         async with recorder.trajectory(agent_id="a", trajectory_id="t") as played:
             await play_step(played)
     assert await stored(database) == {}
+
+
+async def test_a_defect_reaches_whoever_waits(database: Database) -> None:
+    class Defective(TrajectoryRecorder):
+        async def _insert(self, trajectories: Sequence[Trajectory], now: datetime) -> None:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        async with Defective(database=database).trajectory(agent_id="a") as played:
+            await play_step(played)
 
 
 async def test_a_timeout_is_its_own_status_and_a_step_without_action_is_left_out(database: Database) -> None:
