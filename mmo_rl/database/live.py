@@ -263,5 +263,7 @@ def _copied(values: Mapping[str, Any]) -> JsonDict:
 
 
 def _moment(now: datetime) -> datetime:
-    """To the millisecond, as the tables keep it."""
+    """To the millisecond, as the tables keep it. A time without a zone would silently be another one elsewhere."""
+    if now.utcoffset() is None:
+        raise ValueError("the recorder's clock must give times with a time zone: datetime.now(UTC)")
     return now.replace(microsecond=now.microsecond // 1000 * 1000)
