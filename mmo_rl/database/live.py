@@ -28,7 +28,7 @@ class LiveTrajectory:
         *,
         trajectory_id: str,
         agent_id: str,
-        window_id: str,
+        window_of: Callable[[datetime], str],
         scenario_id: str | None,
         role: str | None,
         is_training_data: bool,
@@ -38,7 +38,8 @@ class LiveTrajectory:
     ) -> None:
         self.trajectory_id = trajectory_id
         self.agent_id = agent_id
-        self.window_id = window_id
+        self.window_id = ""
+        self._window_of = window_of
         self._scenario_id = scenario_id
         self._role = role
         self._is_training_data = is_training_data
@@ -80,6 +81,7 @@ class LiveTrajectory:
         if self._start is not None:
             raise RuntimeError(f"the trajectory {self.trajectory_id} was entered before: begin a new one")
         self._start = _moment(self._now())
+        self.window_id = self._window_of(self._start)
         return self
 
     async def __aexit__(
@@ -261,5 +263,7 @@ def _copied(values: Mapping[str, Any]) -> JsonDict:
 
 
 def _moment(now: datetime) -> datetime:
-    """To the millisecond, as the tables keep it."""
+    """To the millisecond, as the tables keep it. A time without a zone would silently be another one elsewhere."""
+    if now.utcoffset() is None:
+        raise ValueError("the recorder's clock must give times with a time zone: datetime.now(UTC)")
     return now.replace(microsecond=now.microsecond // 1000 * 1000)

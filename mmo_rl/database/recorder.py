@@ -69,13 +69,16 @@ class TrajectoryRecorder:
         of a trajectory that is not over. Without a single step there is nothing to store. ``window_id`` follows from
         the start where it is not given.
         """
-        window = window_at(self._now(), window_hours)
-        name = window_id or window.id
-        self._hours.setdefault(name, max(1, round(window_hours)))
+
+        def named(start: datetime) -> str:
+            name = window_id or window_at(start, window_hours).id
+            self._hours.setdefault(name, max(1, round(window_hours)))
+            return name
+
         return LiveTrajectory(
             trajectory_id=trajectory_id or f"{agent_id}-{self._new_id()}",
             agent_id=agent_id,
-            window_id=name,
+            window_of=named,
             scenario_id=scenario_id,
             role=role,
             is_training_data=is_training_data,
@@ -147,11 +150,18 @@ class TrajectoryRecorder:
             while self._waiting:
                 batch = [self._waiting.popleft() for _ in range(min(MAX_BATCH, len(self._waiting)))]
                 await self._write_batch(batch)
-        except BaseException:
+        except BaseException as error:
+            # Whoever waits is told: nobody else hears of this task.
             for _, stored in (*batch, *self._waiting):
-                stored.cancel()
+                if stored.done():
+                    continue
+                if isinstance(error, Exception):
+                    stored.set_exception(error)
+                else:
+                    stored.cancel()
             self._waiting.clear()
-            raise
+            if not isinstance(error, Exception):
+                raise
 
     async def _write_batch(self, batch: Sequence[tuple[Trajectory, asyncio.Future[None]]]) -> None:
         failure: Exception | None = None

@@ -38,7 +38,9 @@ async def run(context: Context, *, recompute: bool = False) -> None:
     tracker = OutcomesTracker(database=database, settle_minutes=node.get("settle_minutes", 5.0))
     recorded = await source.windows(query)
     if not recorded:
-        raise SourceError("no window has been recorded", hint="mmo-rl task=check says what there is")
+        raise SourceError(
+            "no window has been recorded", hint="mmo-rl task=collect records some, mmo-rl task=import copies some"
+        )
     complete = [stats for stats in recorded if stats.complete]
     final = set() if recompute else await tracker.final(stats.window for stats in complete)
     asked = [stats for stats in complete if stats.window.id not in final]
@@ -54,9 +56,9 @@ async def run(context: Context, *, recompute: bool = False) -> None:
         resolved = await tracker.resolve_late()
     show(context.console, found)
     told = [
-        f"{len(final)} final windows kept as they were (outcomes.recompute=true derives them again)" if final else "",
-        f"{len(recorded) - len(complete)} windows not over yet" if len(recorded) > len(complete) else "",
-        f"{resolved} open questions resolved since" if resolved else "",
+        f"{_count(len(final), 'final window')} kept (outcomes.recompute=true derives again)" if final else "",
+        f"{_count(unfinished, 'window')} not over yet" if (unfinished := len(recorded) - len(complete)) else "",
+        f"{_count(resolved, 'open question')} answered since" if resolved else "",
         *(f"{count} x {reason}" for reason, count in sorted(source.rejected.items())),
     ]
     for line in filter(None, told):
@@ -75,7 +77,7 @@ def show(console: Console, found: Sequence[Tracked]) -> None:
         table.add_column(column, justify="right" if column in ("tickers", "questions") else "left", no_wrap=True)
     words = {
         "kept": "final, kept",
-        "game": "all recorded by the game itself",
+        "game": "all recorded already, by who played it",
         "none": "none: no prices recorded",
     }
     for tracked in found[-MAX_ROWS:]:
@@ -93,9 +95,14 @@ def show(console: Console, found: Sequence[Tracked]) -> None:
     if hidden > 0:
         console.print(f"and {hidden} older windows")
     rows = sum(len(t.tickers) + len(t.questions) for t in found)
-    console.print(f"{rows} outcomes of {sum(t.state == 'stored' for t in found)} windows stored", highlight=False)
+    stored = sum(tracked.state == "stored" for tracked in found)
+    console.print(f"{_count(rows, 'outcome')} of {_count(stored, 'window')} stored", highlight=False)
     for reason, count in sorted(skipped.items()):
         console.print(f"left out: {count} {reason}", highlight=False)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def check_command(overrides: Sequence[str]) -> str:

@@ -43,7 +43,9 @@ class ExportTrainer:
         self._base = PolicyVersion(model_name, 0, "")
 
     async def resume(self, version: int | None = None) -> PolicyVersion:
-        """The base model: there is no other. Raises `TrainerError` where the folder holds another run's export."""
+        """The base model: there is no other. Raises `TrainerError` where the folder holds another run's export or
+        cannot be written: before anything is judged."""
+        self._make_folder()
         card = self.folder / CARD
         try:
             owner = json.loads(card.read_text()).get("run") if card.exists() else self._run
@@ -111,19 +113,30 @@ class ExportTrainer:
         """Holds nothing."""
 
     def _write(self, name: str, text: str) -> None:
+        self._make_folder()
         partial = self.folder / f"{name}.partial"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
             with partial.open("w", encoding="utf-8") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(self.folder / name)
         except OSError as error:
-            raise TrainerError(
-                f"cannot write {self.folder / name}: {error.strerror or error}",
-                hint="make room, or choose another folder: trainer.path=...",
-            ) from None
+            raise self._unwritable(error) from None
+
+    def _make_folder(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not os.access(self.folder, os.W_OK):
+                raise PermissionError(13, "Permission denied")
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    def _unwritable(self, error: OSError) -> TrainerError:
+        return TrainerError(
+            f"cannot write to {self.folder}: {error.strerror or error}",
+            hint="make room or give permission, or choose another folder: trainer.path=...",
+        )
 
 
 def _histories(group: TrainingGroup) -> Iterator[tuple[TrainingGroup, TrainingSample, int, PolicyCall]]:

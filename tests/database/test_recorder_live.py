@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import re
+import textwrap
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -22,6 +25,7 @@ from mmo_rl.source.parse import parse_trajectory
 from mmo_rl.types import Trajectory
 
 START = datetime(2025, 6, 1, 10, 59, 0, 123_456, tzinfo=UTC)
+README = Path(__file__).parents[2] / "README.md"
 PROMPT = [{"role": "system", "content": "trade"}, {"role": "user", "content": "X 100"}]
 
 
@@ -132,12 +136,22 @@ async def test_one_that_cannot_be_stored_harms_no_other(database: Database) -> N
             if error is not None:
                 raise error
 
+    async def play_unwritable() -> None:
+        async with recorder.trajectory(agent_id="\ud800", trajectory_id="odd") as played:
+            await play_step(played)
+
     await play("taken")
     results = await asyncio.gather(
-        play("one"), play("taken"), play("two"), play("taken", KeyError("game")), return_exceptions=True
+        play("one"),
+        play("taken"),
+        play("two"),
+        play("taken", KeyError("game")),
+        play_unwritable(),
+        return_exceptions=True,
     )
     assert results[0] is None and results[2] is None
     assert isinstance(results[1], DatabaseError) and "already recorded" in str(results[1])
+    assert isinstance(results[4], DatabaseError) and "does not fit" in str(results[4])
     assert isinstance(results[3], KeyError), "the game's own error goes on"
     assert "already recorded" in results[3].__notes__[0]
     assert sorted(await stored(database)) == ["one", "taken", "two"]
@@ -181,6 +195,16 @@ async def test_patience_ends(database: Database) -> None:
         async with recorder.trajectory(agent_id="a", trajectory_id="t") as played:
             await play_step(played)
     assert await stored(database) == {}
+
+
+async def test_a_defect_reaches_whoever_waits(database: Database) -> None:
+    class Defective(TrajectoryRecorder):
+        async def _insert(self, trajectories: Sequence[Trajectory], now: datetime) -> None:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        async with Defective(database=database).trajectory(agent_id="a") as played:
+            await play_step(played)
 
 
 async def test_a_timeout_is_its_own_status_and_a_step_without_action_is_left_out(database: Database) -> None:
@@ -231,3 +255,16 @@ async def test_the_window_follows_from_the_start_unless_told(database: Database)
     rows = await stored(database)
     assert rows["own"]["windowId"] == "2025-01-01T00:00"
     assert (rows["long"]["windowId"], rows["long"]["windowHours"]) == (window_at(START, 4.0).id, 4)
+
+
+async def test_the_readmes_example_records(
+    database: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, migrated_url: str
+) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    monkeypatch.setenv("DATABASE_URL", migrated_url)
+    monkeypatch.chdir(tmp_path)
+    scope: dict[str, Any] = {}
+    exec("async def example():\n" + textwrap.indent(example, "    "), scope)
+    await scope["example"]()
+    (row,) = (await stored(database)).values()
+    assert (row["agentId"], row["finalStatus"], row["finalPnL"]) == ("alice", "completed", 12.5)

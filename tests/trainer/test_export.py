@@ -129,3 +129,5 @@ async def test_what_cannot_be_exported_is_one_message(scored: Make, tmp_path: Pa
     (tmp_path / "file").write_text("")
     with pytest.raises(TrainerError, match="cannot write"):
         await exporter(tmp_path, path=str(tmp_path / "file" / "x")).train([group], iteration=0)
+    with pytest.raises(TrainerError, match="cannot write"):
+        await exporter(tmp_path, path=str(tmp_path / "file")).resume(0)
