@@ -106,6 +106,8 @@ def verdict(summary: Mapping[str, Any]) -> Verdict:
         if change.value != MISSING:
             break
     else:
+        if summary.get("train/gradient_steps") == 0:
+            return Verdict("missing", "Exported", "This run wrote training sets and trained no policy.")
         return Verdict("missing", "Not evaluated", "This run trained without measuring its policy on held-out markets.")
     interval = f"95% interval {change.interval}" if change.interval else "one market only, so no interval"
     gain = f"{change.value} per agent and market ({interval})"

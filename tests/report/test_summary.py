@@ -286,3 +286,8 @@ def test_an_iteration_without_pnl_or_scores_leaves_them_out() -> None:
     assert "judge/score_mean" not in row
     assert row["judge/unscored"] == 1
     assert row["play/error_rate"] == 0.0
+
+
+def test_a_run_that_only_exported_does_not_claim_to_have_trained() -> None:
+    assert verdict({"train/gradient_steps": 0}).title == "Exported"
+    assert verdict({"train/gradient_steps": 3}).title == "Not evaluated"
