@@ -15,6 +15,8 @@ from typing import Any
 
 import asyncpg
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from rich.console import Console
 
 from mmo_rl.database.database import Database
@@ -239,3 +241,41 @@ async def test_an_import_that_waits_for_its_producer_can_be_interrupted(migrated
     async with asyncio.timeout(20):
         assert await process.wait() == 130
     process.stdin.close()
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)  # fmt: skip
+OBJECTS = st.dictionaries(st.text(max_size=5), JSON, max_size=3)
+STEPS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "timestamp": st.integers(1_700_000_000_000, 1_800_000_000_000),
+            "environmentState": OBJECTS,
+            "action": st.fixed_dictionaries({"actionType": st.text(max_size=5), "parameters": OBJECTS}),
+            "llmCalls": st.lists(
+                st.fixed_dictionaries({"userPrompt": st.text(min_size=1), "response": st.text()}), max_size=2
+            ),
+        }
+    ),
+    min_size=1,
+    max_size=3,
+)
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=STEPS, metadata=OBJECTS, pnl=st.none() | st.floats(allow_nan=False, allow_infinity=False))
+async def test_what_is_imported_reads_back_as_the_source_reads_it(
+    database: Database, tmp_path: Path, steps: Any, metadata: Any, pnl: float | None
+) -> None:
+    async with database.acquire() as connection:
+        await connection.execute("delete from trajectories; delete from llm_call_logs")
+    path = tmp_path / "any.jsonl"
+    path.write_text(json.dumps(row("t", steps=steps, metadata=metadata, finalPnL=pnl)))
+    reader = JsonlSource(path=str(path))
+    (expected,) = [item async for item in reader.stream()]
+    await imported(database, path)
+    assert await stored(database) == {"t": expected}
