@@ -39,7 +39,7 @@ from mmo_rl.types import SelectedWindow, Selection, Span, WindowQuery, WindowSta
 
 VARIABLE = "MMO_RL_BENCHMARK_URL"
 AGENTS = 10
-STEPS = 30  # of about 2 KB
+STEPS = 70  # of about 850 bytes, as in the game's own recordings
 FIRST = datetime(2025, 1, 1, tzinfo=UTC)
 GOALS = {"stream": 2.5, "quarter": 10.0, "floor": 2.0, "memory": 1.1, "statistics": 1.3}
 
@@ -136,9 +136,9 @@ async def fill(connection: asyncpg.Connection[Any], rows: int, rng: random.Rando
                 "llmCalls": [
                     {
                         "model": "m",
-                        "systemPrompt": text(420),
-                        "userPrompt": text(1000),
-                        "response": text(150),
+                        "systemPrompt": text(120),
+                        "userPrompt": text(200),
+                        "response": text(80),
                         "purpose": "action",
                         "temperature": 0.7,
                         "maxTokens": 150,

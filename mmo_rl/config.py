@@ -52,6 +52,7 @@ class Components:
     ``home``                folder of local data
     ``run_folder``          `mmo_rl.report.run_folder.RunFolder` of this run
     ``console``             `rich.console.Console` that people watch
+    ``rejected_to``         file for what a source cannot read: in the run folder, else under ``home``
     ``model``, ``market``   the components of these names: base model and market specification
     ``model_location``      what transformers loads for the base model: a folder or hub id
     ``model_name``          the base model's short name
@@ -79,6 +80,7 @@ class Components:
             "home": lambda: settings.home,
             "console": lambda: console,
             "run_folder": lambda: self._needed(run_folder),
+            "rejected_to": lambda: (settings.home if run_folder is None else run_folder.path) / "rejected.jsonl",
             "checkpoints": lambda: self._needed(run_folder).path / "checkpoints",
             "job_key": lambda: self._needed(run_folder).path.name,
             "group": lambda: settings.name,

@@ -228,7 +228,7 @@ def test_the_config_hash_follows_results_and_not_places(tmp_path: Path) -> None:
 def test_settings_are_written_as_the_yaml_they_came_from() -> None:
     settings = validate(compose("task=check", "check.format=json"))
     tree = masked(settings)
-    assert tree["check"] == {"format": "json"}
+    assert tree["check"] == {"format": "json", "steps": True}
     assert tree["sampler"] == dict(settings.nodes["sampler"] or {})
     assert validate(OmegaConf.create(tree)) == settings
 

@@ -27,7 +27,18 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from mmo_rl.errors import MmoRlError
 
 TARGET = "_target_"
-INJECTED_VALUES = frozenset({"home", "model_location", "model_name", "checkpoints", "group", "job_key", "report.name"})
+INJECTED_VALUES = frozenset(
+    {
+        "home",
+        "rejected_to",
+        "model_location",
+        "model_name",
+        "checkpoints",
+        "group",
+        "job_key",
+        "report.name",
+    }
+)
 """Plain values that a constructor gets by name where YAML does not set them (``report.name``: only there)."""
 INJECTED_OBJECTS = frozenset(
     {"pool", "database", "cache", "recorder", "run_folder", "console", "model", "market", "arena", "load_model"}

@@ -193,7 +193,7 @@ class Database:
                 await transaction.start()
                 await connection.execute(
                     "select set_config('TimeZone', 'UTC', true), set_config('statement_timeout', $1, true),"
-                    " set_config('default_transaction_read_only', $2, true),"
+                    " set_config('default_transaction_read_only', $2, true), set_config('jit', 'off', true),"
                     " set_config('search_path', coalesce($3, current_setting('search_path')), true)",
                     str(int(self.statement_timeout_s * 1000)),
                     "on" if readonly else "off",

@@ -6,16 +6,15 @@ writes it: then the tolerant way decides.
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
-from mmo_rl.clock import EPOCH
 from mmo_rl.source.values import MILLISECONDS_FROM, as_message
 from mmo_rl.types import Step
 
-LATEST = 10**14  # milliseconds: the year 5138
+LATEST = 4 * 10**12  # milliseconds, the year 2096: until then seconds as a float tell microseconds apart
 Ignored = Any
 
 
@@ -103,7 +102,7 @@ class _Other(Exception):
 def _time(found: Any) -> datetime:
     if type(found) is not int or not MILLISECONDS_FROM <= found < LATEST:
         raise _Other
-    return EPOCH + timedelta(milliseconds=found)
+    return datetime.fromtimestamp(found / 1000, UTC)
 
 
 def _complete(call: _Call, default_id: str) -> None:

@@ -58,7 +58,10 @@ class JsonlSource:
         return self.rejections.counts
 
     async def windows(self, query: WindowQuery) -> list[WindowStats]:
+        first = self._exports is None
         exports = self._scanned()
+        if first and self.rejected:
+            log.warning("%s: %s", self.path, self.rejections.summary())
         members: dict[Window, list[Member]] = {}
         for window, member, scenario_id in self._members_of(query.window_hours):
             if query.scenario_id in (None, scenario_id):
@@ -135,8 +138,6 @@ class JsonlSource:
         if self._exports is None:
             self._exports = Exports(self.path, max_bytes=self._max_bytes, rejections=self.rejections)
             self._exports.scan()
-            if self.rejected:
-                log.warning("%s: %s", self.path, self.rejections.summary())
         return self._exports
 
     def _piped(self) -> Iterator[Part]:

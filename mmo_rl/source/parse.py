@@ -53,7 +53,7 @@ def _trajectory(row: Mapping[str, Any], identity: str | None, calls: Sequence[Ma
         start = named_start(window_id)
     if start is None:
         raise Unreadable("startTime", pick(row, "startTime", "start_time"), "not a time")
-    end = as_time(pick(row, "endTime", "end_time")) or _edge(recorded_steps, first=False) or start
+    end = as_time(pick(row, "endTime", "end_time")) or max(_edge(recorded_steps, first=False) or start, start)
     for name, moment in (("startTime", start), ("endTime", end)):
         if not 1 < moment.year < 9999:  # its window would lie outside the calendar
             raise Unreadable(name, moment.isoformat(), "out of range")

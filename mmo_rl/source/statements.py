@@ -28,7 +28,7 @@ def windows_sql(table: Table, *, hourly: bool) -> str:
     else:
         placed = f"select r.*, binned as start from {binned}"
     return f"""
-        with names as (
+        with names as materialized (
             select name, {named_start_sql("name")} as start
             from (select distinct {identity} as name from trajectories) known
         ), chosen as (
@@ -41,16 +41,15 @@ def windows_sql(table: Table, *, hourly: bool) -> str:
             where {scenario}
         ), placed as (
             {placed}
-        ), recorded as (
+        ), recorded as not materialized (
             select *, start = binned and "endTime" > start + $1 as crosses from placed
-        ), newest as (
-            select max(start) as start from recorded
         )
-        select id, agent, steps, pnl, role, training, evaluation, name, "startTime", "endTime", recorded.start, crosses
-        from recorded cross join newest
-        where ($3::timestamp is null or case when crosses then "endTime" else recorded.start end >= $3)
-          and ($4::timestamp is null or recorded.start + $1 <= $4)
-          and ($5::interval is null or case when crosses then "endTime" else recorded.start end > newest.start - $5)
+        select id, agent, steps, pnl, role, training, evaluation, name, "startTime", "endTime", start, crosses
+        from recorded
+        where ($3::timestamp is null or case when crosses then "endTime" else start end >= $3)
+          and ($4::timestamp is null or start + $1 <= $4)
+          and ($5::interval is null
+               or case when crosses then "endTime" else start end > (select max(start) from recorded) - $5)
     """
 
 
