@@ -311,7 +311,7 @@ def test_exit_codes_of_tasks(cli: Cli, train: Any) -> None:
 
 
 def test_tasks_without_a_run_folder_leave_none(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    async def run(context: Any, *, format: str = "table") -> None:
+    async def run(context: Any, *, format: str = "table", steps: bool = True) -> None:
         assert context.run_folder is None
         print(f"format {format}")
 

@@ -39,7 +39,7 @@ async def start(registry: Registry) -> None:
 
 async def publish(registry: Registry) -> str:
     metrics = {"reward": 0.5, "loss": float("nan")}
-    return await registry.publish("b-0003", POLICY, metrics, ["t1", "t2"], "run-1")
+    return await registry.publish("b-0003", POLICY, metrics, ["t1@2025-11-14T10:00", "t2"], "run-1")
 
 
 async def test_a_published_batch_is_complete_its_model_ready_its_trajectories_used(recorded: Database) -> None:
