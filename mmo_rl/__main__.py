@@ -56,7 +56,8 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
 
 def _refuse_secrets(arguments: list[str]) -> None:
     # The check needs what start-up does not: it is loaded only where something could be a secret.
-    if any("://" in a or "password" in a.lower() or len(a) > 30 for a in arguments):
+    telling = ("pass", "secret", "token", "key")
+    if any("://" in a or len(a) > 30 or any(t in a.partition("=")[0].lower() for t in telling) for a in arguments):
         from mmo_rl.cli.settings import refuse_secrets
 
         refuse_secrets([a for a in arguments if "=" in a])

@@ -310,6 +310,20 @@ def test_exit_codes_of_tasks(cli: Cli, train: Any) -> None:
     assert cli("seed=3").code == 0
 
 
+@pytest.mark.parametrize("override", ["+judge.api_key=hunter2", "trainer.token=hunter2", "+password=hunter2"])
+def test_a_short_secret_is_not_repeated(cli: Cli, override: str, tmp_path: Path) -> None:
+    ran = cli(override)
+    assert ran.code == 2 and "hunter2" not in ran.out + ran.err
+    assert "environment variable" in ran.err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_sweep_whose_play_would_be_useless_starts_nothing(cli: Cli, tmp_path: Path) -> None:
+    ran = cli("-m", "seed=0,1", "sampler.min_agents=9")
+    assert ran.code == 2 and "sampler.min_agents=9" in ran.err
+    assert not (tmp_path / "runs").exists()
+
+
 def test_tasks_without_a_run_folder_leave_none(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     async def run(context: Any, *, format: str = "table", steps: bool = True) -> None:
         assert context.run_folder is None

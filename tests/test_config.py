@@ -29,7 +29,8 @@ CHOICES = [
 NEEDED = {
     "judge/template": ["judge=ruler"],
     "task=build_model": ["build_model.output=somewhere"],
-    "source=jsonl": ["source.path=somewhere.jsonl"],
+    "source=jsonl": ["source.path=somewhere.jsonl", "collect=none"],
+    "database=postgres": ["source=postgres"],
 }
 
 

@@ -106,6 +106,12 @@ def _perform_in(
         except (KeyboardInterrupt, asyncio.CancelledError):
             folder.set_status("interrupted", error="interrupted")
             raise
+        except (SystemExit, BrokenPipeError):  # the reader of our output has left; rich answers that with an exit
+            finished = folder.summary() is not None
+            folder.set_status(
+                "done" if finished else "interrupted", error=None if finished else "the output was closed"
+            )
+            raise BrokenPipeError from None
         except Exception as error:
             folder.set_status("failed", error=str(error) or type(error).__name__)
             raise

@@ -20,7 +20,19 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import to_jsonable_python
 
-from mmo_rl.cli.schema import Parameter, Problem, Schema, check_keys, check_node, check_values, near, schema_of, show
+from mmo_rl.cli.schema import (
+    TARGET,
+    Parameter,
+    Problem,
+    Schema,
+    check_keys,
+    check_node,
+    check_values,
+    load,
+    near,
+    schema_of,
+    show,
+)
 from mmo_rl.errors import ConfigError
 from mmo_rl.report.mask import mask, mask_tree
 
@@ -69,6 +81,8 @@ def validate(cfg: DictConfig) -> Settings:
     top = _check_top(tree, problems)
     nodes = {name: _check_component(name, tree.get(name), problems) for name in COMPONENTS}
     options = _check_options(tree, problems)
+    if not problems and top["task"] == "train":
+        problems.extend(_useless_play(nodes))
     if problems:
         raise _error(_without_echoes(problems, cfg))
     return Settings(**top, nodes=nodes, options=options)
@@ -98,6 +112,29 @@ def task_names() -> list[str]:
     import mmo_rl.tasks
 
     return sorted(m.name for m in pkgutil.iter_modules(mmo_rl.tasks.__path__) if not m.name.startswith("_"))
+
+
+def _useless_play(nodes: Mapping[str, Mapping[str, Any] | None]) -> Iterator[Problem]:
+    """Where the play that a run would record could not be trained on by that run."""
+    collect, sampler, source, database, trainer = (
+        nodes[n] or {} for n in ("collect", "sampler", "source", "database", "trainer")
+    )
+    if not collect or not trainer:
+        return
+    kind: Any = load(trainer[TARGET])
+    if not kind.capabilities.trains:
+        return
+    if collect["agents"] < sampler["min_agents"]:
+        yield Problem(
+            "collect.agents",
+            f"found {collect['agents']}, but a window is trained on from sampler.min_agents={sampler['min_agents']} on",
+        )
+    if "dsn_env" not in source or source["dsn_env"] != database.get("dsn_env"):
+        yield Problem(
+            "collect",
+            "the play would be recorded in another place than the source reads from; collect=none trains on what the "
+            "source has, and source=embedded database=embedded plays on this machine",
+        )
 
 
 # --- reading --------------------------------------------------------------------------------------------------------

@@ -171,7 +171,7 @@ class Database:
         except asyncpg.InsufficientPrivilegeError as error:
             raise DatabaseError(
                 f"the user of {self._address.masked} may not do that: {error}",
-                hint="grant it, or keep our tables on this machine: database=embedded collect=none",
+                hint="grant it, or copy the play to this machine: mmo-rl task=import source=postgres database=embedded",
             ) from error
         except (asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
             if not _is_gone(connection):

@@ -73,8 +73,9 @@ async def _migrate_in(connection: Any, raw: asyncpg.Connection[Any], migrations:
     still_missing = await schema.missing_tables(raw)
     if still_missing:
         looked_at = await raw.fetchval("select current_schema()")
+        where = "the connection string's schema, which does not exist," if looked_at is None else f"schema {looked_at}"
         raise DatabaseError(
-            f"at revision {after} already, but the schema {looked_at} has no table {', '.join(still_missing)}",
+            f"at revision {after} already, but {where} has no table {', '.join(still_missing)}",
             hint="correct the schema in the connection string (?schema=...), or restore the tables from a backup; "
             "`drop schema mmo_rl cascade` forgets our bookkeeping and lets the same command create them anew",
         )
@@ -115,7 +116,12 @@ async def _row_counts(raw: asyncpg.Connection[Any], missing: list[str]) -> dict[
 
 def _failure(database: Database, error: BaseException) -> DatabaseError:
     if isinstance(error, asyncpg.InsufficientPrivilegeError):
-        hint = "migrate as a user that may create schemas and tables in this database"
+        hint = (
+            "migrate as a user that may create schemas and tables in this database, or copy the play to this machine: "
+            "mmo-rl task=import source=postgres database=embedded"
+        )
+    elif isinstance(error, asyncpg.InvalidSchemaNameError):
+        hint = "create the schema that the connection string names (?schema=...), or correct the name"
     elif isinstance(error, asyncpg.LockNotAvailableError):
         hint = "another session holds a lock on the tables; try again when it is done"
     else:

@@ -4,40 +4,24 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from mmo_rl.errors import ConfigError, JudgeError, SourceError
+from mmo_rl.errors import JudgeError, SourceError
 from mmo_rl.types import ScoredGroup, Selection, Unscored
 
 
-def nothing_selected(selection: Selection) -> SourceError:
+def nothing_selected(selection: Selection, overrides: Sequence[str]) -> SourceError:
     """The error for a selection without a single trajectory."""
     if not selection.windows_available:
-        return SourceError(
-            "no window has been recorded", hint="mmo-rl task=collect records some; mmo-rl task=check looks"
-        )
+        elsewhere = [o for o in overrides if o.startswith("source")]
+        look = shlex.join(["mmo-rl", "task=check", *elsewhere])
+        hint = f"see what is there: {look}" if elsewhere else f"mmo-rl task=collect records some; {look} looks"
+        return SourceError("no window has been recorded", hint=hint)
     reasons = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in sorted(selection.excluded.items()))
     return SourceError(
         f"none of {selection.windows_available} windows is ready; trajectories left out: {reasons}",
         hint="mmo-rl task=check says why; sampler.min_agents=N and sampler.min_actions=N set the bar",
     )
-
-
-def refuse_useless_play(nodes: Mapping[str, Mapping[str, Any] | None]) -> None:
-    """Raises `ConfigError` where the play that a run is about to record could not be trained on by that run."""
-    collect, sampler, source, database = (nodes[n] or {} for n in ("collect", "sampler", "source", "database"))
-    if collect["agents"] < sampler["min_agents"]:
-        raise ConfigError(
-            f"a window is played by collect.agents={collect['agents']}, "
-            f"but needs sampler.min_agents={sampler['min_agents']} to be trained on",
-            hint=f"collect.agents={sampler['min_agents']}, or a smaller sampler.min_agents",
-        )
-    if "dsn_env" not in source or source["dsn_env"] != database.get("dsn_env"):
-        raise ConfigError(
-            "the policy's play would be recorded in another place than the source reads from",
-            hint="collect=none trains on what the source has; source=embedded database=embedded plays on this machine",
-        )
 
 
 def refuse_if_none(scored: Sequence[ScoredGroup], overrides: Sequence[str]) -> int:

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from mmo_rl.clock import utc_now, window_id
-from mmo_rl.errors import NotReady
+from mmo_rl.errors import DatabaseError, NotReady
 from mmo_rl.tasks._quality import Quality, total
 from mmo_rl.types import Member, SelectedWindow, Selection, WindowStats
 
@@ -55,7 +55,9 @@ async def run(context: Context, *, format: Literal["table", "json"] = "table", s
     report = summary(
         checked, windows=windows, rejected=source.rejected, quality=total(list(qualities.values())) if steps else None
     )
-    report["next"] = next_command(report, context.overrides, sampler.min_agents)
+    report["next"] = await _before_training(context, checked) or next_command(
+        report, context.overrides, sampler.min_agents
+    )
     if format == "json":
         import json
         import sys
@@ -66,6 +68,25 @@ async def run(context: Context, *, format: Literal["table", "json"] = "table", s
 
         show(checked, report, context.console)
     verdict(report, min_agents=sampler.min_agents, min_actions=sampler.min_actions)
+
+
+async def _before_training(context: Context, checked: Sequence[Readiness]) -> str | None:
+    """What a training on the ready windows lacks beside them, as the command that brings it; None where nothing is."""
+    ready = [window for window in checked if window.reason is None]
+    if not ready:
+        return None
+    nodes = context.settings.nodes
+    source, database, judge = (nodes[name] or {} for name in ("source", "database", "judge"))
+    needs_outcomes = str(judge.get("_target_", "")).endswith(".OracleJudge") and not any(w.has_outcomes for w in ready)
+    kept = [o for o in context.overrides if o.lstrip("+").partition("=")[0].partition(".")[0] in ("source", "database")]
+    if "dsn_env" not in source:
+        return _command(kept, without=(), more=("task=import",)) if needs_outcomes else None
+    if source["dsn_env"] == database.get("dsn_env"):
+        try:
+            await (await context.components.database()).require_tables()
+        except DatabaseError:
+            return _command(kept, without=(), more=("task=migrate",))
+    return _command(kept, without=(), more=("task=outcomes",)) if needs_outcomes else None
 
 
 async def examine(source: Any, windows: Sequence[WindowStats], *, now: datetime) -> dict[str, Quality]:

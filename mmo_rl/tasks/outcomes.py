@@ -75,6 +75,7 @@ def show(console: Console, found: Sequence[Tracked]) -> None:
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in ("window (UTC)", "tickers", "questions", "outcomes"):
         table.add_column(column, justify="right" if column in ("tickers", "questions") else "left", no_wrap=True)
+    table.columns[0].min_width = 16  # a window's id is never cut: the outcomes are
     words = {
         "kept": "final, kept",
         "game": "all recorded already, by who played it",

@@ -12,7 +12,7 @@ from mmo_rl.clock import utc_now
 from mmo_rl.errors import TrainerError
 from mmo_rl.tasks._history import Iteration, spent
 from mmo_rl.tasks._progress import Advance, Stages
-from mmo_rl.tasks._reasons import nothing_selected, refuse_if_none, refuse_useless_play
+from mmo_rl.tasks._reasons import nothing_selected, refuse_if_none
 from mmo_rl.tasks._results import add_seconds, data_card, note_provenance, summarize
 from mmo_rl.types import PolicyVersion, Score, ScoredGroup, Selection
 
@@ -96,10 +96,8 @@ class Loop:
         trains = trainer.capabilities.trains
         off = [] if trains else [name for name in ("collect", "evaluate") if components.has(name)]
         if off:
-            context.console.print(f"This trainer makes no policy: {' and '.join(off)} are off", soft_wrap=True)
+            context.console.print(f"This trainer makes no policy; switched off: {', '.join(off)}", soft_wrap=True)
         plays = components.has("collect") and trains
-        if plays:
-            refuse_useless_play(context.settings.nodes)
         database = await components.database()
         await database.require_tables()
         collector = await components.collector() if plays else None
@@ -148,7 +146,7 @@ class Loop:
             selection: Selection = self.sampler.select(windows, iteration, used, prefix=self.scenario_id or "")
         if not selection.used:
             if not history:
-                raise nothing_selected(selection)
+                raise nothing_selected(selection, self.context.overrides)
             stages.say(f"iteration {iteration + 1}: every ready window has been used, the run ends here")
             return None
         with stages.stage("judge") as advance:

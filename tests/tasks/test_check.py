@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 from collections.abc import Mapping
@@ -160,8 +161,10 @@ def test_windows_that_cannot_be_read_or_hold_no_call_are_not_ready() -> None:
 class Context:
     """What the task asks for: a real source, and a sampler's thresholds."""
 
-    def __init__(self, database: Database, console: Console, *, min_agents: int = 2) -> None:
+    def __init__(self, database: Database, console: Console, *, min_agents: int = 2, judge: str = "x.Ruler") -> None:
         self.components = self
+        self.settings = self
+        self.nodes = {"source": {"dsn_env": None}, "database": {"dsn_env": "ANOTHER"}, "judge": {"_target_": judge}}
         self.overrides = ("task=check", "source.path=my file", "check.format=json")
         self.console = console
         self.min_agents, self.min_actions = min_agents, 1
@@ -177,6 +180,20 @@ class Context:
         from mmo_rl.types import WindowQuery
 
         return WindowQuery(scenario_id=scenario_id)
+
+
+async def test_next_is_what_the_training_would_ask_for_first(babylon_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ready windows are not enough for the oracle, which needs outcomes, and nothing is written without our tables."""
+    monkeypatch.setenv("MMO_RL_TEST_DATABASE_URL", babylon_url)
+    async with Database(dsn_env="MMO_RL_TEST_DATABASE_URL", home=Path()) as database:
+        console = Console(file=io.StringIO(), width=200)
+        context: Any = Context(database, console, min_agents=5, judge="mmo_rl.judge.oracle.OracleJudge")
+        await run(context, format="table", steps=False)
+        assert "READY. Next: mmo-rl 'source.path=my file' task=outcomes" in console.file.getvalue()
+        context.nodes["database"]["dsn_env"] = None
+        context.database = lambda: asyncio.sleep(0, database)
+        await run(context, format="table", steps=False)
+        assert console.file.getvalue().rstrip().endswith("READY. Next: mmo-rl 'source.path=my file' task=migrate")
 
 
 async def test_the_task_on_a_database(database: Database, capsys: pytest.CaptureFixture[str]) -> None:

@@ -75,7 +75,7 @@ async def test_the_plain_commands_lead_to_a_training_set(run: Run, babylon_url: 
     run("task=outcomes", "source=postgres")
     before = await sql(babylon_url, 'select * from trajectories order by "trajectoryId"')
     out = run("task=train", *EXPORT)
-    assert "collect and evaluate are off" in out and "Exported: " in out
+    assert "switched off: collect, evaluate" in out and "Exported: " in out
     lines, card, _ = exported(tmp_path)
     used = {line["metadata"]["trajectoryId"] for line in lines}
     calls = await sql(babylon_url, 'select "trajectoryId" as id, count(*) as n from llm_call_logs group by 1')
