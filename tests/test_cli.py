@@ -17,6 +17,7 @@ import pytest
 
 from mmo_rl.__main__ import main
 from mmo_rl.cli.job import Outcome, outcome
+from mmo_rl.cli.settings import task_names
 from mmo_rl.errors import DatabaseError, NotReady
 
 
@@ -87,7 +88,14 @@ def folders(name: str = "default") -> list[Path]:
 def test_help_teaches_tasks_groups_overrides_examples_and_exit_codes(cli: Cli, tmp_path: Path) -> None:
     ran = cli("--help")
     assert ran.code == 0
-    for text in ("TASKS", "task=check", "judge: oracle, ruler", "experiments: pilot, quick", "EXAMPLES", "EXIT CODES"):
+    for text in (
+        "TASKS",
+        *(f"task={name} " for name in task_names()),
+        "judge: oracle, ruler",
+        "experiments: pilot, quick",
+        "EXAMPLES",
+        "EXIT CODES",
+    ):
         assert text in ran.out
     assert ran.out.split("EXAMPLES")[1].split("EXIT CODES")[0].count("mmo-rl") == 5
     assert list(tmp_path.iterdir()) == []

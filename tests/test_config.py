@@ -286,3 +286,8 @@ def test_the_readme_names_every_choice() -> None:
     for group in (*COMPONENTS, "task"):
         (row,) = [line for line in readme.splitlines() if line.startswith(f"| `{group}` |")]
         assert set(row.split("|")[2].replace(" ", "").split(",")) == {p.stem for p in (CONF / group).glob("*.yaml")}
+
+
+def test_the_size_of_a_judged_group_is_the_samplers() -> None:
+    judge = validate(compose("judge=ruler", "sampler.max_per_window=4")).nodes["judge"]
+    assert judge is not None and judge["max_per_window"] == 4

@@ -46,8 +46,9 @@ def _follow(item: NewsItem | None, size: int) -> str:
     return HOLD if item is None else order(item.ticker, item.direction, size)
 
 
-def _affordable(observation: Observation, size: int, unit_usd: float = 500.0) -> int:
-    return min(size, int(observation.cash_usd / (unit_usd * 1.01)))
+def _affordable(observation: Observation, size: int) -> int:
+    """The size that the cash allows, with a hundredth set aside for fees."""
+    return min(size, int(observation.cash_usd / (observation.unit_usd * 1.01)))
 
 
 def conservative(observation: Observation, rng: random.Random) -> str:

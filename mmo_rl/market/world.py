@@ -58,12 +58,15 @@ class Quote:
 class Observation:
     """All that an agent may know at a tick: nothing later than the tick, nothing hidden.
 
-    ``positions`` maps an instrument to the signed units held (negative: short or NO)."""
+    ``unit_usd`` is what a unit of size costs at most, before fees; ``positions`` maps an instrument to the signed units
+    held (negative: short or NO).
+    """
 
     tick: int
     ticks: int
     cash_usd: float
     equity_usd: float
+    unit_usd: float
     quotes: tuple[Quote, ...]
     questions: tuple[tuple[str, float], ...]
     news: tuple[NewsItem, ...]
@@ -182,6 +185,7 @@ class World:
             ticks=self.spec.ticks,
             cash_usd=account.cash,
             equity_usd=self.equity(agent),
+            unit_usd=self.spec.unit_usd,
             quotes=tuple(
                 Quote(name, path[self.tick], (path[self.tick] / path[0] - 1.0) * 100.0)
                 for name, path in self._paths.items()

@@ -31,7 +31,8 @@ class WindowSampler:
 
     ``rate = clip(1 - target_trajectories / available, 0, max_dropout)``; no window falls below ``min_agents``: where
     it would, the dropped trajectories closest to surviving come back. Agents are counted after the ``min_actions``
-    filter. ``window_hours`` and ``lookback_hours`` in hours; ``max_windows`` an iteration, oldest unused first.
+    filter. ``window_hours`` and ``lookback_hours`` in hours; ``max_windows`` an iteration, oldest unused first;
+    ``max_per_window`` is for the judge, which compares so many at once.
     """
 
     def __init__(

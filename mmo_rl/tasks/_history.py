@@ -23,7 +23,7 @@ class Iteration:
     seconds: Mapping[str, float]
 
     def row(self) -> dict[str, Any]:
-        """Plain JSON values; the policy's path is stored relative to nothing: a moved folder is found by version."""
+        """Plain JSON values. A policy is found again by its version, so the run folder may be moved."""
         row = asdict(self)
         for window in row["selection"]["windows"]:
             window["window"] = {k: v.isoformat() if isinstance(v, datetime) else v for k, v in window["window"].items()}
