@@ -16,6 +16,11 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+def milliseconds(moment: datetime) -> float:
+    """Since 1970, as recordings count time."""
+    return (moment - EPOCH) / timedelta(milliseconds=1)
+
+
 def window_at(moment: datetime, hours: float) -> Window:
     """The window of length ``hours`` that contains ``moment``; windows are aligned to the Unix epoch in UTC."""
     length = timedelta(hours=hours)

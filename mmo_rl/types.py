@@ -6,14 +6,20 @@ half-open ``[start, end)``. Missing is ``None`` or `Unscored`, never 0.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any, Literal
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Literal, TypedDict
+
+import msgspec
 
 JsonDict = dict[str, Any]
 Message = Mapping[str, str]
 """One chat message: ``{"role": "system" | "user" | "assistant", "content": text}``."""
+RecordedMs = Annotated[float, msgspec.Meta(ge=1e11, lt=4e12)]
+"""Milliseconds since 1970, from 1973 to 2096: a smaller number counts seconds in recordings; up to the largest one a
+float tells microseconds apart."""
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 # --- time -----------------------------------------------------------------------------------------------------------
@@ -39,19 +45,26 @@ class Window:
 # --- what was recorded ----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class LLMCall:
+class _Recorded(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True, gc=False):
+    """A part of a step under the names that recordings give it, so that it is decoded without a copy of its own: a
+    trajectory holds hundreds of them. Times are kept as recorded, in milliseconds since 1970."""
+
+
+class LLMCall(_Recorded, frozen=True, kw_only=True):
     """One call of a language model as recorded: exactly the prompt it saw and the text it answered.
 
+    Read its prompt from `messages`: ``chat``, where more was said than the two prompts hold, else these.
     ``prompt_token_ids``, ``token_ids`` and ``logprobs`` are present where the server gave them; ``token_ids`` and
     ``logprobs`` have one entry a completion token, the end-of-sequence token included.
     """
 
-    call_id: str
     model: str
-    messages: tuple[Message, ...]
     response: str
+    system_prompt: str = ""
+    user_prompt: str = ""
+    chat: tuple[Message, ...] | None = msgspec.field(name="messages", default=None)
     purpose: str = "action"
+    call_id: str | None = None
     model_version: str | None = None
     action_type: str | None = None
     reasoning: str | None = None
@@ -59,14 +72,43 @@ class LLMCall:
     max_tokens: int | None = None
     top_p: float | None = None
     latency_ms: int | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    total_tokens: int | None = None
     prompt_token_ids: tuple[int, ...] | None = None
     token_ids: tuple[int, ...] | None = None
     logprobs: tuple[float, ...] | None = None
-    timestamp: datetime | None = None
+    timestamp_ms: RecordedMs | None = msgspec.field(name="timestamp", default=None)
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The prompt as chat messages."""
+        if self.chat:
+            return self.chat
+        prompts = (("system", self.system_prompt), ("user", self.user_prompt))
+        return tuple({"role": role, "content": text} for role, text in prompts if text)
+
+    @property
+    def timestamp(self) -> datetime | None:
+        return None if self.timestamp_ms is None else _moment(self.timestamp_ms)
 
 
-@dataclass(frozen=True, slots=True)
-class Action:
+class PromptFields(TypedDict):
+    system_prompt: str
+    user_prompt: str
+    chat: tuple[Message, ...] | None
+
+
+def prompt_fields(messages: Sequence[Message]) -> PromptFields:
+    """How an `LLMCall` holds chat messages: as the game's two prompts, and whole where these do not say it all."""
+    system = next((m.get("content", "") for m in messages if m.get("role") == "system"), "")
+    user = next((m.get("content", "") for m in reversed(messages) if m.get("role") == "user"), "")
+    plain = [{"role": role, "content": text} for role, text in (("system", system), ("user", user)) if text]
+    copies = [dict(message) for message in messages]
+    return {"system_prompt": system, "user_prompt": user, "chat": None if copies == plain else tuple(copies)}
+
+
+class Action(_Recorded, frozen=True):
     """What an agent did in a step. ``correctness`` holds the future: it is for judges, never for policies."""
 
     action_type: str
@@ -78,17 +120,29 @@ class Action:
     correctness: JsonDict | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One observation -> decision -> action of one agent. ``number`` is 0-based and unique within its trajectory."""
+class Step(_Recorded, frozen=True):
+    """One observation -> decision -> action of one agent. ``number`` is 0-based and unique within its trajectory.
+    From ``step_id`` on: what some recorders add, kept as it was."""
 
-    number: int
-    timestamp: datetime
+    number: int = msgspec.field(name="stepNumber")
+    timestamp_ms: RecordedMs = msgspec.field(name="timestamp")
     environment_state: JsonDict
     action: Action
     llm_calls: tuple[LLMCall, ...] = ()
     provider_accesses: tuple[JsonDict, ...] = ()
     reward: float | None = None
+    step_id: str | None = None
+    observation: JsonDict | None = None
+    done: bool | None = None
+    metadata: JsonDict | None = None
+
+    @property
+    def timestamp(self) -> datetime:
+        return _moment(self.timestamp_ms)
+
+
+def _moment(milliseconds: float) -> datetime:
+    return _EPOCH + timedelta(milliseconds=milliseconds)
 
 
 FinalStatus = Literal["completed", "completed_with_errors", "terminated", "error", "timeout"]

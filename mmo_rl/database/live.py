@@ -9,10 +9,10 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Self, SupportsFloat
 
-from mmo_rl.clock import EPOCH
-from mmo_rl.database.rows import milliseconds, to_json
+from mmo_rl.clock import EPOCH, milliseconds
+from mmo_rl.database.rows import to_json
 from mmo_rl.errors import DatabaseError
-from mmo_rl.types import Action, JsonDict, LLMCall, Message, Step, Trajectory
+from mmo_rl.types import Action, JsonDict, LLMCall, Message, Step, Trajectory, prompt_fields
 
 log = logging.getLogger(__name__)
 
@@ -191,7 +191,7 @@ class LiveStep:
             LLMCall(
                 call_id=f"{self._trajectory.trajectory_id}-call-{self._number}-{len(self._calls)}",
                 model=model,
-                messages=tuple({str(k): str(v) for k, v in message.items()} for message in messages),
+                **prompt_fields([{str(k): str(v) for k, v in message.items()} for message in messages]),
                 response=response,
                 purpose=purpose,
                 model_version=model_version,
@@ -204,7 +204,7 @@ class LiveStep:
                 prompt_token_ids=None if prompt_token_ids is None else tuple(prompt_token_ids),
                 token_ids=None if token_ids is None else tuple(token_ids),
                 logprobs=None if logprobs is None else tuple(logprobs),
-                timestamp=_moment(self._trajectory._now()),
+                timestamp_ms=milliseconds(_moment(self._trajectory._now())),
             )
         )
 
@@ -241,7 +241,7 @@ class LiveStep:
         if self._action is not None:
             step = Step(
                 number=self._number,
-                timestamp=self._timestamp,
+                timestamp_ms=milliseconds(self._timestamp),
                 environment_state=self._state,
                 action=self._action,
                 llm_calls=tuple(self._calls),
@@ -253,7 +253,7 @@ class LiveStep:
             raise ValueError(f"step {self._number} of {self._trajectory.trajectory_id} ends without step.action(...)")
 
     def _milliseconds(self) -> int:
-        return milliseconds(self._trajectory._now())
+        return round(milliseconds(self._trajectory._now()))
 
 
 def _copied(values: Mapping[str, Any]) -> JsonDict:

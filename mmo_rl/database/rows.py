@@ -26,10 +26,6 @@ def to_json(value: Any) -> str:
         return json.dumps(_plain_value(value), allow_nan=False, separators=(",", ":"))
 
 
-def milliseconds(moment: datetime) -> int:
-    return round(moment.timestamp() * 1000)
-
-
 def naive_utc(moment: datetime) -> datetime:
     """As a ``timestamp without time zone`` column takes it, cut to the millisecond."""
     offset = moment.utcoffset()
@@ -71,15 +67,22 @@ def trajectory_row(trajectory: Trajectory, *, window_hours: int, now: datetime) 
 
 
 def step_json(step: Step) -> JsonDict:
-    return {
+    required = {
         "stepNumber": step.number,
-        "timestamp": milliseconds(step.timestamp),
+        "timestamp": round(step.timestamp_ms),
         "environmentState": step.environment_state,
         "providerAccesses": list(step.provider_accesses),
         "llmCalls": [call_json(call) for call in step.llm_calls],
         "action": action_json(step.action),
         "reward": step.reward,
     }
+    optional = {
+        "stepId": step.step_id,
+        "observation": step.observation,
+        "done": step.done,
+        "metadata": step.metadata,
+    }
+    return required | _without_none(optional)
 
 
 def action_json(action: Action) -> JsonDict:
@@ -94,30 +97,30 @@ def action_json(action: Action) -> JsonDict:
 
 
 def call_json(call: LLMCall) -> JsonDict:
-    system, user = prompts(call)
     required = {
-        "callId": call.call_id,
         "model": call.model,
-        "systemPrompt": system,
-        "userPrompt": user,
+        "systemPrompt": call.system_prompt,
+        "userPrompt": call.user_prompt,
         "response": call.response,
         "temperature": call.temperature,
         "maxTokens": call.max_tokens,
         "purpose": call.purpose,
     }
     optional = {
-        "messages": None if is_plain_prompt(call) else [dict(message) for message in call.messages],
+        "callId": call.call_id,
+        "messages": None if call.chat is None else [dict(message) for message in call.chat],
         "modelVersion": call.model_version,
         "actionType": call.action_type,
         "reasoning": call.reasoning,
         "topP": call.top_p,
         "latencyMs": call.latency_ms,
-        "timestamp": None if call.timestamp is None else milliseconds(call.timestamp),
+        "timestamp": None if call.timestamp_ms is None else round(call.timestamp_ms),
         "promptTokenIds": call.prompt_token_ids,
         "tokenIds": call.token_ids,
         "logprobs": call.logprobs,
-        "promptTokens": None if call.prompt_token_ids is None else len(call.prompt_token_ids),
-        "completionTokens": None if call.token_ids is None else len(call.token_ids),
+        "promptTokens": call.prompt_tokens,
+        "completionTokens": call.completion_tokens,
+        "totalTokens": call.total_tokens,
     }
     return required | _without_none(optional)
 
@@ -125,15 +128,20 @@ def call_json(call: LLMCall) -> JsonDict:
 def call_row(trajectory_id: str, step: Step, index: int, call: LLMCall, *, now: datetime) -> dict[str, Any]:
     """The row of ``llm_call_logs``. The two numbers that the table demands are 0 where they are not known, and
     ``metadata.unknown`` then names them. Text columns cannot hold the character 0."""
-    system, user = prompts(call)
     call_id = f"{trajectory_id}-call-{step.number}-{index}"
-    prompt_tokens = None if call.prompt_token_ids is None else len(call.prompt_token_ids)
-    completion_tokens = None if call.token_ids is None else len(call.token_ids)
+    prompt_tokens = call.prompt_tokens
+    if prompt_tokens is None and call.prompt_token_ids is not None:
+        prompt_tokens = len(call.prompt_token_ids)
+    completion_tokens = call.completion_tokens
+    if completion_tokens is None and call.token_ids is not None:
+        completion_tokens = len(call.token_ids)
     unknown = [
         key for key, value in (("temperature", call.temperature), ("maxTokens", call.max_tokens)) if value is None
     ]
     metadata = _without_none({"modelVersion": call.model_version, "unknown": unknown or None})
-    both = prompt_tokens is not None and completion_tokens is not None
+    total_tokens = call.total_tokens
+    if total_tokens is None and prompt_tokens is not None and completion_tokens is not None:
+        total_tokens = prompt_tokens + completion_tokens
     return {
         "id": call_id,
         "trajectoryId": trajectory_id,
@@ -144,9 +152,9 @@ def call_row(trajectory_id: str, step: Step, index: int, call: LLMCall, *, now: 
         "model": _text(call.model),
         "purpose": _text(call.purpose),
         "actionType": _text(call.action_type),
-        "systemPrompt": _text(system),
-        "userPrompt": _text(user),
-        "messagesJson": None if is_plain_prompt(call) else to_json([dict(message) for message in call.messages]),
+        "systemPrompt": _text(call.system_prompt),
+        "userPrompt": _text(call.user_prompt),
+        "messagesJson": None if call.chat is None else to_json([dict(message) for message in call.chat]),
         "response": _text(call.response),
         "reasoning": _text(call.reasoning),
         "temperature": call.temperature if call.temperature is not None else 0.0,
@@ -154,7 +162,7 @@ def call_row(trajectory_id: str, step: Step, index: int, call: LLMCall, *, now: 
         "topP": call.top_p,
         "promptTokens": prompt_tokens,
         "completionTokens": completion_tokens,
-        "totalTokens": (prompt_tokens or 0) + (completion_tokens or 0) if both else None,
+        "totalTokens": total_tokens,
         "metadata": to_json(metadata) if metadata else None,
         "createdAt": naive_utc(now),
     }
@@ -167,20 +175,6 @@ async def insert_rows(connection: Any, table: str, rows: Sequence[Mapping[str, A
         places = ", ".join(f"${number}" for number in range(1, len(columns) + 1))
         values = [tuple(row.values()) for row in rows if tuple(row) == columns]
         await connection.executemany(f"insert into {table} ({names}) values ({places})", values)
-
-
-def prompts(call: LLMCall) -> tuple[str, str]:
-    """The system prompt and the last user message, as the game names them; empty where there is none."""
-    system = next((m.get("content", "") for m in call.messages if m.get("role") == "system"), "")
-    user = next((m.get("content", "") for m in reversed(call.messages) if m.get("role") == "user"), "")
-    return system, user
-
-
-def is_plain_prompt(call: LLMCall) -> bool:
-    """Whether ``systemPrompt`` and ``userPrompt`` say it all, so that the messages need not be stored again."""
-    system, user = prompts(call)
-    plain = [{"role": "system", "content": system}, {"role": "user", "content": user}]
-    return [dict(m) for m in call.messages] == [message for message in plain if message["content"]]
 
 
 def _text(value: str | None) -> str | None:

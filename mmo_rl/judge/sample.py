@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+from mmo_rl.clock import milliseconds
 from mmo_rl.types import (
     Action,
     GroundTruth,
@@ -36,10 +37,8 @@ def _full(trajectory_id: str, pnl: float) -> Trajectory:
     call = LLMCall(
         call_id=f"{trajectory_id}-call-0-0",
         model="sample",
-        messages=(
-            {"role": "system", "content": "You trade."},
-            {"role": "user", "content": "ACME trades at 100.0; @wire reports a contract."},
-        ),
+        system_prompt="You trade.",
+        user_prompt="ACME trades at 100.0; @wire reports a contract.",
         response='{"ticker": "ACME", "action": "BUY", "size": 2}',
         reasoning="A contract should lift the price.",
     )
@@ -60,8 +59,8 @@ def _full(trajectory_id: str, pnl: float) -> Trajectory:
         start=_START,
         end=_WINDOW.end,
         steps=(
-            Step(0, _START + timedelta(minutes=5), state, bought, (call,), reward=0.0),
-            Step(1, _START + timedelta(minutes=20), state, failed, (call,), reward=0.0),
+            Step(0, milliseconds(_START + timedelta(minutes=5)), state, bought, (call,), reward=0.0),
+            Step(1, milliseconds(_START + timedelta(minutes=20)), state, failed, (call,), reward=0.0),
         ),
         final_pnl=pnl,
         final_balance=1000.0 + pnl,
@@ -78,6 +77,6 @@ def _least(trajectory_id: str) -> Trajectory:
         window_id=_WINDOW.id,
         start=_START,
         end=_WINDOW.end,
-        steps=(Step(0, _START, {}, wait),),
+        steps=(Step(0, milliseconds(_START), {}, wait),),
         final_pnl=None,
     )

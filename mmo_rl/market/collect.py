@@ -9,14 +9,14 @@ from typing import Annotated
 
 from pydantic import Field
 
-from mmo_rl.clock import window_at
+from mmo_rl.clock import milliseconds, window_at
 from mmo_rl.database.base import Recorder
 from mmo_rl.market.arena import with_window
 from mmo_rl.market.base import Arena, Episode, PlayedStep, Seat
 from mmo_rl.market.strategies import StrategyName
 from mmo_rl.policy.base import Policy
 from mmo_rl.rng import derive_seed
-from mmo_rl.types import Action, LLMCall, Step, Trajectory, Window
+from mmo_rl.types import Action, LLMCall, Step, Trajectory, Window, prompt_fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,18 +157,18 @@ def _step(played: PlayedStep, trajectory_id: str, timestamp: datetime, player: _
         call_id=f"{trajectory_id}-call-{played.tick}-0",
         model=player.model,
         model_version=player.version,
-        messages=played.messages,
+        **prompt_fields(played.messages),
         response=played.completion.text,
         purpose="action",
         action_type=played.action_type,
         prompt_token_ids=played.completion.prompt_token_ids,
         token_ids=played.completion.token_ids,
         logprobs=played.completion.logprobs,
-        timestamp=timestamp,
+        timestamp_ms=milliseconds(timestamp),
     )
     return Step(
         number=played.tick,
-        timestamp=timestamp,
+        timestamp_ms=milliseconds(timestamp),
         environment_state=played.state,
         action=Action(played.action_type, played.parameters, played.success, result=played.result, error=played.error),
         llm_calls=(call,),

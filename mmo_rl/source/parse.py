@@ -11,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from mmo_rl.clock import milliseconds
+from mmo_rl.source.canonical import canonical_steps
 from mmo_rl.source.jsontext import Unreadable, decoded, parse_json, shown
 from mmo_rl.source.slices import home_window, named_start
-from mmo_rl.source.values import as_bool, as_int, as_message, as_number, as_text, as_time, pick
+from mmo_rl.source.values import as_bool, as_int, as_message, as_milliseconds, as_number, as_text, as_time, pick
 from mmo_rl.types import Action, JsonDict, LLMCall, Message, Rejection, Step, Trajectory
 
 CALLS = ("llmCalls", "llm_calls", "calls", "llm")
@@ -46,25 +48,27 @@ def _trajectory(row: Mapping[str, Any], identity: str | None, calls: Sequence[Ma
         raise Unreadable("agentId", pick(row, "agentId", "agent_id"), "missing")
     metrics = _object(row, "metrics", "metricsJson", "metrics_json")
     metadata = _object(row, "metadata", "metadataJson", "metadata_json")
-    recorded_steps = _steps_list(row)
-    start = as_time(pick(row, "startTime", "start_time")) or _edge(recorded_steps, first=True)
+    found = pick(row, *STEPS)
+    usual = canonical_steps(found) if isinstance(found, str | bytes) and not calls else None
+    recorded = [] if usual is not None else _steps_list(found)
+    first, last = [_time_of(recorded[place]) if usual is None else usual[place].timestamp for place in (0, -1)]
+    start = as_time(pick(row, "startTime", "start_time")) or first
     window_id = as_text(pick(row, "windowId", "window_id"))
     if start is None:
         start = named_start(window_id)
     if start is None:
         raise Unreadable("startTime", pick(row, "startTime", "start_time"), "not a time")
-    end = as_time(pick(row, "endTime", "end_time")) or max(_edge(recorded_steps, first=False) or start, start)
+    end = as_time(pick(row, "endTime", "end_time")) or max(last or start, start)
     for name, moment in (("startTime", start), ("endTime", end)):
         if not 1 < moment.year < 9999:  # its window would lie outside the calendar
             raise Unreadable(name, moment.isoformat(), "out of range")
-    steps = _steps(recorded_steps, identity, start, calls)
     return Trajectory(
         trajectory_id=identity,
         agent_id=agent,
         window_id=home_window(window_id, start, hours=1.0).id,
         start=start,
         end=end,
-        steps=steps,
+        steps=usual or _steps(recorded, identity, start, calls),
         final_pnl=as_number(pick(row, "finalPnL", "final_pnl"), metrics.get("finalPnL"), metrics.get("final_pnl")),
         final_balance=as_number(
             pick(row, "finalBalance", "final_balance"), metrics.get("finalBalance"), metrics.get("final_balance")
@@ -82,8 +86,7 @@ def _trajectory(row: Mapping[str, Any], identity: str | None, calls: Sequence[Ma
     )
 
 
-def _steps_list(row: Mapping[str, Any]) -> list[Any]:
-    found = pick(row, *STEPS)
+def _steps_list(found: Any) -> list[Any]:
     value = decoded(found, "stepsJson")
     if isinstance(value, Mapping):
         value = decoded(pick(value, *STEPS), "stepsJson.steps")
@@ -94,8 +97,7 @@ def _steps_list(row: Mapping[str, Any]) -> list[Any]:
     return value
 
 
-def _edge(steps: Sequence[Any], *, first: bool) -> datetime | None:
-    step = steps[0 if first else -1]
+def _time_of(step: Any) -> datetime | None:
     return as_time(step.get("timestamp")) if isinstance(step, Mapping) else None
 
 
@@ -110,9 +112,9 @@ def _steps(
             raise Unreadable(place, item, "not a step")
         number = as_int(pick(item, "stepNumber", "step_number", "step"))
         number = index if number is None else number
-        timestamp = as_time(item.get("timestamp"))
+        timestamp = as_milliseconds(item.get("timestamp"))
         if timestamp is None:  # not recorded: no earlier than what came before
-            timestamp = steps[-1].timestamp if steps else start
+            timestamp = steps[-1].timestamp_ms if steps else milliseconds(start)
         own_calls = decoded(next(filter(None, (item.get(name) for name in CALLS)), None), f"{place}.llmCalls")
         if isinstance(own_calls, Mapping):
             own_calls = [own_calls]
@@ -124,15 +126,16 @@ def _steps(
         steps.append(
             Step(
                 number=number,
-                timestamp=timestamp,
+                timestamp_ms=timestamp,
                 environment_state=_mapping(decoded(pick(item, *STATES), f"{place}.environmentState")),
                 action=_action(item.get("action"), place),
-                llm_calls=tuple(
-                    _call(call, f"{place}.llmCalls[{i}]", f"{identity}-call-{number}-{i}")
-                    for i, call in enumerate(own_calls)
-                ),
+                llm_calls=tuple(_call(call, f"{place}.llmCalls[{i}]") for i, call in enumerate(own_calls)),
                 provider_accesses=tuple(_provider_accesses(pick(item, *PROVIDERS), place)),
                 reward=as_number(item.get("reward")),
+                step_id=as_text(pick(item, "stepId", "step_id")),
+                observation=_part(item, "observation"),
+                done=item["done"] if isinstance(item.get("done"), bool) else None,
+                metadata=_part(item, "metadata"),
             )
         )
     numbers = [step.number for step in steps]
@@ -186,12 +189,17 @@ def _action(found: Any, place: str) -> Action:
     )
 
 
-def _call(found: Any, place: str, default_id: str) -> LLMCall:
+def _call(found: Any, place: str) -> LLMCall:
     if not isinstance(found, Mapping):
         raise Unreadable(place, found, "not a call")
     response = as_text(pick(found, "response", "output", "text"))
     if response is None:
         raise Unreadable(f"{place}.response", None, "missing")
+    chat = _chat(found, place)
+    system = as_text(pick(found, "systemPrompt", "system_prompt")) or ""
+    user = as_text(pick(found, "userPrompt", "user_prompt", "prompt")) or ""
+    if not chat and not system and not user:
+        raise Unreadable(f"{place}.userPrompt", None, "missing")
     metadata = _mapping(decoded(found.get("metadata"), f"{place}.metadata"))
     unknown = metadata.get("unknown")
     unknown = unknown if isinstance(unknown, list) else []
@@ -199,39 +207,43 @@ def _call(found: Any, place: str, default_id: str) -> LLMCall:
     logprobs = _floats(found.get("logprobs"))
     if token_ids is not None and logprobs is not None and len(token_ids) != len(logprobs):
         raise Unreadable(f"{place}.logprobs", len(logprobs), f"not one a completion token ({len(token_ids)})")
+    version = as_text(pick(found, "modelVersion", "model_version"))
+    if version is None:
+        version = as_text(metadata.get("modelVersion"))
     return LLMCall(
-        call_id=as_text(pick(found, "callId", "call_id")) or default_id,
+        call_id=as_text(pick(found, "callId", "call_id")),
         model=as_text(found.get("model")) or "",
-        messages=_messages(found, place),
+        system_prompt=system,
+        user_prompt=user,
+        chat=chat,
         response=response,
         purpose=as_text(found.get("purpose")) or "action",
-        model_version=as_text(pick(found, "modelVersion", "model_version") or metadata.get("modelVersion")),
+        model_version=version,
         action_type=as_text(pick(found, "actionType", "action_type")),
         reasoning=as_text(found.get("reasoning")),
         temperature=None if "temperature" in unknown else as_number(found.get("temperature")),
         max_tokens=None if "maxTokens" in unknown else as_int(pick(found, "maxTokens", "max_tokens")),
         top_p=as_number(pick(found, "topP", "top_p")),
         latency_ms=as_int(pick(found, "latencyMs", "latency_ms")),
+        prompt_tokens=as_int(pick(found, "promptTokens", "prompt_tokens")),
+        completion_tokens=as_int(pick(found, "completionTokens", "completion_tokens")),
+        total_tokens=as_int(pick(found, "totalTokens", "total_tokens")),
         prompt_token_ids=_integers(pick(found, "promptTokenIds", "prompt_token_ids")),
         token_ids=token_ids,
         logprobs=logprobs,
-        timestamp=as_time(found.get("timestamp")),
+        timestamp_ms=as_milliseconds(found.get("timestamp")),
     )
 
 
-def _messages(found: Mapping[str, Any], place: str) -> tuple[Message, ...]:
+def _chat(found: Mapping[str, Any], place: str) -> tuple[Message, ...] | None:
+    """The recorded conversation; None where there is none."""
     listed = decoded(pick(found, "messages", "messagesJson", "messages_json"), f"{place}.messages")
     if isinstance(listed, list) and listed:
         for item in listed:
             if not isinstance(item, Mapping) or not all(isinstance(item.get(k), str) for k in ("role", "content")):
                 raise Unreadable(f"{place}.messages", item, "not a message")
         return tuple({str(k): v for k, v in item.items() if isinstance(v, str)} for item in listed)
-    system = as_text(pick(found, "systemPrompt", "system_prompt"))
-    user = as_text(pick(found, "userPrompt", "user_prompt", "prompt"))
-    if not system and not user:
-        raise Unreadable(f"{place}.userPrompt", None, "missing")
-    prompts = (("system", system), ("user", user))
-    return tuple({"role": role, "content": text} for role, text in prompts if text)
+    return None
 
 
 # --- values ---------------------------------------------------------------------------------------------------------
@@ -244,6 +256,10 @@ def _object(row: Mapping[str, Any], *names: str) -> JsonDict:
 
 def _mapping(value: Any) -> JsonDict:
     return _dict(value) if isinstance(value, Mapping) else {}
+
+
+def _part(item: Mapping[str, Any], name: str) -> JsonDict | None:
+    return _dict(item[name]) if isinstance(item.get(name), Mapping) else None
 
 
 def _dict(value: Mapping[Any, Any]) -> JsonDict:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from mmo_rl.clock import EPOCH
+from mmo_rl.clock import EPOCH, milliseconds
 from mmo_rl.source.jsontext import shown
 
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
@@ -91,6 +91,12 @@ def as_message(value: Any) -> str | None:
     if isinstance(value, Mapping):
         return as_text(pick(value, "message", "error", "reason")) or shown(value)
     return as_text(value) if isinstance(value, str) else shown(value)
+
+
+def as_milliseconds(value: Any) -> float | None:
+    """`as_time` in milliseconds since 1970."""
+    moment = as_time(value)
+    return None if moment is None else milliseconds(moment)
 
 
 def as_time(value: Any) -> datetime | None:

@@ -10,7 +10,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from mmo_rl.clock import window_at
+from mmo_rl.clock import milliseconds, window_at
 from mmo_rl.database.database import Database
 from mmo_rl.database.observed import observe
 from mmo_rl.database.outcomes import OutcomesTracker, Tracked
@@ -42,7 +42,7 @@ def played(
     steps = tuple(
         Step(
             number,
-            window.start + timedelta(minutes=minutes),
+            milliseconds(window.start + timedelta(minutes=minutes)),
             {},
             more[0] if more else HOLD,
             provider_accesses=({"providerName": "market", "data": data},),

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mmo_rl.clock import EPOCH, window_at
+from mmo_rl.clock import EPOCH, milliseconds, window_at
 from mmo_rl.database.database import Database
 from mmo_rl.database.migrate import migrate
 from mmo_rl.database.recorder import TrajectoryRecorder
@@ -31,6 +31,7 @@ from mmo_rl.types import (
     TickerOutcome,
     Trajectory,
     Window,
+    prompt_fields,
 )
 
 START = datetime(1980, 1, 1, 5, tzinfo=UTC)
@@ -63,7 +64,7 @@ def llm_calls(draw: st.DrawFn) -> LLMCall:
     return LLMCall(
         call_id=draw(names),
         model=draw(texts),
-        messages=draw(plain_prompts | chats.filter(lambda m: any(x["content"] for x in m))),
+        **prompt_fields(draw(plain_prompts | chats.filter(lambda m: any(x["content"] for x in m)))),
         response=draw(texts),
         purpose=draw(names),
         model_version=draw(st.none() | names),
@@ -73,10 +74,13 @@ def llm_calls(draw: st.DrawFn) -> LLMCall:
         max_tokens=draw(st.none() | integers),
         top_p=draw(st.none() | floats),
         latency_ms=draw(st.none() | integers),
+        prompt_tokens=draw(st.none() | st.integers(0, 10**9)),
+        completion_tokens=draw(st.none() | st.integers(0, 10**9)),
+        total_tokens=draw(st.none() | st.integers(0, 10**9)),
         prompt_token_ids=draw(st.none() | st.lists(integers, max_size=3).map(tuple)),
         token_ids=None if completion is None else tuple(token for token, _ in completion),
         logprobs=None if completion is None else tuple(logprob for _, logprob in completion),
-        timestamp=draw(st.none() | moments),
+        timestamp_ms=draw(st.none() | moments.map(milliseconds)),
     )
 
 
@@ -100,12 +104,16 @@ def trajectories(draw: st.DrawFn) -> Trajectory:
             st.builds(
                 Step,
                 number=st.integers(0, 10**6),
-                timestamp=moments,
+                timestamp_ms=moments.map(milliseconds),
                 environment_state=objects,
                 action=actions,
                 llm_calls=st.lists(llm_calls(), max_size=2).map(tuple),
                 provider_accesses=st.lists(objects, max_size=2).map(tuple),
                 reward=st.none() | floats,
+                step_id=st.none() | names,
+                observation=st.none() | objects,
+                done=st.none() | st.booleans(),
+                metadata=st.none() | objects,
             ),
             min_size=1,
             max_size=3,
@@ -156,7 +164,7 @@ async def test_read_back_from_the_database_it_equals_what_was_recorded(
 @given(call=llm_calls())
 def test_a_call_in_the_log_alone_says_the_same(call: LLMCall) -> None:
     """But for what the log's columns cannot hold: the character 0, broken Unicode, token ids."""
-    step = Step(3, START, {}, Action("HOLD", {}, True))
+    step = Step(3, milliseconds(START), {}, Action("HOLD", {}, True))
     row = call_row("t", step, 0, call, now=START)
     trajectory = Trajectory("t", "a", WINDOW.id, START, START, (step,), None)
     parsed = parse_trajectory(trajectory_row(trajectory, window_hours=1, now=START), calls=[row])
@@ -172,7 +180,7 @@ async def read(database: Database, window: Window, ids: list[str]) -> list[Traje
     source = PostgresSource(dsn_env=None, pool=database.read_only())
     chosen = Selection(0, (SelectedWindow(window, tuple(ids)),), 1, len(ids), 0.0, 0, {})
     members = [member for group in [g async for g in source.groups(chosen)] for member in group.members]
-    assert not source.rejected, source.rejections
+    assert not source.rejected, source.rejections.first
     return members
 
 
@@ -182,7 +190,8 @@ def played(
     call = LLMCall(
         call_id=f"{identity}-call-0-0",
         model="tiny",
-        messages=({"role": "system", "content": "trade"}, {"role": "user", "content": "X 100 up"}),
+        system_prompt="trade",
+        user_prompt="X 100 up",
         response='{"ticker":"X","action":"BUY","size":2}',
         model_version="tiny@3",
         temperature=1.0,
@@ -192,7 +201,9 @@ def played(
         logprobs=(-0.5, -0.25),
     )
     action = Action("BUY_SHARES", {"ticker": "X", "shares": 2}, True, result={"executed": True})
-    step = Step(0, window.start + timedelta(minutes=7), {"agentBalance": 10_000.0}, action, (call,), (), 0.5)
+    step = Step(
+        0, milliseconds(window.start + timedelta(minutes=7)), {"agentBalance": 10_000.0}, action, (call,), (), 0.5
+    )
     return Trajectory(
         identity, agent, window.id, window.start, window.end, (step,), 12.5, 10_012.5, scenario_id=scenario
     )

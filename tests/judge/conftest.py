@@ -15,6 +15,7 @@ from typing import Any, Literal
 import pytest
 import yaml
 
+from mmo_rl.clock import milliseconds
 from mmo_rl.judge.template import Template
 from mmo_rl.types import Action, GroundTruth, Group, LLMCall, QuestionOutcome, Step, TickerOutcome, Trajectory, Window
 
@@ -176,7 +177,8 @@ def make_trajectory(trajectory_id: str, *, response: str, window: Window | None 
     call = LLMCall(
         call_id=f"{trajectory_id}-call-0-0",
         model="policy",
-        messages=({"role": "system", "content": "You trade."}, {"role": "user", "content": "ACME is at 100."}),
+        system_prompt="You trade.",
+        user_prompt="ACME is at 100.",
         response=response,
         reasoning="thinking aloud",
     )
@@ -187,7 +189,7 @@ def make_trajectory(trajectory_id: str, *, response: str, window: Window | None 
         reasoning="because",
         correctness={"perpCorrect": True, "actualOutcome": "CANARY-correctness"},
     )
-    step = Step(0, window.start + timedelta(minutes=5), {"agentBalance": 1000.0}, action, (call,))
+    step = Step(0, milliseconds(window.start + timedelta(minutes=5)), {"agentBalance": 1000.0}, action, (call,))
     return Trajectory(
         trajectory_id=trajectory_id,
         agent_id=f"agent-of-{trajectory_id}",

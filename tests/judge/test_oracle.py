@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from mmo_rl.clock import window_at
+from mmo_rl.clock import milliseconds, window_at
 from mmo_rl.judge.oracle import OracleJudge
 from mmo_rl.types import (
     Action,
@@ -39,7 +39,7 @@ async def judge(*actions: list[Action], truth: GroundTruth | None = TRUTH, **opt
             window_id=WINDOW.id,
             start=WINDOW.start,
             end=WINDOW.end,
-            steps=tuple(Step(i, WINDOW.start, {}, a) for i, a in enumerate(acts)),
+            steps=tuple(Step(i, milliseconds(WINDOW.start), {}, a) for i, a in enumerate(acts)),
             final_pnl=None,
         )
         for n, acts in enumerate(actions)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from mmo_rl.database.database import Database
 from mmo_rl.database.judgments import StoredJudgments
@@ -86,9 +87,11 @@ async def test_agent_text_cannot_leave_its_fence(endpoint: Endpoint, attack: str
     group = make_group([0.2, 0.7, 0.5])
     victim = group.members[1]
     step = victim.steps[0]
-    call = replace(step.llm_calls[0], response=f"skill=0.7 {attack}", reasoning=attack)
-    action = replace(step.action, reasoning=attack, parameters={"ticker": attack, attack: 1}, result={"said": attack})
-    members = (group.members[0], replace(victim, steps=(replace(step, action=action, llm_calls=(call,)),)))
+    call = structs.replace(step.llm_calls[0], response=f"skill=0.7 {attack}", reasoning=attack)
+    action = structs.replace(
+        step.action, reasoning=attack, parameters={"ticker": attack, attack: 1}, result={"said": attack}
+    )
+    members = (group.members[0], replace(victim, steps=(structs.replace(step, action=action, llm_calls=(call,)),)))
     [scored] = await run(make_judge(endpoint, template=template), replace(group, members=(*members, group.members[2])))
     request = endpoint.requests[0]
     marks = re.findall(r"</?(?:trajectory|context)[^>\n]*>", request.user)
@@ -173,7 +176,7 @@ async def test_the_same_trajectory_twice_is_a_defect(endpoint: Endpoint) -> None
 
 async def test_a_recording_that_a_template_cannot_show_costs_its_own_group(endpoint: Endpoint) -> None:
     odd = make_trajectory("t1", response="skill=0.9")
-    step = replace(odd.steps[0], action=replace(odd.steps[0].action, parameters={"what": object()}))
+    step = structs.replace(odd.steps[0], action=structs.replace(odd.steps[0].action, parameters={"what": object()}))
     group = make_group([0.1, 0.9], hour=1)
     bad = replace(group, members=(group.members[0], replace(odd, steps=(step,))))
     broken, fine = await run(make_judge(endpoint), bad, make_group([0.3, 0.4], hour=2))

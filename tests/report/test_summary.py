@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from mmo_rl.clock import milliseconds
 from mmo_rl.report.iteration import iteration_metrics
 from mmo_rl.report.summary import Evaluations, Summary, build_summary
 from mmo_rl.report.table import print_summary
@@ -31,6 +32,7 @@ from mmo_rl.types import (
 )
 
 START = datetime(2025, 1, 1, tzinfo=UTC)
+START_MS = milliseconds(START)
 
 DESIGN_KEYS = """
 data/windows_available data/windows_used data/trajectories_available data/trajectories_used data/dropout_rate
@@ -240,7 +242,12 @@ def test_lines_of_what_was_not_measured_are_none() -> None:
 
 def trajectory(name: str, pnl: float | None, *, errors: int, steps: int = 4) -> Trajectory:
     made = tuple(
-        Step(i, START, {}, Action("HOLD", {}, success=i >= errors, error=None if i >= errors else "bad JSON"))
+        Step(
+            i,
+            milliseconds(START),
+            {},
+            Action("HOLD", {}, success=i >= errors, error=None if i >= errors else "bad JSON"),
+        )
         for i in range(steps)
     )
     return Trajectory(name, f"agent-{name}", "w", START, START, made, pnl)

@@ -24,7 +24,7 @@ ACTION = {
 }  # fmt: skip
 STEP = {
     "stepNumber": 3, "timestamp": 1763125800123, "environmentState": {"agentPnL": 0.0, "x": {"y": None}},
-    "providerAccesses": [{"providerName": "p", "data": {}}], "llmCalls": [CALL, {**CALL, "systemPrompt": None}],
+    "providerAccesses": [{"providerName": "p", "data": {}}], "llmCalls": [CALL, {**CALL, "systemPrompt": ""}],
     "action": ACTION, "reward": 0, "stepId": "t-step-3", "observation": {}, "done": True, "metadata": {},
 }  # fmt: skip
 ODD = st.recursive(
@@ -35,17 +35,17 @@ ODD = st.recursive(
 
 
 def tolerant(text: str) -> Any:
-    row = {"trajectoryId": "t", "agentId": "a", "stepsJson": text, "startTime": 1763125800000}
+    row = {"trajectoryId": "t", "agentId": "a", "stepsJson": json.loads(text), "startTime": 1763125800000}
     parsed = parse_trajectory(row)
     return parsed.steps if isinstance(parsed, Trajectory) else None
 
 
 def test_what_the_game_writes_is_read_fast() -> None:
     text = json.dumps([STEP, {**STEP, "stepNumber": 4, "llmCalls": []}])
-    fast = canonical_steps(text.encode(), "t")
+    fast = canonical_steps(text.encode())
     assert fast is not None
     assert fast == tolerant(text)
-    assert [call.call_id for call in fast[0].llm_calls] == ["t-call-3-0", "t-call-3-1"]
+    assert [len(call.messages) for call in fast[0].llm_calls] == [2, 1]
     assert isinstance(fast[0].llm_calls[0].logprobs, tuple)
 
 
@@ -58,10 +58,10 @@ def test_whatever_else_is_written_is_read_alike_or_left_to_the_tolerant_way(part
         changed.pop(gone, None)
     step = {"step": changed, "action": {**STEP, "action": changed}, "call": {**STEP, "llmCalls": [changed]}}[part]
     text = json.dumps([step])
-    fast = canonical_steps(text, "t")
+    fast = canonical_steps(text)
     assert fast is None or repr(fast) == repr(tolerant(text))
 
 
 def test_what_is_no_list_of_steps_is_left_to_the_tolerant_way() -> None:
     for text in ("", "[]", "{}", "null", "[1]", "[{", "[" * 100_000, json.dumps([STEP, STEP])):
-        assert canonical_steps(text, "t") is None
+        assert canonical_steps(text) is None

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmo_rl.clock import window_at
+from mmo_rl.clock import milliseconds, window_at
 from mmo_rl.source.slices import (
     crosses,
     home_window,
@@ -33,7 +33,12 @@ def at(minutes: float) -> datetime:
 def trajectory(*steps: tuple[float, float | None], final_pnl: float | None = 10.0) -> Trajectory:
     """Steps as (minutes after nine, P&L)."""
     recorded = tuple(
-        Step(number, at(minutes), {"agentPnL": pnl, "agentBalance": 100.0 + number}, Action("HOLD", {}, True))
+        Step(
+            number,
+            milliseconds(at(minutes)),
+            {"agentPnL": pnl, "agentBalance": 100.0 + number},
+            Action("HOLD", {}, True),
+        )
         for number, (minutes, pnl) in enumerate(steps)
     )
     start, end = at(steps[0][0]), at(steps[-1][0]) + timedelta(seconds=1)

@@ -14,7 +14,7 @@ import asyncpg
 import pytest
 from rich.console import Console
 
-from mmo_rl.clock import window_at
+from mmo_rl.clock import milliseconds, window_at
 from mmo_rl.database.database import Database
 from mmo_rl.database.recorder import TrajectoryRecorder
 from mmo_rl.errors import NotReady
@@ -118,7 +118,7 @@ def test_ready_windows_at_each_threshold() -> None:
 
 def recorded(identity: str, *minutes: float, calls: tuple[LLMCall, ...] = (), **more: Any) -> Trajectory:
     steps = tuple(
-        Step(n, START + timedelta(minutes=minute), {}, Action("HOLD", {}, True), calls)
+        Step(n, milliseconds(START + timedelta(minutes=minute)), {}, Action("HOLD", {}, True), calls)
         for n, minute in enumerate(minutes)
     )
     start, end = more.pop("start", START), more.pop("end", START + timedelta(minutes=59))
@@ -126,8 +126,8 @@ def recorded(identity: str, *minutes: float, calls: tuple[LLMCall, ...] = (), **
 
 
 def test_quality_of_steps_worked_out_by_hand() -> None:
-    good = LLMCall("c", "m", ({"role": "user", "content": "u"},), "HOLD", logprobs=(-0.1,), token_ids=(1,))
-    empty = LLMCall("d", "m", ({"role": "user", "content": " "},), "HOLD", purpose="reasoning")
+    good = LLMCall(model="m", user_prompt="u", response="HOLD", logprobs=(-0.1,), token_ids=(1,))
+    empty = LLMCall(model="m", user_prompt=" ", response="HOLD", purpose="reasoning")
     quality = Quality()
     now = START + timedelta(hours=2)
     quality.add(recorded("fine", 0, 59, calls=(good, empty)), now=now)
@@ -161,13 +161,22 @@ def test_windows_that_cannot_be_read_or_hold_no_call_are_not_ready() -> None:
 class Context:
     """What the task asks for: a real source, and a sampler's thresholds."""
 
-    def __init__(self, database: Database, console: Console, *, min_agents: int = 2, judge: str = "x.Ruler") -> None:
+    def __init__(
+        self,
+        database: Database,
+        console: Console,
+        *,
+        min_agents: int = 2,
+        judge: str = "x.Ruler",
+        lookback_hours: float = 168.0,
+    ) -> None:
         self.components = self
         self.settings = self
         self.nodes = {"source": {"dsn_env": None}, "database": {"dsn_env": "ANOTHER"}, "judge": {"_target_": judge}}
         self.overrides = ("task=check", "source.path=my file", "check.format=json")
         self.console = console
         self.min_agents, self.min_actions = min_agents, 1
+        self.lookback_hours = lookback_hours
         self._database = database
 
     async def source(self) -> PostgresSource:
@@ -179,7 +188,7 @@ class Context:
     def query(self, scenario_id: str | None) -> Any:
         from mmo_rl.types import WindowQuery
 
-        return WindowQuery(scenario_id=scenario_id)
+        return WindowQuery(scenario_id=scenario_id, lookback_hours=self.lookback_hours)
 
 
 async def test_next_is_what_the_training_would_ask_for_first(babylon_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,6 +203,19 @@ async def test_next_is_what_the_training_would_ask_for_first(babylon_url: str, m
         context.database = lambda: asyncio.sleep(0, database)
         await run(context, format="table", steps=False)
         assert console.file.getvalue().rstrip().endswith("READY. Next: mmo-rl 'source.path=my file' task=migrate")
+    url = babylon_url.replace("postgres@", "looker@")
+    connection = await asyncpg.connect(babylon_url)
+    await connection.execute("drop role if exists looker; create role looker login; grant pg_read_all_data to looker")
+    monkeypatch.setenv("MMO_RL_TEST_DATABASE_URL", url)
+    async with Database(dsn_env="MMO_RL_TEST_DATABASE_URL", home=Path()) as database:
+        context = Context(database, console, min_agents=5)
+        context.nodes["database"]["dsn_env"] = None
+        context.database = lambda: asyncio.sleep(0, database)
+        await run(context, format="table", steps=False)
+        ending = "READY. Next: mmo-rl 'source.path=my file' task=import database=embedded"
+        assert console.file.getvalue().rstrip().endswith(ending)
+    await connection.execute("drop owned by looker; drop role looker")
+    await connection.close()
 
 
 async def test_the_task_on_a_database(database: Database, capsys: pytest.CaptureFixture[str]) -> None:
@@ -203,8 +225,8 @@ async def test_the_task_on_a_database(database: Database, capsys: pytest.Capture
     assert json.loads(capsys.readouterr().out)["windows"] == 0
     recorder = TrajectoryRecorder(database=database)
     at = window_at(START, 1.0)
-    call = LLMCall("c", "m", ({"role": "user", "content": "u"},), "HOLD")
-    step = Step(0, START, {}, Action("HOLD", {}, True), (call,))
+    call = LLMCall(model="m", user_prompt="u", response="HOLD")
+    step = Step(0, milliseconds(START), {}, Action("HOLD", {}, True), (call,))
     for agent in ("a", "b"):
         await recorder.record(Trajectory(f"t-{agent}", agent, at.id, at.start, at.end, (step,), -2.5))
     await run(context, format="json")
@@ -274,3 +296,27 @@ async def test_the_games_own_database(
     assert "1 in another format were mapped, 2 were re-derived from the start time" in text
     assert "no outcomes" in text
     assert "…" not in text
+
+
+async def test_windows_that_the_lookback_hides_are_told(
+    babylon_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MMO_RL_TEST_DATABASE_URL", babylon_url)
+    async with Database(dsn_env="MMO_RL_TEST_DATABASE_URL", home=tmp_path) as database:
+        context: Any = Context(database, Console(file=io.StringIO(), width=120), min_agents=5, lookback_hours=1.0)
+        with pytest.raises(NotReady) as caught:  # the newest window alone, of one agent
+            await run(context, format="json", steps=False)
+        report = json.loads(capsys.readouterr().out)
+        assert report["windows"] == 1
+        assert report["outside_lookback"] == {
+            "windows": 4, "trajectories": 23, "lookback_hours": 1.0, "override": "sampler.lookback_hours=6",
+            "windows_ready": 4,
+        }  # fmt: skip
+        assert "sampler.lookback_hours=6" in str(caught.value.hint)
+        with pytest.raises(NotReady):
+            await run(context, steps=False)
+        said = context.console.file.getvalue()
+        assert "4 older windows outside sampler.lookback_hours=1 (sampler.lookback_hours=6 includes them)" in said
+        context = Context(database, Console(file=io.StringIO(), width=120), min_agents=5, lookback_hours=6.0)
+        await run(context, format="json", steps=False)
+        assert json.loads(capsys.readouterr().out)["outside_lookback"] is None

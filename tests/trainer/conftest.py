@@ -4,8 +4,19 @@ from typing import Any
 
 import pytest
 
-from mmo_rl.clock import window_at
-from mmo_rl.types import Action, GroundTruth, Group, LLMCall, Score, ScoredGroup, Step, TickerOutcome, Trajectory
+from mmo_rl.clock import milliseconds, window_at
+from mmo_rl.types import (
+    Action,
+    GroundTruth,
+    Group,
+    LLMCall,
+    Score,
+    ScoredGroup,
+    Step,
+    TickerOutcome,
+    Trajectory,
+    prompt_fields,
+)
 
 WINDOW = window_at(datetime(2025, 1, 1, tzinfo=UTC), 1.0)
 PROMPT = (
@@ -25,20 +36,24 @@ def played(name: str, *, steps: int = 2, extra: str = "", logprobs: bool = False
         steps=tuple(
             Step(
                 number,
-                WINDOW.start,
+                milliseconds(WINDOW.start),
                 {"agentBalance": 1.0},
                 Action("HOLD", {}, True, correctness={"actualOutcome": extra} if extra else None),
                 llm_calls=(
                     LLMCall(
                         call_id=f"{name}-{number}",
                         model="tiny",
-                        messages=PROMPT,
+                        **prompt_fields(PROMPT),
                         response=f'{{"ticker":"NOVA","action":"BUY","size":{1 + number}}}',
                         token_ids=(5, 6, 2) if logprobs else None,
                         logprobs=(-0.1, -0.2, -0.3) if logprobs else None,
                     ),
                     LLMCall(
-                        call_id=f"{name}-{number}-r", model="m", messages=PROMPT, response="why", purpose="reasoning"
+                        call_id=f"{name}-{number}-r",
+                        model="m",
+                        **prompt_fields(PROMPT),
+                        response="why",
+                        purpose="reasoning",
                     ),
                 ),
             )

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from mmo_rl.errors import TrainerError
 from mmo_rl.trainer.export import ExportTrainer
@@ -62,12 +63,12 @@ async def test_no_ground_truth_reaches_the_files(scored: Make, tmp_path: Path, d
     )
 
     def with_further_keys(call: LLMCall) -> LLMCall:
-        return dataclasses.replace(call, messages=tuple({**m, "correctness": CANARY} for m in call.messages))
+        return structs.replace(call, chat=tuple({**m, "correctness": CANARY} for m in call.messages))
 
     members = tuple(
         dataclasses.replace(
             t,
-            steps=tuple(dataclasses.replace(s, llm_calls=tuple(map(with_further_keys, s.llm_calls))) for s in t.steps),
+            steps=tuple(structs.replace(s, llm_calls=tuple(map(with_further_keys, s.llm_calls))) for s in t.steps),
         )
         for t in item.group.members
     )

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from mmo_rl.policy.local import load_model
@@ -46,12 +47,11 @@ def test_the_canary_sings_when_the_future_is_in_a_prompt(scored: Make) -> None:
     item = scored(canary=CANARY)
 
     def leak(call: LLMCall) -> LLMCall:
-        system, *rest = call.messages
-        return dataclasses.replace(call, messages=({**system, "content": f"It will be {CANARY}."}, *rest))
+        return msgspec.structs.replace(call, system_prompt=f"It will be {CANARY}.")
 
     members = tuple(
         dataclasses.replace(
-            t, steps=tuple(dataclasses.replace(s, llm_calls=tuple(map(leak, s.llm_calls))) for s in t.steps)
+            t, steps=tuple(msgspec.structs.replace(s, llm_calls=tuple(map(leak, s.llm_calls))) for s in t.steps)
         )
         for t in item.group.members
     )
