@@ -131,14 +131,28 @@ class Database:
         """Connections on which the server refuses to write."""
         return ReadOnlyPool(self)
 
+    async def refused(self) -> str | None:
+        """What this user may not do here of what a run does, in words; None where nothing is refused."""
+        async with self._transaction(readonly=True) as connection:
+            return await schema.refused(connection, await schema.missing_tables(connection))
+
     async def require_tables(self) -> None:
-        """Raises `DatabaseError` where tables or columns that are needed do not exist."""
+        """Raises `DatabaseError` where tables or columns that are needed do not exist, or may not be written to."""
         async with self._transaction(readonly=True) as connection:
             missing = await schema.missing_tables(connection)
+            refused = await schema.refused(connection, missing)
             if not missing:
                 await schema.require_columns(connection)
+        target = "" if self.dsn_env is None else " source=postgres"
+        if self.dsn_env not in (None, "DATABASE_URL"):
+            target += f" source.dsn_env={self.dsn_env}"
+        if refused is not None:
+            raise DatabaseError(
+                f"the user of {self.name} may not {refused}",
+                hint=f"copy the play to this machine, which needs no such right: mmo-rl task=import{target}"
+                " database=embedded",
+            )
         if missing:
-            target = "" if self.dsn_env is None else " source=postgres"
             raise DatabaseError(
                 f"the database ({self.name}) has no table {', '.join(missing)}",
                 hint=f"mmo-rl task=migrate{target}",

@@ -103,6 +103,14 @@ class TrajectoryRecorder:
             )
             await delete_outcomes(connection, window.id, scenario_id)
 
+    async def record_all(self, trajectories: Sequence[Trajectory]) -> None:
+        """Stores finished trajectories in one transaction: all, or none where one of them is refused. Which one it
+        was, `record` tells."""
+        try:
+            await self._insert(trajectories, self._now())
+        except asyncpg.PostgresError as error:
+            raise DatabaseError(f"none of {len(trajectories)} trajectories was stored: {error}") from None
+
     async def record(self, trajectory: Trajectory) -> None:
         """Stores a finished trajectory, in a transaction of its own."""
         try:
@@ -117,10 +125,15 @@ class TrajectoryRecorder:
                 f"{self._database.name} is a game's own database and has no agent {trajectory.agent_id}",
                 hint="collect=none trains on what is there; database=embedded records on this machine",
             ) from None
-        except asyncpg.DataError as error:
+        except (asyncpg.DataError, asyncpg.ProgramLimitExceededError) as error:
             raise DatabaseError(
                 f"the trajectory {trajectory.trajectory_id} does not fit the tables: {error}",
                 hint="a shorter experiment name (name=...) makes shorter ids",
+            ) from None
+        except (asyncpg.IntegrityConstraintViolationError, asyncpg.RaiseError) as error:
+            raise DatabaseError(
+                f"{self._database.name} refuses the trajectory {trajectory.trajectory_id}: {error}",
+                hint="collect=none trains on what is there; database=embedded records on this machine",
             ) from None
 
     async def record_outcomes(self, truth: GroundTruth, *, scenario_id: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,16 @@ _COLUMNS = {
 GAME_COLUMNS = {table: tuple(columns.split()) for table, columns in _COLUMNS.items()}
 OWN_TABLES = ("worlds", "judgments")
 OWN_SCHEMA = "mmo_rl"
+ALL_TABLES = (*GAME_COLUMNS, *(f"{OWN_SCHEMA}.{table}" for table in OWN_TABLES))
+
+FOUND_SQL = """
+    select name, case when split_part(name, '.', 2) = '' then to_regclass(name)::oid else (
+        select c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace
+        where (n.nspname, c.relname) = (split_part(name, '.', 1), split_part(name, '.', 2))
+    ) end as oid
+    from unnest($1::text[]) as name
+"""
+"""Tables by name. Of a schema that may not be looked into, `to_regclass` would fail instead of answering."""
 
 
 def quoted(identifier: str) -> str:
@@ -48,10 +59,31 @@ def quoted(identifier: str) -> str:
 
 async def missing_tables(connection: Any) -> list[str]:
     """The tables that do not exist, the game's in the search path and our own in the schema ``mmo_rl``."""
-    names = [*GAME_COLUMNS, *(f"{OWN_SCHEMA}.{table}" for table in OWN_TABLES)]
-    rows = await connection.fetch("select name from unnest($1::text[]) as name where to_regclass(name) is null", names)
+    rows = await connection.fetch(f"select name from ({FOUND_SQL}) found where oid is null", ALL_TABLES)
     found = {row["name"] for row in rows}
-    return [name for name in names if name in found]
+    return [name for name in ALL_TABLES if name in found]
+
+
+async def refused(connection: Any, missing: Collection[str]) -> str | None:
+    """What the user may not do, in words: write at all (a standby server), create the tables that are missing, or
+    write to those that exist. None where nothing is refused."""
+    if await connection.fetchval("select pg_is_in_recovery()"):
+        return "write: it is a standby server"
+    may_create = await connection.fetchrow(
+        "select has_schema_privilege(current_schema(), 'create') as game, case when to_regnamespace($1) is null"
+        " then has_database_privilege(current_database(), 'create')"
+        " else has_schema_privilege(to_regnamespace($1)::oid, 'create') end as own",
+        OWN_SCHEMA,
+    )
+    own = [name for name in missing if name.startswith(f"{OWN_SCHEMA}.")]
+    if (own and not may_create["own"]) or (len(own) < len(missing) and may_create["game"] is False):
+        return f"create the tables that are missing ({', '.join(missing)})"
+    rows = await connection.fetch(
+        f"select name from ({FOUND_SQL}) found join pg_class c on c.oid = found.oid"
+        " where not (has_schema_privilege(c.relnamespace, 'usage') and has_table_privilege(c.oid, 'insert'))",
+        ALL_TABLES,
+    )
+    return f"write to the table {', '.join(row['name'] for row in rows)}" if rows else None
 
 
 async def require_columns(connection: Any) -> None:

@@ -6,7 +6,7 @@ whatever the column's is (``jsonb`` instead of ``text``, ``timestamptz`` instead
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,10 +28,15 @@ COLUMNS_SQL = """
     join pg_attribute a on a.attrelid = to_regclass(t.name) and a.attnum > 0 and not a.attisdropped
     order by a.attnum
 """
-ELSEWHERE_SQL = """
-    select n.nspname::text as name from pg_class c join pg_namespace n on n.oid = c.relnamespace
-    where c.relname = 'trajectories' and c.relkind in ('r', 'p', 'v', 'm', 'f') order by 1
+SCHEMAS_SQL = """
+    select n.nspname::text as schema, array_agg(a.attname::text) as columns,
+           bool_and(has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select')) as readable
+    from pg_class c join pg_namespace n on n.oid = c.relnamespace
+    join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+    where c.relname = 'trajectories' and c.relkind in ('r', 'p', 'v', 'm', 'f')
+    group by n.nspname order by max(pg_total_relation_size(c.oid)) desc, 1
 """
+"""The schemas that have a table of trajectories, the largest one first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,3 +132,24 @@ def tables(rows: Iterable[Mapping[str, Any]]) -> dict[str, Table]:
         quoted = row["name"].replace('"', '""')
         columns[row["table"]].setdefault(plain(row["name"]), (f'"{quoted}"', row["type"]))
     return {name: Table(name, found) for name, found in columns.items()}
+
+
+def schema_hint(rows: Sequence[Mapping[str, Any]], *, dsn_env: str | None) -> str | None:
+    """Where the play lies instead of where it was looked for, from rows of `SCHEMAS_SQL`; None: nowhere. Of several
+    schemas it is the one whose table has the columns, may be read and is the largest."""
+    if not rows or dsn_env is None:
+        return None
+    readable = [row for row in rows if row["readable"]]
+    suited = [row for row in readable or rows if not _named(row["columns"]).missing(REQUIRED)]
+    best = (suited or readable or rows)[0]
+    if len(rows) == 1:
+        found = f"it has one in the schema {best['schema']}"
+    else:
+        found = f"it has them in the schemas {', '.join(sorted(row['schema'] for row in rows))}"
+        found += f", the largest that fits in {best['schema']}" if suited else ", and none of them has the columns"
+    grant = "" if readable else f"; this user may not read it: grant usage on schema {best['schema']} and select"
+    return f"{found}: set ?schema={best['schema']} in {dsn_env}{grant}"
+
+
+def _named(columns: Iterable[str]) -> Table:
+    return Table("trajectories", {plain(column): (column, "text") for column in columns})

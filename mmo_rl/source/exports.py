@@ -35,6 +35,7 @@ CALL_LOGS, OUTCOMES = "llm-call-logs", "market-outcomes"
 BESIDE = {CALL_LOGS: LoggedCall, OUTCOMES: OutcomeRow}
 """Files of other tables that are read too; of them nothing else is wanted."""
 SKIPPED = ("reward-judgments", "manifest")
+WINDOW_IDS = ("windowId", "window_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,7 @@ class Place:
 @dataclass(frozen=True, slots=True)
 class Entry:
     """A trajectory's place and statistics. ``window_id`` as recorded, None where it does not say which hour;
+    ``several_hours`` where that is the id of a longer window, which does not say which of its hours;
     ``needs_log`` where steps hold no LLM calls of their own."""
 
     place: Place
@@ -57,6 +59,7 @@ class Entry:
     start: datetime
     end: datetime
     window_id: str | None
+    several_hours: bool
     scenario_id: str | None
     needs_log: bool
     member: Member
@@ -102,7 +105,7 @@ class Exports:
         if isinstance(found, Trajectory) and found.trajectory_id == identity:
             return found
         reason = found.reason if isinstance(found, Rejection) else "the file changed while it was read"
-        self._rejections.add(Rejection(identity, f"{entry.place.path.name}", shown(identity), reason))
+        self._rejections.add_once(Rejection(identity, f"{entry.place.path.name}", shown(identity), reason))
         return None
 
     def order(self, identity: str) -> tuple[str, int, int]:
@@ -212,12 +215,18 @@ def parts_of(value: Any | Rejection, place: str) -> list[Part]:
 
 def parsed(candidate: Candidate, logged: Sequence[Mapping[str, Any]]) -> Trajectory | Rejection:
     """``logged`` are calls from elsewhere than the candidate's own document."""
-    return parse_trajectory(candidate.row, calls=[*candidate.calls, *logged])
+    row = candidate.row
+    if several_hours(row):  # the id of its window does not say which of the hours
+        row = {key: value for key, value in row.items() if key not in WINDOW_IDS}
+    return parse_trajectory(row, calls=[*candidate.calls, *logged])
+
+
+def several_hours(row: Mapping[str, Any]) -> bool:
+    return (as_int(pick(row, "windowHours", "window_hours")) or 1) > 1
 
 
 def _entry(place: Place, candidate: Candidate, found: Trajectory) -> Entry:
     row = candidate.row
-    several_hours = (as_int(pick(row, "windowHours", "window_hours")) or 1) > 1
     member = Member(
         trajectory_id=found.trajectory_id,
         agent_id=found.agent_id,
@@ -232,7 +241,8 @@ def _entry(place: Place, candidate: Candidate, found: Trajectory) -> Entry:
         detail=candidate.detail,
         start=found.start,
         end=found.end,
-        window_id=None if several_hours else as_text(pick(row, "windowId", "window_id")),
+        window_id=as_text(pick(row, *WINDOW_IDS)),
+        several_hours=several_hours(row),
         scenario_id=found.scenario_id,
         needs_log=not all(step.llm_calls for step in found.steps),
         member=member,

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
 from mmo_rl.clock import utc_now
-from mmo_rl.source.exports import STANDARD_INPUT, Exports, parsed, parts_of
+from mmo_rl.source.exports import STANDARD_INPUT, Exports, parts_of
 from mmo_rl.source.files import READ_FAILURES, failure, standard_input, values
+from mmo_rl.source.piped import Piped
 from mmo_rl.source.play import RecordedOutcomes, arriving, recorded_outcomes
 from mmo_rl.source.rejections import Rejections
-from mmo_rl.source.shapes import LoggedCall, OutcomeRow, Part
+from mmo_rl.source.shapes import Part
 from mmo_rl.source.slices import crosses, home_window, is_odd, part, slice_id, slices_of, split_id
 from mmo_rl.source.truth import ground_truth
-from mmo_rl.source.values import as_text, pick
 from mmo_rl.types import Group, Member, Rejection, Selection, Trajectory, Window, WindowQuery, WindowStats
 
 log = logging.getLogger(__name__)
@@ -109,22 +110,13 @@ class JsonlSource:
                     yield trajectory
             outcomes = exports.outcomes
         else:
-            outcomes = []
-            calls: dict[str, list[Mapping[str, Any]]] = {}
+            piped = Piped(rejections=self.rejections, clock=asyncio.get_running_loop().time)
             async for found in arriving(self._piped):
-                if isinstance(found, LoggedCall):  # of a trajectory that is yet to come
-                    calls.setdefault(found.trajectory_id, []).append(found.row)
-                elif isinstance(found, OutcomeRow):
-                    outcomes.append(found.row)
-                elif isinstance(found, Rejection):
-                    self.rejections.add(found)
-                else:
-                    named = as_text(pick(found.row, "trajectoryId", "trajectory_id", "id"))
-                    read = parsed(found, calls.pop(named or "", ()))
-                    if isinstance(read, Rejection):
-                        self.rejections.add(read)
-                    else:
-                        yield read
+                for trajectory in piped.take(found):
+                    yield trajectory
+            for trajectory in piped.finish():
+                yield trajectory
+            outcomes = piped.outcomes
         for recorded in recorded_outcomes(outcomes):
             yield recorded
 
@@ -157,7 +149,8 @@ class JsonlSource:
             for identity, entry in exports.entries.items():
                 odd = (entry.window_id or "") if is_odd(entry.window_id) else None
                 member = replace(entry.member, odd_window_id=odd)
-                listed = [(home_window(entry.window_id, entry.start, hours=hours), member)]
+                named = None if entry.several_hours else entry.window_id
+                listed = [(home_window(named, entry.start, hours=hours), member)]
                 if crosses(listed[0][0], entry.start, entry.end) and (whole := exports.load(identity)) is not None:
                     listed = _sliced(whole, member, hours)
                 self._members[hours] += [(window, member, entry.scenario_id) for window, member in listed]
@@ -167,14 +160,14 @@ class JsonlSource:
         """A trajectory, or its slice in a window, by id."""
         origin = _whole_id(exports, identity)
         if origin not in exports.entries:
-            self.rejections.add(Rejection(identity, "trajectoryId", identity, "no longer in the files"))
+            self.rejections.add_once(Rejection(identity, "trajectoryId", identity, "no longer in the files"))
             return None
         whole = exports.load(origin)
         if whole is None or origin == identity:
             return whole
         found = part(whole, window)
         if found is None:
-            self.rejections.add(Rejection(identity, "stepsJson", window.id, "no step in the window any more"))
+            self.rejections.add_once(Rejection(identity, "stepsJson", window.id, "no step in the window any more"))
         return found
 
 

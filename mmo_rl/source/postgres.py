@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Annotated, Any
 
 import asyncpg
@@ -23,9 +22,9 @@ from mmo_rl.clock import utc_now, window_id
 from mmo_rl.errors import ConnectionLost, SourceError
 from mmo_rl.source import statements
 from mmo_rl.source.base import ReadPool
-from mmo_rl.source.canonical import canonical_steps
-from mmo_rl.source.columns import COLUMNS_SQL, ELSEWHERE_SQL, REQUIRED, TABLES, Table, tables
+from mmo_rl.source.columns import COLUMNS_SQL, REQUIRED, SCHEMAS_SQL, TABLES, Table, schema_hint, tables
 from mmo_rl.source.parse import parse_trajectory
+from mmo_rl.source.rejections import Rejections
 from mmo_rl.source.slices import Slice, is_odd, part, slice_id, slices, slices_of, split_id, step_times
 from mmo_rl.source.truth import ground_truth, other_names
 from mmo_rl.source.values import as_number
@@ -42,7 +41,6 @@ from mmo_rl.types import (
     WindowStats,
 )
 
-MAX_REJECTIONS_KEPT = 100
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
 
@@ -53,7 +51,8 @@ class PostgresSource:
     ``dsn_env`` names the environment variable that the pool's server came from (None: the embedded server).
     ``batch_size`` trajectories are in memory at a time, or one window where that is larger. A window is complete
     ``settle_minutes`` after its end. A server that goes away in the middle of a read is waited for ``reconnect_s``
-    seconds, with longer and longer pauses; then `ConnectionLost` is raised.
+    seconds, with longer and longer pauses; then `ConnectionLost` is raised. Every rejection is written to
+    ``rejected_to``, once however often its row is read.
     """
 
     def __init__(
@@ -64,6 +63,7 @@ class PostgresSource:
         batch_size: Annotated[int, Field(ge=1, le=10_000)] = 100,
         settle_minutes: Annotated[float, Field(ge=0)] = 5.0,
         reconnect_s: Annotated[float, Field(ge=0)] = 60.0,
+        rejected_to: Path | None = None,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self.dsn_env = dsn_env
@@ -72,18 +72,12 @@ class PostgresSource:
         self._settle = timedelta(minutes=settle_minutes)
         self._reconnect_s = reconnect_s
         self._now = now
-        self._rejected: Counter[str] = Counter()
-        self._rejections: list[Rejection] = []
+        self.rejections = Rejections(rejected_to)
         self._tables: dict[str, Table] | None = None
 
     @property
     def rejected(self) -> Mapping[str, int]:
-        return self._rejected
-
-    @property
-    def rejections(self) -> Sequence[Rejection]:
-        """The first rows that could not be read, for a report."""
-        return self._rejections
+        return self.rejections.counts
 
     async def windows(self, query: WindowQuery) -> list[WindowStats]:
         known = await self._known()
@@ -193,7 +187,7 @@ class PostgresSource:
         return rows, found
 
     def _parse(self, row: JsonDict, calls: Sequence[JsonDict], into: dict[str, Trajectory]) -> None:
-        parsed = (None if calls else _as_usual(row)) or parse_trajectory(row, calls=calls)
+        parsed = parse_trajectory(row, calls=calls)
         if isinstance(parsed, Rejection):
             as_texts = {key: value.decode() if isinstance(value, bytes) else value for key, value in row.items()}
             parsed = parse_trajectory(as_texts, calls=calls)  # a report quotes text
@@ -264,11 +258,8 @@ class PostgresSource:
             known = tables(await self._fetch(COLUMNS_SQL, list(TABLES)))
             target = "" if self.dsn_env is None else " source=postgres"
             if not known["trajectories"]:
-                hint = f"mmo-rl task=migrate{target}"
-                if elsewhere := [row["name"] for row in await self._fetch(ELSEWHERE_SQL)]:
-                    hint = (
-                        f"it has one in the schema {', '.join(elsewhere)}: add ?schema={elsewhere[0]} to {self.dsn_env}"
-                    )
+                elsewhere = schema_hint(await self._fetch(SCHEMAS_SQL), dsn_env=self.dsn_env)
+                hint = elsewhere or f"mmo-rl task=migrate{target}"
                 raise SourceError("the database has no table trajectories: it is not one with recorded play", hint=hint)
             if missing := known["trajectories"].missing(REQUIRED):
                 raise SourceError(
@@ -305,23 +296,7 @@ class PostgresSource:
             ) from None
 
     def _reject(self, rejection: Rejection) -> None:
-        self._rejected[rejection.reason] += 1
-        if len(self._rejections) < MAX_REJECTIONS_KEPT:
-            self._rejections.append(rejection)
-
-
-def _as_usual(row: JsonDict) -> Trajectory | None:
-    """A row whose steps are as the game writes them, read fast."""
-    steps = canonical_steps(row["stepsJson"] or b"", row["trajectoryId"])
-    if steps is None:
-        return None
-    edges: JsonDict = {
-        "startTime": row.get("startTime") or steps[0].timestamp,
-        "endTime": row.get("endTime") or steps[-1].timestamp,
-        "stepsJson": [{}],
-    }
-    parsed = parse_trajectory(row | edges)
-    return replace(parsed, steps=steps) if isinstance(parsed, Trajectory) else None
+        self.rejections.add_once(rejection)
 
 
 @contextmanager

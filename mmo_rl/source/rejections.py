@@ -21,6 +21,7 @@ class Rejections:
         self.path = path
         self._counts: Counter[str] = Counter()
         self._first: list[Rejection] = []
+        self._known: set[Rejection] = set()
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -30,6 +31,12 @@ class Rejections:
     @property
     def first(self) -> Sequence[Rejection]:
         return self._first
+
+    def add_once(self, rejection: Rejection) -> None:
+        """Adds what may be found again because the same row is read again."""
+        if rejection not in self._known:
+            self._known.add(rejection)
+            self.add(rejection)
 
     def add(self, rejection: Rejection) -> None:
         self._counts[rejection.reason] += 1

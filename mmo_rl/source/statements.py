@@ -6,7 +6,7 @@ from mmo_rl.source.columns import Table
 from mmo_rl.source.slices import ID_PATTERN
 
 EPOCH = "timestamp '1970-01-01'"
-ROW_TEXTS = ("agentId", "windowId", "scenarioId", "finalStatus", "archetype")
+ROW_TEXTS = ("agentId", "scenarioId", "finalStatus", "archetype")
 
 
 def windows_sql(table: Table, *, hourly: bool) -> str:
@@ -19,10 +19,8 @@ def windows_sql(table: Table, *, hourly: bool) -> str:
     """
     scenario = f"$2::text is null or {table.text('scenarioId')} = $2"
     identity = table.text("windowId")
-    several = f"{table.integer('windowHours')} > 1" if table.has("windowHours") else "false"
     binned = f'(select *, date_bin($1, "startTime", {EPOCH}) as binned from chosen) r'
     if hourly and table.has("windowId"):
-        # Of a window of several hours, the recorded id does not say which of them.
         start = "coalesce(case when several_hours then null else n.start end, binned)"
         placed = f"select r.*, {start} as start from {binned} left join names n on n.name = r.name"
     else:
@@ -36,7 +34,8 @@ def windows_sql(table: Table, *, hourly: bool) -> str:
                    {table.integer("episodeLength")} as steps, {table.number("finalPnL")} as pnl,
                    {table.text("archetype")} as role, {table.flag("isTrainingData", default=True)} as training,
                    {table.flag("isEvaluation", default=False)} as evaluation, {identity} as name,
-                   {table.time("startTime")} as "startTime", {end_sql(table)} as "endTime", {several} as several_hours
+                   {table.time("startTime")} as "startTime", {end_sql(table)} as "endTime",
+                   {several_hours_sql(table)} as several_hours
             from trajectories
             where {scenario}
         ), placed as (
@@ -51,6 +50,11 @@ def windows_sql(table: Table, *, hourly: bool) -> str:
           and ($5::interval is null
                or case when crosses then "endTime" else start end > (select max(start) from recorded) - $5)
     """
+
+
+def several_hours_sql(table: Table) -> str:
+    """Whether a recorded window is longer than an hour, so that its id does not say which of them."""
+    return f"coalesce({table.integer('windowHours')} > 1, false)" if table.has("windowHours") else "false"
 
 
 def end_sql(table: Table) -> str:
@@ -96,6 +100,9 @@ def rows_sql(table: Table) -> str:
     """Whole trajectories ($1 their ids) under the game's own column names; what a database lacks is left out."""
     listed = [f'{table.text("trajectoryId")} as "trajectoryId"', f'{table.json("stepsJson")} as "stepsJson"']
     listed += [f'{table.text(column)} as "{column}"' for column in ROW_TEXTS if table.has(column)]
+    if table.has("windowId"):
+        named = table.text("windowId")
+        listed.append(f'case when {several_hours_sql(table)} then null else {named} end as "windowId"')
     listed += [f'{table.json(column)} as "{column}"' for column in ("metricsJson", "metadataJson") if table.has(column)]
     listed += [f'{table.time(column)} as "{column}"' for column in ("startTime", "endTime") if table.has(column)]
     listed += [f'{table.number(column)} as "{column}"' for column in ("finalBalance", "finalPnL") if table.has(column)]

@@ -8,7 +8,6 @@ from mmo_rl.source import statements
 from mmo_rl.source.parse import parse_trajectory
 from mmo_rl.source.play import RecordedOutcomes, recorded_outcomes
 from mmo_rl.source.postgres import PostgresSource
-from mmo_rl.source.rejections import Rejections
 from mmo_rl.types import Rejection, Trajectory
 
 BATCH = 50
@@ -17,8 +16,8 @@ BATCH = 50
 class StoredPlay:
     """Implements `mmo_rl.source.play.Play` over the database of a `PostgresSource`."""
 
-    def __init__(self, *, source: PostgresSource, rejections: Rejections) -> None:
-        self.rejections = rejections
+    def __init__(self, *, source: PostgresSource) -> None:
+        self.rejections = source.rejections
         self._source = source
         self._ids: list[str] | None = None
 

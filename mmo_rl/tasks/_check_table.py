@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mmo_rl.tasks._lookback import told
 from mmo_rl.tasks._quality import CLOCK
 
 if TYPE_CHECKING:
@@ -85,6 +86,8 @@ def lines(report: Mapping[str, Any]) -> list[str]:
         said += [f"clock: {number:,} {CLOCK[name]}" for name, number in quality["clock"].items() if number]
         if quality["trainable_calls"] and not quality["with_logprobs"]:
             said.append("no LLM call has logprobs: the starting policy scores them, or training is plain REINFORCE")
+    if report.get("outside_lookback"):
+        said.append(told(report["outside_lookback"]))
     said += [f"left out: {count} x {reason}" for reason, count in sorted(report["rejected"].items())]
     if report["windows_ready"] and not report["windows_ready_with_outcomes"]:
         said.append("no outcomes: judge=oracle needs them (mmo-rl task=outcomes derives them from the recorded prices)")

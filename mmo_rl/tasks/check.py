@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mmo_rl.clock import utc_now, window_id
 from mmo_rl.errors import DatabaseError, NotReady
+from mmo_rl.tasks._lookback import older_windows, outside
 from mmo_rl.tasks._quality import Quality, total
 from mmo_rl.types import Member, SelectedWindow, Selection, WindowStats
 
@@ -47,7 +48,9 @@ class Readiness:
 async def run(context: Context, *, format: Literal["table", "json"] = "table", steps: bool = True) -> None:
     """Raises `NotReady` (exit code 3) where no window is ready. ``steps`` False looks at statistics alone."""
     source, sampler = await context.components.source(), context.components.sampler()
-    windows = await source.windows(sampler.query(None))
+    query = sampler.query(None)
+    windows = await source.windows(query)
+    older = await older_windows(source, query, windows)
     qualities = await examine(source, windows, now=utc_now()) if steps else {}
     checked = assess(
         windows, min_agents=sampler.min_agents, min_actions=sampler.min_actions, qualities=qualities if steps else None
@@ -55,6 +58,10 @@ async def run(context: Context, *, format: Literal["table", "json"] = "table", s
     report = summary(
         checked, windows=windows, rejected=source.rejected, quality=total(list(qualities.values())) if steps else None
     )
+    report["outside_lookback"] = found = outside(older, windows, query)
+    if found is not None:
+        ready = assess(older, min_agents=sampler.min_agents, min_actions=sampler.min_actions)
+        found["windows_ready"] = sum(window.reason is None for window in ready)
     report["next"] = await _before_training(context, checked) or next_command(
         report, context.overrides, sampler.min_agents
     )
@@ -82,8 +89,11 @@ async def _before_training(context: Context, checked: Sequence[Readiness]) -> st
     if "dsn_env" not in source:
         return _command(kept, without=(), more=("task=import",)) if needs_outcomes else None
     if source["dsn_env"] == database.get("dsn_env"):
+        target = await context.components.database()
+        if await target.refused() is not None:
+            return _command(kept, without=("database",), more=("task=import", "database=embedded"))
         try:
-            await (await context.components.database()).require_tables()
+            await target.require_tables()
         except DatabaseError:
             return _command(kept, without=(), more=("task=migrate",))
     return _command(kept, without=(), more=("task=outcomes",)) if needs_outcomes else None
@@ -255,6 +265,9 @@ def next_command(report: Mapping[str, Any], overrides: Sequence[str], min_agents
     if not report["windows"]:
         return _command(overrides, without=("task", "check"), more=("task=collect",))
     reasons = [window["reason"] for window in report["per_window"]]
+    hidden = report.get("outside_lookback")
+    if hidden and hidden["windows_ready"]:
+        return _command(overrides, without=("sampler.lookback_hours",), more=(hidden["override"],))
     best = max((t for t in THRESHOLDS if t < min_agents and report["at_least_agents"][str(t)]), default=None)
     if best is not None:
         return _command(overrides, without=("sampler.min_agents",), more=(f"sampler.min_agents={best}",))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from mmo_rl.source.play import Play, RecordedOutcomes
 
 REFUSED = "refused by the database"
+MAX_BATCH = 100
+MAX_BATCH_STEPS = 5_000
+MAX_WAIT_S = 0.5
+"""A transaction holds so many trajectories, or steps, at most; what comes slowly waits so long for more to come."""
 
 
 @dataclass
@@ -33,7 +38,7 @@ class Copied:
 
 
 async def run(context: Context) -> int | None:
-    """Stores every trajectory that the database does not have yet, by its id, each in a transaction of its own.
+    """Stores every trajectory that the database does not have yet, by its id.
 
     Raises `SourceError` where nothing could be read; returns 1 where the database refused all that could.
     """
@@ -53,24 +58,61 @@ async def run(context: Context) -> int | None:
 
 
 async def copy(play: Play, database: Database, *, total: int | None, console: Console) -> Copied:
-    """Copies trajectories and outcomes one after the other, as they come."""
+    """Copies trajectories and outcomes as they come, some in each transaction. Where that is refused, each of them has
+    one of its own, so that only what is at fault is left out."""
     from mmo_rl.database.recorder import TrajectoryRecorder
 
     recorder = TrajectoryRecorder(database=database)
     known = await _stored_ids(database)
     copied = Copied()
     with _progress(console, total) as advance:
-        async for item in play.stream():
-            if not isinstance(item, Trajectory):
-                await _copy_outcomes(item, recorder, database, copied)
-                continue
-            if item.trajectory_id not in known:
-                await _copy_trajectory(item, recorder, database, play, copied)
-                known.add(item.trajectory_id)
-            else:
-                copied.already_there += 1
-            advance()
+        async for items in batches(play.stream()):
+            fresh = []
+            for item in items:
+                if not isinstance(item, Trajectory):
+                    continue
+                if item.trajectory_id in known:
+                    copied.already_there += 1
+                    advance(1)
+                else:
+                    known.add(item.trajectory_id)
+                    fresh.append(item)
+            await _copy_trajectories(fresh, recorder, database, play, copied)
+            advance(len(fresh))
+            for item in items:
+                if not isinstance(item, Trajectory):
+                    await _copy_outcomes(item, recorder, database, copied)
     return copied
+
+
+async def batches(
+    items: AsyncIterator[Trajectory | RecordedOutcomes],
+) -> AsyncIterator[list[Trajectory | RecordedOutcomes]]:
+    """Items together, ``MAX_BATCH`` at most; what is there is not kept waiting longer than ``MAX_WAIT_S``."""
+    clock = asyncio.get_running_loop()
+    batch: list[Trajectory | RecordedOutcomes] = []
+    steps, deadline = 0, 0.0
+    coming: asyncio.Task[Trajectory | RecordedOutcomes | None] | None = None
+    try:
+        while True:
+            coming = coming or asyncio.ensure_future(_next(items))
+            await asyncio.wait([coming], timeout=deadline - clock.time() if batch else None)
+            if coming.done():
+                finished, coming = coming, None
+                item = finished.result()
+                if item is None:
+                    break
+                deadline = deadline if batch else clock.time() + MAX_WAIT_S
+                batch.append(item)
+                steps += len(item.steps) if isinstance(item, Trajectory) else 1
+            if len(batch) >= MAX_BATCH or steps >= MAX_BATCH_STEPS or (batch and clock.time() >= deadline):
+                yield batch
+                batch, steps = [], 0
+        if batch:
+            yield batch
+    finally:
+        if coming is not None:
+            coming.cancel()
 
 
 def show(copied: Copied, play: Play, database: Database, console: Console) -> None:
@@ -105,7 +147,6 @@ def show(copied: Copied, play: Play, database: Database, console: Console) -> No
 async def _play(context: Context) -> Play:
     """What is copied. Raises `ConfigError` where it would be copied into itself."""
     from mmo_rl.source.postgres import PostgresSource
-    from mmo_rl.source.rejections import Rejections
     from mmo_rl.source.stored import StoredPlay
 
     nodes = context.settings.nodes
@@ -118,9 +159,34 @@ async def _play(context: Context) -> Play:
         )
     source = await context.components.source()
     if isinstance(source, PostgresSource):
-        return StoredPlay(source=source, rejections=Rejections(context.home / "rejected.jsonl"))
+        return StoredPlay(source=source)
     play: Play = source
     return play
+
+
+async def _next(items: AsyncIterator[Trajectory | RecordedOutcomes]) -> Trajectory | RecordedOutcomes | None:
+    return await anext(items, None)
+
+
+async def _copy_trajectories(
+    trajectories: Sequence[Trajectory],
+    recorder: TrajectoryRecorder,
+    database: Database,
+    play: Play,
+    copied: Copied,
+) -> None:
+    if len(trajectories) > 1:
+        try:
+            await recorder.record_all(trajectories)
+        except ConnectionLost:
+            raise
+        except (DatabaseError, RecursionError):
+            pass  # each by itself tells which is at fault
+        else:
+            copied.imported += len(trajectories)
+            return
+    for trajectory in trajectories:
+        await _copy_trajectory(trajectory, recorder, database, play, copied)
 
 
 async def _copy_trajectory(
@@ -171,11 +237,11 @@ async def _stored_ids(database: Database, identity: str | None = None) -> set[st
 
 
 @contextmanager
-def _progress(console: Console, total: int | None) -> Iterator[Callable[[], None]]:
+def _progress(console: Console, total: int | None) -> Iterator[Callable[[int], None]]:
     """A bar, or where nobody knows how many will come, a count."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("import"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("import", total=total)
-        yield lambda: progress.advance(task)
+        yield lambda count: progress.advance(task, count)

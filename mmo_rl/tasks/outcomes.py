@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mmo_rl.errors import ConfigError, SourceError
+from mmo_rl.tasks._lookback import older_windows, outside, told
 from mmo_rl.tasks._progress import Stages
 from mmo_rl.types import SelectedWindow, Selection
 
@@ -41,6 +42,7 @@ async def run(context: Context, *, recompute: bool = False) -> None:
         raise SourceError(
             "no window has been recorded", hint="mmo-rl task=collect records some, mmo-rl task=import copies some"
         )
+    hidden = outside(await older_windows(source, query, recorded), recorded, query)
     complete = [stats for stats in recorded if stats.complete]
     final = set() if recompute else await tracker.final(stats.window for stats in complete)
     asked = [stats for stats in complete if stats.window.id not in final]
@@ -55,13 +57,14 @@ async def run(context: Context, *, recompute: bool = False) -> None:
             advance(len(found), len(asked))
         resolved = await tracker.resolve_late()
     show(context.console, found)
-    told = [
+    lines = [
         f"{_count(len(final), 'final window')} kept (outcomes.recompute=true derives again)" if final else "",
         f"{_count(unfinished, 'window')} not over yet" if (unfinished := len(recorded) - len(complete)) else "",
+        told(hidden) if hidden is not None else "",
         f"{_count(resolved, 'open question')} answered since" if resolved else "",
         *(f"{count} x {reason}" for reason, count in sorted(source.rejected.items())),
     ]
-    for line in filter(None, told):
+    for line in filter(None, lines):
         context.console.print(line, highlight=False, soft_wrap=True)
     context.console.print(f"Stored in {database.name}. Look at it: {check_command(context.overrides)}", soft_wrap=True)
 

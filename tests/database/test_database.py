@@ -73,7 +73,7 @@ async def test_tables_that_are_not_there_name_the_next_command(
     async with Database(dsn_env=VARIABLE, home=tmp_path) as database:
         with pytest.raises(DatabaseError, match=r"has no table trajectories, .*mmo_rl\.judgments") as caught:
             await database.require_tables()
-    assert caught.value.hint == "mmo-rl task=migrate source=postgres"
+    assert caught.value.hint == f"mmo-rl task=migrate source=postgres source.dsn_env={VARIABLE}"
 
 
 async def test_migrated_tables_are_enough(database: Database) -> None:

@@ -145,8 +145,19 @@ async def test_a_user_that_may_not_create(
     async with Database(dsn_env="MMO_RL_TEST_OTHER_URL", home=tmp_path) as limited:
         with pytest.raises(DatabaseError, match="permission denied") as caught:
             await migrate(limited)
-    assert "may create" in str(caught.value.hint)
-    assert await structure(opened) == []
+        assert "may create" in str(caught.value.hint)
+        assert await structure(opened) == []
+        # Whoever is asked for the tables is told at once what works without them.
+        with pytest.raises(DatabaseError, match="may not create the tables that are missing") as caught:
+            await limited.require_tables()
+        way_out = "mmo-rl task=import source=postgres source.dsn_env=MMO_RL_TEST_OTHER_URL database=embedded"
+        assert str(caught.value.hint).endswith(way_out)
+        await migrate(opened)
+        with pytest.raises(
+            DatabaseError, match=r"may not write to the table trajectories, .*mmo_rl\.judgments"
+        ) as caught:
+            await limited.require_tables()
+        assert str(caught.value.hint).endswith(way_out)
     connection = await asyncpg.connect(database_url)
     await connection.execute("drop role reader")
     await connection.close()

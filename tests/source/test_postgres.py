@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -240,18 +241,22 @@ async def test_outcomes_are_joined_by_window(ours: Connections) -> None:
     assert second.truth is None
 
 
-async def test_rows_that_cannot_be_read_are_left_out_and_counted(ours: Connections) -> None:
+async def test_rows_that_cannot_be_read_are_left_out_and_counted(ours: Connections, tmp_path: Path) -> None:
     await add(ours, "good", "2025-06-01 10:20")
     await add(ours, "broken", "2025-06-01 10:21", stepsJson="[{")
     await add(ours, "empty", "2025-06-01 11:21", stepsJson="[]")
-    reader = source(ours)
+    reader = source(ours, rejected_to=tmp_path / "rejected.jsonl")
     selection = choose(await reader.windows(WindowQuery()))
     gone = SelectedWindow(selection.windows[0].window, ("gone",))
     chosen = Selection(0, (*selection.windows, gone), 3, 4, 0.0, 0, {})
     (group,) = await read(reader, chosen)
     assert [member.trajectory_id for member in group.members] == ["good"]
     assert reader.rejected == {"not JSON": 1, "no steps": 1, "no longer in the database": 1}
-    assert {r.trajectory_id: r.found for r in reader.rejections}["broken"] == "[{"
+    await read(reader, chosen)
+    assert sum(reader.rejected.values()) == 3, "once each, however often they are read"
+    written = [json.loads(line) for line in (tmp_path / "rejected.jsonl").read_text().splitlines()]
+    assert {"trajectory_id": "broken", "field": "stepsJson", "found": "[{", "reason": "not JSON"} in written
+    assert {line["trajectory_id"] for line in written} == {"broken", "empty", "gone"} and len(written) == 3
 
 
 def reads(pool: Connections) -> int:

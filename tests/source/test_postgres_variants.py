@@ -141,6 +141,18 @@ async def test_tables_in_another_schema_are_pointed_to(
         with pytest.raises(SourceError) as caught:
             await reader.windows(WindowQuery())
         assert "?schema=game" in str(caught.value.hint)
+    # Of several schemas, the one that holds play: not the first by name, nor one with another kind of table.
+    await execute(
+        babylon_url,
+        """create schema archive; create table archive.trajectories as select * from game.trajectories limit 1;
+           create schema big; create table big.trajectories as
+           select g as id, repeat('x', 1000) as path from generate_series(1, 5000) g;""",
+    )
+    async with opened(babylon_url, tmp_path, monkeypatch) as reader:
+        with pytest.raises(SourceError) as caught:
+            await reader.windows(WindowQuery())
+        assert f"the largest that fits in game: set ?schema=game in {VARIABLE}" in str(caught.value.hint)
+        assert "the schemas archive, big, game" in str(caught.value.hint)
     async with opened(f"{babylon_url}&schema=game", tmp_path, monkeypatch) as reader:
         assert len(await reader.windows(WindowQuery())) == 5
 
@@ -242,4 +254,8 @@ async def test_a_window_of_several_hours_is_sliced_into_hours(
 ) -> None:
     await execute(babylon_url, """update trajectories set "windowId" = '2025-11-14T08:00', "windowHours" = 4""")
     async with opened(babylon_url, tmp_path, monkeypatch) as reader:
-        assert [len(w.members) for w in await reader.windows(WindowQuery())] == [5, 5, 5, 8, 1]
+        windows, groups = await everything(reader)
+        assert [len(w.members) for w in windows] == [5, 5, 5, 8, 1]
+        assert {(g.window.id, m.window_id) for g in groups for m in g.members if "@" not in m.trajectory_id} == {
+            (f"2025-11-14T{hour}:00",) * 2 for hour in ("08", "11", "13")
+        }
