@@ -39,7 +39,8 @@ from mmo_rl.types import SelectedWindow, Selection, Span, WindowQuery, WindowSta
 
 VARIABLE = "MMO_RL_BENCHMARK_URL"
 AGENTS = 10
-STEPS = 70  # of about 850 bytes, as in the game's own recordings
+STEPS = 75  # of about 800 bytes, written as the game's own test agents were recorded
+TICKERS = ("$WIF", "$PEPE", "$DOGE", "$BONK", "$SHIB")
 FIRST = datetime(2025, 1, 1, tzinfo=UTC)
 GOALS = {"stream": 2.5, "quarter": 10.0, "floor": 2.0, "memory": 1.1, "statistics": 1.3}
 
@@ -55,6 +56,8 @@ class PlainCall(BaseModel):
     purpose: str
     temperature: float
     maxTokens: int
+    reasoning: str
+    actionType: str
 
 
 class PlainAction(BaseModel):
@@ -113,11 +116,6 @@ async def plain(connection: asyncpg.Connection[Any]) -> int:
 
 
 async def fill(connection: asyncpg.Connection[Any], rows: int, rng: random.Random) -> None:
-    words = [f"{rng.choice('bcdfglmnprst')}{rng.choice('aeiou')}{rng.randrange(10_000)}" for _ in range(4000)]
-
-    def text(size: int) -> str:
-        return " ".join(rng.choices(words, k=size // 7))
-
     insert = """
         insert into trajectories (id, "trajectoryId", "agentId", "startTime", "endTime", "durationMs", "windowId",
             "stepsJson", "rewardComponentsJson", "metricsJson", "metadataJson", "totalReward", "episodeLength",
@@ -127,27 +125,41 @@ async def fill(connection: asyncpg.Connection[Any], rows: int, rng: random.Rando
     for number in range(rows):
         start = FIRST + timedelta(hours=number // AGENTS)
         milliseconds = int(start.timestamp() * 1000)
+        quotes = [(rng.choice(TICKERS), 100 + 50 * rng.random()) for _ in range(STEPS)]
         steps = [
             {
                 "stepNumber": step,
                 "timestamp": milliseconds + step * 1000,
-                "environmentState": {"agentBalance": 1e4, "agentPnL": float(step), "openPositions": 1},
-                "providerAccesses": [{"providerName": "market", "data": {"price": 1.5}, "purpose": "get"}],
-                "llmCalls": [
+                "environmentState": {"agentBalance": 1e4, "agentPnL": 0.0, "openPositions": 3, "activeMarkets": 11},
+                "providerAccesses": [
                     {
-                        "model": "m",
-                        "systemPrompt": text(120),
-                        "userPrompt": text(200),
-                        "response": text(80),
-                        "purpose": "action",
-                        "temperature": 0.7,
-                        "maxTokens": 150,
+                        "providerName": "market_data",
+                        "data": {
+                            "ticker": ticker,
+                            "price": price,
+                            "volume": 1e6 * rng.random(),
+                            "sentiment": "BULLISH",
+                        },
+                        "purpose": "get_market_data",
                     }
                 ],
-                "action": {"actionType": "HOLD", "parameters": {"a": 1}, "success": True, "result": {"held": True}},
-                "reward": 0.0,
+                "llmCalls": [
+                    {
+                        "model": "gpt-4o-mini",
+                        "systemPrompt": "You are a momentum trading agent with risk tolerance 0.7",
+                        "userPrompt": f"Current price: {ticker} at ${price:.2f}. Should you trade?",
+                        "response": "HOLD",
+                        "reasoning": "Market sentiment and my momentum strategy suggests: HOLD",
+                        "temperature": 0.7,
+                        "maxTokens": 150,
+                        "purpose": "action",
+                        "actionType": "HOLD",
+                    }
+                ],
+                "action": {"actionType": "HOLD", "parameters": {}, "success": True, "result": {"held": True}},
+                "reward": 0,
             }
-            for step in range(STEPS)
+            for step, (ticker, price) in enumerate(quotes)
         ]
         naive = start.replace(tzinfo=None)
         await connection.execute(
