@@ -111,6 +111,22 @@ async def test_what_cannot_be_stored_is_counted_and_the_rest_goes_on(database: D
     assert {line["trajectory_id"] for line in lines} == {"nul", "long", "none", "half", None}
 
 
+async def test_many_share_a_transaction_and_one_that_is_refused_costs_no_other(
+    database: Database, tmp_path: Path
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    rows = [row(f"t{n}") for n in range(250)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    await imported(database, path)
+    async with database.read_only().acquire() as connection:
+        assert await connection.fetchval("select count(distinct xmin::text) from trajectories") == 3
+    again = [row(f"u{n}", agentId="a\0" if n == 7 else "a") for n in range(30)]
+    path.write_text("\n".join(map(json.dumps, [*rows, *again])))
+    _, said = await imported(database, path)
+    words = " ".join(said.split())
+    assert "trajectories imported 29 already there 250 rejected: refused by the database 1" in words
+
+
 async def test_refusing_all_is_a_failure(database: Database, tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps(row("nul", agentId="a\0")))
