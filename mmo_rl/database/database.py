@@ -183,9 +183,10 @@ class Database:
         except _LOST as error:
             raise self._explain(error) from error
         except asyncpg.InsufficientPrivilegeError as error:
+            copied = "copy the play to this machine: mmo-rl task=import source=postgres database=embedded"
             raise DatabaseError(
                 f"the user of {self._address.masked} may not do that: {error}",
-                hint="grant it, or copy the play to this machine: mmo-rl task=import source=postgres database=embedded",
+                hint="grant usage on its schema and select on its tables" if readonly else f"grant it, or {copied}",
             ) from error
         except (asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
             if not _is_gone(connection):

@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import io
 import os
+import re
 import tempfile
 import zlib
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ GZIP = b"\x1f\x8b"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 MOST_UNPACKED = 32
 _SKIPPED_AT_ONCE = 1 << 20
+_NAME = re.compile(rb'"(?:trajectoryId|trajectory_id)" ?: ?"([^"\\]{1,200})"')
 
 
 def opened(path: Path) -> BinaryIO:
@@ -93,9 +95,15 @@ def value_of(text: bytes, place: str) -> Any | Rejection:
     try:
         return parse_json(text.removeprefix(BYTE_ORDER_MARK), place)
     except Unreadable as error:
-        return Rejection(None, error.field, error.found, error.reason)
+        return Rejection(_named(text), error.field, error.found, error.reason)
     except RecursionError:
-        return Rejection(None, place, shown(text), "nested too deeply")
+        return Rejection(_named(text), place, shown(text), "nested too deeply")
+
+
+def _named(text: bytes) -> str | None:
+    """The trajectory that a text is of, as far as that can be seen where it is no JSON."""
+    found = _NAME.search(text)
+    return None if found is None else found[1].decode("utf-8", "replace")
 
 
 def _document(begun: bytes, file: BinaryIO, name: str, max_bytes: int, document: bool) -> Iterator[Found]:
@@ -129,7 +137,9 @@ def _lines(file: BinaryIO, max_bytes: int) -> Iterator[tuple[int, bytes | Reject
 
 
 def _too_long(place: str, text: bytes, max_bytes: int) -> Rejection:
-    return Rejection(None, place, shown(text[:400]), f"longer than source.max_line_mb={max_bytes / 1e6:g}")
+    return Rejection(
+        _named(text[:10_000]), place, shown(text[:400]), f"longer than source.max_line_mb={max_bytes / 1e6:g}"
+    )
 
 
 class RandomAccess:

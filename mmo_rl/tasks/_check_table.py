@@ -89,6 +89,8 @@ def lines(report: Mapping[str, Any]) -> list[str]:
     if report.get("outside_lookback"):
         said.append(told(report["outside_lookback"]))
     said += [f"left out: {count} x {reason}" for reason, count in sorted(report["rejected"].items())]
+    if report["rejected"] and report.get("rejected_in"):
+        said.append(f"each of them is in {report['rejected_in']}")
     if report["windows_ready"] and not report["windows_ready_with_outcomes"]:
         said.append("no outcomes: judge=oracle needs them (mmo-rl task=outcomes derives them from the recorded prices)")
     return said

@@ -58,6 +58,8 @@ async def run(context: Context, *, format: Literal["table", "json"] = "table", s
     report = summary(
         checked, windows=windows, rejected=source.rejected, quality=total(list(qualities.values())) if steps else None
     )
+    rejections = getattr(source, "rejections", None)
+    report["rejected_in"] = str(rejections.path) if source.rejected and rejections and rejections.path else None
     report["outside_lookback"] = found = outside(older, windows, query)
     if found is not None:
         ready = assess(older, min_agents=sampler.min_agents, min_actions=sampler.min_actions)
@@ -263,7 +265,7 @@ def next_command(report: Mapping[str, Any], overrides: Sequence[str], min_agents
     if report["ready"]:
         return training_command(overrides)
     if not report["windows"]:
-        return _command(overrides, without=("task", "check"), more=("task=collect",))
+        return _command(overrides, without=("task", "check", "source", "database"), more=("task=collect",))
     reasons = [window["reason"] for window in report["per_window"]]
     hidden = report.get("outside_lookback")
     if hidden and hidden["windows_ready"]:
@@ -275,7 +277,7 @@ def next_command(report: Mapping[str, Any], overrides: Sequence[str], min_agents
         return _command(overrides, without=("sampler.min_actions",), more=("sampler.min_actions=1",))
     if all(reason == "not over yet" for reason in reasons):
         return _command(overrides, without=(), more=())  # the same again, when the window is over
-    return _command(overrides, without=("task", "check"), more=("task=collect",))
+    return _command(overrides, without=("task", "check", "source", "database"), more=("task=collect",))
 
 
 def _command(overrides: Sequence[str], *, without: Collection[str], more: Sequence[str]) -> str:

@@ -351,3 +351,14 @@ async def test_a_window_of_several_hours_does_not_say_which_of_them(source: Make
     assert ids(await reader.windows(WindowQuery(window_hours=4))) == {"2025-06-01T08:00": ["long", "short"]}
     whole = {item.trajectory_id: item async for item in reader.stream() if isinstance(item, Trajectory)}
     assert (whole["long"].window_id, whole["short"].window_id) == ("2025-06-01T10:00", "2025-06-01T08:00")
+
+
+async def test_what_is_no_json_is_rejected_under_the_id_that_can_be_seen_in_it(source: Make, tmp_path: Path) -> None:
+    text = json.dumps(row("cut"))
+    path = tmp_path / "a.jsonl"
+    odd = json.dumps(row("odd")).encode().replace(b"HOLD", b"\xff\xfe")
+    path.write_bytes(b"\n".join([json.dumps(row("good")).encode(), text[:-9].encode(), odd, b"{broken"]))
+    reader = source(path)
+    await reader.windows(WindowQuery())
+    found = {rejection.trajectory_id: rejection.reason for rejection in reader.rejections.first}
+    assert found == {"cut": "not JSON", "odd": "not UTF-8", None: "not JSON"}
