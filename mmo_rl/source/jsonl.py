@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -13,6 +14,7 @@ from typing import Annotated
 from pydantic import Field
 
 from mmo_rl.clock import utc_now
+from mmo_rl.source.base import WindowCount
 from mmo_rl.source.exports import STANDARD_INPUT, Exports, parts_of
 from mmo_rl.source.files import READ_FAILURES, failure, standard_input, values
 from mmo_rl.source.piped import Piped
@@ -80,6 +82,17 @@ class JsonlSource:
             has_outcomes = ground_truth(window, exports.outcomes) is not None
             found.append(WindowStats(window, listed, has_outcomes, window.end + self._settle < now))
         return found
+
+    async def counts(self, query: WindowQuery, *, before: datetime, min_actions: int) -> list[WindowCount]:
+        trajectories: Counter[datetime] = Counter()
+        agents: dict[datetime, set[str]] = {}
+        for window, member, scenario_id in self._members_of(query.window_hours):
+            if query.scenario_id in (None, scenario_id) and window.end <= before:
+                trajectories[window.start] += 1
+                listed = agents.setdefault(window.start, set())
+                if member.actions >= min_actions and member.is_training_data and not member.is_evaluation:
+                    listed.add(member.agent_id)
+        return [WindowCount(start, trajectories[start], len(agents[start])) for start in sorted(trajectories)]
 
     async def groups(self, selection: Selection) -> AsyncIterator[Group]:
         exports = self._scanned()

@@ -21,7 +21,7 @@ from pydantic import Field
 from mmo_rl.clock import utc_now, window_id
 from mmo_rl.errors import ConnectionLost, SourceError
 from mmo_rl.source import statements
-from mmo_rl.source.base import ReadPool
+from mmo_rl.source.base import ReadPool, WindowCount
 from mmo_rl.source.columns import COLUMNS_SQL, REQUIRED, SCHEMAS_SQL, TABLES, Table, schema_hint, tables
 from mmo_rl.source.parse import parse_trajectory
 from mmo_rl.source.rejections import Rejections
@@ -120,6 +120,12 @@ class PostgresSource:
             listed = tuple(sorted(members[naive], key=lambda member: member.trajectory_id))
             found.append(WindowStats(window, listed, naive in outcomes, window.end + self._settle < self._now()))
         return found
+
+    async def counts(self, query: WindowQuery, *, before: datetime, min_actions: int) -> list[WindowCount]:
+        sql = statements.counts_sql((await self._known())["trajectories"], hourly=query.window_hours == 1)
+        length, end = timedelta(hours=query.window_hours), before.astimezone(UTC).replace(tzinfo=None)
+        rows = await self._fetch(sql, length, query.scenario_id, None, end, None, min_actions)
+        return [WindowCount(start.replace(tzinfo=UTC), trajectories, agents) for start, trajectories, agents in rows]
 
     async def groups(self, selection: Selection) -> AsyncIterator[Group]:
         for chunk in self._chunks(selection.windows):

@@ -52,6 +52,20 @@ def windows_sql(table: Table, *, hourly: bool) -> str:
     """
 
 
+def counts_sql(table: Table, *, hourly: bool) -> str:
+    """What every window before a moment holds: $1 to $5 as in `windows_sql`, of which $4 is that moment; $6 the steps
+    that an agent takes at least. A trajectory counts in every window that it reaches into."""
+    return f"""
+        select w.start, count(*) as trajectories,
+               count(distinct agent) filter (where steps >= $6 and training and not evaluation) as agents
+        from ({windows_sql(table, hourly=hourly)}) r cross join lateral
+             generate_series(r.start, case when crosses then "endTime" - interval '1 us' else r.start end, $1)
+             as w(start)
+        where w.start + $1 <= $4
+        group by w.start order by w.start
+    """
+
+
 def several_hours_sql(table: Table) -> str:
     """Whether a recorded window is longer than an hour, so that its id does not say which of them."""
     return f"coalesce({table.integer('windowHours')} > 1, false)" if table.has("windowHours") else "false"

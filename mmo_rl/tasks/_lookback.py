@@ -4,31 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
-from mmo_rl.types import Span, WindowQuery, WindowStats
-
-BEGINNING = datetime(1, 1, 2, tzinfo=UTC)
+from mmo_rl.types import WindowQuery, WindowStats
 
 
-async def older_windows(source: Any, query: WindowQuery, shown: Sequence[WindowStats]) -> list[WindowStats]:
-    """The windows before those that a query found; it looked back from the newest."""
+async def outside(
+    source: Any, query: WindowQuery, shown: Sequence[WindowStats], *, min_agents: int, min_actions: int
+) -> dict[str, Any] | None:
+    """The windows before those that a query found, which looked back from the newest, as plain values with the
+    override that includes all of them; None where there are none. Of ``windows_with_agents`` enough agents took enough
+    steps."""
     if not shown or query.span is not None:
-        return []
-    older: list[WindowStats] = await source.windows(replace(query, span=Span(BEGINNING, shown[0].window.start)))
-    return older
-
-
-def outside(older: Sequence[WindowStats], shown: Sequence[WindowStats], query: WindowQuery) -> dict[str, Any] | None:
-    """Older windows as plain values, with the override that includes all of them; None where there are none."""
+        return None
+    older = await source.counts(query, before=shown[0].window.start, min_actions=min_actions)
     if not older:
         return None
-    hours = math.ceil((shown[-1].window.start - older[0].window.start) / timedelta(hours=1)) + 1
+    hours = math.ceil((shown[-1].window.start - older[0].start) / timedelta(hours=1)) + 1
     return {
         "windows": len(older),
-        "trajectories": sum(len(stats.members) for stats in older),
+        "windows_with_agents": sum(window.agents >= min_agents for window in older),
+        "trajectories": sum(window.trajectories for window in older),
         "lookback_hours": query.lookback_hours,
         "override": f"sampler.lookback_hours={hours}",
     }

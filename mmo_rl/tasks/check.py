@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mmo_rl.clock import utc_now, window_id
 from mmo_rl.errors import DatabaseError, NotReady
-from mmo_rl.tasks._lookback import older_windows, outside
+from mmo_rl.tasks._lookback import outside
 from mmo_rl.tasks._quality import Quality, total
 from mmo_rl.types import Member, SelectedWindow, Selection, WindowStats
 
@@ -50,7 +50,6 @@ async def run(context: Context, *, format: Literal["table", "json"] = "table", s
     source, sampler = await context.components.source(), context.components.sampler()
     query = sampler.query(None)
     windows = await source.windows(query)
-    older = await older_windows(source, query, windows)
     qualities = await examine(source, windows, now=utc_now()) if steps else {}
     checked = assess(
         windows, min_agents=sampler.min_agents, min_actions=sampler.min_actions, qualities=qualities if steps else None
@@ -60,10 +59,9 @@ async def run(context: Context, *, format: Literal["table", "json"] = "table", s
     )
     rejections = getattr(source, "rejections", None)
     report["rejected_in"] = str(rejections.path) if source.rejected and rejections and rejections.path else None
-    report["outside_lookback"] = found = outside(older, windows, query)
-    if found is not None:
-        ready = assess(older, min_agents=sampler.min_agents, min_actions=sampler.min_actions)
-        found["windows_ready"] = sum(window.reason is None for window in ready)
+    report["outside_lookback"] = await outside(
+        source, query, windows, min_agents=sampler.min_agents, min_actions=sampler.min_actions
+    )
     report["next"] = await _before_training(context, checked) or next_command(
         report, context.overrides, sampler.min_agents
     )
@@ -268,7 +266,7 @@ def next_command(report: Mapping[str, Any], overrides: Sequence[str], min_agents
         return _command(overrides, without=("task", "check", "source", "database"), more=("task=collect",))
     reasons = [window["reason"] for window in report["per_window"]]
     hidden = report.get("outside_lookback")
-    if hidden and hidden["windows_ready"]:
+    if hidden and hidden["windows_with_agents"]:
         return _command(overrides, without=("sampler.lookback_hours",), more=(hidden["override"],))
     best = max((t for t in THRESHOLDS if t < min_agents and report["at_least_agents"][str(t)]), default=None)
     if best is not None:
@@ -298,9 +296,13 @@ def verdict(report: dict[str, Any], *, min_agents: int, min_actions: int) -> Non
     if not report["windows"]:
         raise NotReady("no window is recorded", hint=f"{report['next']} records some in the simulated market")
     reasons = Counter(window["reason"] for window in report["per_window"])
+    hint = f"{report['next']}, let more agents play, or lower sampler.min_agents"
+    hidden = report.get("outside_lookback")
+    if set(reasons) == {"not over yet"} and not (hidden and hidden["windows_with_agents"]):
+        hint = f"{report['next']} again when the window is over (source.settle_minutes after its end)"
     listed = ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common(3))
     raise NotReady(
         f"none of {report['windows']} windows is ready (sampler.min_agents={min_agents},"
         f" sampler.min_actions={min_actions}): {listed}",
-        hint=f"{report['next']}, let more agents play, or lower sampler.min_agents",
+        hint=hint,
     )

@@ -136,6 +136,10 @@ def show(copied: Copied, play: Play, database: Database, console: Console) -> No
         console.print(f"{REFUSED}, the first time: {copied.refusal}", soft_wrap=True, markup=False, highlight=False)
     if play.rejections.counts and play.rejections.path is not None:
         console.print(f"Each rejection is in {play.rejections.path}", soft_wrap=True, markup=False, highlight=False)
+    if copied.refusal is not None and not copied.imported and not copied.already_there:
+        if not database.embedded:
+            console.print("database=embedded stores it on this machine, where any agent is welcome")
+        return
     where = "" if database.embedded else " source=postgres"
     named = "" if database.dsn_env in (None, "DATABASE_URL") else f" source.dsn_env={database.dsn_env}"
     console.print(f"Stored in {database.name}. Next: mmo-rl task=check{where}{named}", soft_wrap=True, markup=False)

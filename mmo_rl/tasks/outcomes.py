@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mmo_rl.errors import ConfigError, SourceError
-from mmo_rl.tasks._lookback import older_windows, outside, told
+from mmo_rl.tasks._lookback import outside, told
 from mmo_rl.tasks._progress import Stages
 from mmo_rl.types import SelectedWindow, Selection
 
@@ -42,7 +42,7 @@ async def run(context: Context, *, recompute: bool = False) -> None:
         raise SourceError(
             "no window has been recorded", hint="mmo-rl task=collect records some, mmo-rl task=import copies some"
         )
-    hidden = outside(await older_windows(source, query, recorded), recorded, query)
+    hidden = await outside(source, query, recorded, min_agents=sampler.min_agents, min_actions=sampler.min_actions)
     complete = [stats for stats in recorded if stats.complete]
     final = set() if recompute else await tracker.final(stats.window for stats in complete)
     asked = [stats for stats in complete if stats.window.id not in final]

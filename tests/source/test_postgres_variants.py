@@ -15,9 +15,11 @@ import pytest
 
 from mmo_rl.database.database import Database
 from mmo_rl.errors import SourceError
+from mmo_rl.source.jsonl import JsonlSource
 from mmo_rl.source.postgres import PostgresSource
 from mmo_rl.types import Group, SelectedWindow, Selection, Span, WindowQuery, WindowStats
 
+BABYLON = Path(__file__).parents[1] / "data" / "babylon"
 VARIABLE = "MMO_RL_TEST_DATABASE_URL"
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 STEPS = [
@@ -259,3 +261,27 @@ async def test_a_window_of_several_hours_is_sliced_into_hours(
         assert {(g.window.id, m.window_id) for g in groups for m in g.members if "@" not in m.trajectory_id} == {
             (f"2025-11-14T{hour}:00",) * 2 for hour in ("08", "11", "13")
         }
+
+
+@pytest.mark.parametrize("hours", [1.0, 2.0, 0.25])
+async def test_windows_are_counted_as_they_are_listed_also_from_files(
+    babylon_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hours: float
+) -> None:
+    query, later = WindowQuery(window_hours=hours), datetime(2025, 11, 14, 11, tzinfo=UTC)
+    files = JsonlSource(path=str(BABYLON / "trajectory_rows.jsonl.gz"), now=lambda: NOW)
+    try:
+        async with opened(babylon_url, tmp_path, monkeypatch) as reader:
+            for source in (reader, files):
+                expected = [
+                    (w.window.start, len(w.members), len({m.agent_id for m in w.members if m.actions >= 90}))
+                    for w in await source.windows(query)
+                    if w.window.end <= later
+                ]
+                assert expected and await source.counts(query, before=later, min_actions=1) == [
+                    (w.window.start, len(w.members), len({m.agent_id for m in w.members}))
+                    for w in await source.windows(query)
+                    if w.window.end <= later
+                ]
+            assert await files.counts(query, before=later, min_actions=90) == expected
+    finally:
+        await files.aclose()

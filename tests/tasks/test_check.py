@@ -105,7 +105,7 @@ def test_not_ready_names_the_next_command() -> None:
     idle = refused(window(*agents(5, actions=1)), overrides=("task=check", "sampler.min_actions=5"))
     assert str(idle.hint).startswith("mmo-rl task=check sampler.min_actions=1,")
     running = refused(window(*agents(5), complete=False), overrides=("task=check", "source=postgres"))
-    assert str(running.hint).startswith("mmo-rl task=check source=postgres,")
+    assert str(running.hint).startswith("mmo-rl task=check source=postgres again when the window is over")
     assert NotReady.exit_code == 3
 
 
@@ -310,7 +310,7 @@ async def test_windows_that_the_lookback_hides_are_told(
         assert report["windows"] == 1
         assert report["outside_lookback"] == {
             "windows": 4, "trajectories": 23, "lookback_hours": 1.0, "override": "sampler.lookback_hours=6",
-            "windows_ready": 4,
+            "windows_with_agents": 4,
         }  # fmt: skip
         assert "sampler.lookback_hours=6" in str(caught.value.hint)
         with pytest.raises(NotReady):
