@@ -96,7 +96,9 @@ class Database:
             else:
                 self._address = read_dsn(self.dsn_env)
                 require_tls_files(self._address, dsn_env=self.dsn_env)
-            self._pool = await asyncpg.create_pool(min_size=0, max_size=self.max_connections, connect=self._connect)
+            self._pool = await asyncpg.create_pool(
+                min_size=0, max_size=self.max_connections, connect=self._connect, reset=_keep
+            )
             stack.push_async_callback(_close, self._pool)
             async with self.acquire():
                 pass
@@ -284,6 +286,11 @@ def _is_gone(connection: asyncpg.Connection[Any]) -> bool:
         return bool(connection.is_closed())
     except asyncpg.InterfaceError:  # the pool has dropped it
         return True
+
+
+async def _keep(connection: Any) -> None:
+    """There is nothing to reset: all settings end with their transaction. Behind a transaction pooler a reset would
+    meet somebody else's server process; elsewhere it would cost every query a journey."""
 
 
 async def _release(pool: asyncpg.Pool[Any], connection: asyncpg.Connection[Any]) -> None:
