@@ -232,6 +232,12 @@ class WindowStats:
     complete: bool = True
     left_out: tuple[tuple[str, str | None], ...] = ()
 
+    @property
+    def everything(self) -> SelectedWindow:
+        """All members, as a source's ``groups`` takes them."""
+        ids = tuple(member.trajectory_id for member in self.members)
+        return SelectedWindow(self.window, ids, parts={m.trajectory_id: m.parts for m in self.members if m.parts})
+
     def counts(self, *, min_actions: int = 0, by_role: bool = False) -> list[GroupCounts]:
         """The numbers of the window, by role or of all roles together, in the order of the roles' names."""
         found: dict[str | None, list[Member]] = {}

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
-from mmo_rl.types import Group, Selection, WindowQuery, WindowStats
+from mmo_rl.types import Group, GroupCounts, Selection, WindowQuery, WindowStats
 
 
 class ReadPool(Protocol):
@@ -18,13 +18,17 @@ class ReadPool(Protocol):
 class Source(Protocol):
     """Reads recorded trajectories; never writes.
 
-    ``windows`` gives statistics only and touches no step JSON; ``groups`` streams the chosen trajectories, one group
-    a window, in the selection's order, with bounded memory. Rows that cannot be read are left out of their group and
-    counted in ``rejected`` by reason. Raises `SourceError` when there is nothing to read from.
+    ``counts`` gives numbers and ``windows`` the members and their statistics, and neither touches step JSON but of
+    trajectories that cross the end of their window: those are sliced. In windows longer than an hour what an agent did
+    is joined. ``groups`` streams the chosen trajectories, one group a window (or role in one), in the selection's
+    order, with bounded memory. Rows that cannot be read are left out of their group and counted in ``rejected`` by
+    reason. Raises `SourceError` when there is nothing to read from.
     """
 
     @property
     def rejected(self) -> Mapping[str, int]: ...
+
+    async def counts(self, query: WindowQuery) -> list[GroupCounts]: ...
 
     async def windows(self, query: WindowQuery) -> list[WindowStats]: ...
 

@@ -9,50 +9,6 @@ EPOCH = "timestamp '1970-01-01'"
 ROW_TEXTS = ("agentId", "windowId", "scenarioId", "finalStatus", "archetype")
 
 
-def windows_sql(table: Table, *, hourly: bool) -> str:
-    """The statistics of every trajectory of the windows asked for, and the start of its window; reads no step.
-
-    $1 length of a window, $2 scenario or null, $3 and $4 a span ``[start, end)`` of windows or null, $5 how far to
-    look back from the newest window or null; both select a little too much where trajectories cross windows, because
-    what their slices are is known only later. Of the columns, the order counts: id, agent, steps, P&L, role, for
-    training, for evaluation, recorded window id, start, end, start of the window, whether it goes on beyond it.
-    """
-    scenario = f"$2::text is null or {table.text('scenarioId')} = $2"
-    identity = table.text("windowId")
-    several = f"{table.integer('windowHours')} > 1" if table.has("windowHours") else "false"
-    binned = f'(select *, date_bin($1, "startTime", {EPOCH}) as binned from chosen) r'
-    if hourly and table.has("windowId"):
-        # Of a window of several hours, the recorded id does not say which of them.
-        start = "coalesce(case when several_hours then null else n.start end, binned)"
-        placed = f"select r.*, {start} as start from {binned} left join names n on n.name = r.name"
-    else:
-        placed = f"select r.*, binned as start from {binned}"
-    return f"""
-        with names as materialized (
-            select name, {named_start_sql("name")} as start
-            from (select distinct {identity} as name from trajectories) known
-        ), chosen as (
-            select {table.text("trajectoryId")} as id, {table.text("agentId")} as agent,
-                   {table.integer("episodeLength")} as steps, {table.number("finalPnL")} as pnl,
-                   {table.text("archetype")} as role, {table.flag("isTrainingData", default=True)} as training,
-                   {table.flag("isEvaluation", default=False)} as evaluation, {identity} as name,
-                   {table.time("startTime")} as "startTime", {end_sql(table)} as "endTime", {several} as several_hours
-            from trajectories
-            where {scenario}
-        ), placed as (
-            {placed}
-        ), recorded as not materialized (
-            select *, start = binned and "endTime" > start + $1 as crosses from placed
-        )
-        select id, agent, steps, pnl, role, training, evaluation, name, "startTime", "endTime", start, crosses
-        from recorded
-        where ($3::timestamp is null or case when crosses then "endTime" else start end >= $3)
-          and ($4::timestamp is null or start + $1 <= $4)
-          and ($5::interval is null
-               or case when crosses then "endTime" else start end > (select max(start) from recorded) - $5)
-    """
-
-
 def end_sql(table: Table) -> str:
     return table.time("endTime") if table.has("endTime") else table.time("startTime")
 

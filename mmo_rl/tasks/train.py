@@ -14,6 +14,7 @@ from mmo_rl.tasks._history import Iteration, spent
 from mmo_rl.tasks._progress import Advance, Stages
 from mmo_rl.tasks._reasons import nothing_selected, refuse_if_none
 from mmo_rl.tasks._results import add_seconds, data_card, note_provenance, summarize
+from mmo_rl.tasks._select import select, used
 from mmo_rl.types import PolicyVersion, Score, ScoredGroup, Selection
 
 if TYPE_CHECKING:
@@ -141,9 +142,13 @@ class Loop:
                     on_tick=advance,
                 )
         with stages.stage("select"):
-            windows = await self.source.windows(self.sampler.query(self.scenario_id))
-            used = {w.window.id for i in history for w in i.selection.windows}
-            selection: Selection = self.sampler.select(windows, iteration, used, prefix=self.scenario_id or "")
+            selection = await select(
+                self.source,
+                self.sampler,
+                iteration=iteration,
+                used_windows=used([done.selection for done in history]),
+                scenario_id=self.scenario_id,
+            )
         if not selection.used:
             if not history:
                 raise nothing_selected(selection, self.context.overrides)
@@ -190,7 +195,7 @@ class Loop:
             batch_id,
             trained.policy,
             dict(trained.metrics),
-            list(selection.trajectory_ids),
+            list(selection.recorded_ids),
             self.report.tracking_id,
         )
         return trained

@@ -195,7 +195,10 @@ async def test_slices_outside_a_span_are_left_out_and_those_that_reach_into_it_a
             "2025-11-14T13:00",
         ]
         longer = await reader.windows(WindowQuery(window_hours=4))
-        assert [(w.window.id, len(w.members)) for w in longer] == [("2025-11-14T08:00", 18), ("2025-11-14T12:00", 1)]
+        assert [(w.window.id, len(w.members), sum(max(1, len(m.parts)) for m in w.members)) for w in longer] == [
+            ("2025-11-14T08:00", 8, 18),
+            ("2025-11-14T12:00", 1, 1),
+        ]
 
 
 @pytest.mark.parametrize("shape", ['{"steps": %s}', "%s"])

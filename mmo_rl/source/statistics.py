@@ -1,0 +1,268 @@
+"""Windows of a PostgreSQL database: how much each holds, and who is in it; no step is read, except of trajectories that
+cross the end of a window."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import asyncpg
+
+from mmo_rl.clock import window_id
+from mmo_rl.source import statements, window_sql
+from mmo_rl.source.columns import Table
+from mmo_rl.source.joined import joined_members, joins
+from mmo_rl.source.slices import Slice, is_odd, named_start, slice_id, slices, slices_of, step_times
+from mmo_rl.source.values import as_number
+from mmo_rl.types import GroupCounts, Member, Trajectory, Window, WindowQuery, WindowStats
+
+log = logging.getLogger(__name__)
+ANNOUNCED_FROM = 10_000
+"""Rows from which on a missing index is felt."""
+
+Fetch = Callable[..., Awaitable[list[asyncpg.Record]]]
+Reach = list[tuple[datetime, datetime]]
+
+
+class Statistics:
+    """Counts and members of windows. ``fetch`` asks the database, ``known`` its tables; ``whole`` reads trajectories
+    of which only the steps tell where they belong, ``batch_size`` at a time. A window is complete ``settle`` after its
+    end. ``command`` is what makes the index that helps."""
+
+    def __init__(
+        self,
+        *,
+        fetch: Fetch,
+        known: Callable[[], Awaitable[dict[str, Table]]],
+        whole: Callable[[Sequence[str]], Awaitable[Mapping[str, Trajectory]]],
+        batch_size: int,
+        settle: timedelta,
+        now: Callable[[], datetime],
+        command: str,
+    ) -> None:
+        self._fetch = fetch
+        self._known = known
+        self._whole = whole
+        self._batch_size = batch_size
+        self._settle = settle
+        self._now = now
+        self._command = command
+        self._announced = False
+        self._reaching: dict[tuple[float, str | None], Reach] = {}
+
+    async def counts(self, query: WindowQuery) -> list[GroupCounts]:
+        """One statement over all rows; a second one lists the members of the windows that something reaches into from
+        the one before, because how its slices count is known only when they are made."""
+        await self._announce()
+        length = timedelta(hours=query.window_hours)
+        counted, reaching = await self._counted(query)
+        self._reaching[query.window_hours, query.scenario_id] = reaching
+        found = {(start, row["role"]): self._numbers(row, self._window(start, length)) for start, row in counted}
+        if touched := self._touched(reaching, length):
+            only = tuple(self._window(start, length) for start in touched)
+            found = {key: numbers for key, numbers in found.items() if key[0] not in touched}
+            for stats in await self.windows(replace(query, span=None, only=only, draw=None)):
+                for numbers in stats.counts(min_actions=query.min_actions, by_role=query.by_role):
+                    found[stats.window.start.replace(tzinfo=None), numbers.role] = numbers
+        newest = max((start for start, _ in found), default=None)
+        ordered = sorted(found, key=lambda key: (key[0], key[1] is not None, key[1] or ""))
+        return [found[key] for key in ordered if _asked(found[key].window, query, newest)]
+
+    async def windows(self, query: WindowQuery) -> list[WindowStats]:
+        """The members of the windows asked for; without those that ``query.draw`` takes."""
+        length, hourly = timedelta(hours=query.window_hours), query.window_hours == 1
+        members: dict[datetime, list[tuple[datetime, Member]]] = {}
+        left_out: dict[datetime, list[tuple[str, str | None]]] = {}
+        rows = []
+        for row in await self._rows(query, length):
+            if row[0] is None:
+                left_out[row["start"]] = list(zip(row["agents"], row["roles"], strict=True))
+                members.setdefault(row["start"], [])
+            else:
+                rows.append(row)
+        sliced = await self._slices([row for row in rows if row["crosses"]], hours=query.window_hours)
+        odd: dict[str | None, str | None] = {}
+        for row in rows:
+            identity, agent, steps, pnl, role, training, evaluation, name, began, _, start, _ = row[:12]
+            if name not in odd:
+                odd[name] = (name or "") if is_odd(name) else None
+            more = (role, training, evaluation, odd[name])
+            parts = sliced.get(identity)
+            if parts is None or len(parts) == 1:
+                own = start if parts is None else parts[0].window.start.replace(tzinfo=None)
+                members.setdefault(own, []).append((began, Member(identity, agent, steps, pnl, *more)))
+            else:
+                for piece in parts:
+                    own = piece.window.start.replace(tzinfo=None)
+                    member = Member(slice_id(identity, piece.window.id), agent, len(piece.steps), piece.pnl, *more)
+                    members.setdefault(own, []).append((max(began, own), member))
+        outcomes = await self._outcome_starts(length, hourly=hourly)
+        newest = max(members, default=None)
+        only = frozenset(query.only)
+        found = []
+        for naive in sorted(members):
+            window = self._window(naive, length)
+            if window not in only if only else not _asked(window, query, newest):
+                continue
+            together = [member for _, member in members[naive]]
+            if joins(query.window_hours):
+                together = joined_members(members[naive], by_role=query.by_role)
+            together.sort(key=lambda member: member.trajectory_id)
+            gone = tuple(left_out.get(naive, ()))
+            found.append(WindowStats(window, tuple(together), naive in outcomes, self._complete(window), gone))
+        return found
+
+    # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _window(self, naive: datetime, length: timedelta) -> Window:
+        start = naive.replace(tzinfo=UTC)
+        return Window(window_id(start), start, start + length)
+
+    def _complete(self, window: Window) -> bool:
+        return window.end + self._settle < self._now()
+
+    def _numbers(self, row: Mapping[str, Any], window: Window) -> GroupCounts:
+        return GroupCounts(
+            window=window,
+            role=row["role"],
+            available=row["available"],
+            agents=row["agents"],
+            evaluation=row["evaluation"],
+            too_few_actions=row["too_few_actions"],
+            steps=row["steps"] or 0,
+            pnl_low=row["pnl_low"],
+            pnl_high=row["pnl_high"],
+            complete=self._complete(window),
+        )
+
+    async def _counted(self, query: WindowQuery) -> tuple[list[tuple[datetime, asyncpg.Record]], Reach]:
+        """The numbers by start of the window, and which windows have trajectories that end later, and when."""
+        table = (await self._known())["trajectories"]
+        length, hourly = timedelta(hours=query.window_hours), query.window_hours == 1
+        arguments = (length, query.scenario_id, query.min_actions)
+        counted: list[tuple[datetime, asyncpg.Record]] | None = None
+        if hourly and table.has("windowId"):
+            named = await self._fetch(window_sql.named_counts_sql(table, by_role=query.by_role), *arguments)
+            counted = _by_start(named)
+        if counted is None:
+            sql = window_sql.counts_sql(table, hourly=hourly, joined=joins(query.window_hours), by_role=query.by_role)
+            counted = [(row["start"], row) for row in await self._fetch(sql, *arguments)]
+        return counted, [(start, row["reach"]) for start, row in counted if row["reach"] is not None]
+
+    async def _rows(self, query: WindowQuery, length: timedelta) -> list[asyncpg.Record]:
+        table = (await self._known())["trajectories"]
+        span, hourly = query.span, query.window_hours == 1
+        if not query.only:
+            return await self._fetch(
+                window_sql.windows_sql(table, hourly=hourly),
+                length,
+                query.scenario_id,
+                span.start.astimezone(UTC).replace(tzinfo=None) if span is not None else None,
+                span.end.astimezone(UTC).replace(tzinfo=None) if span is not None else None,
+                timedelta(hours=query.lookback_hours) if span is None else None,
+            )
+        key = (query.window_hours, query.scenario_id)
+        if key not in self._reaching:
+            self._reaching[key] = (await self._counted(query))[1]
+        starts = {window.start.astimezone(UTC).replace(tzinfo=None) for window in query.only}
+        reaching = self._reaching[key]
+        starts |= {start for start, reach in reaching if not starts.isdisjoint(self._touched([(start, reach)], length))}
+        if query.draw is None:
+            return await self._fetch(
+                window_sql.members_sql(table, hourly=hourly), length, query.scenario_id, sorted(starts)
+            )
+        return await self._fetch(
+            window_sql.drawn_sql(table, hourly=hourly, joined=joins(query.window_hours), by_role=query.by_role),
+            length,
+            query.scenario_id,
+            sorted(starts),
+            query.draw.rate,
+            str(query.draw.seed),
+            query.draw.prefix,
+            query.draw.min_agents,
+            query.min_actions,
+        )
+
+    def _touched(self, reaching: Reach, length: timedelta) -> set[datetime]:
+        """The starts of the windows that trajectories which cross the end of theirs may have a part in. An end in the
+        future is a wrong clock."""
+        latest = self._now().replace(tzinfo=None) + timedelta(days=1)
+        touched = set()
+        for start, reach in reaching:
+            while start <= min(reach, latest):
+                touched.add(start)
+                start += length
+        return touched
+
+    async def _announce(self) -> None:
+        """Says once that an index would help where there are many rows and it is not there."""
+        if self._announced:
+            return
+        self._announced = True
+        (row,) = await self._fetch(window_sql.INDEX_SQL)
+        if not row["indexed"] and (row["rows"] or 0) >= ANNOUNCED_FROM:
+            log.warning(
+                "about %s trajectories without the index %s: windows are counted the slower way (%s makes it, where"
+                " the database is yours to change)",
+                f"{row['rows']:,.0f}",
+                window_sql.INDEX,
+                self._command,
+            )
+
+    async def _slices(self, rows: Sequence[asyncpg.Record], *, hours: float) -> dict[str, list[Slice]]:
+        """The slices of trajectories that cross windows; those whose steps cannot be read are left out."""
+        found: dict[str, list[Slice]] = {}
+        table = (await self._known())["trajectories"]
+        for first in range(0, len(rows), self._batch_size):
+            batch = {row["id"]: row for row in rows[first : first + self._batch_size]}
+            try:
+                listed = await self._fetch(statements.steps_sql(table), list(batch))
+            except asyncpg.DataError:  # steps in one of the other shapes, or no JSON at all
+                listed = []
+            for identity, times, pnls in listed:
+                row = batch[identity]
+                if times and None not in times:
+                    del batch[identity]
+                    start = row["startTime"].replace(tzinfo=UTC)
+                    found[identity] = slices(
+                        step_times(times, start),
+                        [as_number(pnl) for pnl in pnls],
+                        final_pnl=row["pnl"],
+                        start=start,
+                        end=row["endTime"].replace(tzinfo=UTC),
+                        hours=hours,
+                    )
+            if batch:
+                whole = await self._whole(list(batch))
+                found |= {identity: slices_of(read, hours=hours) for identity, read in whole.items()}
+        return found
+
+    async def _outcome_starts(self, length: timedelta, *, hourly: bool) -> set[datetime]:
+        table = (await self._known())["market_outcomes"]
+        if not table.has("windowId"):
+            return set()
+        rows = await self._fetch(statements.outcome_starts_sql(table, hourly=hourly), length)
+        return {row["start"] for row in rows}
+
+
+def _by_start(rows: Sequence[asyncpg.Record]) -> list[tuple[datetime, asyncpg.Record]] | None:
+    """Rows by recorded window id, by the start that it names; None where an id names none, two name the same, or one
+    stands for several hours: then rows must be placed one by one."""
+    names: dict[datetime, str] = {}
+    found = []
+    for row in rows:
+        start = named_start(row["name"])
+        if start is None or row["several_hours"] or names.setdefault(start, row["name"]) != row["name"]:
+            return None
+        found.append((start.replace(tzinfo=None), row))
+    return found
+
+
+def _asked(window: Window, query: WindowQuery, newest: datetime | None) -> bool:
+    if query.span is not None:
+        return query.span.start <= window.start and window.end <= query.span.end
+    naive = window.start.replace(tzinfo=None)
+    return newest is None or naive > newest - timedelta(hours=query.lookback_hours)
