@@ -8,6 +8,9 @@ from typing import Any, Protocol
 
 from mmo_rl.types import Group, GroupCounts, Selection, WindowQuery, WindowStats
 
+WINDOWS_INDEX = "mmo_rl_windows_idx"
+"""Answers what windows hold without a look at the rows. The database room makes it, this one announces its absence."""
+
 
 class ReadPool(Protocol):
     """Read-only connections to a PostgreSQL server (asyncpg connections; the pool belongs to the database room)."""

@@ -13,6 +13,7 @@ import asyncpg
 
 from mmo_rl.clock import window_id
 from mmo_rl.source import statements, window_sql
+from mmo_rl.source.base import WINDOWS_INDEX
 from mmo_rl.source.columns import Table
 from mmo_rl.source.joined import joined_members, joins
 from mmo_rl.source.slices import Slice, is_odd, named_start, slice_id, slices, slices_of, step_times
@@ -208,7 +209,7 @@ class Statistics:
                 "about %s trajectories without the index %s: windows are counted the slower way (%s makes it, where"
                 " the database is yours to change)",
                 f"{row['rows']:,.0f}",
-                window_sql.INDEX,
+                WINDOWS_INDEX,
                 self._command,
             )
 

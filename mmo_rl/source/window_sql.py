@@ -5,14 +5,14 @@ Of the parameters, all have $1 the length of a window and $2 a scenario or null.
 
 from __future__ import annotations
 
+from mmo_rl.source.base import WINDOWS_INDEX
 from mmo_rl.source.columns import Table
 from mmo_rl.source.statements import EPOCH, end_sql, named_start_sql
 
-INDEX = "mmo_rl_windows_idx"
 INDEX_SQL = f"""
     select (select reltuples from pg_class where oid = to_regclass('trajectories')) as rows, exists (
         select from pg_index i join pg_class c on c.oid = i.indexrelid
-        where i.indrelid = to_regclass('trajectories') and c.relname = '{INDEX}' and i.indisvalid
+        where i.indrelid = to_regclass('trajectories') and c.relname = '{WINDOWS_INDEX}' and i.indisvalid
     ) as indexed
 """
 COLUMNS = 'id, agent, steps, pnl, role, training, evaluation, name, "startTime", "endTime", start, crosses'
