@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -25,7 +25,16 @@ ANNOUNCED_FROM = 10_000
 """Rows from which on a missing index is felt."""
 
 Fetch = Callable[..., Awaitable[list[asyncpg.Record]]]
-Reach = list[tuple[datetime, datetime]]
+Counted = list[tuple[datetime, asyncpg.Record]]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the windows of a database lie: those from which trajectories reach into later ones, with the latest end;
+    and all recorded ids by the start that they name, or None where ids do not tell where a trajectory belongs."""
+
+    reaching: Sequence[tuple[datetime, datetime]]
+    names: Mapping[datetime, str] | None
 
 
 class Statistics:
@@ -52,25 +61,31 @@ class Statistics:
         self._now = now
         self._command = command
         self._announced = False
-        self._reaching: dict[tuple[float, str | None], Reach] = {}
+        self._layouts: dict[tuple[float, str | None], Layout] = {}
 
     async def counts(self, query: WindowQuery) -> list[GroupCounts]:
         """One statement over all rows; a second one lists the members of the windows that something reaches into from
         the one before, because how its slices count is known only when they are made."""
         await self._announce()
         length = timedelta(hours=query.window_hours)
-        counted, reaching = await self._counted(query)
-        self._reaching[query.window_hours, query.scenario_id] = reaching
-        found = {(start, row["role"]): self._numbers(row, self._window(start, length)) for start, row in counted}
-        if touched := self._touched(reaching, length):
+        counted = await self._counted(query)
+        touched = self._touched(self._layouts[query.window_hours, query.scenario_id].reaching, length)
+        recounted: dict[datetime, list[GroupCounts]] = {}
+        if touched:
             only = tuple(self._window(start, length) for start in touched)
-            found = {key: numbers for key, numbers in found.items() if key[0] not in touched}
             for stats in await self.windows(replace(query, span=None, only=only, draw=None)):
-                for numbers in stats.counts(min_actions=query.min_actions, by_role=query.by_role):
-                    found[stats.window.start.replace(tzinfo=None), numbers.role] = numbers
-        newest = max((start for start, _ in found), default=None)
-        ordered = sorted(found, key=lambda key: (key[0], key[1] is not None, key[1] or ""))
-        return [found[key] for key in ordered if _asked(found[key].window, query, newest)]
+                numbers = stats.counts(min_actions=query.min_actions, by_role=query.by_role)
+                recounted[stats.window.start.replace(tzinfo=None)] = numbers
+        newest = max([start for start, _ in counted if start not in touched] + list(recounted), default=None)
+        over = (self._now() - self._settle - length).replace(tzinfo=None)
+        found = [counts for start in recounted for counts in recounted[start]]
+        found += [
+            self._numbers(row, self._window(start, length), complete=start < over)
+            for start, row in counted
+            if start not in touched and _asked(start, length, query, newest)
+        ]
+        found = [c for c in found if not touched or _asked(c.window.start.replace(tzinfo=None), length, query, newest)]
+        return sorted(found, key=lambda c: (c.window.start, c.role is not None, c.role or ""))
 
     async def windows(self, query: WindowQuery) -> list[WindowStats]:
         """The members of the windows asked for; without those that ``query.draw`` takes."""
@@ -106,7 +121,7 @@ class Statistics:
         found = []
         for naive in sorted(members):
             window = self._window(naive, length)
-            if window not in only if only else not _asked(window, query, newest):
+            if window not in only if only else not _asked(naive, length, query, newest):
                 continue
             together = [member for _, member in members[naive]]
             if joins(query.window_hours):
@@ -125,33 +140,38 @@ class Statistics:
     def _complete(self, window: Window) -> bool:
         return window.end + self._settle < self._now()
 
-    def _numbers(self, row: Mapping[str, Any], window: Window) -> GroupCounts:
+    def _numbers(self, row: Mapping[str, Any], window: Window, *, complete: bool) -> GroupCounts:
         return GroupCounts(
             window=window,
             role=row["role"],
             available=row["available"],
             agents=row["agents"],
-            evaluation=row["evaluation"],
-            too_few_actions=row["too_few_actions"],
+            evaluation=row["members"] - row["trainable"],
+            too_few_actions=row["trainable"] - row["available"],
             steps=row["steps"] or 0,
             pnl_low=row["pnl_low"],
             pnl_high=row["pnl_high"],
-            complete=self._complete(window),
+            complete=complete,
         )
 
-    async def _counted(self, query: WindowQuery) -> tuple[list[tuple[datetime, asyncpg.Record]], Reach]:
-        """The numbers by start of the window, and which windows have trajectories that end later, and when."""
+    async def _counted(self, query: WindowQuery) -> Counted:
+        """The numbers by start of the window; notes how the windows lie."""
         table = (await self._known())["trajectories"]
         length, hourly = timedelta(hours=query.window_hours), query.window_hours == 1
-        arguments = (length, query.scenario_id, query.min_actions)
-        counted: list[tuple[datetime, asyncpg.Record]] | None = None
+        arguments = (query.scenario_id, query.min_actions)
+        key = (query.window_hours, query.scenario_id)
         if hourly and table.has("windowId"):
             named = await self._fetch(window_sql.named_counts_sql(table, by_role=query.by_role), *arguments)
             counted = _by_start(named)
-        if counted is None:
-            sql = window_sql.counts_sql(table, hourly=hourly, joined=joins(query.window_hours), by_role=query.by_role)
-            counted = [(row["start"], row) for row in await self._fetch(sql, *arguments)]
-        return counted, [(start, row["reach"]) for start, row in counted if row["reach"] is not None]
+            if counted is not None:
+                reaching = [(start, row["ended"]) for start, row in counted if row["ended"] > start + length]
+                self._layouts[key] = Layout(reaching, {start: row["name"] for start, row in counted})
+                return counted
+        sql = window_sql.counts_sql(table, hourly=hourly, joined=joins(query.window_hours), by_role=query.by_role)
+        counted = [(row["start"], row) for row in await self._fetch(sql, length, *arguments)]
+        reaching = [(start, row["reach"]) for start, row in counted if row["reach"] is not None]
+        self._layouts[key] = Layout(reaching, None)
+        return counted
 
     async def _rows(self, query: WindowQuery, length: timedelta) -> list[asyncpg.Record]:
         table = (await self._known())["trajectories"]
@@ -166,28 +186,27 @@ class Statistics:
                 timedelta(hours=query.lookback_hours) if span is None else None,
             )
         key = (query.window_hours, query.scenario_id)
-        if key not in self._reaching:
-            self._reaching[key] = (await self._counted(query))[1]
+        if key not in self._layouts:
+            await self._counted(query)
+        layout = self._layouts[key]
         starts = {window.start.astimezone(UTC).replace(tzinfo=None) for window in query.only}
-        reaching = self._reaching[key]
-        starts |= {start for start, reach in reaching if not starts.isdisjoint(self._touched([(start, reach)], length))}
-        if query.draw is None:
-            return await self._fetch(
-                window_sql.members_sql(table, hourly=hourly), length, query.scenario_id, sorted(starts)
-            )
-        return await self._fetch(
-            window_sql.drawn_sql(table, hourly=hourly, joined=joins(query.window_hours), by_role=query.by_role),
-            length,
-            query.scenario_id,
-            sorted(starts),
-            query.draw.rate,
-            str(query.draw.seed),
-            query.draw.prefix,
-            query.draw.min_agents,
-            query.min_actions,
-        )
+        starts |= {
+            start for start, reach in layout.reaching if not starts.isdisjoint(self._touched([(start, reach)], length))
+        }
+        arguments: list[Any] = [length, query.scenario_id, sorted(starts)]
+        named = layout.names is not None
+        if query.draw is not None:
+            joined = joins(query.window_hours)
+            sql = window_sql.drawn_sql(table, hourly=hourly, joined=joined, by_role=query.by_role, named=named)
+            draw = query.draw
+            arguments += [draw.rate, str(draw.seed), draw.prefix, draw.min_agents, query.min_actions]
+        else:
+            sql = window_sql.members_sql(table, hourly=hourly, named=named)
+        if layout.names is not None:
+            arguments.append([layout.names[start] for start in sorted(starts) if start in layout.names])
+        return await self._fetch(sql, *arguments)
 
-    def _touched(self, reaching: Reach, length: timedelta) -> set[datetime]:
+    def _touched(self, reaching: Sequence[tuple[datetime, datetime]], length: timedelta) -> set[datetime]:
         """The starts of the windows that trajectories which cross the end of theirs may have a part in. An end in the
         future is a wrong clock."""
         latest = self._now().replace(tzinfo=None) + timedelta(days=1)
@@ -249,21 +268,24 @@ class Statistics:
         return {row["start"] for row in rows}
 
 
-def _by_start(rows: Sequence[asyncpg.Record]) -> list[tuple[datetime, asyncpg.Record]] | None:
+def _by_start(rows: Sequence[asyncpg.Record]) -> Counted | None:
     """Rows by recorded window id, by the start that it names; None where an id names none, two name the same, or one
     stands for several hours: then rows must be placed one by one."""
     names: dict[datetime, str] = {}
     found = []
     for row in rows:
-        start = named_start(row["name"])
-        if start is None or row["several_hours"] or names.setdefault(start, row["name"]) != row["name"]:
+        name, hours = row["name"], row["hours"]
+        start = named_start(name)
+        if start is None or (hours is not None and hours > 1):
             return None
-        found.append((start.replace(tzinfo=None), row))
+        start = start.replace(tzinfo=None)
+        if names.setdefault(start, name) != name:
+            return None
+        found.append((start, row))
     return found
 
 
-def _asked(window: Window, query: WindowQuery, newest: datetime | None) -> bool:
+def _asked(start: datetime, length: timedelta, query: WindowQuery, newest: datetime | None) -> bool:
     if query.span is not None:
-        return query.span.start <= window.start and window.end <= query.span.end
-    naive = window.start.replace(tzinfo=None)
-    return newest is None or naive > newest - timedelta(hours=query.lookback_hours)
+        return query.span.start <= start.replace(tzinfo=UTC) and (start + length).replace(tzinfo=UTC) <= query.span.end
+    return newest is None or start > newest - timedelta(hours=query.lookback_hours)

@@ -1,6 +1,6 @@
 """The statements that count windows and list their members, for the table that a database has; none reads a step.
 
-Of the parameters, all have $1 the length of a window and $2 a scenario or null. See each for the others.
+Of the parameters, $1 is the length of a window and $2 a scenario or null, unless said otherwise.
 """
 
 from __future__ import annotations
@@ -21,32 +21,33 @@ COLUMNS = 'id, agent, steps, pnl, role, training, evaluation, name, "startTime",
 def named_counts_sql(table: Table, *, by_role: bool) -> str:
     """The numbers of every recorded window id, for windows of an hour: an index alone can answer it.
 
-    $3 the fewest steps. ``reach`` is the latest end of those that may cross the end of their window.
+    $1 a scenario or null, $2 the fewest steps. ``ended`` is the latest end, ``hours`` the most hours of a window.
     """
-    name, steps, pnl = table.text("windowId"), table.integer("episodeLength"), table.number("finalPnL")
-    trainable = _trainable(table)
-    usable = f"{trainable} and {steps} >= $3"
+    steps, pnl = table.integer("episodeLength"), table.number("finalPnL")
+    trainable = " and ".join(
+        f"{table.raw(column)} is {value}"
+        for column, value in (("isTrainingData", "not false"), ("isEvaluation", "not true"))
+        if table.has(column)
+    )
+    usable = f"{trainable or 'true'} and {steps} >= $2"
     role = table.text("archetype") if by_role else "null::text"
-    several = f"bool_or({table.integer('windowHours')} > 1)" if table.has("windowHours") else "false"
-    end = end_sql(table)
     return f"""
-        select {name} as name, {role} as role,
+        select {table.text("windowId")} as name, {role} as role, count(*) as members,
+               count(*) filter (where {trainable or "true"}) as trainable,
                count(*) filter (where {usable}) as available,
                count(distinct {table.text("agentId")}) filter (where {usable}) as agents,
-               count(*) filter (where not ({trainable})) as evaluation,
-               count(*) filter (where {trainable} and {steps} < $3) as too_few_actions,
                sum({steps}) filter (where {usable}) as steps,
                min({pnl}) filter (where {usable}) as pnl_low, max({pnl}) filter (where {usable}) as pnl_high,
-               max({end}) filter (where {end} > date_bin($1, {table.time("startTime")}, {EPOCH}) + $1) as reach,
-               {several} as several_hours
-        from trajectories where {_scenario(table)}
-        group by {name}{f", {role}" if by_role and table.has("archetype") else ""}
+               max({end_sql(table)}) as ended, max({table.integer("windowHours")}) as hours
+        from trajectories where {_scenario(table, "$1")}
+        group by {table.text("windowId")}{f", {role}" if by_role and table.has("archetype") else ""}
     """
 
 
 def counts_sql(table: Table, *, hourly: bool, joined: bool, by_role: bool) -> str:
     """The numbers of every window, whatever its length and the recorded ids; ``joined`` counts what an agent did in a
-    window as one. $3 the fewest steps; ``reach`` as in `named_counts_sql`."""
+    window as one. $3 the fewest steps; ``reach`` is the latest end of
+    those that cross the end of their window."""
     role = "role" if by_role else "null::text"
     if joined:
         available = "(ok > 0 and ok_steps >= $3)::int"
@@ -79,7 +80,8 @@ def counts_sql(table: Table, *, hourly: bool, joined: bool, by_role: bool) -> st
         )
         select start, role, coalesce(sum(available), 0)::bigint as available,
                count(*) filter (where available > 0) as agents,
-               coalesce(sum(excluded), 0)::bigint as evaluation, coalesce(sum(few), 0)::bigint as too_few_actions,
+               coalesce(sum(available + excluded + few), 0)::bigint as members,
+               coalesce(sum(available + few), 0)::bigint as trainable,
                sum(taken) filter (where available > 0) as steps, min(least) as pnl_low, max(most) as pnl_high,
                max(reach) as reach
         from each group by start, role
@@ -104,21 +106,22 @@ def windows_sql(table: Table, *, hourly: bool) -> str:
     """
 
 
-def members_sql(table: Table, *, hourly: bool) -> str:
-    """`windows_sql` of the windows whose starts are $3."""
+def members_sql(table: Table, *, hourly: bool, named: bool) -> str:
+    """`windows_sql` of the windows whose starts are $3. ``named``: $4 has all recorded ids of these windows."""
     return f"""
-        {_recorded(table, hourly=hourly, narrowed=True)}
+        {_recorded(table, hourly=hourly, narrowed=True, names="$4" if named else None)}
         select {COLUMNS} from recorded where start = any($3::timestamp[])
     """
 
 
-def drawn_sql(table: Table, *, hourly: bool, joined: bool, by_role: bool) -> str:
+def drawn_sql(table: Table, *, hourly: bool, joined: bool, by_role: bool, named: bool) -> str:
     """`members_sql` without the members that random dropout takes, nor those that may not be trained on.
 
     $4 the rate, $5 the seed, $6 the prefix that has no part in the choice, $7 how many agents stay in each group, $8
-    the fewest steps. A row without an id lists the agents and roles of what was left out of a window. The rule is that
-    of the sampler: the fraction of the md5 of ``id:seed`` reaches the rate, or the member is the best of one of the
-    best agents. Members that are sliced have no id here yet: all that their agents did comes along.
+    the fewest steps; ``named``: $9 has all recorded ids of these windows. A row without an id lists the agents and
+    roles of what was left out of a window. The rule is that of the sampler: the fraction of the md5 of ``id:seed``
+    reaches the rate, or the member is the best of one of the best agents. Members that are sliced have no id here yet:
+    all that their agents did comes along.
     """
     agent = "start, agent, role" if by_role else "start, agent"
     group = "start, role" if by_role else "start"
@@ -133,7 +136,7 @@ def drawn_sql(table: Table, *, hourly: bool, joined: bool, by_role: bool) -> str
     own = "case when starts_with(member, $6) then substr(member, length($6) + 1) else member end"
     digest = f"md5(convert_to(({own}) || ':' || $5, 'UTF8'))"
     return f"""
-        {_recorded(table, hourly=hourly, narrowed=True)}, trainable as (
+        {_recorded(table, hourly=hourly, narrowed=True, names="$9" if named else None)}, trainable as (
             select *, bool_or(crosses) over (partition by agent) as sliced
             from recorded where start = any($3::timestamp[]) and training and not evaluation
         ), members as (
@@ -157,21 +160,25 @@ def drawn_sql(table: Table, *, hourly: bool, joined: bool, by_role: bool) -> str
     """
 
 
-def _recorded(table: Table, *, hourly: bool, narrowed: bool) -> str:
+def _recorded(table: Table, *, hourly: bool, narrowed: bool, names: str | None = None) -> str:
     """The part that all have in common: ``recorded`` has `COLUMNS`. ``narrowed`` looks up by index what can be in the
-    windows that start at $3."""
+    windows that start at $3; where the recorded ids of these windows are known, the parameter ``names`` has them."""
     identity = table.text("windowId")
     several = f"{table.integer('windowHours')} > 1" if table.has("windowHours") else "false"
     conditions = [_scenario(table)]
+    known = f"(select distinct {identity} as name from trajectories) known"
     binned = f'(select *, date_bin($1, "startTime", {EPOCH}) as binned from chosen) r'
     if hourly and table.has("windowId"):
         # Of a window of several hours, the recorded id does not say which of them.
         start = "coalesce(case when several_hours then null else n.start end, binned)"
         placed = f"select r.*, {start} as start from {binned} left join names n on n.name = r.name"
-        if narrowed:
-            names = "select name from names where name is not null and (start is null or start = any($3::timestamp[]))"
+        if names is not None:
+            known = f"unnest({names}::text[]) as known(name)"
+            conditions.append(f"{identity} = any({names}::text[])")
+        elif narrowed:
+            named = "select name from names where name is not null and (start is null or start = any($3::timestamp[]))"
             whole = f" or {several}" if table.has("windowHours") else ""
-            conditions.append(f"({identity} = any(array({names})) or {identity} is null{whole})")
+            conditions.append(f"({identity} = any(array({named})) or {identity} is null{whole})")
     else:
         placed = f"select r.*, binned as start from {binned}"
         if narrowed:
@@ -183,7 +190,7 @@ def _recorded(table: Table, *, hourly: bool, narrowed: bool) -> str:
     return f"""
         with names as materialized (
             select name, {named_start_sql("name")} as start
-            from (select distinct {identity} as name from trajectories) known
+            from {known}
         ), chosen as (
             select {table.text("trajectoryId")} as id, {table.text("agentId")} as agent,
                    {table.integer("episodeLength")} as steps, {table.number("finalPnL")} as pnl,
@@ -200,9 +207,5 @@ def _recorded(table: Table, *, hourly: bool, narrowed: bool) -> str:
     """
 
 
-def _scenario(table: Table) -> str:
-    return f"($2::text is null or {table.text('scenarioId')} = $2)"
-
-
-def _trainable(table: Table) -> str:
-    return f"{table.flag('isTrainingData', default=True)} and not {table.flag('isEvaluation', default=False)}"
+def _scenario(table: Table, parameter: str = "$2") -> str:
+    return f"({parameter}::text is null or {table.text('scenarioId')} = {parameter})"
