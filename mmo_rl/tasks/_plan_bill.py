@@ -14,7 +14,7 @@ FORMULAS = {
     "trajectories": "available x (1 - dropout), never below min_agents; dropout = clip(1 - target / available, 0, max)",
     "judge calls": "ceil(members / max_per_window) a group; free: cached already, or shared with an earlier job",
     "judge tokens": "the rendered prompts + 60 an explained score (the answers are an estimate)",
-    "trained tokens": "answers of scored trajectories in groups whose scores differ x epochs",
+    "trained tokens": "answers whose score differs from the mean of their group x epochs; fewer as a policy settles",
     "judge $": "(prompt tokens x prompt price + answer tokens x answer price) / 10^6, of the calls that are paid",
     "hours": "(6 x parameters x training tokens + 2 x parameters x playing tokens) / TFLOP/s + paid calls x s a call /"
     " concurrency",

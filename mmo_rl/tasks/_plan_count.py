@@ -28,8 +28,8 @@ DRY_MARKETS = 8
 EVALUATIONS = 4
 """Base and trained policy, each sampled and greedy."""
 SCENARIO = "plan"
-NO_SPREAD = 1e-12
-"""A group whose rewards differ by no more trains nothing."""
+NO_ADVANTAGE = 1e-12
+"""A reward that is no further from the mean of its group trains nothing."""
 START = datetime(1980, 1, 1, tzinfo=UTC)
 
 
@@ -262,15 +262,16 @@ class _Tally:
             requests = self._requests(group)
             lengths = self._judge_tokens.prompts([request.messages for request in requests])
             judged = [i for request in requests for i in request.members]
-            scored = ScoredGroup(group, {i: Score(i, place / len(judged)) for place, i in enumerate(judged)})
+            # Scores that the judge has yet to give: none of them at the mean, so that everything judged is trained on.
+            scored = ScoredGroup(group, {i: Score(i, float(place > 0)) for place, i in enumerate(judged)})
         else:
             (scored,) = [s async for s in self._judge.score(_one(group))]
         trained = context = 0
         for training in training_groups([scored]):
-            rewards = [sample.reward for sample in training.samples]
-            if max(rewards) - min(rewards) > NO_SPREAD:
-                answers, prompts = self._lengths([call for sample in training.samples for call in sample.calls])
-                trained, context = trained + answers, context + prompts
+            mean = sum(sample.reward for sample in training.samples) / len(training.samples)
+            moving = [sample for sample in training.samples if abs(sample.reward - mean) > NO_ADVANTAGE]
+            answers, prompts = self._lengths([call for sample in moving for call in sample.calls])
+            trained, context = trained + answers, context + prompts
         return Measured(len(group.members), tuple(zip(requests, lengths, strict=True)), trained, context)
 
     def _requests(self, group: Group) -> list[JudgeRequest]:
