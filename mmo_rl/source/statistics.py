@@ -11,7 +11,6 @@ from typing import Any
 
 import asyncpg
 
-from mmo_rl.clock import window_id
 from mmo_rl.source import statements, window_sql
 from mmo_rl.source.base import WINDOWS_INDEX
 from mmo_rl.source.columns import Table
@@ -135,24 +134,16 @@ class Statistics:
 
     def _window(self, naive: datetime, length: timedelta) -> Window:
         start = naive.replace(tzinfo=UTC)
-        return Window(window_id(start), start, start + length)
+        return Window(naive.isoformat(timespec="minutes"), start, start + length)
 
     def _complete(self, window: Window) -> bool:
         return window.end + self._settle < self._now()
 
     def _numbers(self, row: Mapping[str, Any], window: Window, *, complete: bool) -> GroupCounts:
-        return GroupCounts(
-            window=window,
-            role=row["role"],
-            available=row["available"],
-            agents=row["agents"],
-            evaluation=row["members"] - row["trainable"],
-            too_few_actions=row["trainable"] - row["available"],
-            steps=row["steps"] or 0,
-            pnl_low=row["pnl_low"],
-            pnl_high=row["pnl_high"],
-            complete=complete,
-        )
+        available, trainable = row["available"], row["trainable"]
+        apart, few, steps = row["members"] - trainable, trainable - available, row["steps"] or 0
+        pnl = row["pnl_low"], row["pnl_high"]
+        return GroupCounts(window, row["role"], available, row["agents"], apart, few, steps, *pnl, complete)
 
     async def _counted(self, query: WindowQuery) -> Counted:
         """The numbers by start of the window; notes how the windows lie."""
@@ -275,14 +266,26 @@ def _by_start(rows: Sequence[asyncpg.Record]) -> Counted | None:
     found = []
     for row in rows:
         name, hours = row["name"], row["hours"]
-        start = named_start(name)
+        start = _usual_start(name)
         if start is None or (hours is not None and hours > 1):
             return None
-        start = start.replace(tzinfo=None)
         if names.setdefault(start, name) != name:
             return None
         found.append((start, row))
     return found
+
+
+def _usual_start(name: str | None) -> datetime | None:
+    """`named_start` without a zone; fast for ids as the game writes them."""
+    if name is not None and len(name) == 16 and name[0] in "12":
+        try:
+            start: datetime | None = datetime.fromisoformat(name)
+        except ValueError:
+            start = None
+        if start is not None and start.isoformat(timespec="minutes") == name:
+            return start
+    named = named_start(name)
+    return None if named is None else named.replace(tzinfo=None)
 
 
 def _asked(start: datetime, length: timedelta, query: WindowQuery, newest: datetime | None) -> bool:
