@@ -35,15 +35,13 @@ class Prices:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rates:
-    """How fast a machine is and what it costs; None: unknown. ``pace`` multiplies hours by what earlier runs took."""
+    """How fast a machine is and what it costs; None: unknown."""
 
     cpu_tflops: float
     gpu_tflops: float
     gpu_usd_per_hour: float | None
     judge_call_s: float
     judge_concurrency: int
-    pace: float = 1.0
-    paced_by: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +137,7 @@ def backends(plan: Plan, counts: Counts, *, paid: int) -> list[Backend]:
         if plan.parameters_b is None:
             return None
         work = (6 * trained + 2 * played) * plan.parameters_b * 1e9
-        return work / (tflops * 1e12) / 3600 * rates.pace + _judging(rates, paid)
+        return work / (tflops * 1e12) / 3600 + _judging(rates, paid)
 
     gpu = hours(rates.gpu_tflops)
     rent = None if gpu is None or rates.gpu_usd_per_hour is None else gpu * rates.gpu_usd_per_hour

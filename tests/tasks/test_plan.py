@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -152,6 +155,25 @@ async def test_the_table_has_a_row_a_job_and_a_total(tmp_path: Path) -> None:
     assert [job["judge_calls"] for job in told["jobs"]] == [6, 0]
     assert told["total"]["judge_calls"] == 6
     assert told["total"]["judge_calls_free"] == 6
+
+
+def test_a_sweep_is_one_table_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("MMO_RL_", "WANDB_"))}
+    small = ("judge=ruler", "iterations=1", "collect.windows=2", "evaluate=none", "plan.changes=false")
+    swept = ("model=qwen2_5_3b,qwen3_14b", "sampler.max_dropout=0,0.3,0.7", "sampler.target_trajectories=8")
+    ran = subprocess.run(
+        [sys.executable, "-m", "mmo_rl", "-m", "task=plan", *swept, *small],
+        cwd=tmp_path,
+        env=environment | {"MMO_RL_ROOT": str(tmp_path), "MMO_RL_HOME": str(tmp_path / "home")},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr
+    table = ran.stdout.split("\n\n")[0].splitlines()
+    assert [line.split()[0] for line in table[:7]] == ["job", *["model=qwen2_5_3b"] * 3, *["model=qwen3_14b"] * 3]
+    assert next(line for line in table[7:] if line.split()).startswith("total")
+    assert not (tmp_path / "runs").exists()
+    assert not (tmp_path / "home" / "postgres").exists()
 
 
 # --- tokens -----------------------------------------------------------------------------------------------------------
