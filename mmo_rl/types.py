@@ -229,9 +229,10 @@ class GroundTruth:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A trajectory, or its slice in a window, as the sampler sees it: its statistics, never its steps. ``actions``
-    counts recorded steps. ``odd_window_id`` is the recorded window id where it was mapped or re-derived ("" where there
-    was none), None where it was used as it is."""
+    """A trajectory, its slice in a window, or several of an agent joined in one, as the sampler sees it: its
+    statistics, never its steps. ``actions`` counts recorded steps. ``odd_window_id`` is the recorded window id where it
+    was mapped or re-derived ("" where there was none), None where it was used as it is. ``parts`` are the ids of what
+    was joined, in the order of time; empty where nothing was."""
 
     trajectory_id: str
     agent_id: str
@@ -241,33 +242,148 @@ class Member:
     is_training_data: bool = True
     is_evaluation: bool = False
     odd_window_id: str | None = None
+    parts: tuple[str, ...] = ()
+
+    @property
+    def trainable(self) -> bool:
+        """Whether it may be trained on at all, however many steps it has."""
+        return self.is_training_data and not self.is_evaluation
+
+
+@dataclass(frozen=True, slots=True)
+class GroupCounts:
+    """How much of a window, or of one ``role`` in it, was recorded: numbers, not a single id.
+
+    ``available`` members of ``agents`` different agents may be trained on; the others are ``evaluation`` (or not meant
+    for training) or have ``too_few_actions``. ``steps`` and the range of P&L (game dollars, None where none was
+    recorded) are those of the available ones.
+    """
+
+    window: Window
+    role: str | None
+    available: int
+    agents: int
+    evaluation: int
+    too_few_actions: int
+    steps: int
+    pnl_low: float | None
+    pnl_high: float | None
+    complete: bool = True
+
+    @property
+    def members(self) -> int:
+        return self.available + self.evaluation + self.too_few_actions
 
 
 @dataclass(frozen=True, slots=True)
 class WindowStats:
-    """Statistics of one window. ``complete`` is False while its end (plus the settle time) still lies ahead."""
+    """Statistics of one window. ``complete`` is False while its end (plus the settle time) still lies ahead.
+    ``left_out`` has the agent and role of each member that the source left out because the query's dropout takes it."""
 
     window: Window
     members: tuple[Member, ...]
     has_outcomes: bool = False
     complete: bool = True
+    left_out: tuple[tuple[str, str | None], ...] = ()
+
+    @property
+    def everything(self) -> SelectedWindow:
+        """All members, as a source's ``groups`` takes them."""
+        ids = tuple(member.trajectory_id for member in self.members)
+        return SelectedWindow(self.window, ids, parts={m.trajectory_id: m.parts for m in self.members if m.parts})
+
+    def counts(self, *, min_actions: int = 0, by_role: bool = False) -> list[GroupCounts]:
+        """The numbers of the window, by role or of all roles together, in the order of the roles' names."""
+        found: dict[str | None, list[Member]] = {}
+        for member in self.members:
+            found.setdefault(member.role if by_role else None, []).append(member)
+        counted = []
+        for role in sorted(found, key=lambda role: (role is not None, role or "")):
+            trainable = [m for m in found[role] if m.trainable]
+            usable = [m for m in trainable if m.actions >= min_actions]
+            pnl = [m.final_pnl for m in usable if m.final_pnl is not None]
+            counted.append(
+                GroupCounts(
+                    window=self.window,
+                    role=role,
+                    available=len(usable),
+                    agents=len({m.agent_id for m in usable}),
+                    evaluation=len(found[role]) - len(trainable),
+                    too_few_actions=len(trainable) - len(usable),
+                    steps=sum(m.actions for m in usable),
+                    pnl_low=min(pnl, default=None),
+                    pnl_high=max(pnl, default=None),
+                    complete=self.complete,
+                )
+            )
+        return counted
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """Seeded random dropout that a source may apply before it sends members: those that would be dropped at ``rate``
+    need not be sent. ``prefix`` at the beginning of an id has no part in the choice."""
+
+    seed: int
+    rate: float
+    min_agents: int
+    prefix: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class WindowQuery:
     """Which windows to look at: of one scenario or of all, in a span or in the ``lookback_hours`` before the newest
-    recorded window (so that an old recording is as readable as a live one)."""
+    recorded window (so that an old recording is as readable as a live one).
+
+    Members with fewer than ``min_actions`` steps are counted apart; ``by_role`` counts and joins within a role.
+    ``only`` names the windows whose members are asked for (empty: all of them); ``draw`` lets the source leave out
+    what dropout takes. Not ``exact``, trajectories that cross the end of their window are counted where they begin,
+    without a look at their steps.
+    """
 
     window_hours: float = 1.0
     lookback_hours: float = 168.0
     scenario_id: str | None = None
     span: Span | None = None
+    min_actions: int = 0
+    by_role: bool = False
+    only: tuple[Window, ...] = ()
+    draw: Draw | None = None
+    exact: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The windows that an iteration takes, before anybody is named: ``groups`` are the (window id, role) that have
+    enough agents. ``available`` and ``excluded`` count trajectories, as in `Selection`."""
+
+    iteration: int
+    windows: tuple[Window, ...]
+    groups: frozenset[tuple[str, str | None]]
+    windows_available: int
+    available: int
+    dropout_rate: float
+    excluded: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
 class SelectedWindow:
+    """What an iteration trains on of a window, or of one ``role`` in it. ``parts`` maps the id of what was joined to
+    the ids of its parts, in the order of time."""
+
     window: Window
     trajectory_ids: tuple[str, ...]
+    role: str | None = None
+    parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def group_id(self) -> str:
+        return self.window.id if self.role is None else f"{self.window.id}/{self.role}"
+
+    @property
+    def recorded_ids(self) -> tuple[str, ...]:
+        """The ids of the trajectories (or slices) that are read."""
+        return tuple(part for i in self.trajectory_ids for part in self.parts.get(i, (i,)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +392,8 @@ class Selection:
 
     ``available`` and ``used`` count trajectories; ``dropout_rate`` in [0, max_dropout]; ``excluded`` counts
     trajectories by reason (``too_few_agents``, ``too_few_actions``, ``unfinished``, ``held_out``, ``already_used``,
-    ``evaluation``, ``max_windows``...); ``dropped`` counts those that dropout took.
+    ``evaluation``, ``max_windows``...); ``dropped`` counts those that dropout took. ``agents`` has the number of
+    trajectories of each agent before and after dropout.
     """
 
     iteration: int
@@ -286,14 +403,25 @@ class Selection:
     dropout_rate: float
     dropped: int
     excluded: Mapping[str, int]
+    agents: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def trajectory_ids(self) -> tuple[str, ...]:
         return tuple(i for w in self.windows for i in w.trajectory_ids)
 
     @property
+    def recorded_ids(self) -> tuple[str, ...]:
+        """The ids of the recorded trajectories, or slices of them, that were joined where several were."""
+        return tuple(i for w in self.windows for i in w.recorded_ids)
+
+    @property
     def used(self) -> int:
         return len(self.trajectory_ids)
+
+    def largest_share(self, *, after: bool) -> float | None:
+        """The share of the trajectories that are of the agent with the most, before or after dropout; in [0, 1]."""
+        counts = [pair[after] for pair in self.agents.values()]
+        return max(counts) / sum(counts) if sum(counts) else None
 
 
 @dataclass(frozen=True, slots=True)

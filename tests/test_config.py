@@ -222,6 +222,7 @@ def test_the_job_key_is_stable() -> None:
 def test_the_config_hash_follows_results_and_not_places(tmp_path: Path) -> None:
     here, there = (validate(compose(f"home={tmp_path / name}")) for name in ("a", "b"))
     assert config_sha256(here) == config_sha256(there) == config_sha256(validate(compose("report=local")))
+    assert config_sha256(validate(compose("model.price_training_usd_per_mtok=1"))) == config_sha256(here)
     assert config_sha256(validate(compose("seed=1"))) != config_sha256(here)
     assert config_sha256(validate(compose("sampler.min_actions=4"))) != config_sha256(here)
 

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from mmo_rl.config import Settings
     from mmo_rl.report.run_folder import RunFolder
 
-Result = int | float | None
+Result = Any
+"""What a task returns: a number that sweepers optimise, an exit code, nothing; or what its ``tell`` prints."""
 log = logging.getLogger(__name__)
 
 
@@ -74,7 +75,7 @@ def _run(cfg: DictConfig, output_dir: Path, overrides: tuple[str, ...]) -> Resul
     console = Console()
     if output_dir.resolve() == project_root():  # a task that leaves no run folder
         with _logging_to(settings.home / "log.txt"):
-            return _perform(settings, console, None, overrides)
+            return _told(settings.task, _perform(settings, console, None, overrides), console)
 
     from mmo_rl.report.run_folder import RunFolder
 
@@ -86,6 +87,17 @@ def _run(cfg: DictConfig, output_dir: Path, overrides: tuple[str, ...]) -> Resul
         elif status["status"] == "done":
             return _show_finished(folder, status, console)
     return _perform_in(folder, sha256, settings, console, overrides)
+
+
+def _told(task: str, result: Result, console: Console) -> Result:
+    """A task with a ``tell(jobs, console)`` leaves the printing to it, so that a sweep can print all of its jobs at
+    once."""
+    from mmo_rl.cli.settings import task_module
+
+    tell = getattr(task_module(task), "tell", None)
+    if tell is not None and HydraConfig.get().mode != RunMode.MULTIRUN:
+        tell([("this run", result)], console)
+    return result
 
 
 def _perform_in(

@@ -95,11 +95,18 @@ def masked(settings: Settings) -> dict[str, Any]:
 
 
 def config_sha256(settings: Settings) -> str:
-    """Fingerprint of everything in the config that a run's result depends on: not where local data lies,
-    and not where its numbers are sent."""
-    text = json.dumps(settings.tree() | {"home": None, "report": None}, sort_keys=True)
+    """Fingerprint of everything in the config that a run's result depends on: not where local data lies, not where its
+    numbers are sent, and not what things cost."""
+    tree = {key: _without_prices(node) for key, node in settings.tree().items()}
+    text = json.dumps(tree | {"home": None, "report": None}, sort_keys=True)
     text = text.replace(json.dumps(str(settings.home))[1:-1], "")
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _without_prices(node: Any) -> Any:
+    if not isinstance(node, Mapping):
+        return node
+    return {key: value for key, value in node.items() if not key.startswith("price_")}
 
 
 def task_module(task: str) -> Any:

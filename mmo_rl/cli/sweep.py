@@ -26,6 +26,7 @@ class Job:
     overrides: Overrides
     folder: Path | None
     finished: bool
+    task: str = "train"
 
 
 class Sweep:
@@ -58,6 +59,8 @@ class Sweep:
         from rich.console import Console
         from rich.table import Table
 
+        if self._tell_together(results):
+            return
         table = Table("job", "status", "result", "run folder", box=None, pad_edge=False, title_justify="left")
         for column in table.columns:
             column.overflow = "fold"
@@ -77,6 +80,19 @@ class Sweep:
         Console(soft_wrap=True).print(table)
         if failed:
             raise _failure([_error_of(r) for r in results if r.status == JobStatus.FAILED], len(results))
+
+    def _tell_together(self, results: Sequence[JobReturn]) -> bool:
+        """Whether the task prints the results of all jobs at once, and did; not where one failed."""
+        from rich.console import Console
+
+        from mmo_rl.cli.settings import task_module
+
+        tasks = {job.task for job in self._jobs}
+        tell = getattr(task_module(tasks.pop()), "tell", None) if len(tasks) == 1 else None
+        if tell is None or any(result.status == JobStatus.FAILED for result in results):
+            return False
+        tell([(name, r.return_value) for name, r in zip(self._names, results, strict=True)], Console())
+        return True
 
 
 def _failure(errors: Sequence[BaseException], jobs: int) -> MmoRlError:
@@ -98,13 +114,13 @@ def _checked(overrides: Overrides, compose: Callable[[Overrides], DictConfig]) -
     task_config = OmegaConf.masked_copy(config, [str(k) for k in config if k != "hydra"])
     settings = validate(task_config)
     if folder.resolve() == project_root():
-        return Job(overrides, None, finished=False)
+        return Job(overrides, None, finished=False, task=settings.task)
 
     from mmo_rl.report.run_folder import RunFolder
 
     status = RunFolder(folder).status()
     finished = status is not None and status["status"] == "done" and same_config(status, config_sha256(settings))
-    return Job(overrides, folder, finished)
+    return Job(overrides, folder, finished, settings.task)
 
 
 def _told(error: Exception, overrides: Overrides) -> str:

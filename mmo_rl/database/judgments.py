@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from mmo_rl.database.database import Database
@@ -20,6 +21,14 @@ class StoredJudgments:
         async with self._database.read_only().acquire() as connection:
             payload = await connection.fetchval("select payload from mmo_rl.judgments where key = $1", key)
         return None if payload is None else tuple(_judgment(item) for item in json.loads(payload))
+
+    async def known(self, keys: Sequence[str]) -> set[str]:
+        """Those of ``keys`` that have judgments; none where the table does not exist."""
+        async with self._database.read_only().acquire() as connection:
+            if await connection.fetchval("select to_regclass('mmo_rl.judgments') is null"):
+                return set()
+            rows = await connection.fetch("select key from mmo_rl.judgments where key = any($1::text[])", list(keys))
+        return {row["key"] for row in rows}
 
     async def put(self, key: str, judgments: tuple[Judgment, ...]) -> None:
         async with self._database.acquire() as connection:

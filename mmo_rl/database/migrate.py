@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,27 +11,38 @@ import asyncpg
 
 from mmo_rl.database import schema
 from mmo_rl.errors import DatabaseError
+from mmo_rl.source.base import WINDOWS_INDEX
 
 if TYPE_CHECKING:
     from mmo_rl.database.database import Database
 
+INCLUDED = (
+    *("trajectoryId", "startTime", "endTime", "episodeLength", "finalPnL", "isTrainingData", "isEvaluation"),
+    *("windowHours", "scenarioId", "archetype"),
+)
+"""What the statistics of a window read of a row beside its window and agent."""
+
 
 @dataclass(frozen=True, slots=True)
 class MigrationResult:
-    """``before`` and ``after`` are revisions (None: never migrated). Row counts are of the tables that existed."""
+    """``before`` and ``after`` are revisions (None: never migrated). Row counts are of the tables that existed;
+    ``indexed`` whether the index that counts windows was made."""
 
     before: str | None
     after: str
     tables_created: tuple[str, ...]
     rows_before: Mapping[str, int]
     rows_after: Mapping[str, int]
+    indexed: bool = False
 
 
-async def migrate(database: Database, *, migrations: Path = schema.MIGRATIONS) -> MigrationResult:
+async def migrate(database: Database, *, migrations: Path = schema.MIGRATIONS, index: bool = False) -> MigrationResult:
     """Brings the database to the newest revision in one transaction; a second call changes nothing.
 
-    The game's tables are created where they do not exist, and never altered. Raises `DatabaseError`, and leaves the
-    database as it was, where a revision fails, a table of the game lacks a column, or the database is newer.
+    The game's tables are created where they do not exist, and never altered; the index that counts windows is made on
+    tables of our own (created here, or embedded), on a game's only where ``index`` asks for it. Raises
+    `DatabaseError`, and leaves the database as it was, where a revision fails, a table of the game lacks a column, or
+    the database is newer.
     """
     from sqlalchemy.exc import SQLAlchemyError
     from sqlalchemy.ext.asyncio import create_async_engine
@@ -50,7 +61,10 @@ async def migrate(database: Database, *, migrations: Path = schema.MIGRATIONS) -
             await connection.exec_driver_sql("select 1")  # opens the transaction that everything below is in
             if database.search_path is not None:
                 await raw.execute("select set_config('search_path', $1, true)", database.search_path)
-            return await _migrate_in(connection, raw, migrations)
+            result = await _migrate_in(connection, raw, migrations)
+        if result.indexed or not (index or database.embedded):
+            return result
+        return replace(result, indexed=await _index_existing(database))
     except asyncpg.PostgresError as error:
         raise _failure(database, error) from error
     except SQLAlchemyError as error:
@@ -70,6 +84,9 @@ async def _migrate_in(connection: Any, raw: asyncpg.Connection[Any], migrations:
     await schema.require_columns(raw)
     after = await connection.run_sync(_upgrade, migrations)
     await schema.require_columns(raw)
+    created = "trajectories" in missing and "trajectories" not in await schema.missing_tables(raw)
+    if created:
+        await raw.execute(await _index_sql(raw))
     still_missing = await schema.missing_tables(raw)
     if still_missing:
         looked_at = await raw.fetchval("select current_schema()")
@@ -85,7 +102,40 @@ async def _migrate_in(connection: Any, raw: asyncpg.Connection[Any], migrations:
         tables_created=tuple(table for table in missing if table not in still_missing),
         rows_before=rows_before,
         rows_after=await _row_counts(raw, still_missing),
+        indexed=created,
     )
+
+
+async def _index_existing(database: Database) -> bool:
+    """Makes the index without blocking those who write; False where it is there already. One that a killed attempt
+    left half made is made anew."""
+    connection = await database.connect()
+    try:
+        if database.search_path is not None:
+            await connection.execute("select set_config('search_path', $1, false)", database.search_path)
+        valid = await connection.fetchval(
+            "select i.indisvalid from pg_index i join pg_class c on c.oid = i.indexrelid"
+            " where i.indrelid = to_regclass('trajectories') and c.relname = $1",
+            WINDOWS_INDEX,
+        )
+        if valid:
+            return False
+        await connection.execute("set statement_timeout = 0")
+        if valid is False:
+            await connection.execute(f"drop index concurrently {WINDOWS_INDEX}")
+        await connection.execute(await _index_sql(connection, "concurrently"))
+        return True
+    finally:
+        await connection.close()
+
+
+async def _index_sql(connection: asyncpg.Connection[Any], how: str = "") -> str:
+    named = await connection.fetch(
+        "select attname::text as name from pg_attribute where attrelid = to_regclass('trajectories') and attnum > 0"
+    )
+    existing = {row["name"] for row in named}
+    included = ", ".join(schema.quoted(name) for name in INCLUDED if name in existing)
+    return f'create index {how} {WINDOWS_INDEX} on trajectories ("windowId", "agentId") include ({included})'
 
 
 def _upgrade(connection: Any, migrations: Path) -> str:

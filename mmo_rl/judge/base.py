@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from mmo_rl.types import Group, JudgeUsage, Judgment, ScoredGroup
@@ -14,6 +15,19 @@ class JudgmentCache(Protocol):
     async def get(self, key: str) -> tuple[Judgment, ...] | None: ...
 
     async def put(self, key: str, judgments: tuple[Judgment, ...]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeRequest:
+    """A prompt that a judge would send. ``key`` is what its judgments are cached by, ``members`` the trajectory ids in
+    the order of presentation; prices in US dollars a million tokens, None where unknown."""
+
+    key: str
+    model: str
+    messages: Sequence[Mapping[str, str]]
+    members: tuple[str, ...]
+    price_prompt_usd_per_mtok: float | None
+    price_completion_usd_per_mtok: float | None
 
 
 class Judge(Protocol):
@@ -29,3 +43,11 @@ class Judge(Protocol):
     def score(self, groups: AsyncIterator[Group]) -> AsyncIterator[ScoredGroup]: ...
 
     async def aclose(self) -> None: ...
+
+
+class AsksModel(Judge, Protocol):
+    """A judge that asks a language model, which costs. Judges without ``requests`` cost nothing."""
+
+    def requests(self, group: Group) -> list[JudgeRequest]:
+        """What it would send for a group if nothing were cached; sends nothing."""
+        ...

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from mmo_rl.concurrency import gather_ordered
 from mmo_rl.errors import ConfigError, JudgeError
-from mmo_rl.judge.base import JudgmentCache
+from mmo_rl.judge.base import JudgeRequest, JudgmentCache
 from mmo_rl.judge.client import OPENAI_BASE_URL, CallFailed, ChatClient, Reply
 from mmo_rl.judge.prompt import (
     RESPONSE_FORMAT,
@@ -44,8 +44,9 @@ class RulerJudge:
     A request is tried ``attempts`` times (see `ChatClient`).
 
     ``api_key_env`` names the environment variable that holds the key. ``base_url`` None is OpenAI's own endpoint.
-    Prices are in US dollars a million tokens; the cost is unknown (None) without them. ``cache`` keeps judgments by
-    everything in the request (model, wording, template, order, content), not by the endpoint's address.
+    Prices are in US dollars a million tokens; where they are None, ``price_list`` (prompt and completion price by model
+    name, as of ``price_date``) is asked for OpenAI's own endpoint; else the cost is unknown (None). ``cache`` keeps
+    judgments by everything in the request (model, wording, template, order, content), not by its address.
 
     Raises `ConfigError` where the key is not set and the endpoint is known to need one. As a context manager it raises
     `JudgeError` at once where nobody listens at the address; `score` raises it as told there.
@@ -70,6 +71,8 @@ class RulerJudge:
         response_format: Literal["json_schema", "json_object", "none"] = "json_schema",
         price_prompt_usd_per_mtok: Annotated[float, Field(ge=0)] | None = None,
         price_completion_usd_per_mtok: Annotated[float, Field(ge=0)] | None = None,
+        price_list: dict[str, tuple[float, float]] | None = None,
+        price_date: str | None = None,
         cache: JudgmentCache | None = None,
     ) -> None:
         self._model = model
@@ -84,7 +87,12 @@ class RulerJudge:
         if response_format != "none":
             schema = response_format == "json_schema"
             self._parameters["response_format"] = RESPONSE_FORMAT if schema else {"type": "json_object"}
-        self._prices = (price_prompt_usd_per_mtok, price_completion_usd_per_mtok)
+        listed = (price_list or {}).get(model) if base_url in (None, OPENAI_BASE_URL) else None
+        self._prices = (
+            price_prompt_usd_per_mtok if listed is None or price_prompt_usd_per_mtok is not None else listed[0],
+            price_completion_usd_per_mtok if listed is None or price_completion_usd_per_mtok is not None else listed[1],
+        )
+        self.price_date = price_date if listed is not None else None
         self._cache = cache
         self._client = ChatClient(
             model=model,
@@ -141,6 +149,21 @@ class RulerJudge:
                 hint="check judge.model and judge.base_url (an endpoint without JSON schemas needs "
                 "judge.response_format=json_object), or use judge=oracle",
             )
+
+    def requests(self, group: Group) -> list[JudgeRequest]:
+        """The prompts of a group, for planning: what `score` sends where nothing is cached and every answer is valid.
+
+        Raises `ConfigError` where the template cannot be rendered for it.
+        """
+        rendered = self._template.render(group, group.members)
+        texts = dict(zip([member.trajectory_id for member in group.members], rendered.trajectories, strict=True))
+        asked = []
+        for part in self._split(texts):
+            if len(part) > 1:
+                shown = replace(rendered, trajectories=tuple(texts[trajectory_id] for trajectory_id in part))
+                messages = build_messages(shown, seed=self._seed)
+                asked.append(JudgeRequest(self._key(messages), self._model, messages, tuple(part), *self._prices))
+        return asked
 
     # --- one group ----------------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmo_rl.errors import PolicyError
@@ -13,6 +14,8 @@ from mmo_rl.types import Message, PolicyVersion
 
 if TYPE_CHECKING:
     import torch
+
+HUB_TIMEOUT_S = 10.0
 
 
 def load_model(location: str, *, device: str = "cpu") -> tuple[Any, Any]:
@@ -42,6 +45,44 @@ def load_model(location: str, *, device: str = "cpu") -> tuple[Any, Any]:
     if tokenizer.chat_template is None:
         raise PolicyError(f"the tokenizer of {location} has no chat template", hint="choose an instruct model")
     return model.eval(), tokenizer
+
+
+def require_model(location: str) -> None:
+    """Finds out whether a model can be had, without loading or downloading its weights.
+
+    Raises `PolicyError` where it is neither on this machine nor to be had from the Hugging Face hub.
+    """
+    try:
+        import huggingface_hub
+    except ImportError:  # then transformers is missing too, and `load_model` says what to install
+        return
+    if Path(location).is_dir() or huggingface_hub.try_to_load_from_cache(location, "config.json") is not None:
+        return
+    if (reason := _not_at_hub(location)) is not None:
+        raise PolicyError(
+            f"the weights of {location} are not on this machine, and {reason}",
+            hint=f"download them where you can (hf download {location} --local-dir FOLDER) and type model.path=FOLDER; "
+            "task=plan needs no weights",
+        )
+
+
+def _not_at_hub(location: str) -> str | None:
+    """Why the hub does not give the model; None where it does."""
+    import httpx
+    import huggingface_hub
+
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set"
+    try:
+        answer = httpx.head(
+            huggingface_hub.hf_hub_url(location, "config.json"),
+            headers=huggingface_hub.utils.build_hf_headers(),
+            follow_redirects=True,
+            timeout=HUB_TIMEOUT_S,
+        )
+    except httpx.HTTPError as error:
+        return f"the hub cannot be reached ({error})"
+    return f"the hub answers {answer.status_code}" if answer.is_error else None
 
 
 def open_policy(version: PolicyVersion, spec: ModelSpec, *, device: str = "cpu") -> LocalPolicy:

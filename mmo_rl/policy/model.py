@@ -17,7 +17,9 @@ class ModelSpec:
 
     ``base_model`` is the name of a model shipped with this package (``tiny``), a local folder in Hugging Face format,
     or a hub id; ``path`` overrides it with a folder. ``context_length`` and ``max_completion_tokens`` in tokens;
-    ``lora_rank`` 0 trains all weights. Prices in US dollars a million tokens, None where unknown.
+    ``lora_rank`` 0 trains all weights. ``active_parameters_b`` in billions are those that a token passes through (fewer
+    than all in a mixture of experts). Prices are W&B's serverless ones, in US dollars a million tokens as they were on
+    ``price_date``; None where unknown.
     """
 
     def __init__(
@@ -29,9 +31,11 @@ class ModelSpec:
         context_length: Annotated[int, Field(ge=16)],
         max_completion_tokens: Annotated[int, Field(ge=1)],
         lora_rank: Annotated[int, Field(ge=0)] = 0,
+        active_parameters_b: Annotated[float, Field(gt=0)] | None = None,
         price_prompt_usd_per_mtok: Annotated[float, Field(ge=0)] | None = None,
         price_completion_usd_per_mtok: Annotated[float, Field(ge=0)] | None = None,
         price_training_usd_per_mtok: Annotated[float, Field(ge=0)] | None = None,
+        price_date: str | None = None,
     ) -> None:
         self.name = name
         self.base_model = base_model
@@ -39,9 +43,11 @@ class ModelSpec:
         self.context_length = context_length
         self.max_completion_tokens = max_completion_tokens
         self.lora_rank = lora_rank
+        self.active_parameters_b = active_parameters_b
         self.price_prompt_usd_per_mtok = price_prompt_usd_per_mtok
         self.price_completion_usd_per_mtok = price_completion_usd_per_mtok
         self.price_training_usd_per_mtok = price_training_usd_per_mtok
+        self.price_date = price_date
 
     def location(self) -> str:
         """The folder or hub id that transformers loads. Raises `PolicyError` for a folder that isn't there."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from mmo_rl.report.charts import Chart, Curve, chart, nice_ticks, parts_of, shown
 from mmo_rl.report.mask import mask_tree
+from mmo_rl.report.planned import planned_lines
 from mmo_rl.report.run_folder import RunFolder, jsonable
 from mmo_rl.report.summary import DECODINGS
 from mmo_rl.report.words import Line, amount, lines, verdict
@@ -77,6 +78,7 @@ def render(folder: RunFolder, *, command: str | None = None) -> str:
         dropout=amount(summary.get("data/dropout_rate"), "share"),
         rejected=_under(summary, "data/rejected/"),
         judge=_judge(summary),
+        planned=planned_lines(folder.plan(), summary),
         stages=_stages(summary),
         total=_seconds(summary.get("time/total_s")),
         config=_yaml(folder.config()),

@@ -24,11 +24,13 @@ def iteration_metrics(
     a group (no spread, no signal); ``train/*`` what the trainer reports.
     """
     row: dict[str, float] = {
-        "data/windows_used": len(selection.windows),
+        "data/windows_used": len({w.window.id for w in selection.windows}),
         "data/trajectories_available": selection.available,
         "data/trajectories_used": selection.used,
         "data/trajectories_dropped": selection.dropped,
         "data/dropout_rate": selection.dropout_rate,
+        **{f"data/excluded/{reason}": count for reason, count in sorted(selection.excluded.items())},
+        **_shares(selection),
         **_play(scored, seed=seed),
         **_scores(scored),
         "train/gradient_steps": trained.gradient_steps,
@@ -38,6 +40,11 @@ def iteration_metrics(
         **{f"time/{stage}_s": round(seconds, 3) for stage, seconds in stage_seconds.items()},
     }
     return {k: v for k, v in row.items() if math.isfinite(v)}
+
+
+def _shares(selection: Selection) -> dict[str, float]:
+    shares = {name: selection.largest_share(after=name == "after") for name in ("before", "after")}
+    return {f"data/largest_agent_share_{name}": share for name, share in shares.items() if share is not None}
 
 
 def _play(scored: Sequence[ScoredGroup], *, seed: int) -> dict[str, float]:

@@ -170,6 +170,14 @@ class RunFolder:
     def overrides(self) -> list[str]:
         return self._read_yaml("overrides.yaml") or []
 
+    def write_plan(self, expected: Mapping[str, Any]) -> None:
+        """plan.json: what the run was expected to come to, by the keys of summary.json; null where it is unknown."""
+        self._write_json("plan.json", expected)
+
+    def plan(self) -> Row | None:
+        """What the run was expected to come to before it started, or None."""
+        return self._read_json("plan.json")
+
     def write_provenance(self, provenance: Mapping[str, Any]) -> None:
         self._write_json("provenance.json", provenance)
 

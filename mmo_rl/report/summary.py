@@ -16,6 +16,7 @@ same keys under ``eval/greedy/`` of greedy decoding, which shows learning beyond
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -150,4 +151,22 @@ def _data(selections: Sequence[Selection]) -> Summary:
         "data/trajectories_dropped": available - used,
         "data/dropout_rate": sum(s.dropout_rate * s.available for s in selections) / offered if offered else None,
         **{f"data/excluded/{reason}": count for reason, count in sorted(last.items()) if reason != "already_used"},
+        **_shares(selections),
+    }
+
+
+def _shares(selections: Sequence[Selection]) -> Summary:
+    """How many agents played, and the share of the one with the most trajectories, before and after dropout."""
+    before: Counter[str] = Counter()
+    after: Counter[str] = Counter()
+    for selection in selections:
+        for agent, (offered, kept) in selection.agents.items():
+            before[agent] += offered
+            after[agent] += kept
+    if not before.total():
+        return {}
+    return {
+        "data/agents": len(before),
+        "data/largest_agent_share_before": max(before.values()) / before.total(),
+        "data/largest_agent_share_after": max(after.values()) / after.total() if after.total() else None,
     }

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmo_rl.report.selection import print_selection
 from mmo_rl.report.summary import DECODINGS
 from mmo_rl.report.words import Cell, lines, verdict
 
@@ -17,7 +18,8 @@ _COLOUR = {"better": "green", "worse": "red", "unclear": "yellow", "missing": "d
 
 
 def print_summary(console: Console, summary: Mapping[str, Any], run_folder_path: Path) -> None:
-    """Prints base against trained with 95 % intervals, sampled and greedy, the verdict, and where the files are."""
+    """Prints base against trained with 95 % intervals, sampled and greedy, what was selected, the verdict, and where
+    the files are."""
     from rich.padding import Padding
     from rich.table import Table
     from rich.text import Text
@@ -34,6 +36,7 @@ def print_summary(console: Console, summary: Mapping[str, Any], run_folder_path:
             table.add_row(row.label, *(_text(cell) for cell in (row.base, row.trained, row.change)))
     if table.row_count:
         console.print(Padding(table, (1, 0)))
+    print_selection(console, summary)
     result = verdict(summary)
     console.print(Text(result.title, style=f"bold {_COLOUR[result.kind]}"))
     console.print(Text(result.detail))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
-from datetime import datetime
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
-from mmo_rl.types import Group, Selection, WindowQuery, WindowStats
+from mmo_rl.types import Group, GroupCounts, Selection, WindowQuery, WindowStats
+
+WINDOWS_INDEX = "mmo_rl_windows_idx"
+"""Answers what windows hold without a look at the rows. The database room makes it, this one announces its absence."""
 
 
 class ReadPool(Protocol):
@@ -16,30 +18,22 @@ class ReadPool(Protocol):
     def acquire(self) -> AbstractAsyncContextManager[Any]: ...
 
 
-class WindowCount(NamedTuple):
-    """What a window holds, counted: its start in UTC, trajectories or slices, and agents with enough steps in play that
-    may be trained on."""
-
-    start: datetime
-    trajectories: int
-    agents: int
-
-
 class Source(Protocol):
     """Reads recorded trajectories; never writes.
 
-    ``windows`` gives statistics only and touches no step JSON; ``counts`` counts all windows that end before a moment,
-    in order, however far back (a trajectory that crosses windows counts in each); ``groups`` streams the chosen
-    trajectories, one group a window, in the selection's order, with bounded memory. Rows that cannot be read are left
-    out of their group and counted in ``rejected`` by reason. Raises `SourceError` when there is nothing to read from.
+    ``counts`` gives numbers and ``windows`` the members and their statistics, and neither touches step JSON but of
+    trajectories that cross the end of their window: those are sliced. In windows longer than an hour what an agent did
+    is joined. ``groups`` streams the chosen trajectories, one group a window (or role in one), in the selection's
+    order, with bounded memory. Rows that cannot be read are left out of their group and counted in ``rejected`` by
+    reason. Raises `SourceError` when there is nothing to read from.
     """
 
     @property
     def rejected(self) -> Mapping[str, int]: ...
 
-    async def windows(self, query: WindowQuery) -> list[WindowStats]: ...
+    async def counts(self, query: WindowQuery) -> list[GroupCounts]: ...
 
-    async def counts(self, query: WindowQuery, *, before: datetime, min_actions: int) -> list[WindowCount]: ...
+    async def windows(self, query: WindowQuery) -> list[WindowStats]: ...
 
     def groups(self, selection: Selection) -> AsyncIterator[Group]: ...
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -14,16 +13,26 @@ from typing import Annotated
 from pydantic import Field
 
 from mmo_rl.clock import utc_now
-from mmo_rl.source.base import WindowCount
 from mmo_rl.source.exports import STANDARD_INPUT, Exports, parts_of
 from mmo_rl.source.files import READ_FAILURES, failure, standard_input, values
+from mmo_rl.source.joined import assemble, joined_members, joins
 from mmo_rl.source.piped import Piped
 from mmo_rl.source.play import RecordedOutcomes, arriving, recorded_outcomes
 from mmo_rl.source.rejections import Rejections
 from mmo_rl.source.shapes import Part
 from mmo_rl.source.slices import crosses, home_window, is_odd, part, slice_id, slices_of, split_id
 from mmo_rl.source.truth import ground_truth
-from mmo_rl.types import Group, Member, Rejection, Selection, Trajectory, Window, WindowQuery, WindowStats
+from mmo_rl.types import (
+    Group,
+    GroupCounts,
+    Member,
+    Rejection,
+    Selection,
+    Trajectory,
+    Window,
+    WindowQuery,
+    WindowStats,
+)
 
 log = logging.getLogger(__name__)
 
@@ -54,60 +63,62 @@ class JsonlSource:
         self._settle = timedelta(minutes=settle_minutes)
         self._now = now
         self._exports: Exports | None = None
-        self._members: dict[float, list[tuple[Window, Member, str | None]]] = {}
+        self._members: dict[float, list[tuple[Window, datetime, Member, str | None]]] = {}
 
     @property
     def rejected(self) -> Mapping[str, int]:
         return self.rejections.counts
+
+    async def counts(self, query: WindowQuery) -> list[GroupCounts]:
+        windows = await self.windows(query)
+        return [c for w in windows for c in w.counts(min_actions=query.min_actions, by_role=query.by_role)]
 
     async def windows(self, query: WindowQuery) -> list[WindowStats]:
         first = self._exports is None
         exports = self._scanned()
         if first and self.rejected:
             log.warning("%s: %s", self.path, self.rejections.summary())
-        members: dict[Window, list[Member]] = {}
-        for window, member, scenario_id in self._members_of(query.window_hours):
+        members: dict[Window, list[tuple[datetime, Member]]] = {}
+        for window, start, member, scenario_id in self._members_of(query.window_hours):
             if query.scenario_id in (None, scenario_id):
-                members.setdefault(window, []).append(member)
+                members.setdefault(window, []).append((start, member))
         newest = max((window.start for window in members), default=None)
         now = self._now()
+        only = frozenset(query.only)
         found = []
         for window in sorted(members, key=lambda window: window.start):
-            if query.span is not None:
+            if only:
+                if window not in only:
+                    continue
+            elif query.span is not None:
                 if window.start < query.span.start or window.end > query.span.end:
                     continue
             elif newest is not None and window.start <= newest - timedelta(hours=query.lookback_hours):
                 continue
-            listed = tuple(sorted(members[window], key=lambda member: member.trajectory_id))
+            together = [member for _, member in members[window]]
+            if joins(query.window_hours):
+                together = joined_members(members[window], by_role=query.by_role)
+            listed = tuple(sorted(together, key=lambda member: member.trajectory_id))
             has_outcomes = ground_truth(window, exports.outcomes) is not None
             found.append(WindowStats(window, listed, has_outcomes, window.end + self._settle < now))
         return found
-
-    async def counts(self, query: WindowQuery, *, before: datetime, min_actions: int) -> list[WindowCount]:
-        trajectories: Counter[datetime] = Counter()
-        agents: dict[datetime, set[str]] = {}
-        for window, member, scenario_id in self._members_of(query.window_hours):
-            if query.scenario_id in (None, scenario_id) and window.end <= before:
-                trajectories[window.start] += 1
-                listed = agents.setdefault(window.start, set())
-                if member.actions >= min_actions and member.is_training_data and not member.is_evaluation:
-                    listed.add(member.agent_id)
-        return [WindowCount(start, trajectories[start], len(agents[start])) for start in sorted(trajectories)]
 
     async def groups(self, selection: Selection) -> AsyncIterator[Group]:
         exports = self._scanned()
         for selected in selection.windows:
             found: dict[str, Trajectory] = {}
-            for identity in sorted(selected.trajectory_ids, key=lambda i: exports.order(_whole_id(exports, i))):
+            for identity in sorted(selected.recorded_ids, key=lambda i: exports.order(_whole_id(exports, i))):
                 trajectory = self._load(exports, identity, selected.window)
                 if trajectory is not None:
                     found[identity] = trajectory
-            members = tuple(found[identity] for identity in selected.trajectory_ids if identity in found)
+            members, incomplete = assemble(selected, found)
+            for rejection in incomplete:
+                self.rejections.add(rejection)
             if members:
                 scenarios = {member.scenario_id for member in members}
                 scenario_id = scenarios.pop() if len(scenarios) == 1 else None
                 truth = ground_truth(selected.window, exports.outcomes, scenario_id=scenario_id)
-                yield Group(selected.window.id, selected.window, members, truth)
+                yield Group(selected.group_id, selected.window, members, truth)
 
     async def total(self) -> int | None:
         """How many trajectories `stream` gives; None where that shows only as they come."""
@@ -154,8 +165,8 @@ class JsonlSource:
             except READ_FAILURES as error:
                 yield failure(error, "standard input")
 
-    def _members_of(self, hours: float) -> list[tuple[Window, Member, str | None]]:
-        """Every trajectory, or its slices, in windows of this length; with its scenario."""
+    def _members_of(self, hours: float) -> list[tuple[Window, datetime, Member, str | None]]:
+        """Every trajectory, or its slices, in windows of this length; with its start and scenario."""
         if hours not in self._members:
             exports = self._scanned()
             self._members[hours] = []
@@ -166,7 +177,9 @@ class JsonlSource:
                 listed = [(home_window(named, entry.start, hours=hours), member)]
                 if crosses(listed[0][0], entry.start, entry.end) and (whole := exports.load(identity)) is not None:
                     listed = _sliced(whole, member, hours)
-                self._members[hours] += [(window, member, entry.scenario_id) for window, member in listed]
+                for window, listed_member in listed:
+                    began = max(entry.start, window.start) if len(listed) > 1 else entry.start
+                    self._members[hours].append((window, began, listed_member, entry.scenario_id))
         return self._members[hours]
 
     def _load(self, exports: Exports, identity: str, window: Window) -> Trajectory | None:

@@ -11,7 +11,7 @@ import asyncio
 import gc
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,17 +21,18 @@ from pydantic import Field
 from mmo_rl.clock import utc_now, window_id
 from mmo_rl.errors import ConnectionLost, SourceError
 from mmo_rl.source import statements
-from mmo_rl.source.base import ReadPool, WindowCount
+from mmo_rl.source.base import ReadPool
 from mmo_rl.source.columns import COLUMNS_SQL, REQUIRED, SCHEMAS_SQL, TABLES, Table, schema_hint, tables
+from mmo_rl.source.joined import assemble
 from mmo_rl.source.parse import parse_trajectory
 from mmo_rl.source.rejections import Rejections
-from mmo_rl.source.slices import Slice, is_odd, part, slice_id, slices, slices_of, split_id, step_times
+from mmo_rl.source.slices import part, split_id
+from mmo_rl.source.statistics import Statistics
 from mmo_rl.source.truth import ground_truth, other_names
-from mmo_rl.source.values import as_number
 from mmo_rl.types import (
     Group,
+    GroupCounts,
     JsonDict,
-    Member,
     Rejection,
     SelectedWindow,
     Selection,
@@ -69,79 +70,49 @@ class PostgresSource:
         self.dsn_env = dsn_env
         self._pool = pool
         self._batch_size = batch_size
-        self._settle = timedelta(minutes=settle_minutes)
         self._reconnect_s = reconnect_s
-        self._now = now
         self.rejections = Rejections(rejected_to)
         self._tables: dict[str, Table] | None = None
+        self._statistics = Statistics(
+            fetch=self._fetch,
+            known=self._known,
+            whole=self._whole,
+            batch_size=batch_size,
+            settle=timedelta(minutes=settle_minutes),
+            now=now,
+            command="mmo-rl task=migrate"
+            if dsn_env is None
+            else "mmo-rl task=migrate source=postgres migrate.index=true",
+        )
 
     @property
     def rejected(self) -> Mapping[str, int]:
         return self.rejections.counts
 
-    async def windows(self, query: WindowQuery) -> list[WindowStats]:
-        known = await self._known()
-        length, span, hourly = timedelta(hours=query.window_hours), query.span, query.window_hours == 1
-        rows = await self._fetch(
-            statements.windows_sql(known["trajectories"], hourly=hourly),
-            length,
-            query.scenario_id,
-            span.start.astimezone(UTC).replace(tzinfo=None) if span is not None else None,
-            span.end.astimezone(UTC).replace(tzinfo=None) if span is not None else None,
-            timedelta(hours=query.lookback_hours) if span is None else None,
-        )
-        sliced = await self._slices([row for row in rows if row["crosses"]], hours=query.window_hours)
-        members: dict[datetime, list[Member]] = {}
-        odd: dict[str | None, str | None] = {}
-        for identity, agent, steps, pnl, role, training, evaluation, name, _, _, start, _ in rows:
-            if name not in odd:
-                odd[name] = (name or "") if is_odd(name) else None
-            more = (role, training, evaluation, odd[name])
-            parts = sliced.get(identity)
-            if parts is None:
-                members.setdefault(start, []).append(Member(identity, agent, steps, pnl, *more))
-            elif len(parts) == 1:
-                own = parts[0].window.start.replace(tzinfo=None)
-                members.setdefault(own, []).append(Member(identity, agent, steps, pnl, *more))
-            else:
-                for piece in parts:
-                    member = Member(slice_id(identity, piece.window.id), agent, len(piece.steps), piece.pnl, *more)
-                    members.setdefault(piece.window.start.replace(tzinfo=None), []).append(member)
-        outcomes = await self._outcome_starts(length, hourly=hourly)
-        newest = max(members, default=None)
-        found = []
-        for naive in sorted(members):
-            start = naive.replace(tzinfo=UTC)
-            window = Window(window_id(start), start, start + length)
-            if span is not None and not (span.start <= window.start and window.end <= span.end):
-                continue
-            if span is None and newest is not None and naive <= newest - timedelta(hours=query.lookback_hours):
-                continue
-            listed = tuple(sorted(members[naive], key=lambda member: member.trajectory_id))
-            found.append(WindowStats(window, listed, naive in outcomes, window.end + self._settle < self._now()))
-        return found
+    async def counts(self, query: WindowQuery) -> list[GroupCounts]:
+        return await self._statistics.counts(query)
 
-    async def counts(self, query: WindowQuery, *, before: datetime, min_actions: int) -> list[WindowCount]:
-        sql = statements.counts_sql((await self._known())["trajectories"], hourly=query.window_hours == 1)
-        length, end = timedelta(hours=query.window_hours), before.astimezone(UTC).replace(tzinfo=None)
-        rows = await self._fetch(sql, length, query.scenario_id, None, end, None, min_actions)
-        return [WindowCount(start.replace(tzinfo=UTC), trajectories, agents) for start, trajectories, agents in rows]
+    async def windows(self, query: WindowQuery) -> list[WindowStats]:
+        return await self._statistics.windows(query)
 
     async def groups(self, selection: Selection) -> AsyncIterator[Group]:
         for chunk in self._chunks(selection.windows):
-            wanted = [(identity, selected.window) for selected in chunk for identity in selected.trajectory_ids]
+            wanted = [(identity, selected.window) for selected in chunk for identity in selected.recorded_ids]
             trajectories: dict[str, Trajectory] = {}
             for first in range(0, len(wanted), self._batch_size):
                 await self._read(wanted[first : first + self._batch_size], trajectories)
             outcomes = await self._outcomes([selected.window for selected in chunk])
             for selected in chunk:
-                members = tuple(trajectories.pop(i) for i in selected.trajectory_ids if i in trajectories)
+                read = {i: trajectories.pop(i) for i in selected.recorded_ids if i in trajectories}
+                members, incomplete = assemble(selected, read)
+                for rejection in incomplete:
+                    self._reject(rejection)
                 if not members:
                     continue
                 scenarios = {member.scenario_id for member in members}
                 scenario_id = scenarios.pop() if len(scenarios) == 1 else None
                 truth = ground_truth(selected.window, outcomes, scenario_id=scenario_id)
-                yield Group(selected.window.id, selected.window, members, truth)
+                yield Group(selected.group_id, selected.window, members, truth)
 
     async def aclose(self) -> None:
         """The pool belongs to whoever made it."""
@@ -153,11 +124,11 @@ class PostgresSource:
         chunk: list[SelectedWindow] = []
         size = 0
         for selected in windows:
-            if chunk and size + len(selected.trajectory_ids) > self._batch_size:
+            if chunk and size + len(selected.recorded_ids) > self._batch_size:
                 yield chunk
                 chunk, size = [], 0
             chunk.append(selected)
-            size += len(selected.trajectory_ids)
+            size += len(selected.recorded_ids)
         if chunk:
             yield chunk
 
@@ -177,6 +148,9 @@ class PostgresSource:
                     self._reject(Rejection(identity, "stepsJson", window.id, "no step in the window any more"))
                 else:
                     into[identity] = found
+
+    async def _whole(self, ids: Sequence[str]) -> Mapping[str, Trajectory]:
+        return (await self._parsed(ids))[1]
 
     async def _parsed(self, ids: Sequence[str]) -> tuple[dict[str, JsonDict], dict[str, Trajectory]]:
         """The rows that are there, and the trajectories that could be read of them."""
@@ -210,41 +184,6 @@ class PostgresSource:
             for call in await self._fetch(statements.calls_sql(table), ids):
                 logged.setdefault(call["of_trajectory"], []).append(dict(call))
         return logged
-
-    async def _slices(self, rows: Sequence[asyncpg.Record], *, hours: float) -> dict[str, list[Slice]]:
-        """The slices of trajectories that cross windows; those whose steps cannot be read are left out."""
-        found: dict[str, list[Slice]] = {}
-        table = (await self._known())["trajectories"]
-        for first in range(0, len(rows), self._batch_size):
-            batch = {row["id"]: row for row in rows[first : first + self._batch_size]}
-            try:
-                listed = await self._fetch(statements.steps_sql(table), list(batch))
-            except asyncpg.DataError:  # steps in one of the other shapes, or no JSON at all
-                listed = []
-            for identity, times, pnls in listed:
-                row = batch[identity]
-                if times and None not in times:
-                    del batch[identity]
-                    start = row["startTime"].replace(tzinfo=UTC)
-                    found[identity] = slices(
-                        step_times(times, start),
-                        [as_number(pnl) for pnl in pnls],
-                        final_pnl=row["pnl"],
-                        start=start,
-                        end=row["endTime"].replace(tzinfo=UTC),
-                        hours=hours,
-                    )
-            if batch:
-                _, whole = await self._parsed(list(batch))
-                found |= {identity: slices_of(read, hours=hours) for identity, read in whole.items()}
-        return found
-
-    async def _outcome_starts(self, length: timedelta, *, hourly: bool) -> set[datetime]:
-        table = (await self._known())["market_outcomes"]
-        if not table.has("windowId"):
-            return set()
-        rows = await self._fetch(statements.outcome_starts_sql(table, hourly=hourly), length)
-        return {row["start"] for row in rows}
 
     async def _outcomes(self, windows: Sequence[Window]) -> list[JsonDict]:
         table = (await self._known())["market_outcomes"]

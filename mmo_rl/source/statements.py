@@ -9,63 +9,6 @@ EPOCH = "timestamp '1970-01-01'"
 ROW_TEXTS = ("agentId", "scenarioId", "finalStatus", "archetype")
 
 
-def windows_sql(table: Table, *, hourly: bool) -> str:
-    """The statistics of every trajectory of the windows asked for, and the start of its window; reads no step.
-
-    $1 length of a window, $2 scenario or null, $3 and $4 a span ``[start, end)`` of windows or null, $5 how far to
-    look back from the newest window or null; both select a little too much where trajectories cross windows, because
-    what their slices are is known only later. Of the columns, the order counts: id, agent, steps, P&L, role, for
-    training, for evaluation, recorded window id, start, end, start of the window, whether it goes on beyond it.
-    """
-    scenario = f"$2::text is null or {table.text('scenarioId')} = $2"
-    identity = table.text("windowId")
-    binned = f'(select *, date_bin($1, "startTime", {EPOCH}) as binned from chosen) r'
-    if hourly and table.has("windowId"):
-        start = "coalesce(case when several_hours then null else n.start end, binned)"
-        placed = f"select r.*, {start} as start from {binned} left join names n on n.name = r.name"
-    else:
-        placed = f"select r.*, binned as start from {binned}"
-    return f"""
-        with names as materialized (
-            select name, {named_start_sql("name")} as start
-            from (select distinct {identity} as name from trajectories) known
-        ), chosen as (
-            select {table.text("trajectoryId")} as id, {table.text("agentId")} as agent,
-                   {table.integer("episodeLength")} as steps, {table.number("finalPnL")} as pnl,
-                   {table.text("archetype")} as role, {table.flag("isTrainingData", default=True)} as training,
-                   {table.flag("isEvaluation", default=False)} as evaluation, {identity} as name,
-                   {table.time("startTime")} as "startTime", {end_sql(table)} as "endTime",
-                   {several_hours_sql(table)} as several_hours
-            from trajectories
-            where {scenario}
-        ), placed as (
-            {placed}
-        ), recorded as not materialized (
-            select *, start = binned and "endTime" > start + $1 as crosses from placed
-        )
-        select id, agent, steps, pnl, role, training, evaluation, name, "startTime", "endTime", start, crosses
-        from recorded
-        where ($3::timestamp is null or case when crosses then "endTime" else start end >= $3)
-          and ($4::timestamp is null or start + $1 <= $4)
-          and ($5::interval is null
-               or case when crosses then "endTime" else start end > (select max(start) from recorded) - $5)
-    """
-
-
-def counts_sql(table: Table, *, hourly: bool) -> str:
-    """What every window before a moment holds: $1 to $5 as in `windows_sql`, of which $4 is that moment; $6 the steps
-    that an agent takes at least. A trajectory counts in every window that it reaches into."""
-    return f"""
-        select w.start, count(*) as trajectories,
-               count(distinct agent) filter (where steps >= $6 and training and not evaluation) as agents
-        from ({windows_sql(table, hourly=hourly)}) r cross join lateral
-             generate_series(r.start, case when crosses then "endTime" - interval '1 us' else r.start end, $1)
-             as w(start)
-        where w.start + $1 <= $4
-        group by w.start order by w.start
-    """
-
-
 def several_hours_sql(table: Table) -> str:
     """Whether a recorded window is longer than an hour, so that its id does not say which of them."""
     return f"coalesce({table.integer('windowHours')} > 1, false)" if table.has("windowHours") else "false"

@@ -41,13 +41,16 @@ class Iteration:
                     datetime.fromisoformat(w["window"]["end"]),
                 ),
                 tuple(w["trajectory_ids"]),
+                w.get("role"),
+                {identity: tuple(parts) for identity, parts in w.get("parts", {}).items()},
             )
             for w in selection.pop("windows")
         )
+        agents = {agent: (before, after) for agent, (before, after) in selection.pop("agents", {}).items()}
         policy = PolicyVersion(**trained.pop("policy"))
         return cls(
             iteration=row["iteration"],
-            selection=Selection(windows=windows, **selection),
+            selection=Selection(windows=windows, agents=agents, **selection),
             trained=Trained(policy=policy, **trained),
             usage=JudgeUsage(**row["usage"]),
             unscored=row["unscored"],

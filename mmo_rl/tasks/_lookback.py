@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from mmo_rl.types import WindowQuery, WindowStats
+from mmo_rl.types import GroupCounts, Span, WindowQuery, WindowStats
+
+BEGINNING = datetime(1, 1, 1, tzinfo=UTC)
 
 
 async def outside(
@@ -18,14 +21,15 @@ async def outside(
     steps."""
     if not shown or query.span is not None:
         return None
-    older = await source.counts(query, before=shown[0].window.start, min_actions=min_actions)
+    before = replace(query, span=Span(BEGINNING, shown[0].window.start), min_actions=min_actions, exact=False)
+    older: list[GroupCounts] = await source.counts(before)
     if not older:
         return None
-    hours = math.ceil((shown[-1].window.start - older[0].start) / timedelta(hours=1)) + 1
+    hours = math.ceil((shown[-1].window.start - older[0].window.start) / timedelta(hours=1)) + 1
     return {
         "windows": len(older),
-        "windows_with_agents": sum(window.agents >= min_agents for window in older),
-        "trajectories": sum(window.trajectories for window in older),
+        "windows_with_agents": sum(counts.agents >= min_agents for counts in older),
+        "trajectories": sum(counts.members for counts in older),
         "lookback_hours": query.lookback_hours,
         "override": f"sampler.lookback_hours={hours}",
     }

@@ -15,7 +15,7 @@ from mmo_rl.clock import utc_now, window_id
 from mmo_rl.errors import DatabaseError, NotReady
 from mmo_rl.tasks._lookback import outside
 from mmo_rl.tasks._quality import Quality, total
-from mmo_rl.types import Member, SelectedWindow, Selection, WindowStats
+from mmo_rl.types import Member, Selection, WindowStats
 
 if TYPE_CHECKING:
     from mmo_rl.config import Context
@@ -104,7 +104,7 @@ async def examine(source: Any, windows: Sequence[WindowStats], *, now: datetime)
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    chosen = tuple(SelectedWindow(w.window, tuple(m.trajectory_id for m in w.members)) for w in windows)
+    chosen = tuple(stats.everything for stats in windows)
     count = sum(len(selected.trajectory_ids) for selected in chosen)
     selection = Selection(0, chosen, len(chosen), count, 0.0, 0, {})
     sizes = {selected.window.id: len(selected.trajectory_ids) for selected in chosen}
@@ -136,7 +136,7 @@ def assess(
 
 
 def _assess(stats: WindowStats, min_agents: int, min_actions: int, quality: Quality | None) -> Readiness:
-    trainable = [m for m in stats.members if m.is_training_data and not m.is_evaluation]
+    trainable = [m for m in stats.members if m.trainable]
     active = [m for m in trainable if m.actions >= min_actions]
     readable = active if quality is None else [m for m in active if m.trajectory_id in quality.readable]
     agents = _agents(readable)
@@ -159,7 +159,7 @@ def _assess(stats: WindowStats, min_agents: int, min_actions: int, quality: Qual
         agents=_agents(trainable),
         active_agents=agents,
         trajectories=len(trainable),
-        slices=sum(origin(m)[1] for m in trainable),
+        slices=sum(sliced for m in trainable for _, sliced in origins(m)),
         steps=sum(m.actions for m in trainable),
         pnl_low=min(pnl, default=None),
         pnl_high=max(pnl, default=None),
@@ -175,12 +175,12 @@ def _agents(members: Collection[Member]) -> int:
     return len({m.agent_id for m in members})
 
 
-def origin(member: Member) -> tuple[str, bool]:
-    """The id of the recorded trajectory, and whether the member is a slice of it."""
+def origins(member: Member) -> list[tuple[str, bool]]:
+    """The recorded trajectories that a member is made of: the id of each, and whether it is a slice of it."""
     from mmo_rl.source.slices import split_id
 
-    identity, window = split_id(member.trajectory_id)
-    return identity, window is not None
+    parts = [split_id(part) for part in member.parts or (member.trajectory_id,)]
+    return [(identity, window is not None) for identity, window in parts]
 
 
 def recorded_windows(windows: Sequence[WindowStats]) -> list[dict[str, Any]]:
@@ -189,9 +189,9 @@ def recorded_windows(windows: Sequence[WindowStats]) -> list[dict[str, Any]]:
     begun: set[str] = set()
     recorded = []
     for stats in windows:
-        origins = [(member, *origin(member)) for member in stats.members]
-        own = [(member, sliced) for member, identity, sliced in origins if identity not in begun]
-        begun |= {identity for _, identity, sliced in origins if sliced}
+        placed = [(member, *found) for member in stats.members for found in origins(member)]
+        own = [(member, sliced) for member, identity, sliced in placed if identity not in begun]
+        begun |= {identity for _, identity, sliced in placed if sliced}
         if own:
             recorded.append(
                 {
@@ -213,7 +213,7 @@ def window_ids(windows: Sequence[WindowStats]) -> dict[str, Any]:
     found: dict[str, str | None] = {}
     for stats in windows:
         for member in stats.members:
-            found[origin(member)[0]] = member.odd_window_id
+            found |= {identity: member.odd_window_id for identity, _ in origins(member)}
     odd = Counter(name for name in found.values() if name is not None)
     mapped = sum(count for name, count in odd.items() if named_start(name) is not None)
     return {

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from mmo_rl.errors import ConfigError, SourceError
 from mmo_rl.tasks._lookback import outside, told
 from mmo_rl.tasks._progress import Stages
-from mmo_rl.types import SelectedWindow, Selection
+from mmo_rl.types import Selection
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,9 +49,7 @@ async def run(context: Context, *, recompute: bool = False) -> None:
     found: list[Tracked] = []
     with Stages(console=context.console, iterations=1) as stages, stages.stage("outcomes") as advance:
         advance(0, len(asked))
-        everything = tuple(
-            SelectedWindow(stats.window, tuple(m.trajectory_id for m in stats.members)) for stats in asked
-        )
+        everything = tuple(stats.everything for stats in asked)
         async for group in source.groups(Selection(0, everything, len(asked), 0, 0.0, 0, {})):
             found.append(await tracker.track(group.window, group.members, recompute=recompute))
             advance(len(found), len(asked))

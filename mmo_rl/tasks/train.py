@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 from mmo_rl.clock import utc_now
 from mmo_rl.errors import TrainerError
 from mmo_rl.tasks._history import Iteration, spent
+from mmo_rl.tasks._planned import note_plan
 from mmo_rl.tasks._progress import Advance, Stages
 from mmo_rl.tasks._reasons import nothing_selected, refuse_if_none
 from mmo_rl.tasks._results import add_seconds, data_card, note_provenance, summarize
+from mmo_rl.tasks._select import select, used
 from mmo_rl.types import PolicyVersion, Score, ScoredGroup, Selection
 
 if TYPE_CHECKING:
@@ -26,17 +28,20 @@ async def run(context: Context) -> float | None:
     """Trains as the config says, or goes on where the run folder ends; returns the improvement in P&L, if measured."""
     from mmo_rl.config import masked
     from mmo_rl.report.html import write_report
+    from mmo_rl.report.selection import print_selection
     from mmo_rl.report.table import print_summary
 
     folder = context.run_folder
     assert folder is not None
     history = _finished_iterations(folder)
+    _require_model(context)
     report = context.components.report()
     failed, exported = True, None
     try:
         report.start(masked(context.settings))
         note_provenance(context, folder, history)
         loop = await Loop.build(context, folder)
+        await note_plan(context, folder)
         with Stages(console=context.console, iterations=context.settings.iterations, done=len(history)) as stages:
             policy = await loop.trainer.resume(history[-1].trained.policy.version if history else 0)
             for iteration in range(len(history), context.settings.iterations):
@@ -61,6 +66,7 @@ async def run(context: Context) -> float | None:
     finally:
         report.close(failed=failed)
     if exported is not None:
+        print_selection(context.console, summary)
         context.console.print(f"Exported: {exported}", highlight=False, soft_wrap=True)
         return None
     print_summary(context.console, summary, folder.path)
@@ -141,9 +147,13 @@ class Loop:
                     on_tick=advance,
                 )
         with stages.stage("select"):
-            windows = await self.source.windows(self.sampler.query(self.scenario_id))
-            used = {w.window.id for i in history for w in i.selection.windows}
-            selection: Selection = self.sampler.select(windows, iteration, used, prefix=self.scenario_id or "")
+            selection = await select(
+                self.source,
+                self.sampler,
+                iteration=iteration,
+                used_windows=used([done.selection for done in history]),
+                scenario_id=self.scenario_id,
+            )
         if not selection.used:
             if not history:
                 raise nothing_selected(selection, self.context.overrides)
@@ -190,7 +200,7 @@ class Loop:
             batch_id,
             trained.policy,
             dict(trained.metrics),
-            list(selection.trajectory_ids),
+            list(selection.recorded_ids),
             self.report.tracking_id,
         )
         return trained
@@ -255,6 +265,14 @@ class Loop:
         from mmo_rl.policy.local import open_policy
 
         return open_policy(version, self.context.components.model())
+
+
+def _require_model(context: Context) -> None:
+    """Weights that cannot be had are found missing before anything is played or paid."""
+    from mmo_rl.policy.local import require_model
+
+    if context.components.trainer().capabilities.trains:
+        require_model(context.components.model().location())
 
 
 def _finished_iterations(folder: RunFolder) -> list[Iteration]:

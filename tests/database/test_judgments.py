@@ -34,3 +34,13 @@ async def test_any_explanation_can_be_stored(database: Database) -> None:
     cache = StoredJudgments(database=database)
     await cache.put("key", (Score("a", 0.5, 'nul \x00, half \ud800, "quoted" \\u0000'),))
     assert await cache.get("key") == (Score("a", 0.5, 'nul \ufffd, half ?, "quoted" \\u0000'),)
+
+
+async def test_which_judgments_are_there_is_asked_at_once(database: Database) -> None:
+    cache = StoredJudgments(database=database)
+    await cache.put("kept", (Score("a", 0.5),))
+    assert await cache.known(["kept", "other"]) == {"kept"}
+    assert await cache.known([]) == set()
+    async with database.acquire() as connection:
+        await connection.execute("drop table mmo_rl.judgments")
+    assert await cache.known(["kept"]) == set()

@@ -2,9 +2,10 @@ import json
 from pathlib import Path
 
 import pytest
+from pytest_httpserver import HTTPServer
 
 from mmo_rl.errors import PolicyError
-from mmo_rl.policy.local import LocalPolicy, load_model
+from mmo_rl.policy.local import LocalPolicy, load_model, require_model
 from mmo_rl.policy.model import SHIPPED, ModelSpec
 
 TINY = SHIPPED / "tiny"
@@ -73,3 +74,20 @@ def test_a_model_that_is_not_there_says_what_to_do(tmp_path: Path) -> None:
         spec.location()
     with pytest.raises(PolicyError, match="could not load"):
         load_model(str(tmp_path))
+
+
+def test_a_model_that_is_nowhere_is_told_with_what_to_type(
+    httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    template = httpserver.url_for("") + "{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    httpserver.expect_request("/some/model/resolve/main/config.json").respond_with_data("{}")
+    require_model("some/model")
+    require_model(str(tmp_path))
+    with pytest.raises(PolicyError, match="no/model are not on this machine, and the hub answers 500") as caught:
+        require_model("no/model")
+    assert "model.path=FOLDER" in str(caught.value.hint)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(PolicyError, match="HF_HUB_OFFLINE is set"):
+        require_model("some/model")

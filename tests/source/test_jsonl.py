@@ -345,7 +345,9 @@ def test_any_json_is_parts_that_are_trajectories_or_rejections(value: Any) -> No
 
 @pytest.mark.parametrize("name", ["2025-06-01T08:00", "2025-06-01-08"])
 async def test_a_window_of_several_hours_does_not_say_which_of_them(source: Make, tmp_path: Path, name: str) -> None:
-    path = lines(tmp_path / "a.jsonl", row("long", windowId=name, windowHours=4), row("short", windowId=name))
+    path = lines(
+        tmp_path / "a.jsonl", row("long", windowId=name, windowHours=4), row("short", agentId="b", windowId=name)
+    )
     reader = source(path)
     assert ids(await reader.windows(WindowQuery())) == {"2025-06-01T08:00": ["short"], "2025-06-01T10:00": ["long"]}
     assert ids(await reader.windows(WindowQuery(window_hours=4))) == {"2025-06-01T08:00": ["long", "short"]}

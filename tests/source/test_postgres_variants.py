@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -209,7 +210,10 @@ async def test_slices_outside_a_span_are_left_out_and_those_that_reach_into_it_a
             "2025-11-14T13:00",
         ]
         longer = await reader.windows(WindowQuery(window_hours=4))
-        assert [(w.window.id, len(w.members)) for w in longer] == [("2025-11-14T08:00", 18), ("2025-11-14T12:00", 1)]
+        assert [(w.window.id, len(w.members), sum(max(1, len(m.parts)) for m in w.members)) for w in longer] == [
+            ("2025-11-14T08:00", 8, 18),
+            ("2025-11-14T12:00", 1, 1),
+        ]
 
 
 @pytest.mark.parametrize("shape", ['{"steps": %s}', "%s"])
@@ -263,25 +267,20 @@ async def test_a_window_of_several_hours_is_sliced_into_hours(
         }
 
 
-@pytest.mark.parametrize("hours", [1.0, 2.0, 0.25])
+@pytest.mark.parametrize(("hours", "begun"), [(1.0, 10), (2.0, 5), (0.25, 10)])
 async def test_windows_are_counted_as_they_are_listed_also_from_files(
-    babylon_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hours: float
+    babylon_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hours: float, begun: int
 ) -> None:
-    query, later = WindowQuery(window_hours=hours), datetime(2025, 11, 14, 11, tzinfo=UTC)
+    later = datetime(2025, 11, 14, 11, tzinfo=UTC)
+    query = WindowQuery(window_hours=hours, span=Span(datetime(2000, 1, 1, tzinfo=UTC), later), min_actions=90)
     files = JsonlSource(path=str(BABYLON / "trajectory_rows.jsonl.gz"), now=lambda: NOW)
     try:
         async with opened(babylon_url, tmp_path, monkeypatch) as reader:
             for source in (reader, files):
-                expected = [
-                    (w.window.start, len(w.members), len({m.agent_id for m in w.members if m.actions >= 90}))
-                    for w in await source.windows(query)
-                    if w.window.end <= later
-                ]
-                assert expected and await source.counts(query, before=later, min_actions=1) == [
-                    (w.window.start, len(w.members), len({m.agent_id for m in w.members}))
-                    for w in await source.windows(query)
-                    if w.window.end <= later
-                ]
-            assert await files.counts(query, before=later, min_actions=90) == expected
+                expected = [c for w in await source.windows(query) for c in w.counts(min_actions=90)]
+                assert expected
+                assert await source.counts(query) == expected
+            quick = await reader.counts(dataclasses.replace(query, exact=False))
+            assert sum(counts.members for counts in quick) == begun, "each where it begins"
     finally:
         await files.aclose()

@@ -309,8 +309,8 @@ async def test_windows_that_the_lookback_hides_are_told(
         report = json.loads(capsys.readouterr().out)
         assert report["windows"] == 1
         assert report["outside_lookback"] == {
-            "windows": 4, "trajectories": 23, "lookback_hours": 1.0, "override": "sampler.lookback_hours=6",
-            "windows_with_agents": 4,
+            "windows": 3, "trajectories": 18, "lookback_hours": 1.0, "override": "sampler.lookback_hours=6",
+            "windows_with_agents": 3,
         }  # fmt: skip
         assert "sampler.lookback_hours=6" in str(caught.value.hint)
         with pytest.raises(NotReady):

@@ -41,6 +41,33 @@ async def test_a_games_own_database_then_again(
         assert "nothing to do: at revision 0001 already" in second.console.file.getvalue()
 
 
+async def test_a_games_own_table_gets_the_index_on_request_alone(
+    babylon_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", babylon_url)
+    made = "index mmo_rl_windows_idx made"
+    async with Database(dsn_env="DATABASE_URL", home=tmp_path) as database:
+        said = []
+        for index in (False, True, True):
+            context: Any = Context(database)
+            await run(context, index=index)
+            said.append(made in context.console.file.getvalue())
+        assert said == [False, True, False]
+        async with database.acquire() as connection:  # as a killed attempt leaves it
+            await connection.execute(
+                "update pg_index set indisvalid = false where indexrelid = 'mmo_rl_windows_idx'::regclass"
+            )
+        again: Any = Context(database)
+        await run(again, index=True)
+        assert made in again.console.file.getvalue()
+
+
+async def test_our_own_table_has_the_index(database: Database) -> None:
+    async with database.acquire() as connection:
+        listed = await connection.fetchval("select pg_get_indexdef('mmo_rl_windows_idx'::regclass)")
+    assert '("windowId", "agentId") INCLUDE ("trajectoryId"' in listed
+
+
 async def test_a_failure_prints_no_success(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", database_url)
     async with Database(dsn_env="DATABASE_URL", home=tmp_path) as database:

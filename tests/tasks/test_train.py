@@ -101,6 +101,10 @@ async def test_the_loop_from_play_to_report_and_nothing_is_done_twice(place: Cal
     assert {level + key for level, keys in DESIGN_KEYS.items() for key in keys.split()} <= set(summary)
     assert summary["data/windows_used"] == 4 and summary["data/trajectories_used"] == 20
     assert summary["train/gradient_steps"] > 0 and summary["train/tokens"] > 0
+    planned = json.loads((folder / "plan.json").read_text())
+    assert planned["data/windows_used"] == 4 and planned["data/trajectories_used"] == 20
+    assert planned["judge/calls"] == summary["judge/calls"] == 0
+    assert summary["train/tokens"] == pytest.approx(planned["train/tokens"], rel=0.05)
     assert [json.loads(r)["iteration"] for r in (folder / "metrics.jsonl").read_text().splitlines()] == [0, 1]
     assert json.loads((folder / "status.json").read_text())["status"] == "done"
     assert json.loads((folder / "provenance.json").read_text())["data"]["trajectories"] == 20
@@ -267,6 +271,16 @@ async def test_ruler_judges_the_loop_over_http(place: Callable[[], Place], judge
     assert summary["judge/calls"] == 2 and summary["judge/unscored"] == 0
     assert summary["judge/prompt_tokens"] == 200
     assert summary["train/gradient_steps"] > 0
+    planned = json.loads((here.folder() / "plan.json").read_text())
+    assert planned["judge/calls"] == 2 and planned["data/trajectories_used"] == 10
+    assert "The plan and what was spent" in (here.folder() / "report.html").read_text()
+
+
+def test_weights_that_cannot_be_had_are_missed_before_anything_is_played(place: Callable[[], Place]) -> None:
+    here = place()
+    told = here.run("model=qwen2_5_3b", "model.path=nowhere", "report=local", *SMALL, code=1)
+    assert "model.path=nowhere holds no config.json" in told
+    assert not (here.root / "home" / "postgres").exists()
 
 
 async def test_a_judge_that_is_down_ends_the_run_at_once(place: Callable[[], Place]) -> None:

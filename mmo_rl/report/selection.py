@@ -1,0 +1,69 @@
+"""What was selected and what was left out and why, from summary.json alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+REASONS = {
+    "too_few_agents": "of windows with too few agents",
+    "too_few_actions": "with too few actions",
+    "unfinished": "of windows that are not over",
+    "evaluation": "for evaluation, or not meant for training",
+    "held_out": "held out (the newest windows)",
+    "already_used": "of windows used by an earlier iteration",
+    "max_windows": "of windows whose turn did not come",
+}
+
+
+def selection_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(count, what) of each kind of trajectory, used first; empty where nothing was selected."""
+    used = summary.get("data/trajectories_used")
+    if used is None:
+        return []
+    rate = summary.get("data/dropout_rate") or 0.0
+    rows = [
+        (f"{used:,}", f"used, in {summary['data/windows_used']:,} of {summary['data/windows_available']:,} windows"),
+    ]
+    if dropped := summary.get("data/trajectories_dropped"):
+        rows.append((f"{dropped:,}", f"dropped by dropout, at a rate of {rate:.2f}"))
+    for reason, count in _under(summary, "data/excluded/"):
+        rows.append((f"{count:,}", REASONS.get(reason, reason.replace("_", " "))))
+    for reason, count in _under(summary, "data/rejected/"):
+        rows.append((f"{count:,}", f"rejected: {reason}"))
+    return rows
+
+
+def _under(summary: Mapping[str, Any], prefix: str) -> list[tuple[str, int]]:
+    return [(key.removeprefix(prefix), summary[key]) for key in sorted(summary) if key.startswith(prefix)]
+
+
+def shares(summary: Mapping[str, Any]) -> str | None:
+    """How much of the data one agent is, before and after dropout; None where it is not known."""
+    before, after = (summary.get(f"data/largest_agent_share_{when}") for when in ("before", "after"))
+    if before is None or after is None:
+        return None
+    most = f"the one with the most has {before:.1%} of what was available, {after:.1%} of what was used"
+    return f"{summary['data/agents']:,} agents; {most}"
+
+
+def print_selection(console: Console, summary: Mapping[str, Any]) -> None:
+    """A row for each kind of trajectory."""
+    from rich.table import Table
+
+    rows = selection_rows(summary)
+    if not rows:
+        return
+    table = Table(title="Trajectories", title_justify="left", title_style="", box=None, padding=(0, 2, 0, 0))
+    table.show_header = False
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column()
+    for count, what in rows:
+        table.add_row(count, what)
+    console.print(table)
+    if (said := shares(summary)) is not None:
+        console.print(said, soft_wrap=True, highlight=False)
+    console.print()

@@ -1,0 +1,24 @@
+"""Dropout that takes from those who have most."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from mmo_rl.types import Member
+
+
+def stratified(groups: Sequence[Sequence[Member]], fractions: Mapping[str, float]) -> Mapping[str, float]:
+    """Agents (each role of an agent apart) take turns: first the best of each, then the second of each, and so on; in
+    a turn, and inside an agent, the larger fraction comes first.
+
+    The p-th of n in that order (from 0) has the number 1 - (p + 1/2) / n: at rate r the first (1 - r) n stay, rounded.
+    An agent with few trajectories keeps them all before one with many keeps another, so that no agent dominates.
+    """
+    strata: dict[tuple[str, str | None], list[str]] = {}
+    for member in (member for group in groups for member in group):
+        strata.setdefault((member.agent_id, member.role), []).append(member.trajectory_id)
+    turns = []
+    for ids in strata.values():
+        ids.sort(key=lambda identity: (-fractions[identity], identity))
+        turns += [(turn, -fractions[identity], identity) for turn, identity in enumerate(ids)]
+    return {identity: 1.0 - (place + 0.5) / len(turns) for place, (_, _, identity) in enumerate(sorted(turns))}
