@@ -316,7 +316,7 @@ async def test_windows_that_the_lookback_hides_are_told(
         with pytest.raises(NotReady):
             await run(context, steps=False)
         said = context.console.file.getvalue()
-        assert "4 older windows outside sampler.lookback_hours=1 (sampler.lookback_hours=6 includes them)" in said
+        assert "3 older windows outside sampler.lookback_hours=1 (sampler.lookback_hours=6 includes them)" in said
         context = Context(database, Console(file=io.StringIO(), width=120), min_agents=5, lookback_hours=6.0)
         await run(context, format="json", steps=False)
         assert json.loads(capsys.readouterr().out)["outside_lookback"] is None
