@@ -36,7 +36,7 @@ _COLUMNS = {
     "reward_judgments": "id trajectoryId",
 }
 GAME_COLUMNS = {table: tuple(columns.split()) for table, columns in _COLUMNS.items()}
-OWN_TABLES = ("worlds", "judgments")
+OWN_TABLES = ("worlds", "judgments", "judgment_claims")
 OWN_SCHEMA = "mmo_rl"
 
 

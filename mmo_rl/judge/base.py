@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from mmo_rl.types import Group, JudgeUsage, Judgment, ScoredGroup
@@ -11,7 +12,12 @@ from mmo_rl.types import Group, JudgeUsage, Judgment, ScoredGroup
 class JudgmentCache(Protocol):
     """Judgments by the hash of everything that determines them; survives runs (the database room keeps it)."""
 
-    async def get(self, key: str) -> tuple[Judgment, ...] | None: ...
+    def hold(self, key: str) -> AbstractAsyncContextManager[tuple[Judgment, ...] | None]:
+        """The judgments under ``key``; None where there are none yet, and then nobody else makes them inside the block.
+
+        Whoever asks for a key that somebody is making waits until it is there or has been given up.
+        """
+        ...
 
     async def put(self, key: str, judgments: tuple[Judgment, ...]) -> None: ...
 
@@ -19,12 +25,16 @@ class JudgmentCache(Protocol):
 class Judge(Protocol):
     """Scores groups; every member comes back as `Score` or `Unscored`, bound by id, in the order the groups came.
 
-    ``usage`` is the running total of calls, tokens and dollars. Raises `JudgeError` only when no group at all could
-    be judged for want of a working judge.
+    ``usage`` is the running total of calls, tokens and dollars; ``findings`` what the judge has noticed about itself
+    so far, flat numbers by name (a judge without any has none). Raises `JudgeError` only when no group at all could be
+    judged for want of a working judge, or when a budget is used up.
     """
 
     @property
     def usage(self) -> JudgeUsage: ...
+
+    @property
+    def findings(self) -> Mapping[str, float]: ...
 
     def score(self, groups: AsyncIterator[Group]) -> AsyncIterator[ScoredGroup]: ...
 

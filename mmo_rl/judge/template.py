@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mmo_rl.errors import ConfigError
 from mmo_rl.judge.sample import sample_groups
-from mmo_rl.judge.view import clip, encode, trajectory_view, truth_view, window_view
+from mmo_rl.judge.view import TrajectoryView, clip, encode, trajectory_view, truth_view, window_view
 from mmo_rl.types import Group, Trajectory
 
 if TYPE_CHECKING:
@@ -59,15 +59,23 @@ class Template:
     def render(self, group: Group, members: Sequence[Trajectory]) -> Rendered:
         """The texts for ``members`` of ``group``, in the order given. Raises `ConfigError` where a value that the
         template computes with is missing in this group."""
-        window, truth = window_view(group), truth_view(group.truth)
-        shared = {"window": window, "truth": truth}
-        return Rendered(
-            rubric=self._text("rubric", {"window": window}),
-            context=self._text("context", shared),
-            trajectories=tuple(
-                self._text("trajectory", {**shared, "trajectory": trajectory_view(member, group.window)})
-                for member in members
-            ),
+        rubric, context = self.shared(group)
+        return Rendered(rubric, context, tuple(self.member(group, self.view(group, member)) for member in members))
+
+    def shared(self, group: Group) -> tuple[str, str]:
+        """The rubric and the context, which all members of ``group`` share. Raises `ConfigError` as `render` does."""
+        window = window_view(group)
+        context = self._text("context", {"window": window, "truth": truth_view(group.truth)})
+        return self._text("rubric", {"window": window}), context
+
+    def view(self, group: Group, member: Trajectory) -> TrajectoryView:
+        """What the template may show of one member."""
+        return trajectory_view(member, group.window, group.truth)
+
+    def member(self, group: Group, view: TrajectoryView) -> str:
+        """The text of one member. Raises `ConfigError` as `render` does."""
+        return self._text(
+            "trajectory", {"window": window_view(group), "truth": truth_view(group.truth), "trajectory": view}
         )
 
     def _text(self, part: str, variables: Mapping[str, object]) -> str:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mmo_rl.judge.prompt import RESPONSE_FORMAT, RULER_TASK, build_messages
-from mmo_rl.judge.template import Rendered
+from mmo_rl.judge.prompt import RESPONSE_FORMAT, RULER_TASK, Shown, build_messages
 from tests.judge.conftest import Endpoint, scores
 
 
@@ -27,7 +26,7 @@ async def test_the_same_request_as_art(endpoint: Endpoint, monkeypatch: pytest.M
     theirs = endpoint.requests[0].body
     assert theirs["response_format"] == RESPONSE_FORMAT
 
-    ours = build_messages(Rendered("THE RUBRIC", "shared", ("a", "b")), seed=0)
+    ours = build_messages("THE RUBRIC", "shared", [Shown("a"), Shown("b")], seed=0)
     assert [message["role"] for message in ours] == [message["role"] for message in theirs["messages"]]
     # Newer versions of ART also ask for each id once, in a paragraph of their own.
     their_system = theirs["messages"][0]["content"].strip()
