@@ -92,7 +92,7 @@ class WindowView:
     minutes: float
 
 
-_IDLE = {"HOLD", "WAIT", "NONE", "NOOP", "NO_OP", "DO_NOTHING", "NOTHING", "SKIP", "PASS"}
+IDLE = {"HOLD", "WAIT", "NONE", "NOOP", "NO_OP", "DO_NOTHING", "NOTHING", "SKIP", "PASS"}
 
 
 def trajectory_view(trajectory: Trajectory, window: Window, truth: GroundTruth | None = None) -> TrajectoryView:
@@ -147,7 +147,7 @@ def _step_view(step: Step, window: Window, truth: GroundTruth | None) -> StepVie
         reasoning=action.reasoning,
         correctness=action.correctness,
         came_true=_came_true(action, truth),
-        idle=action.success and action.action_type.upper() in _IDLE,
+        idle=action.success and action.action_type.upper() in IDLE,
         balance=state.get("agentBalance"),
         pnl=state.get("agentPnL"),
         state=state,

@@ -79,7 +79,7 @@ async def test_a_games_own_database_loses_nothing_and_is_not_altered(babylon_url
     assert result.rows_before == result.rows_after
     assert result.rows_after["trajectories"] == 19
     assert result.rows_after["llm_call_logs"] == 2894
-    assert result.tables_created == ("mmo_rl.worlds", "mmo_rl.judgments")
+    assert result.tables_created == tuple(f"mmo_rl.{table}" for table in schema.OWN_TABLES)
     assert [entry for entry in await structure(opened) if entry[0] == "public"] == before
     assert (await migrate(opened)).tables_created == ()
 
