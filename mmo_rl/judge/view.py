@@ -92,6 +92,13 @@ class WindowView:
     minutes: float
 
 
+FIELDS: dict[type, frozenset[str]] = {
+    view: frozenset(field.name for field in dataclasses.fields(view))
+    for view in (CallView, StepView, TrajectoryView, TickerView, QuestionView, TruthView, WindowView)
+}
+"""What a template may ask of each view."""
+
+
 IDLE = {"HOLD", "WAIT", "NONE", "NOOP", "NO_OP", "DO_NOTHING", "NOTHING", "SKIP", "PASS"}
 
 
@@ -187,7 +194,7 @@ def encode(value: object) -> str:
     Everything that a template inserts goes through here, so recorded text reaches a judge only inside a JSON string.
     Raises `TypeError` for what is neither plain data nor a view.
     """
-    text = json.dumps(value, ensure_ascii=False, default=_plain)
+    text = _ENCODER.encode(value)
     return _UNSAFE.sub(lambda match: _escape(match.group()), text)
 
 
@@ -203,6 +210,9 @@ def _plain(value: object) -> object:
     if isinstance(value, datetime | date | Decimal):
         return str(value)
     raise TypeError(f"a judge template cannot show a value of type {type(value).__name__}")
+
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, default=_plain)
 
 
 def clip(value: object, characters: int) -> object:
