@@ -8,7 +8,8 @@ started in a temporary folder. The endpoint counts what it answered.
 - throughput: one job, 16 requests at once. Ideal is windows / 16, rounded up, times the latency.
 - sweep: jobs that differ in nothing that a judgment depends on, as those of a sweep over the learning rate, started
   together; ``plain`` is the same without the shared cache.
-- restart: a job is killed between two rounds of answers, and the same job started again.
+- restart: a job is killed between two rounds of answers, and the same job started again; an answer that is on its way
+  into the database at that very moment is lost.
 
 Goals: at most 1.15x the ideal time; exactly 1x the calls of one job; no call that had been answered is repeated.
 """
@@ -85,7 +86,7 @@ class Endpoint:
 
     async def _completion(self, body: bytes, reader: asyncio.StreamReader) -> dict[str, Any]:
         await asyncio.sleep(LATENCY_S)
-        if reader.at_eof():
+        if reader.at_eof() or reader.exception() is not None:
             raise ConnectionResetError("nobody is there to take the answer")
         self.answered[hashlib.sha256(body).hexdigest()] += 1
         self.last_answer = time.monotonic()
@@ -135,7 +136,7 @@ def _member(window: Window, name: str) -> Trajectory:
     return Trajectory(name, name, window.id, window.start, window.end, steps, final_pnl=float(len(name)))
 
 
-async def judge(url: str, windows: int, *, cached: bool, prefix: int) -> dict[str, Any]:
+async def judge(url: str, windows: int, *, cached: bool, prefix: int, concurrency: int) -> dict[str, Any]:
     """Judges ``windows`` windows, the first of which is number ``prefix``."""
     groups = [make_group(prefix + number) for number in range(windows)]
 
@@ -148,7 +149,7 @@ async def judge(url: str, windows: int, *, cached: bool, prefix: int) -> dict[st
     async with Database(dsn_env=VARIABLE, home=Path()) as database:
         cache = StoredJudgments(database=database) if cached else None
         judge = RulerJudge(
-            model="benchmark", template=Template(**values), seed=0, base_url=url, concurrency=CONCURRENCY, cache=cache
+            model="benchmark", template=Template(**values), seed=0, base_url=url, concurrency=concurrency, cache=cache
         )
         # What is paid once a process (imports, the first connections) is not what is measured.
         warm_up = RulerJudge(model="warm-up", template=Template(**values), seed=os.getpid(), base_url=url, cache=cache)
@@ -175,10 +176,13 @@ class Bench:
         self._url = url
         self._prefix = 0
 
-    def start(self, windows: int, *, cached: bool = True, again: bool = False) -> subprocess.Popen[str]:
+    def start(
+        self, windows: int, *, cached: bool = True, again: bool = False, concurrency: int = CONCURRENCY
+    ) -> subprocess.Popen[str]:
         """A job over windows of its own, or over those of the last one."""
         self._prefix += 0 if again else 100_000
-        command = [sys.executable, __file__, "--job", self._url, str(windows), str(int(cached)), str(self._prefix)]
+        settings = [str(value) for value in (windows, int(cached), self._prefix, concurrency)]
+        command = [sys.executable, __file__, "--job", self._url, *settings]
         return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
     def stats(self) -> dict[str, Any]:
@@ -197,23 +201,31 @@ class Bench:
         return {"jobs": jobs, "scored": [job["scored"] for job in done], "calls": calls, "ratio": calls / windows}
 
     def restart(self, windows: int) -> dict[str, Any]:
-        before = self.stats()
-        job = self.start(windows)
+        before, kept_before = self.stats(), asyncio.run(kept())
+        job = self.start(windows, concurrency=4)  # few enough for the rounds to be told apart
         while True:
             stats = self.stats()
             answered = stats["answered"] - before["answered"]
             # Between two rounds: an answer on its way into the database at this very moment would be asked for again.
-            if answered > windows / 3 and LATENCY_S / 4 < stats["quiet_s"] < LATENCY_S / 2:
+            if answered > windows / 3 and 0.5 * LATENCY_S < stats["quiet_s"] < 0.75 * LATENCY_S:
                 break
             time.sleep(0.01)
         job.kill()
         job.wait()
+        kept_at_the_kill = asyncio.run(kept()) - kept_before - 1  # one warmed up
         done = finish(self.start(windows, again=True))
-        after = self.stats()
-        warm_ups = 2
-        repeated = (after["answered"] - before["answered"]) - (after["different"] - before["different"])
-        total = after["answered"] - before["answered"] - warm_ups
-        return {**done, "answered_before_the_kill": answered - 1, "answered_in_all": total, "repeated": repeated}
+        return {
+            **done,
+            "answered_before_the_kill": answered - 1,
+            "kept_at_the_kill": kept_at_the_kill,
+            "repeated": done["calls"] - (windows - kept_at_the_kill),
+        }
+
+
+async def kept() -> int:
+    """How many judgments the database holds."""
+    async with Database(dsn_env=VARIABLE, home=Path()) as database, database.read_only().acquire() as connection:
+        return int(await connection.fetchval("select count(*) from mmo_rl.judgments"))
 
 
 def finish(job: subprocess.Popen[str]) -> dict[str, Any]:
@@ -248,7 +260,7 @@ def measure(windows: int, jobs: int) -> dict[str, Any]:
                 "throughput": bench.throughput(windows),
                 "sweep": bench.sweep(some, jobs, cached=True),
                 "plain": bench.sweep(some, jobs, cached=False),
-                "restart": bench.restart(max(CONCURRENCY * 6, windows // 2)),
+                "restart": bench.restart(max(CONCURRENCY, windows // 4)),
             }
         finally:
             endpoint.kill()
@@ -262,14 +274,16 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=8)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--endpoint", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--job", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--job", nargs=5, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.endpoint:
         asyncio.run(Endpoint().serve())
         return
     if arguments.job:
-        url, windows, cached, prefix = arguments.job
-        print(json.dumps(asyncio.run(judge(url, int(windows), cached=cached == "1", prefix=int(prefix)))))
+        url, *values = arguments.job
+        windows, cached, prefix, concurrency = map(int, values)
+        done = judge(url, windows, cached=bool(cached), prefix=prefix, concurrency=concurrency)
+        print(json.dumps(asyncio.run(done)))
         return
     result = measure(arguments.windows, arguments.jobs)
     if arguments.json:
@@ -281,8 +295,9 @@ def main() -> None:
         f"{throughput['ideal_s']:.2f} s: ratio {throughput['ratio']:.2f} (goal: at most {GOALS['throughput']})\n"
         f"sweep       {sweep['jobs']} jobs made {sweep['ratio']:.2f}x the calls of one (goal: {GOALS['sweep']:g}x), "
         f"without a shared cache {plain['ratio']:.2f}x\n"
-        f"restart     killed after {restart['answered_before_the_kill']} answers; {restart['repeated']} of them asked "
-        f"for again (goal: {GOALS['restart']})"
+        f"restart     killed after {restart['answered_before_the_kill']} answers, of which "
+        f"{restart['kept_at_the_kill']} were kept; "
+        f"{restart['repeated']} of those asked for again (goal: {GOALS['restart']})"
     )
 
 

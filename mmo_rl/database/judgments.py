@@ -59,7 +59,7 @@ class StoredJudgments:
     seconds. The claim of a worker that was killed runs out by itself.
     """
 
-    def __init__(self, *, database: Database, lease_s: float = 30.0, poll_s: float = 0.25) -> None:
+    def __init__(self, *, database: Database, lease_s: float = 15.0, poll_s: float = 0.25) -> None:
         self._database = database
         self._lease_s = lease_s
         self._poll_s = poll_s

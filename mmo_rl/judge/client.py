@@ -83,9 +83,9 @@ class ChatClient:
         self._limits = limits
         self._ledger = ledger
         self._clock = clock
-        # Endpoints of one's own usually ask for no key, but the openai client insists on a value.
+        # Endpoints of one's own usually ask for no key, but the openai package insists on a value.
         self._transport: Transport = (
-            LiteLLMTransport(model=model, base_url=base_url, api_key=api_key, timeout_s=timeout_s)
+            LiteLLMTransport(model=model, base_url=base_url, api_key=api_key or "none", timeout_s=timeout_s)
             if provider == "litellm"
             else OpenAITransport(model=model, base_url=self._base_url, api_key=api_key or "none", timeout_s=timeout_s)
         )

@@ -66,7 +66,7 @@ class OpenAITransport:
 class LiteLLMTransport:
     """Whatever litellm can reach: ``model`` names the provider (``anthropic/claude-sonnet-4-5``)."""
 
-    def __init__(self, *, model: str, base_url: str | None, api_key: str | None, timeout_s: float) -> None:
+    def __init__(self, *, model: str, base_url: str | None, api_key: str, timeout_s: float) -> None:
         self._fixed: dict[str, Any] = {
             "model": model,
             "api_base": base_url,
