@@ -86,7 +86,7 @@ class LiteLLMTransport:
 
         litellm.suppress_debug_info = True
         response = await litellm.acompletion(messages=messages, **self._fixed, **parameters)
-        return str(response.model_dump_json())
+        return str(response.model_dump_json(warnings=False))
 
     async def aclose(self) -> None:
         """litellm keeps its connections for the process."""

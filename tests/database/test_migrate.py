@@ -98,15 +98,15 @@ async def test_tables_made_here_equal_the_games(
 
 async def test_two_at_once(opened: Database) -> None:
     results = await asyncio.gather(migrate(opened), migrate(opened), migrate(opened))
-    assert sorted(str(result.before) for result in results) == ["0001", "0001", "None"]
+    assert sorted(str(result.before) for result in results) == [schema.HEAD, schema.HEAD, "None"]
 
 
 async def test_a_failure_in_the_middle_leaves_nothing(opened: Database, tmp_path: Path) -> None:
     failing = tmp_path / "migrations"
     shutil.copytree(schema.MIGRATIONS, failing)
-    (failing / "versions" / "0002_fails.py").write_text(
+    (failing / "versions" / "9999_fails.py").write_text(
         "from alembic import op\n"
-        "revision, down_revision, branch_labels, depends_on = '0002', '0001', None, None\n"
+        f"revision, down_revision, branch_labels, depends_on = '9999', '{schema.HEAD}', None, None\n"
         "def upgrade():\n"
         "    op.execute('create table half_done ()')\n"
         "    op.execute('select 1 / 0')\n"
