@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from mmo_rl.cli.schema import TARGET, load, schema_of
+from mmo_rl.cli.schema import TARGET, is_named, load, schema_of
 from mmo_rl.cli.settings import COMPONENTS, Settings, config_sha256, masked, validate
 from mmo_rl.errors import ConfigError
 
@@ -197,15 +197,25 @@ class Components:
 
     async def _make(self, name: str) -> Any:
         if name not in self._made:
-            node = self._node(name)
-            injected = {}
-            for parameter, key in self._asked(node, name).items():
-                injected[parameter] = await self._awaited[key]() if key in self._awaited else self._values[key]()
-            made = build(node, **injected)
+            node = await self._completed(self._node(name), name)
+            made = build(node)
             if hasattr(made, "__aenter__"):
                 made = await self._stack.enter_async_context(made)
             self._keep(name, made)
         return self._made[name]
+
+    async def _completed(self, node: Mapping[str, Any], path: str) -> dict[str, Any]:
+        """``node`` with what it and the components inside it leave to us."""
+        values: dict[str, Any] = {}
+        for key, value in node.items():
+            if isinstance(value, Mapping) and TARGET in value:
+                value = await self._completed(value, f"{path}.{key}")
+            elif is_named(value):
+                value = {name: await self._completed(n, f"{path}.{key}.{name}") for name, n in value.items()}
+            values[key] = value
+        for parameter, key in self._asked(node, path).items():
+            values[parameter] = await self._awaited[key]() if key in self._awaited else self._values[key]()
+        return values
 
     def _keep(self, name: str, made: Any) -> None:
         self._made[name] = made
@@ -242,7 +252,9 @@ def build(node: Mapping[str, Any], **injected: Any) -> Any:
     Raises `MmoRlError` where a constructor refuses its arguments.
     """
     arguments = {
-        key: build(value) if isinstance(value, Mapping) and TARGET in value else value
+        key: build(value)
+        if isinstance(value, Mapping) and TARGET in value
+        else ({name: build(inner) for name, inner in value.items()} if is_named(value) else value)
         for key, value in node.items()
         if key != TARGET
     }

@@ -440,12 +440,14 @@ class Group:
 @dataclass(frozen=True, slots=True)
 class Score:
     """A judge's number in [0, 1] for one trajectory. ``decisions`` maps a step number to that step's own score in
-    [0, 1], where the judge gave credit by decision."""
+    [0, 1], where the judge gave credit by decision. ``spread`` in [0, 1] is the range of the scores that this one was
+    made of (repeats, or the judges of a panel); None where there was only one."""
 
     trajectory_id: str
     value: float
     explanation: str = ""
     decisions: Mapping[int, float] | None = None
+    spread: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,7 +91,7 @@ def test_help_teaches_tasks_groups_overrides_examples_and_exit_codes(cli: Cli, t
     for text in (
         "TASKS",
         *(f"task={name} " for name in task_names()),
-        "judge: oracle, ruler",
+        "judge: heuristic, oracle, panel, ruler",
         "experiments: pilot, quick",
         "EXAMPLES",
         "EXIT CODES",

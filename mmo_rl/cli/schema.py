@@ -169,6 +169,8 @@ def check_keys(schema: Schema, values: Mapping[str, Any], path: str, problems: l
         parameter = schema.parameters.get(key)
         if isinstance(value, Mapping) and TARGET in value and parameter is not None:
             nested[key] = check_node(value, f"{path}.{key}", problems)
+        elif parameter is not None and not parameter.is_key and is_named(value):
+            nested[key] = {name: check_node(node, f"{path}.{key}.{name}", problems) for name, node in value.items()}
         elif parameter is None or not parameter.is_key:
             if parameter is not None and value is None and not parameter.required:
                 continue
@@ -181,6 +183,15 @@ def check_keys(schema: Schema, values: Mapping[str, Any], path: str, problems: l
         what = f"expected {describe(parameter.annotation)}" if parameter.is_key else "expected a component here"
         problems.append(Problem(f"{path}.{parameter.name}", f"missing, {what} ({schema.name})"))
     return nested | check_values({schema.parameters[k]: v for k, v in keys.items()}, path, problems)
+
+
+def is_named(value: Any) -> bool:
+    """Whether ``value`` holds components by name: ``{first: {_target_: ...}, second: {_target_: ...}}``."""
+    return (
+        isinstance(value, Mapping)
+        and bool(value)
+        and all(isinstance(v, Mapping) and TARGET in v for v in value.values())
+    )
 
 
 def check_values(values: Mapping[Parameter, Any], path: str, problems: list[Problem]) -> dict[str, Any]:

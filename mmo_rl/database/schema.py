@@ -37,7 +37,7 @@ _COLUMNS = {
     "reward_judgments": "id trajectoryId",
 }
 GAME_COLUMNS = {table: tuple(columns.split()) for table, columns in _COLUMNS.items()}
-OWN_TABLES = ("worlds", "judgments")
+OWN_TABLES = ("worlds", "judgments", "judgment_claims")
 OWN_SCHEMA = "mmo_rl"
 ALL_TABLES = (*GAME_COLUMNS, *(f"{OWN_SCHEMA}.{table}" for table in OWN_TABLES))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,7 +13,12 @@ from mmo_rl.types import Group, JudgeUsage, Judgment, ScoredGroup
 class JudgmentCache(Protocol):
     """Judgments by the hash of everything that determines them; survives runs (the database room keeps it)."""
 
-    async def get(self, key: str) -> tuple[Judgment, ...] | None: ...
+    def hold(self, key: str) -> AbstractAsyncContextManager[tuple[Judgment, ...] | None]:
+        """The judgments under ``key``; None where there are none yet, and then nobody else makes them inside the block.
+
+        Whoever asks for a key that somebody is making waits until it is there or has been given up.
+        """
+        ...
 
     async def put(self, key: str, judgments: tuple[Judgment, ...]) -> None: ...
 
@@ -33,12 +39,16 @@ class JudgeRequest:
 class Judge(Protocol):
     """Scores groups; every member comes back as `Score` or `Unscored`, bound by id, in the order the groups came.
 
-    ``usage`` is the running total of calls, tokens and dollars. Raises `JudgeError` only when no group at all could
-    be judged for want of a working judge.
+    ``usage`` is the running total of calls, tokens and dollars; ``findings`` what the judge has noticed about itself
+    so far, flat numbers by name (a judge without any has none). Raises `JudgeError` only when no group at all could be
+    judged for want of a working judge, or when a budget is used up.
     """
 
     @property
     def usage(self) -> JudgeUsage: ...
+
+    @property
+    def findings(self) -> Mapping[str, float]: ...
 
     def score(self, groups: AsyncIterator[Group]) -> AsyncIterator[ScoredGroup]: ...
 
@@ -46,7 +56,11 @@ class Judge(Protocol):
 
 
 class AsksModel(Judge, Protocol):
-    """A judge that asks a language model, which costs. Judges without ``requests`` cost nothing."""
+    """A judge that asks a language model, which costs; ``model`` is its name, None where nobody is asked after all.
+    Judges without ``requests`` cost nothing."""
+
+    @property
+    def model(self) -> str | None: ...
 
     def requests(self, group: Group) -> list[JudgeRequest]:
         """What it would send for a group if nothing were cached; sends nothing."""

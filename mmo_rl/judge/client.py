@@ -8,14 +8,25 @@ import logging
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from mmo_rl.clock import utc_now
+from mmo_rl.judge.limits import RateLimit
+from mmo_rl.judge.spending import Ledger, Reservation
+from mmo_rl.judge.wire import (
+    LiteLLMTransport,
+    Messages,
+    NotACompletion,
+    OpenAITransport,
+    Provider,
+    Reply,
+    Transport,
+    describe,
+    parse_reply,
+)
 
 if TYPE_CHECKING:
-    import openai
     import tenacity
 
 _log = logging.getLogger(__name__)
@@ -26,17 +37,8 @@ Cause = Literal["key", "address", "down", "slow", "refused"]
 """Why a call failed: the key was refused; nothing such at this address; nobody listens; no answer in time; this
 request failed (which says little about the next one)."""
 
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What came back. ``text`` is empty and ``finish_reason`` None where the endpoint gave none; token counts are None
-    where it did not count."""
-
-    text: str
-    finish_reason: str | None
-    refusal: str | None
-    prompt_tokens: int | None
-    completion_tokens: int | None
+HOPELESS: frozenset[Cause] = frozenset({"key", "address", "down", "slow"})
+"""Causes that make every call fail where none has been answered yet."""
 
 
 class CallFailed(Exception):
@@ -52,35 +54,47 @@ class ChatClient:
     """Asks ``model`` at ``base_url``; ``api_key`` is never shown.
 
     A request is tried ``attempts`` times where it was limited (429), failed on the server's side (5xx, 408, 409), was
-    cut off or took longer than ``timeout_s``; between two tries it waits as long as ``Retry-After`` asks, or
-    ``backoff_s`` doubled each time with jitter, and never longer than ``max_backoff_s``: a server that asks for more is
-    not waited for.
+    cut off or took longer than ``timeout_s``; between two tries it waits as long as ``Retry-After`` asks (and so do
+    all other requests), or ``backoff_s`` doubled each time with jitter, and never longer than ``max_backoff_s``: a
+    server that asks for more is not waited for. Each try has room in ``ledger`` and its turn in ``limits``.
     """
 
     def __init__(
         self,
         *,
         model: str,
-        base_url: str,
-        api_key: str,
+        base_url: str | None,
+        api_key: str | None,
+        provider: Provider = "openai",
         timeout_s: float,
         attempts: int,
         backoff_s: float,
         max_backoff_s: float,
+        limits: RateLimit,
+        ledger: Ledger,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
-        self._model = model
-        self._base_url = base_url
-        self._api_key = api_key
+        self._base_url = base_url or ("" if provider == "litellm" else OPENAI_BASE_URL)
+        self._where = self._base_url or model.partition("/")[0]
         self._timeout_s = timeout_s
         self._attempts = attempts
         self._backoff_s = backoff_s
         self._max_backoff_s = max_backoff_s
+        self._limits = limits
+        self._ledger = ledger
         self._clock = clock
-        self._client: openai.AsyncOpenAI | None = None
+        # Endpoints of one's own usually ask for no key, but the openai package insists on a value.
+        self._transport: Transport = (
+            LiteLLMTransport(model=model, base_url=base_url, api_key=api_key or "none", timeout_s=timeout_s)
+            if provider == "litellm"
+            else OpenAITransport(model=model, base_url=self._base_url, api_key=api_key or "none", timeout_s=timeout_s)
+        )
 
-    async def complete(self, messages: list[dict[str, str]], parameters: dict[str, Any]) -> Reply:
-        """One reply to ``messages``; ``parameters`` are those of the chat completions API. Raises `CallFailed`."""
+    async def complete(
+        self, messages: Messages, parameters: dict[str, Any], *, prompt_tokens: int, completion_tokens: int
+    ) -> Reply:
+        """One reply to ``messages``; ``parameters`` are those of the chat completions API, the token counts the most
+        that the request takes. Raises `CallFailed`, or `BudgetReached` where there is no room for it."""
         import openai
         import tenacity
 
@@ -92,8 +106,8 @@ class ChatClient:
             reraise=True,
         )
         try:
-            return await retrying(self._once, messages, parameters)
-        except (openai.APIError, TimeoutError, _NotACompletion) as error:
+            return await retrying(self._once, messages, parameters, prompt_tokens, completion_tokens)
+        except (openai.APIError, TimeoutError, NotACompletion) as error:
             raise self._failed(error) from error
 
     async def probe(self) -> None:
@@ -101,6 +115,8 @@ class ChatClient:
 
         Raises `CallFailed` where nobody does.
         """
+        if not self._base_url:
+            return  # litellm knows the address
         try:
             parts = urllib.parse.urlsplit(self._base_url)
             scheme, host, port = parts.scheme, parts.hostname, parts.port
@@ -120,26 +136,36 @@ class ChatClient:
         writer.close()
 
     async def aclose(self) -> None:
-        if self._client is not None:
-            client, self._client = self._client, None
-            await client.close()
+        await self._transport.aclose()
 
-    async def _once(self, messages: list[dict[str, str]], parameters: dict[str, Any]) -> Reply:
-        if self._client is None:
-            import openai
+    async def _once(
+        self, messages: Messages, parameters: dict[str, Any], prompt_tokens: int, completion_tokens: int
+    ) -> Reply:
+        import openai
 
-            # Retries are ours: the client's own would multiply with them and cannot be bounded in time.
-            self._client = openai.AsyncOpenAI(
-                api_key=self._api_key, base_url=self._base_url, timeout=self._timeout_s, max_retries=0
-            )
-        # The client's timeout is between two bytes; a server that dribbles would never reach it.
-        async with asyncio.timeout(self._timeout_s):
-            response = await self._client.chat.completions.with_raw_response.create(
-                model=self._model,
-                messages=messages,
-                **parameters,
-            )
-        return _reply(response.text)
+        room = await self._ledger.reserve(prompt_tokens, completion_tokens)
+        billed = False
+        try:
+            await self._limits.admit(prompt_tokens)
+            billed = True
+            # The client's own timeout is between two bytes; a server that dribbles would never reach it.
+            async with asyncio.timeout(self._timeout_s):
+                body = await self._transport.send(messages, parameters)
+            reply = parse_reply(body)
+        except (openai.APIStatusError, NotACompletion):
+            self._ledger.release(room, billed=False)
+            raise
+        except BaseException as error:
+            refused = isinstance(error, openai.APIConnectionError) and _refused(error)
+            self._ledger.release(room, billed=billed and not refused)
+            raise
+        self._settle(room, reply, prompt_tokens)
+        return reply
+
+    def _settle(self, room: Reservation, reply: Reply, estimated: int) -> None:
+        self._ledger.settle(room, prompt_tokens=reply.prompt_tokens, completion_tokens=reply.completion_tokens)
+        if reply.prompt_tokens is not None:
+            self._limits.correct(estimated=estimated, used=reply.prompt_tokens + (reply.completion_tokens or 0))
 
     # --- retries ------------------------------------------------------------------------------------------------------
 
@@ -150,7 +176,7 @@ class ChatClient:
             if error.code == "insufficient_quota" or (self._asked_wait_s(error) or 0.0) > self._max_backoff_s:
                 return False
             return error.status_code in {408, 409, 425, 429} or error.status_code >= 500
-        return isinstance(error, openai.APIConnectionError | TimeoutError | _NotACompletion)
+        return isinstance(error, openai.APIConnectionError | TimeoutError | NotACompletion)
 
     def _wait(self, state: tenacity.RetryCallState) -> float:
         import tenacity
@@ -158,6 +184,7 @@ class ChatClient:
         error = state.outcome.exception() if state.outcome else None
         asked = self._asked_wait_s(error)
         if asked is not None:
+            self._limits.pause(asked)
             return asked
         backoff = tenacity.wait_exponential(multiplier=self._backoff_s) + tenacity.wait_random(0, self._backoff_s)
         return min(backoff(state), self._max_backoff_s)
@@ -186,7 +213,7 @@ class ChatClient:
     def _note(self, state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         wait_s = state.next_action.sleep if state.next_action else 0.0
-        _log.info("judge call failed (%s); trying again in %.1f s", _describe(error), wait_s)
+        _log.info("judge call failed (%s); trying again in %.1f s", describe(error), wait_s)
 
     # --- failures -----------------------------------------------------------------------------------------------------
 
@@ -194,14 +221,13 @@ class ChatClient:
         import httpx
         import openai
 
-        reason = _describe(error)
+        reason = describe(error)
         if isinstance(error, TimeoutError | openai.APITimeoutError):
             if isinstance(error.__cause__, httpx.ConnectTimeout):
-                return CallFailed(f"no connection to {self._base_url} within {self._timeout_s:g} s", "down")
-            return CallFailed(f"no answer from {self._base_url} within {self._timeout_s:g} s", "slow")
+                return CallFailed(f"no connection to {self._where} within {self._timeout_s:g} s", "down")
+            return CallFailed(f"no answer from {self._where} within {self._timeout_s:g} s", "slow")
         if isinstance(error, openai.APIConnectionError):
-            refused = isinstance(error.__cause__, httpx.ConnectError | httpx.UnsupportedProtocol)
-            return CallFailed(f"{self._base_url}: {reason}", "down" if refused else "refused")
+            return CallFailed(f"{self._where}: {reason}", "down" if _refused(error) else "refused")
         if isinstance(error, openai.APIStatusError):
             if error.status_code in {401, 403} or error.code == "insufficient_quota":
                 return CallFailed(reason, "key")
@@ -210,47 +236,8 @@ class ChatClient:
         return CallFailed(reason, "refused")
 
 
-class _NotACompletion(Exception):
-    """A successful status without a chat completion in it, such as a proxy's login page."""
+def _refused(error: BaseException) -> bool:
+    """Whether the request never reached anybody."""
+    import httpx
 
-
-def _describe(error: BaseException | None) -> str:
-    """The error in one short line, the server's own words included."""
-    import openai
-
-    if isinstance(error, openai.APIStatusError):
-        body = error.body
-        said = body.get("message") if isinstance(body, dict) else error.response.text
-        return f"HTTP {error.status_code}: {' '.join(str(said or error.response.reason_phrase).split())[:300]}"
-    if isinstance(error, TimeoutError | openai.APITimeoutError):
-        return "no answer in time"
-    if isinstance(error, openai.APIConnectionError):
-        cause = error.__cause__
-        return f"{type(cause).__name__}: {cause}" if cause is not None and str(cause) else "the connection was cut off"
-    return str(error)
-
-
-def _reply(body: str) -> Reply:
-    import json
-
-    try:
-        data = json.loads(body)
-        choice = data["choices"][0]
-        message = choice["message"]
-        content = message.get("content")
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        start = " ".join(body.split())[:80]
-        raise _NotACompletion(f"the answer is not a chat completion: {start!r}") from error
-    usage = data.get("usage")
-    usage = usage if isinstance(usage, dict) else {}
-    return Reply(
-        text=content if isinstance(content, str) else "",
-        finish_reason=choice.get("finish_reason"),
-        refusal=message.get("refusal"),
-        prompt_tokens=_count(usage.get("prompt_tokens")),
-        completion_tokens=_count(usage.get("completion_tokens")),
-    )
-
-
-def _count(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    return isinstance(error.__cause__, httpx.ConnectError | httpx.UnsupportedProtocol)

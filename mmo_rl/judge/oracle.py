@@ -56,6 +56,10 @@ class OracleJudge:
     def usage(self) -> JudgeUsage:
         return JudgeUsage()
 
+    @property
+    def findings(self) -> Mapping[str, float]:
+        return {}
+
     async def score(self, groups: AsyncIterator[Group]) -> AsyncIterator[ScoredGroup]:
         """Judges group after group as they come."""
         async for group in groups:

@@ -2,53 +2,74 @@
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
-import json
 import logging
 import os
+import statistics
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field
 
 from mmo_rl.concurrency import gather_ordered
 from mmo_rl.errors import ConfigError, JudgeError
+from mmo_rl.judge.asking import Asker
 from mmo_rl.judge.base import JudgeRequest, JudgmentCache
-from mmo_rl.judge.client import OPENAI_BASE_URL, CallFailed, ChatClient, Reply
-from mmo_rl.judge.prompt import (
-    RESPONSE_FORMAT,
-    SCHEMA_VERSION,
-    InvalidAnswer,
-    build_messages,
-    correction,
-    parse_answer,
-    presented_ids,
-)
-from mmo_rl.judge.template import Rendered, Template
-from mmo_rl.rng import rng
+from mmo_rl.judge.canary import KINDS, MEMBER, bad_play
+from mmo_rl.judge.client import OPENAI_BASE_URL, CallFailed, ChatClient
+from mmo_rl.judge.condense import whole
+from mmo_rl.judge.findings import Findings
+from mmo_rl.judge.known_models import KnownModel, known_model
+from mmo_rl.judge.limits import RateLimit
+from mmo_rl.judge.presentation import CORRECTION_TOKENS, Part, Presenter, TooLong, orders
+from mmo_rl.judge.prompt import InvalidAnswer
+from mmo_rl.judge.prompt import response_format as schema_of
+from mmo_rl.judge.spending import BudgetReached, Ledger
+from mmo_rl.judge.template import Template
+from mmo_rl.rng import derive_seed, rng
 from mmo_rl.types import Group, JudgeUsage, Judgment, Score, ScoredGroup, Unscored
 
 _log = logging.getLogger(__name__)
+
+UNKNOWN_CONTEXT_TOKENS = 32_768
+"""The context length assumed for a model that is neither in litellm's table nor told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """A part with a known-bad member among the others; None where it does not fit into a prompt."""
+
+    kind: str
+    part: Part | None
 
 
 class RulerJudge:
     """Scores in [0, 1], relative within what one prompt shows, by any OpenAI-compatible endpoint.
 
     A group larger than ``max_per_window`` is split at random into parts of nearly equal size; the split and the order
-    of presentation follow from ``seed`` and from what the members did. An answer that does not give each id exactly
-    once, with a finite score in [0, 1], is sent back once with what was wrong; after that its members are `Unscored`.
-    A request is tried ``attempts`` times (see `ChatClient`).
+    of presentation follow from ``seed`` and from what the members did. With ``repeats`` each part is judged that often
+    in different orders: a member's score is the median, its spread the range. An answer that does not give each id
+    exactly once, with a finite score in [0, 1], is sent back once with what was wrong; after that its members are
+    `Unscored`, unless another repeat was answered. ``credit`` "decision" asks for a score of each decision as well, in
+    the same call.
 
-    ``api_key_env`` names the environment variable that holds the key. ``base_url`` None is OpenAI's own endpoint.
-    Prices are in US dollars a million tokens; where they are None, ``price_list`` (prompt and completion price by model
-    name, as of ``price_date``) is asked for OpenAI's own endpoint; else the cost is unknown (None). ``cache`` keeps
-    judgments by everything in the request (model, wording, template, order, content), not by its address.
+    A prompt takes at most ``context_tokens`` (None: litellm's table, else 32,768) less ``max_completion_tokens``: long
+    trajectories are condensed, and parts split further where that is not enough. ``canary_rate`` is the share of parts
+    that are judged once more with a known-bad member among them; its scores stay in ``findings``.
 
-    Raises `ConfigError` where the key is not set and the endpoint is known to need one. As a context manager it raises
+    A request is tried ``attempts`` times (see `ChatClient`), at most ``concurrency`` at once and at most
+    ``requests_per_minute`` and ``tokens_per_minute``. ``api_key_env`` names the environment variable that holds the
+    key. ``base_url`` None is OpenAI's own endpoint, or with ``provider`` litellm that of the model. Prices are in US
+    dollars a million tokens; where they are not given and the endpoint is not one's own, they are looked up in
+    ``price_list`` (prompt and completion price by model, as of ``price_date``), then in litellm's table; else the cost
+    is unknown (None). ``budget_usd`` and ``budget_calls`` are lines for one start of the
+    command that no call may cross. ``cache`` keeps judgments by everything in the request (model, wording, template,
+    order, content), not by the endpoint's address.
+
+    Raises `ConfigError` where the key is not set and the endpoint is known to need one, where a budget in dollars
+    meets unknown prices, and where the context leaves no room for a prompt. As a context manager it raises
     `JudgeError` at once where nobody listens at the address; `score` raises it as told there.
     """
 
@@ -58,59 +79,108 @@ class RulerJudge:
         model: Annotated[str, Field(min_length=1)],
         template: Template,
         seed: int,
+        provider: Literal["openai", "litellm"] = "openai",
         base_url: str | None = None,
         api_key_env: str | None = "OPENAI_API_KEY",
+        credit: Literal["trajectory", "decision"] = "trajectory",
+        repeats: Annotated[int, Field(ge=1, le=32)] = 1,
         max_per_window: Annotated[int, Field(ge=2)] = 8,
+        context_tokens: Annotated[int, Field(ge=1024)] | None = None,
+        max_completion_tokens: Annotated[int, Field(ge=64)] = 4096,
+        temperature: Annotated[float, Field(ge=0, le=2)] | None = None,
+        response_format: Literal["json_schema", "json_object", "none"] = "json_schema",
+        canary_rate: Annotated[float, Field(ge=0, le=1)] = 0.0,
         concurrency: Annotated[int, Field(ge=1, le=256)] = 8,
+        requests_per_minute: Annotated[float, Field(gt=0)] | None = None,
+        tokens_per_minute: Annotated[float, Field(gt=0)] | None = None,
         timeout_s: Annotated[float, Field(gt=0)] = 120.0,
         attempts: Annotated[int, Field(ge=1, le=10)] = 4,
         backoff_s: Annotated[float, Field(gt=0)] = 1.0,
         max_backoff_s: Annotated[float, Field(gt=0)] = 60.0,
-        max_completion_tokens: Annotated[int, Field(ge=64)] = 4096,
-        temperature: Annotated[float, Field(ge=0, le=2)] | None = None,
-        response_format: Literal["json_schema", "json_object", "none"] = "json_schema",
         price_prompt_usd_per_mtok: Annotated[float, Field(ge=0)] | None = None,
         price_completion_usd_per_mtok: Annotated[float, Field(ge=0)] | None = None,
         price_list: dict[str, tuple[float, float]] | None = None,
         price_date: str | None = None,
+        budget_usd: Annotated[float, Field(ge=0)] | None = None,
+        budget_calls: Annotated[int, Field(ge=0)] | None = None,
         cache: JudgmentCache | None = None,
     ) -> None:
-        self._model = model
+        self.model = model
         self._template = template
         self._seed = seed
         self._api_key_env = api_key_env
-        self._max_per_window = max_per_window
+        self._repeats = repeats
+        self._canary_rate = canary_rate
         self._concurrency = concurrency
-        self._parameters: dict[str, Any] = {"max_completion_tokens": max_completion_tokens}
-        if temperature is not None:
-            self._parameters["temperature"] = temperature
-        if response_format != "none":
-            schema = response_format == "json_schema"
-            self._parameters["response_format"] = RESPONSE_FORMAT if schema else {"type": "json_object"}
-        listed = (price_list or {}).get(model) if base_url in (None, OPENAI_BASE_URL) else None
-        self._prices = (
-            price_prompt_usd_per_mtok if listed is None or price_prompt_usd_per_mtok is not None else listed[0],
-            price_completion_usd_per_mtok if listed is None or price_completion_usd_per_mtok is not None else listed[1],
-        )
+        known = known_model(model)
+        public = base_url in (None, OPENAI_BASE_URL)
+        listed = (price_list or {}).get(model) if public else None
         self.price_date = price_date if listed is not None else None
-        self._cache = cache
+        prices = _prices(
+            (price_prompt_usd_per_mtok, price_completion_usd_per_mtok),
+            listed or (None, None),
+            known if public else KnownModel(),
+        )
+        if budget_usd is not None and None in prices:
+            raise ConfigError(
+                f"judge.budget_usd={budget_usd:g}, but what {model} costs is not known",
+                hint="set judge.price_prompt_usd_per_mtok and judge.price_completion_usd_per_mtok (0 where it is "
+                "free), or limit the calls instead: judge.budget_calls=1000",
+            )
+        self._prices = prices
+        decisions = credit == "decision"
+        self._presenter = Presenter(
+            template=template,
+            seed=seed,
+            max_members=max_per_window,
+            prompt_tokens=_prompt_tokens(context_tokens, known, max_completion_tokens),
+            decisions=decisions,
+        )
+        self._findings = Findings()
+        self._ledger = Ledger(
+            price_prompt_usd=None if prices[0] is None else prices[0] / 1e6,
+            price_completion_usd=None if prices[1] is None else prices[1] / 1e6,
+            budget_usd=budget_usd,
+            budget_calls=budget_calls,
+        )
         self._client = ChatClient(
             model=model,
-            base_url=base_url or OPENAI_BASE_URL,
+            base_url=base_url,
             api_key=_api_key(api_key_env, base_url),
+            provider=provider,
             timeout_s=timeout_s,
             attempts=attempts,
             backoff_s=backoff_s,
             max_backoff_s=max_backoff_s,
+            limits=RateLimit(requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute),
+            ledger=self._ledger,
         )
-        self._slots = asyncio.Semaphore(concurrency)
-        self._usage = JudgeUsage()
+        parameters: dict[str, Any] = {"max_completion_tokens": max_completion_tokens}
+        if temperature is not None:
+            parameters["temperature"] = temperature
+        if response_format != "none":
+            schema = response_format == "json_schema"
+            parameters["response_format"] = schema_of(decisions=decisions) if schema else {"type": "json_object"}
+        self._asker = Asker(
+            client=self._client,
+            ledger=self._ledger,
+            cache=cache,
+            model=model,
+            parameters=parameters,
+            decisions=decisions,
+            concurrency=concurrency,
+        )
         self._warned = False
 
     @property
     def usage(self) -> JudgeUsage:
         """The running total. ``calls`` counts completions received; ``cost_usd`` is None once a call's is unknown."""
-        return self._usage
+        return self._ledger.usage
+
+    @property
+    def findings(self) -> Mapping[str, float]:
+        """What the judge has shown of itself so far; the names are told in `mmo_rl.judge.findings.Findings`."""
+        return self._findings.numbers
 
     async def __aenter__(self) -> Self:
         try:
@@ -130,22 +200,34 @@ class RulerJudge:
 
         Raises `JudgeError` as soon as the key or the address is refused, nobody listens or nobody answers in time
         while the endpoint has not given a single answer yet, and at the end where groups failed for want of the
-        endpoint and none was scored.
+        endpoint and none was scored; `BudgetReached` where the next call could cross a budget, after the calls under
+        way have ended and what they brought is kept.
         """
         scored = 0
         failures: Counter[str] = Counter()
 
-        async def judge(group: Group) -> ScoredGroup:
+        async def judge(group: Group) -> ScoredGroup | None:
             return await self._judge(group, failures)
 
-        async with aclosing(gather_ordered(groups, judge, limit=self._concurrency)) as results:
+        async def affordable() -> AsyncIterator[Group]:
+            async for group in groups:
+                if self._ledger.reached:
+                    return
+                yield group
+
+        # More groups than requests at once: while some wait for an answer, others are rendered, looked up and kept.
+        async with aclosing(gather_ordered(affordable(), judge, limit=2 * self._concurrency, read_ahead=2)) as results:
             async for result in results:
+                if result is None or self._ledger.reached:
+                    continue
                 scored += sum(isinstance(j, Score) for j in result.judgments.values())
                 yield result
+        if self._ledger.reached:
+            raise self._ledger.error()
         if failures and not scored:
             reason, count = failures.most_common(1)[0]
             raise JudgeError(
-                f"the judge {self._model} scored nothing: {count} of {failures.total()} failures were: {reason}",
+                f"the judge {self.model} scored nothing: {count} of {failures.total()} failures were: {reason}",
                 hint="check judge.model and judge.base_url (an endpoint without JSON schemas needs "
                 "judge.response_format=json_object), or use judge=oracle",
             )
@@ -155,111 +237,125 @@ class RulerJudge:
 
         Raises `ConfigError` where the template cannot be rendered for it.
         """
-        rendered = self._template.render(group, group.members)
-        texts = dict(zip([member.trajectory_id for member in group.members], rendered.trajectories, strict=True))
         asked = []
-        for part in self._split(texts):
-            if len(part) > 1:
-                shown = replace(rendered, trajectories=tuple(texts[trajectory_id] for trajectory_id in part))
-                messages = build_messages(shown, seed=self._seed)
-                asked.append(JudgeRequest(self._key(messages), self._model, messages, tuple(part), *self._prices))
+        for part in self._presenter.parts(group, group.members):
+            if isinstance(part, TooLong) or len(part.members) < 2:
+                continue
+            sequence = orders(len(part.members), self._repeats, seed=self._seed)
+            shown: list[tuple[Part, Sequence[int], int]]
+            shown = [(part, order, self._cycle_seed(n // len(order))) for n, order in enumerate(sequence)]
+            canary = self._canary(group, part)
+            if canary is not None and canary.part is not None:
+                shown.append((canary.part, range(len(canary.part.members)), self._seed))
+            for each, order, seed in shown:
+                messages, key = self._asker.request(each, order, seed=seed)
+                ids = tuple(each.members[n].trajectory_id for n in order)
+                asked.append(JudgeRequest(key, self.model, messages, ids, *self._prices))
         return asked
 
     # --- one group ----------------------------------------------------------------------------------------------------
 
-    async def _judge(self, group: Group, failures: Counter[str]) -> ScoredGroup:
+    async def _judge(self, group: Group, failures: Counter[str]) -> ScoredGroup | None:
+        """The group's judgments; None where the budget did not reach for all of them."""
         ids = [member.trajectory_id for member in group.members]
         if len(set(ids)) != len(ids):
             raise ValueError(f"group {group.group_id} holds a trajectory more than once")
         if self._template.uses_truth and group.truth is None and not self._warned:
             self._warned = True
             _log.warning("window %s has no recorded outcomes: it is judged without ground truth", group.window.id)
-
         try:
-            rendered = self._template.render(group, group.members)
+            parts = self._presenter.parts(group, group.members)
         except ConfigError as error:  # one odd recording must not cost the run
             failures[error.message] += 1
             return ScoredGroup(group, {trajectory_id: Unscored(trajectory_id, error.message) for trajectory_id in ids})
-        texts = dict(zip(ids, rendered.trajectories, strict=True))
 
-        async def judge(part: Sequence[str]) -> list[Judgment]:
-            shown = replace(rendered, trajectories=tuple(texts[trajectory_id] for trajectory_id in part))
-            return await self._judge_part(shown, part, failures)
+        async def judge(part: Part | TooLong) -> list[Judgment] | None:
+            return await self._judge_part(group, part, failures)
 
         judged: dict[str, Judgment] = {}
-        async with aclosing(gather_ordered(self._split(texts), judge, limit=self._concurrency)) as parts:
-            async for judgments in parts:
-                judged.update((judgment.trajectory_id, judgment) for judgment in judgments)
-        return ScoredGroup(group, {trajectory_id: judged[trajectory_id] for trajectory_id in ids})
+        complete = True
+        async with aclosing(gather_ordered(parts, judge, limit=self._concurrency)) as results:
+            async for judgments in results:
+                complete = complete and judgments is not None
+                judged.update((judgment.trajectory_id, judgment) for judgment in judgments or ())
+        return ScoredGroup(group, {trajectory_id: judged[trajectory_id] for trajectory_id in ids}) if complete else None
 
-    def _split(self, texts: Mapping[str, str]) -> list[list[str]]:
-        """The trajectory ids in parts, each in its order of presentation.
+    async def _judge_part(self, group: Group, part: Part | TooLong, failures: Counter[str]) -> list[Judgment] | None:
+        if isinstance(part, TooLong):
+            return [Unscored(trajectory_id, part.reason) for trajectory_id in part.members]
+        ids = [play.trajectory_id for play in part.members]
+        if len(part.members) < 2:
+            return [Unscored(trajectory_id, "fewer than two members") for trajectory_id in ids]
+        self._findings.shown(part.members)
+        sequence = orders(len(ids), self._repeats, seed=self._seed)
 
-        Both follow from the seed and the texts alone, so the same play is the same request wherever it was recorded.
-        """
-        ordered = sorted(texts, key=lambda trajectory_id: (texts[trajectory_id], trajectory_id))
-        rng(self._seed, "judge", "order", *sorted(texts.values())).shuffle(ordered)
-        parts = -(-len(ordered) // self._max_per_window)
-        return [ordered[len(ordered) * i // parts : len(ordered) * (i + 1) // parts] for i in range(parts)]
+        async def repeat(number: int) -> dict[str, Score] | str | None:
+            return await self._attempt(part, sequence[number], failures, cycle=number // len(ids))
 
-    async def _judge_part(self, shown: Rendered, part: Sequence[str], failures: Counter[str]) -> list[Judgment]:
-        if len(part) < 2:
-            return [Unscored(trajectory_id, "fewer than two members") for trajectory_id in part]
-        messages = build_messages(shown, seed=self._seed)
-        ids = presented_ids(len(part))
-        key = self._key(messages)
-        bound = dict(zip(ids, part, strict=True))
-        if self._cache is not None:
-            kept = await self._cache.get(key)
-            if kept is not None and sorted(j.trajectory_id for j in kept) == sorted(ids):
-                self._usage = replace(self._usage, cache_hits=self._usage.cache_hits + 1)
-                return [replace(judgment, trajectory_id=bound[judgment.trajectory_id]) for judgment in kept]
+        async with aclosing(gather_ordered(range(self._repeats), repeat, limit=self._repeats)) as results:
+            answers = [answer async for answer in results]
+        if None in answers:
+            return None
+        rounds = [(order, a) for order, a in zip(sequence, answers, strict=True) if isinstance(a, dict)]
+        if not rounds:
+            reason = next(answer for answer in answers if isinstance(answer, str))
+            return [Unscored(trajectory_id, reason) for trajectory_id in ids]
+        self._findings.judged(
+            [{ids[n]: (place, a[ids[n]].value) for place, n in enumerate(order)} for order, a in rounds],
+            repeats=self._repeats,
+        )
+        scores = {trajectory_id: _median([a[trajectory_id] for _, a in rounds]) for trajectory_id in ids}
+        await self._try_canary(group, part, scores, failures)
+        return list(scores.values())
+
+    async def _attempt(
+        self, part: Part, order: Sequence[int], failures: Counter[str], *, cycle: int = 0
+    ) -> dict[str, Score] | str | None:
+        """The scores of one call, the reason why there are none, or None where the budget does not reach for it."""
         try:
-            async with self._slots:
-                scores = await self._ask(messages, ids)
+            return await self._asker.ask(part, order, seed=self._cycle_seed(cycle))
+        except BudgetReached:
+            return None
         except CallFailed as failure:
             self._raise_if_unusable(failure)
             failures[failure.reason] += 1
-            return [Unscored(trajectory_id, f"judge call failed: {failure.reason}") for trajectory_id in part]
+            return f"judge call failed: {failure.reason}"
         except InvalidAnswer as invalid:
-            return [Unscored(trajectory_id, f"invalid answer: {invalid}") for trajectory_id in part]
-        if self._cache is not None:
-            await self._cache.put(key, scores)
-        return [replace(score, trajectory_id=bound[score.trajectory_id]) for score in scores]
+            return f"invalid answer: {invalid}"
 
-    async def _ask(self, messages: list[dict[str, str]], ids: Sequence[str]) -> tuple[Score, ...]:
-        """The scores under the presented ids. Raises `CallFailed`, or `InvalidAnswer` after the second bad answer."""
-        reply = await self._call(messages)
-        try:
-            return _scores(reply, ids)
-        except InvalidAnswer as invalid:
-            again = [*messages, *correction(reply.text, str(invalid), ids)]
-        return _scores(await self._call(again), ids)
+    def _cycle_seed(self, cycle: int) -> int:
+        """Another cycle repeats orders: it is a request of its own, not the same one again."""
+        return derive_seed(self._seed, "judge", "cycle", cycle) if cycle else self._seed
 
-    async def _call(self, messages: list[dict[str, str]]) -> Reply:
-        reply = await self._client.complete(messages, self._parameters)
-        usage, cost = self._usage, self._cost(reply)
-        self._usage = replace(
-            usage,
-            calls=usage.calls + 1,
-            prompt_tokens=usage.prompt_tokens + (reply.prompt_tokens or 0),
-            completion_tokens=usage.completion_tokens + (reply.completion_tokens or 0),
-            cost_usd=None if usage.cost_usd is None or cost is None else usage.cost_usd + cost,
-        )
-        return reply
-
-    def _cost(self, reply: Reply) -> float | None:
-        prompt, completion = self._prices
-        if prompt is None or completion is None or reply.prompt_tokens is None or reply.completion_tokens is None:
+    def _canary(self, group: Group, part: Part) -> Canary | None:
+        """A copy of ``part`` with a known-bad member, in the seeded share of parts that get one."""
+        chance = rng(self._seed, "judge", "canary", *(play.text for play in part.members))
+        if chance.random() >= self._canary_rate:
             return None
-        return (reply.prompt_tokens * prompt + reply.completion_tokens * completion) / 1e6
+        kind = chance.choice(sorted(KINDS))
+        shown = {play.trajectory_id for play in part.members}
+        views = {m.trajectory_id: self._template.view(group, m) for m in group.members if m.trajectory_id in shown}
+        views[MEMBER] = bad_play(kind, views[part.members[0].trajectory_id], [m.final_pnl for m in group.members])
+        bad = whole(MEMBER, views[MEMBER], lambda view: self._template.member(group, view))
+        place = chance.randrange(len(part.members) + 1)
+        members = (*part.members[:place], bad, *part.members[place:])
+        return Canary(kind, self._presenter.fit(group, replace(part, members=members), views))
 
-    def _key(self, messages: list[dict[str, str]]) -> str:
-        request = [SCHEMA_VERSION, self._model, self._parameters, messages]
-        return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+    async def _try_canary(self, group: Group, part: Part, scores: Mapping[str, Score], failures: Counter[str]) -> None:
+        canary = self._canary(group, part)
+        if canary is None:
+            return
+        answer = None
+        if canary.part is not None:
+            answer = await self._attempt(canary.part, range(len(canary.part.members)), failures)
+        if not isinstance(answer, dict):
+            self._findings.canary_failed()
+            return
+        real = [(score.value, answer[trajectory_id].value) for trajectory_id, score in scores.items()]
+        self._findings.canary(canary.kind, answer[MEMBER].value, real)
 
     def _raise_if_unusable(self, failure: CallFailed) -> None:
-        if self._usage.calls:
+        if self._ledger.usage.calls:
             return  # it has answered before: this failure costs its own group only
         variable = self._api_key_env
         hints = {
@@ -272,21 +368,52 @@ class RulerJudge:
         }
         if failure.cause in hints:
             raise JudgeError(
-                f"the judge {self._model} cannot be used: {failure.reason}",
+                f"the judge {self.model} cannot be used: {failure.reason}",
                 hint=f"{hints[failure.cause]}; or judge without a language model: judge=oracle",
             ) from failure
 
 
-def _scores(reply: Reply, ids: Sequence[str]) -> tuple[Score, ...]:
-    if reply.finish_reason == "length":
-        raise InvalidAnswer("it was cut off at the token limit (finish_reason=length); keep explanations short")
-    if reply.refusal or reply.finish_reason == "content_filter":
-        raise InvalidAnswer(f"it was refused ({reply.refusal or 'content_filter'})")
-    answers = parse_answer(reply.text, ids)
-    return tuple(Score(number, answers[number].score, answers[number].explanation) for number in ids)
+def _median(scores: Sequence[Score]) -> Score:
+    """The median of a member's scores, explained by the answer nearest to it; its decisions likewise."""
+    if len(scores) == 1:
+        return scores[0]
+    value = statistics.median(score.value for score in scores)
+    nearest = min(scores, key=lambda score: abs(score.value - value))
+    spread = max(score.value for score in scores) - min(score.value for score in scores)
+    decisions = None
+    if nearest.decisions is not None:
+        decisions = {
+            step: statistics.median(score.decisions[step] for score in scores if score.decisions is not None)
+            for step in nearest.decisions
+        }
+    return replace(nearest, value=value, spread=spread, decisions=decisions)
 
 
-def _api_key(variable: str | None, base_url: str | None) -> str:
+Prices = tuple[float | None, float | None]
+
+
+def _prices(told: Prices, listed: Prices, known: KnownModel) -> Prices:
+    """US dollars a million tokens of prompt and of completion: as told, else as listed, else as known."""
+    prompt, completion = (t if t is not None else at for t, at in zip(told, listed, strict=True))
+    return (
+        known.price_prompt_usd_per_mtok if prompt is None else prompt,
+        known.price_completion_usd_per_mtok if completion is None else completion,
+    )
+
+
+def _prompt_tokens(told: int | None, known: KnownModel, max_completion_tokens: int) -> int:
+    context = told or known.context_tokens or UNKNOWN_CONTEXT_TOKENS
+    room = context - max_completion_tokens
+    if room <= CORRECTION_TOKENS:
+        raise ConfigError(
+            f"a context of {context} tokens leaves {room} for the prompt when {max_completion_tokens} are kept for the "
+            f"answer, and more than {CORRECTION_TOKENS} are needed",
+            hint="lower judge.max_completion_tokens, or set judge.context_tokens to what the model really takes",
+        )
+    return room
+
+
+def _api_key(variable: str | None, base_url: str | None) -> str | None:
     key = os.environ.get(variable, "").strip() if variable else ""
     if not key and base_url is None:
         raise ConfigError(
@@ -294,4 +421,4 @@ def _api_key(variable: str | None, base_url: str | None) -> str:
             hint=f"export {variable or 'OPENAI_API_KEY'}=...; or name another endpoint with judge.base_url; "
             "or judge without a language model: judge=oracle",
         )
-    return key or "none"  # endpoints of one's own usually ask for none, but the client insists on a value
+    return key or None

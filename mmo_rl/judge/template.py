@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmo_rl.errors import ConfigError
 from mmo_rl.judge.sample import sample_groups
-from mmo_rl.judge.view import clip, encode, trajectory_view, truth_view, window_view
+from mmo_rl.judge.view import FIELDS, TrajectoryView, clip, encode, trajectory_view, truth_view, window_view
 from mmo_rl.types import Group, Trajectory
 
 if TYPE_CHECKING:
@@ -53,22 +53,34 @@ class Template:
             self._parts[part], variables = _compile(environment, name, part, text)
             used |= variables
         self.uses_truth = "truth" in used
+        self._shown: tuple[Group, dict[str, object]] | None = None
         for group in sample_groups():
             self.render(group, group.members)
 
     def render(self, group: Group, members: Sequence[Trajectory]) -> Rendered:
         """The texts for ``members`` of ``group``, in the order given. Raises `ConfigError` where a value that the
         template computes with is missing in this group."""
-        window, truth = window_view(group), truth_view(group.truth)
-        shared = {"window": window, "truth": truth}
-        return Rendered(
-            rubric=self._text("rubric", {"window": window}),
-            context=self._text("context", shared),
-            trajectories=tuple(
-                self._text("trajectory", {**shared, "trajectory": trajectory_view(member, group.window)})
-                for member in members
-            ),
-        )
+        rubric, context = self.shared(group)
+        return Rendered(rubric, context, tuple(self.member(group, self.view(group, member)) for member in members))
+
+    def shared(self, group: Group) -> tuple[str, str]:
+        """The rubric and the context, which all members of ``group`` share. Raises `ConfigError` as `render` does."""
+        variables = self._variables(group)
+        return self._text("rubric", {"window": variables["window"]}), self._text("context", variables)
+
+    def view(self, group: Group, member: Trajectory) -> TrajectoryView:
+        """What the template may show of one member."""
+        return trajectory_view(member, group.window, group.truth)
+
+    def member(self, group: Group, view: TrajectoryView) -> str:
+        """The text of one member. Raises `ConfigError` as `render` does."""
+        return self._text("trajectory", {**self._variables(group), "trajectory": view})
+
+    def _variables(self, group: Group) -> dict[str, object]:
+        """What all members of a group share; kept for the group that is being shown."""
+        if self._shown is None or self._shown[0] is not group:
+            self._shown = (group, {"window": window_view(group), "truth": truth_view(group.truth)})
+        return self._shown[1]
 
     def _text(self, part: str, variables: Mapping[str, object]) -> str:
         import jinja2
@@ -92,7 +104,14 @@ def _environment() -> jinja2.Environment:
             return str(value)  # StrictUndefined raises here and names what is missing
         return encode(value)
 
-    environment = ImmutableSandboxedEnvironment(
+    class Environment(ImmutableSandboxedEnvironment):
+        def getattr(self, obj: Any, attribute: str) -> Any:
+            # A view's own fields are what templates are for; everything else takes the sandbox's long way.
+            if attribute in FIELDS.get(type(obj), ()):
+                return getattr(obj, attribute)
+            return super().getattr(obj, attribute)
+
+    environment = Environment(
         undefined=jinja2.StrictUndefined, finalize=finalize, autoescape=False, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["clip"] = clip

@@ -14,7 +14,7 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 
-from mmo_rl.types import GroundTruth, Group, JsonDict, LLMCall, Step, Trajectory, Window
+from mmo_rl.types import Action, GroundTruth, Group, JsonDict, LLMCall, Step, Trajectory, Window
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -30,7 +30,8 @@ class CallView:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class StepView:
-    """One step. ``minute`` counts from the window's start; ``correctness`` is ground truth."""
+    """One step. ``minute`` counts from the window's start. ``correctness`` (recorded) and ``came_true`` (what became of
+    the instrument traded, from the window's outcomes) are ground truth. ``idle`` steps did nothing, successfully."""
 
     number: int
     minute: float
@@ -41,6 +42,8 @@ class StepView:
     error: str | None
     reasoning: str | None
     correctness: JsonDict | None
+    came_true: JsonDict | None
+    idle: bool
     balance: float | str | None
     pnl: float | str | None
     state: JsonDict
@@ -89,10 +92,20 @@ class WindowView:
     minutes: float
 
 
-def trajectory_view(trajectory: Trajectory, window: Window) -> TrajectoryView:
+FIELDS: dict[type, frozenset[str]] = {
+    view: frozenset(field.name for field in dataclasses.fields(view))
+    for view in (CallView, StepView, TrajectoryView, TickerView, QuestionView, TruthView, WindowView)
+}
+"""What a template may ask of each view."""
+
+
+IDLE = {"HOLD", "WAIT", "NONE", "NOOP", "NO_OP", "DO_NOTHING", "NOTHING", "SKIP", "PASS"}
+
+
+def trajectory_view(trajectory: Trajectory, window: Window, truth: GroundTruth | None = None) -> TrajectoryView:
     """The judge view of one trajectory."""
     return TrajectoryView(
-        steps=tuple(_step_view(step, window) for step in trajectory.steps),
+        steps=tuple(_step_view(step, window, truth) for step in trajectory.steps),
         errors=sum(not step.action.success for step in trajectory.steps),
         final_pnl=trajectory.final_pnl,
         final_balance=trajectory.final_balance,
@@ -128,7 +141,7 @@ def window_view(group: Group) -> WindowView:
     return WindowView(group.window.id, int(minutes) if minutes.is_integer() else minutes)
 
 
-def _step_view(step: Step, window: Window) -> StepView:
+def _step_view(step: Step, window: Window, truth: GroundTruth | None) -> StepView:
     action, state = step.action, step.environment_state
     return StepView(
         number=step.number,
@@ -140,11 +153,27 @@ def _step_view(step: Step, window: Window) -> StepView:
         error=action.error,
         reasoning=action.reasoning,
         correctness=action.correctness,
+        came_true=_came_true(action, truth),
+        idle=action.success and action.action_type.upper() in IDLE,
         balance=state.get("agentBalance"),
         pnl=state.get("agentPnL"),
         state=state,
         calls=tuple(_call_view(call) for call in step.llm_calls),
     )
+
+
+def _came_true(action: Action, truth: GroundTruth | None) -> JsonDict | None:
+    """What the window's outcomes say of the instrument that an action names; None where they say nothing."""
+    name = action.parameters.get("ticker") or action.parameters.get("marketId")
+    if truth is None or not isinstance(name, str):
+        return None
+    for ticker in truth.tickers:
+        if ticker.ticker == name:
+            return {"start_price": ticker.start_price, "end_price": ticker.end_price}
+    for question in truth.questions:
+        if question.question_id == name:
+            return {"outcome": question.outcome, "final_probability": question.final_probability}
+    return None
 
 
 def _call_view(call: LLMCall) -> CallView:
@@ -165,7 +194,7 @@ def encode(value: object) -> str:
     Everything that a template inserts goes through here, so recorded text reaches a judge only inside a JSON string.
     Raises `TypeError` for what is neither plain data nor a view.
     """
-    text = json.dumps(value, ensure_ascii=False, default=_plain)
+    text = _ENCODER.encode(value)
     return _UNSAFE.sub(lambda match: _escape(match.group()), text)
 
 
@@ -181,6 +210,9 @@ def _plain(value: object) -> object:
     if isinstance(value, datetime | date | Decimal):
         return str(value)
     raise TypeError(f"a judge template cannot show a value of type {type(value).__name__}")
+
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, default=_plain)
 
 
 def clip(value: object, characters: int) -> object:

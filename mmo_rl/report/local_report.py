@@ -36,6 +36,7 @@ class LocalReport:
                 "score": judgment.value if isinstance(judgment, Score) else None,
                 "reason": None if isinstance(judgment, Score) else judgment.reason,
                 "explanation": judgment.explanation if isinstance(judgment, Score) else None,
+                "spread": judgment.spread if isinstance(judgment, Score) else None,
             }
             for group in groups
             for trajectory_id, judgment in group.judgments.items()

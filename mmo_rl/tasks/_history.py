@@ -81,3 +81,11 @@ def spent(before: JudgeUsage, after: JudgeUsage) -> JudgeUsage:
         completion_tokens=after.completion_tokens - before.completion_tokens,
         cost_usd=None if unknown else (after.cost_usd or 0.0) - (before.cost_usd or 0.0),
     )
+
+
+def spending(usage: JudgeUsage) -> str:
+    """What judging has cost so far in a few words; empty where it asked nobody and found nothing kept."""
+    if not usage.calls and not usage.cache_hits:
+        return ""
+    cost = "cost unknown" if usage.cost_usd is None else f"${usage.cost_usd:,.4f}"
+    return f"{usage.calls} calls, {usage.cache_hits} cached, {cost}"

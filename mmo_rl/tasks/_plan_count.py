@@ -261,7 +261,8 @@ class _Tally:
         if self._judge_tokens is not None:
             requests = self._requests(group)
             lengths = self._judge_tokens.prompts([request.messages for request in requests])
-            judged = [i for request in requests for i in request.members]
+            members = {member.trajectory_id for member in group.members}
+            judged = dict.fromkeys(i for request in requests for i in request.members if i in members)
             # Scores that the judge has yet to give: none of them at the mean, so that everything judged is trained on.
             scored = ScoredGroup(group, {i: Score(i, float(place > 0)) for place, i in enumerate(judged)})
         else:

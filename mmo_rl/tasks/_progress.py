@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 log = logging.getLogger(__name__)
 
-Advance = Callable[[int, int], None]
-"""Called with (done, total) as a stage goes on."""
+
+class Advance(Protocol):
+    """Called with (done, total) as a stage goes on, and with a few words to show beside its name."""
+
+    def __call__(self, done: int, total: int, note: str = "") -> None: ...
 
 
 class Stages:
@@ -45,10 +48,15 @@ class Stages:
     @contextmanager
     def stage(self, name: str, label: str | None = None) -> Iterator[Advance]:
         """One stage's bar; its time is added to ``seconds[name]``."""
-        task = self._progress.add_task(f"  {label or name}", total=None)
+        title = f"  {label or name}"
+        task = self._progress.add_task(title, total=None)
         started = time.perf_counter()
+
+        def advance(done: int, total: int, note: str = "") -> None:
+            self._progress.update(task, completed=done, total=total, description=f"{title} {note}".rstrip())
+
         try:
-            yield lambda done, total: self._progress.update(task, completed=done, total=total)
+            yield advance
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
             self._progress.remove_task(task)

@@ -84,7 +84,7 @@ async def make_plan(
     spec, arena = components.model(), components.arena()
     policy_tokens = tokens_of_model(spec.base_model, _location(spec))
     judge = _unopened(judge_node)
-    model = judge_node["model"] if hasattr(judge, "requests") else None
+    model = getattr(judge, "model", None)
     judge_tokens = None if model is None else tokens_of_judge(model)
     reckoner = Reckoner(
         iterations=context.settings.iterations,
@@ -165,7 +165,12 @@ def _unopened(node: Mapping[str, Any]) -> Any:
     """The judge, without its connections: an address that is given needs no key before it is asked."""
     from mmo_rl.config import build
 
-    return build({**node, "base_url": node["base_url"] or OPENAI} if "base_url" in node else node)
+    return build(_addressed(node))
+
+
+def _addressed(node: Mapping[str, Any]) -> dict[str, Any]:
+    inner = {key: _addressed(value) if isinstance(value, Mapping) else value for key, value in node.items()}
+    return inner | ({"base_url": inner["base_url"] or OPENAI} if "base_url" in inner else {})
 
 
 def _location(spec: Any) -> str:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from mmo_rl.clock import utc_now
 from mmo_rl.errors import TrainerError
-from mmo_rl.tasks._history import Iteration, spent
+from mmo_rl.tasks._history import Iteration, spending, spent
 from mmo_rl.tasks._planned import note_plan
 from mmo_rl.tasks._progress import Advance, Stages
 from mmo_rl.tasks._reasons import nothing_selected, refuse_if_none
 from mmo_rl.tasks._results import add_seconds, data_card, note_provenance, summarize
 from mmo_rl.tasks._select import select, used
-from mmo_rl.types import PolicyVersion, Score, ScoredGroup, Selection
+from mmo_rl.types import Group, PolicyVersion, Score, ScoredGroup, Selection
 
 if TYPE_CHECKING:
     from mmo_rl.config import Context
@@ -160,7 +160,7 @@ class Loop:
             stages.say(f"iteration {iteration + 1}: every ready window has been used, the run ends here")
             return None
         with stages.stage("judge") as advance:
-            scored = [s async for s in _counted(self.judge.score(self.source.groups(selection)), selection, advance)]
+            scored = [s async for s in _counted(self.judge, self.source.groups(selection), selection, advance)]
             unscored = refuse_if_none(scored, self.context.overrides)
         with stages.stage("train") as advance:
             trained = await self._train(iteration, scored, selection, policy)
@@ -285,11 +285,11 @@ def _finished_iterations(folder: RunFolder) -> list[Iteration]:
 
 
 async def _counted(
-    scored: AsyncIterator[ScoredGroup], selection: Selection, advance: Advance
+    judge: Any, groups: AsyncIterator[Group], selection: Selection, advance: Advance
 ) -> AsyncIterator[ScoredGroup]:
     total = len(selection.windows)
     done = 0
-    async for group in scored:
+    async for group in judge.score(groups):
         done += 1
-        advance(done, total)
+        advance(done, total, spending(judge.usage))
         yield group

@@ -65,7 +65,7 @@ async def test_what_the_user_may_not_do_is_told_with_a_way_out(opened: Database)
 async def test_a_fresh_database_twice(opened: Database) -> None:
     first = await migrate(opened)
     assert (first.before, first.after) == (None, schema.HEAD)
-    assert first.tables_created == (*schema.GAME_COLUMNS, "mmo_rl.worlds", "mmo_rl.judgments")
+    assert first.tables_created == (*schema.GAME_COLUMNS, *(f"mmo_rl.{table}" for table in schema.OWN_TABLES))
     assert first.rows_before == {}
     made = await structure(opened)
     second = await migrate(opened)
@@ -79,7 +79,7 @@ async def test_a_games_own_database_loses_nothing_and_is_not_altered(babylon_url
     assert result.rows_before == result.rows_after
     assert result.rows_after["trajectories"] == 19
     assert result.rows_after["llm_call_logs"] == 2894
-    assert result.tables_created == ("mmo_rl.worlds", "mmo_rl.judgments")
+    assert result.tables_created == tuple(f"mmo_rl.{table}" for table in schema.OWN_TABLES)
     assert [entry for entry in await structure(opened) if entry[0] == "public"] == before
     assert (await migrate(opened)).tables_created == ()
 
@@ -99,15 +99,15 @@ async def test_tables_made_here_equal_the_games(
 
 async def test_two_at_once(opened: Database) -> None:
     results = await asyncio.gather(migrate(opened), migrate(opened), migrate(opened))
-    assert sorted(str(result.before) for result in results) == ["0001", "0001", "None"]
+    assert sorted(str(result.before) for result in results) == [schema.HEAD, schema.HEAD, "None"]
 
 
 async def test_a_failure_in_the_middle_leaves_nothing(opened: Database, tmp_path: Path) -> None:
     failing = tmp_path / "migrations"
     shutil.copytree(schema.MIGRATIONS, failing)
-    (failing / "versions" / "0002_fails.py").write_text(
+    (failing / "versions" / "9999_fails.py").write_text(
         "from alembic import op\n"
-        "revision, down_revision, branch_labels, depends_on = '0002', '0001', None, None\n"
+        f"revision, down_revision, branch_labels, depends_on = '9999', '{schema.HEAD}', None, None\n"
         "def upgrade():\n"
         "    op.execute('create table half_done ()')\n"
         "    op.execute('select 1 / 0')\n"

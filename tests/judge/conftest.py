@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -219,6 +219,52 @@ def make_group(skills: Sequence[float], *, hour: int = 14, truth: bool = True, p
         make_trajectory(f"{prefix}{n}", response=f"skill={skill}", window=window) for n, skill in enumerate(skills)
     ]
     return Group(window.id, window, tuple(members), known if truth else None)
+
+
+def make_long(
+    skills: Sequence[float],
+    *,
+    steps: int,
+    idle: range = range(0),
+    observation: int = 0,
+    prefix: str = "t",
+) -> Group:
+    """Members with ``steps`` decisions each, of which those in ``idle`` do nothing; what they saw is ``observation``
+    characters long."""
+    window = make_window()
+    members = []
+    for n, skill in enumerate(skills):
+        taken = tuple(
+            Step(
+                number,
+                milliseconds(window.start + timedelta(minutes=number / 10)),
+                {},
+                Action("HOLD" if number in idle else "BUY", {} if number in idle else {"ticker": "ACME"}, success=True),
+                (
+                    LLMCall(
+                        call_id=f"{prefix}{n}-{number}",
+                        model="policy",
+                        user_prompt=f"news of minute {number} " + "." * observation,
+                        response="ok",
+                    ),
+                ),
+            )
+            for number in range(steps)
+        )
+        first = make_trajectory(f"{prefix}{n}", response=f"skill={skill}", window=window)
+        taken = (
+            Step(
+                0,
+                milliseconds(window.start),
+                {},
+                Action("BUY", {"ticker": "ACME"}, success=True, result={"said": f"skill={skill}"}),
+                taken[0].llm_calls,
+            ),
+            *taken[1:],
+        )
+        members.append(replace(first, steps=taken))
+    known = GroundTruth(window.id, (TickerOutcome("ACME", 100.0, 123.5),))
+    return Group(window.id, window, tuple(members), known)
 
 
 async def stream(*groups: Group) -> AsyncIterator[Group]:

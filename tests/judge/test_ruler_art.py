@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from mmo_rl.judge.prompt import RESPONSE_FORMAT, RULER_TASK, build_messages
-from mmo_rl.judge.template import Rendered
-from tests.judge.conftest import Endpoint, scores
+from mmo_rl.judge.prompt import RESPONSE_FORMAT, RULER_TASK, Shown, build_messages
+from mmo_rl.judge.ruler import RulerJudge
+from mmo_rl.types import Score
+from tests.judge.conftest import Endpoint, Reply, honest, load_template, make_group, scores, stream
 
 
 @pytest.mark.slow
@@ -27,7 +28,7 @@ async def test_the_same_request_as_art(endpoint: Endpoint, monkeypatch: pytest.M
     theirs = endpoint.requests[0].body
     assert theirs["response_format"] == RESPONSE_FORMAT
 
-    ours = build_messages(Rendered("THE RUBRIC", "shared", ("a", "b")), seed=0)
+    ours = build_messages("THE RUBRIC", "shared", [Shown("a"), Shown("b")], seed=0)
     assert [message["role"] for message in ours] == [message["role"] for message in theirs["messages"]]
     # Newer versions of ART also ask for each id once, in a paragraph of their own.
     their_system = theirs["messages"][0]["content"].strip()
@@ -38,3 +39,26 @@ async def test_the_same_request_as_art(endpoint: Endpoint, monkeypatch: pytest.M
     assert their_user.startswith("<context>\n")
     assert our_user.startswith("<context>\nshared\n</context>\n\nTrajectories:\n\n<trajectory-")
     assert '</context>\n\nTrajectories:\n\n<trajectory id="1">\n' in their_user
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+async def test_any_model_that_litellm_reaches(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same judge over litellm: ids bound, tokens counted, a failure waited out."""
+    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    error = Reply(429, {"error": {"message": "overloaded"}})
+    endpoint.script = lambda request, number: error if number == 0 else honest(request, number)
+    judge = RulerJudge(
+        model="openai/fake-judge",
+        provider="litellm",
+        template=load_template("blind"),
+        seed=0,
+        base_url=endpoint.url,
+        api_key_env=None,
+        backoff_s=0.01,
+    )
+    [scored] = [s async for s in judge.score(stream(make_group([0.1, 0.9])))]
+    await judge.aclose()
+    assert {i: j.value for i, j in scored.judgments.items() if isinstance(j, Score)} == {"t0": 0.1, "t1": 0.9}
+    assert len(endpoint.requests) == 2
+    assert (judge.usage.calls, judge.usage.prompt_tokens) == (1, 100)

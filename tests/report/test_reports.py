@@ -110,6 +110,7 @@ def test_local_report_writes_the_files(tmp_path: Path) -> None:
             "score": 0.0,
             "reason": None,
             "explanation": "lost",
+            "spread": None,
         },
         {
             "iteration": 0,
@@ -119,6 +120,7 @@ def test_local_report_writes_the_files(tmp_path: Path) -> None:
             "score": None,
             "reason": "timeout",
             "explanation": None,
+            "spread": None,
         },
     ]
     assert folder.summary() == {"eval/pnl_base": 2.0, "eval/pnl_improvement_pct": None}

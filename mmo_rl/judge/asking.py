@@ -1,0 +1,137 @@
+"""One judgment of one prompt: from the cache, or from the model, checked, and kept."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Coroutine, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any
+
+from mmo_rl.judge.base import JudgmentCache
+from mmo_rl.judge.client import HOPELESS, CallFailed, ChatClient
+from mmo_rl.judge.condense import Play, count_tokens
+from mmo_rl.judge.presentation import Part
+from mmo_rl.judge.prompt import (
+    SCHEMA_VERSION,
+    InvalidAnswer,
+    build_messages,
+    correction,
+    parse_answer,
+    presented_ids,
+)
+from mmo_rl.judge.spending import Ledger
+from mmo_rl.judge.wire import Messages, Reply
+from mmo_rl.types import Judgment, Score
+
+
+class Asker:
+    """Asks for the scores of one part at a time, at most ``concurrency`` requests at once; ``parameters`` are those of
+    the chat completions API. The cache's key is everything in the request: the model, ``parameters``, the messages."""
+
+    def __init__(
+        self,
+        *,
+        client: ChatClient,
+        ledger: Ledger,
+        cache: JudgmentCache | None,
+        model: str,
+        parameters: dict[str, Any],
+        decisions: bool,
+        concurrency: int,
+    ) -> None:
+        self._client = client
+        self._ledger = ledger
+        self._cache = cache
+        self._model = model
+        self._parameters = parameters
+        self._decisions = decisions
+        self._slots = asyncio.Semaphore(concurrency)
+        self._useless: CallFailed | None = None
+
+    async def ask(self, part: Part, order: Sequence[int], *, seed: int) -> dict[str, Score]:
+        """The scores by trajectory id, the members presented in ``order``.
+
+        Raises `CallFailed`, `BudgetReached`, and `InvalidAnswer` after the second bad answer.
+        """
+        members = [part.members[n] for n in order]
+        messages, key = self.request(part, order, seed=seed)
+        by_id = dict(zip(presented_ids(len(members)), members, strict=True))
+        async with self._cache.hold(key) if self._cache is not None else nullcontext() as kept:
+            scores = self._usable(kept, by_id)
+            if scores is not None:
+                self._ledger.hit()
+            else:
+                async with self._slots:
+                    if self._useless is not None:
+                        raise self._useless
+                    try:
+                        scores = await self._answered(messages, by_id)
+                    except CallFailed as failure:
+                        # Whoever waits for a slot need not find out again.
+                        if failure.cause in HOPELESS and not self._ledger.usage.calls:
+                            self._useless = failure
+                        raise
+                if self._cache is not None:
+                    await _finished(self._cache.put(key, scores))
+        return {score.trajectory_id: score for score in (_bound(score, by_id) for score in scores)}
+
+    def request(self, part: Part, order: Sequence[int], *, seed: int) -> tuple[Messages, str]:
+        """The messages that `ask` sends, and the key that their judgments are kept under."""
+        shown = [part.members[n].shown for n in order]
+        messages = build_messages(part.rubric, part.context, shown, seed=seed, decisions=self._decisions)
+        return messages, self._key(messages)
+
+    async def _answered(self, messages: Messages, by_id: Mapping[str, Play]) -> tuple[Score, ...]:
+        reply = await self._call(messages)
+        try:
+            return self._scores(reply, by_id)
+        except InvalidAnswer as invalid:
+            again = [*messages, *correction(reply.text, str(invalid), list(by_id))]
+        return self._scores(await self._call(again), by_id)
+
+    async def _call(self, messages: Messages) -> Reply:
+        return await self._client.complete(
+            messages,
+            self._parameters,
+            prompt_tokens=sum(count_tokens(message["content"]) + 10 for message in messages),
+            completion_tokens=self._parameters["max_completion_tokens"],
+        )
+
+    def _scores(self, reply: Reply, by_id: Mapping[str, Play]) -> tuple[Score, ...]:
+        if reply.finish_reason == "length":
+            raise InvalidAnswer("it was cut off at the token limit (finish_reason=length); keep explanations short")
+        if reply.refusal or reply.finish_reason == "content_filter":
+            raise InvalidAnswer(f"it was refused ({reply.refusal or 'content_filter'})")
+        steps = {i: list(play.steps) for i, play in by_id.items()} if self._decisions else None
+        answers = parse_answer(reply.text, list(by_id), steps)
+        return tuple(Score(i, answers[i].score, answers[i].explanation, answers[i].decisions) for i in by_id)
+
+    def _usable(self, kept: tuple[Judgment, ...] | None, by_id: Mapping[str, Play]) -> tuple[Score, ...] | None:
+        scores = tuple(judgment for judgment in kept or () if isinstance(judgment, Score))
+        return scores if [score.trajectory_id for score in scores] == list(by_id) else None
+
+    def _key(self, messages: Messages) -> str:
+        request = [SCHEMA_VERSION, self._model, self._parameters, messages]
+        return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+
+
+def _bound(score: Score, by_id: Mapping[str, Play]) -> Score:
+    """A score under its trajectory's own id, each decision's score given to all the steps that it stands for."""
+    play = by_id[score.trajectory_id]
+    decisions = None
+    if score.decisions is not None:
+        decisions = {step: value for shown, value in score.decisions.items() for step in play.steps[shown]}
+    return replace(score, trajectory_id=play.trajectory_id, decisions=decisions)
+
+
+async def _finished(work: Coroutine[Any, Any, None]) -> None:
+    """Awaits ``work`` to its end also where this task is cancelled meanwhile: what was paid for is kept."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await task
+        raise

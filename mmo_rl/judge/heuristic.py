@@ -1,0 +1,92 @@
+"""The hand-mixed reward that a judge is there to beat: half P&L, 30 % win rate, 20 % activity."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import AsyncIterator, Mapping
+from typing import Annotated
+
+from pydantic import Field
+
+from mmo_rl.errors import ConfigError
+from mmo_rl.judge.view import IDLE
+from mmo_rl.types import Group, JudgeUsage, Judgment, Score, ScoredGroup, Step, Trajectory, Unscored
+
+_STATE_PNL = "agentPnL"
+
+
+class HeuristicJudge:
+    """Score = (``pnl_weight`` x P&L + ``win_weight`` x win rate + ``activity_weight`` x activity) / their sum.
+
+    P&L is the final P&L's place between the lowest (0) and the highest (1) in the group, 0.5 where all are equal. Win
+    rate is the share of moves of the running P&L (from one step to the next, and to the end) that went up, 0.5 where it
+    never moved. Activity is the number of successful actions other than idle ones over ``full_activity``, at most 1.
+    It knows no ground truth, costs nothing, and is a baseline: what it rewards can be farmed by acting often.
+
+    A member without a recorded final P&L is `Unscored`. Raises `ConfigError` where all weights are 0.
+    """
+
+    def __init__(
+        self,
+        *,
+        pnl_weight: Annotated[float, Field(ge=0)] = 0.5,
+        win_weight: Annotated[float, Field(ge=0)] = 0.3,
+        activity_weight: Annotated[float, Field(ge=0)] = 0.2,
+        full_activity: Annotated[int, Field(ge=1)] = 10,
+    ) -> None:
+        self._weights = (pnl_weight, win_weight, activity_weight)
+        self._full_activity = full_activity
+        if sum(self._weights) <= 0:
+            raise ConfigError("all weights of judge=heuristic are 0", hint="set judge.pnl_weight=0.5")
+
+    @property
+    def usage(self) -> JudgeUsage:
+        return JudgeUsage()
+
+    @property
+    def findings(self) -> Mapping[str, float]:
+        return {}
+
+    async def score(self, groups: AsyncIterator[Group]) -> AsyncIterator[ScoredGroup]:
+        """Judges group after group as they come."""
+        async for group in groups:
+            pnls = [pnl for m in group.members if (pnl := _number(m.final_pnl)) is not None]
+            yield ScoredGroup(group, {m.trajectory_id: self._judge(m, pnls) for m in group.members})
+
+    async def aclose(self) -> None:
+        """Holds nothing."""
+
+    def _judge(self, member: Trajectory, pnls: list[float]) -> Judgment:
+        pnl = _number(member.final_pnl)
+        if pnl is None:
+            return Unscored(member.trajectory_id, "no final P&L recorded")
+        low, high = min(pnls), max(pnls)
+        profit = 0.5 if high == low else (pnl - low) / (high - low)
+        wins = _win_rate(member.steps, pnl)
+        actions = sum(step.action.success and not _is_idle(step) for step in member.steps)
+        activity = min(1.0, actions / self._full_activity)
+        parts = (profit, wins, activity)
+        value = sum(w * p for w, p in zip(self._weights, parts, strict=True)) / sum(self._weights)
+        return Score(
+            member.trajectory_id,
+            min(1.0, max(0.0, value)),
+            f"P&L {pnl:g} (place {profit:.2f}), win rate {wins:.2f}, {actions} actions",
+        )
+
+
+def _win_rate(steps: tuple[Step, ...], final_pnl: float) -> float:
+    running = (_number(step.environment_state.get(_STATE_PNL)) for step in steps)
+    values = [*(pnl for pnl in running if pnl is not None), final_pnl]
+    moves = [after - before for before, after in itertools.pairwise(values) if after != before]
+    return sum(move > 0 for move in moves) / len(moves) if moves else 0.5
+
+
+def _is_idle(step: Step) -> bool:
+    return step.action.action_type.upper() in IDLE
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)

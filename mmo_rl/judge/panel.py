@@ -1,0 +1,197 @@
+"""Several judges over the same groups, combined into one score; how far they disagree is kept."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+from collections import deque
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
+from typing import Annotated, Any, Literal, Self, cast
+
+from pydantic import Field
+
+from mmo_rl.errors import ConfigError
+from mmo_rl.judge.base import AsksModel, Judge, JudgeRequest
+from mmo_rl.types import Group, JudgeUsage, Judgment, Score, ScoredGroup, Unscored
+
+
+class PanelJudge:
+    """Scores a group by ``judges`` (by name) and combines each member's scores: their ``median``, or their ``mean``
+    weighted by ``weights`` (by name, 1 where not named). A score's spread is the range over the judges.
+
+    All members of a group are compared by the same judges: where a judge left a member unscored, it is not counted in
+    that group, unless every judge left somebody unscored; then a member is scored that all of them scored. Scores of
+    decisions are combined likewise, for the steps that every counted judge with such scores has.
+
+    ``findings`` has ``panel_disagreement`` (mean range of a member's scores), ``panel_left_out/<name>`` (groups
+    without that judge) and each judge's own under ``<name>/``. Raises `ConfigError` where there are fewer than two
+    judges, or a weight names none of them.
+    """
+
+    def __init__(
+        self,
+        *,
+        judges: Mapping[str, Judge],
+        combine: Literal["median", "mean"] = "median",
+        weights: dict[str, Annotated[float, Field(ge=0)]] | None = None,
+    ) -> None:
+        weights = weights or {}
+        if len(judges) < 2:
+            raise ConfigError(
+                f"judge=panel has {len(judges)} judge, expected two or more",
+                hint="add one: '+judge@judge.judges.other=oracle'",
+            )
+        if unknown := sorted(weights.keys() - judges.keys()):
+            raise ConfigError(
+                f"judge.weights names {', '.join(unknown)}, but the judges are {', '.join(judges)}",
+                hint="use the names under judge.judges",
+            )
+        if weights and combine == "median":
+            raise ConfigError("judge.weights are those of a mean", hint="set judge.combine=mean, or judge.weights={}")
+        self._judges = dict(judges)
+        self._weights = {name: weights.get(name, 1.0) for name in judges}
+        if not any(self._weights.values()):
+            raise ConfigError("all of judge.weights are 0", hint="give one judge a weight of 1")
+        self._combine = combine
+        self._left_out = dict.fromkeys(judges, 0)
+        self._ranges: tuple[int, float] = (0, 0.0)
+        self._stack = AsyncExitStack()
+
+    @property
+    def usage(self) -> JudgeUsage:
+        """What all judges cost together; the price is unknown as soon as one's is."""
+        usages = [judge.usage for judge in self._judges.values()]
+        costs = [usage.cost_usd for usage in usages]
+        return JudgeUsage(
+            calls=sum(u.calls for u in usages),
+            cache_hits=sum(u.cache_hits for u in usages),
+            prompt_tokens=sum(u.prompt_tokens for u in usages),
+            completion_tokens=sum(u.completion_tokens for u in usages),
+            cost_usd=None if None in costs else sum(c for c in costs if c is not None),
+        )
+
+    @property
+    def findings(self) -> Mapping[str, float]:
+        count, total = self._ranges
+        found = {f"panel_left_out/{name}": float(groups) for name, groups in self._left_out.items()}
+        if count:
+            found["panel_disagreement"] = total / count
+        for name, judge in self._judges.items():
+            found |= {f"{name}/{key}": value for key, value in judge.findings.items()}
+        return found
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            for judge in self._judges.values():
+                if hasattr(judge, "__aenter__"):
+                    await stack.enter_async_context(cast(AbstractAsyncContextManager[Any], judge))
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *exception: Any) -> None:
+        await self._stack.__aexit__(*exception)
+
+    async def aclose(self) -> None:
+        for judge in self._judges.values():
+            await judge.aclose()
+
+    @property
+    def model(self) -> str | None:
+        """The models that are asked, None where no judge asks one."""
+        names = [model for judge in self._judges.values() if (model := getattr(judge, "model", None)) is not None]
+        return ", ".join(dict.fromkeys(names)) or None
+
+    def requests(self, group: Group) -> list[JudgeRequest]:
+        """What the judges together would send for a group, as `mmo_rl.judge.base.AsksModel` has it."""
+        asking = [cast(AsksModel, judge) for judge in self._judges.values() if hasattr(judge, "requests")]
+        return [request for judge in asking for request in judge.requests(group)]
+
+    async def score(self, groups: AsyncIterator[Group]) -> AsyncIterator[ScoredGroup]:
+        """One `ScoredGroup` a group, in order; all judges work at once. Raises what a judge raises."""
+        branches = _tee(groups, len(self._judges))
+        async with AsyncExitStack() as stack:
+            streams: list[Any] = [
+                await stack.enter_async_context(aclosing(judge.score(branch)))
+                for judge, branch in zip(self._judges.values(), branches, strict=True)
+            ]
+            while True:
+                scored = await _all_or_none([_next(stream) for stream in streams])
+                if None in scored:
+                    return
+                yield self._together({name: s for name, s in zip(self._judges, scored, strict=True) if s is not None})
+
+    def _together(self, scored: Mapping[str, ScoredGroup]) -> ScoredGroup:
+        group = next(iter(scored.values())).group
+        ids = [member.trajectory_id for member in group.members]
+        counted = [name for name, s in scored.items() if all(isinstance(s.judgments[i], Score) for i in ids)]
+        for name in scored.keys() - set(counted):
+            self._left_out[name] += 1
+        if not any(self._weights[name] for name in counted):
+            counted = list(scored)
+        return ScoredGroup(group, {i: self._member(i, {n: scored[n].judgments[i] for n in counted}) for i in ids})
+
+    def _member(self, trajectory_id: str, judgments: Mapping[str, Judgment]) -> Judgment:
+        missing = [f"{name}: {j.reason}" for name, j in judgments.items() if isinstance(j, Unscored)]
+        if missing:
+            return Unscored(trajectory_id, "; ".join(missing))
+        scores = {name: j for name, j in judgments.items() if isinstance(j, Score)}
+        value = self._value({name: score.value for name, score in scores.items()})
+        spread = max(s.value for s in scores.values()) - min(s.value for s in scores.values())
+        count, total = self._ranges
+        self._ranges = (count + 1, total + spread)
+        by_step = {name: s.decisions for name, s in scores.items() if s.decisions is not None}
+        decisions = None
+        if by_step:
+            steps = set.intersection(*(set(d) for d in by_step.values()))
+            decisions = {step: self._value({n: d[step] for n, d in by_step.items()}) for step in sorted(steps)}
+        explanation = " | ".join(f"{name} {s.value:.2f}: {s.explanation}" for name, s in scores.items())
+        return Score(trajectory_id, value, explanation, decisions, spread)
+
+    def _value(self, values: Mapping[str, float]) -> float:
+        total = sum(self._weights[name] for name in values)
+        if self._combine == "median" or total <= 0:
+            return statistics.median(values.values())
+        return sum(self._weights[name] * value for name, value in values.items()) / total
+
+
+async def _next(stream: AsyncIterator[ScoredGroup]) -> ScoredGroup | None:
+    return await anext(stream, None)
+
+
+async def _all_or_none(steps: Sequence[Coroutine[Any, Any, ScoredGroup | None]]) -> list[ScoredGroup | None]:
+    """The results of all; the first failure cancels the others and is raised as it is."""
+    tasks = [asyncio.ensure_future(step) for step in steps]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _tee(groups: AsyncIterator[Group], count: int) -> list[AsyncIterator[Group]]:
+    """``count`` iterators over the same groups, read once. What one is ahead of the others is held: the judges go in
+    step, so that is no more than the most that one of them reads ahead."""
+    buffers: list[deque[Group]] = [deque() for _ in range(count)]
+    reading = asyncio.Lock()
+    ended = False
+
+    async def branch(buffer: deque[Group]) -> AsyncIterator[Group]:
+        nonlocal ended
+        while True:
+            if not buffer:
+                async with reading:
+                    if not buffer and not ended:
+                        try:
+                            group = await anext(groups)
+                        except StopAsyncIteration:
+                            ended = True
+                        else:
+                            for other in buffers:
+                                other.append(group)
+                if not buffer:
+                    return
+            yield buffer.popleft()
+
+    return [branch(buffer) for buffer in buffers]

@@ -1,0 +1,133 @@
+"""What goes over the wire to a judge model and what comes back: one request, one reply, and errors in one line."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    import openai
+
+Messages = list[dict[str, str]]
+Provider = Literal["openai", "litellm"]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back. ``text`` is empty and ``finish_reason`` None where the endpoint gave none; token counts are None
+    where it did not count."""
+
+    text: str
+    finish_reason: str | None
+    refusal: str | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+
+
+class NotACompletion(Exception):
+    """A successful status without a chat completion in it, such as a proxy's login page."""
+
+
+class Transport(Protocol):
+    """Sends one request, without retries; raises the errors of the `openai` package (litellm's are among them)."""
+
+    async def send(self, messages: Messages, parameters: dict[str, Any]) -> str: ...
+
+    async def aclose(self) -> None: ...
+
+
+class OpenAITransport:
+    """An OpenAI-compatible endpoint."""
+
+    def __init__(self, *, model: str, base_url: str, api_key: str, timeout_s: float) -> None:
+        self._model = model
+        self._settings = (base_url, api_key, timeout_s)
+        self._client: openai.AsyncOpenAI | None = None
+
+    async def send(self, messages: Messages, parameters: dict[str, Any]) -> str:
+        if self._client is None:
+            import openai
+
+            base_url, api_key, timeout_s = self._settings
+            # Retries are the caller's: the client's own would multiply with them and cannot be bounded in time.
+            self._client = openai.AsyncOpenAI(api_key=api_key, base_url=base_url, timeout=timeout_s, max_retries=0)
+        response = await self._client.chat.completions.with_raw_response.create(
+            model=self._model, messages=messages, **parameters
+        )
+        return str(response.text)
+
+    async def aclose(self) -> None:
+        if self._client is not None:
+            client, self._client = self._client, None
+            await client.close()
+
+
+class LiteLLMTransport:
+    """Whatever litellm can reach: ``model`` names the provider (``anthropic/claude-sonnet-4-5``)."""
+
+    def __init__(self, *, model: str, base_url: str | None, api_key: str, timeout_s: float) -> None:
+        self._fixed: dict[str, Any] = {
+            "model": model,
+            "api_base": base_url,
+            "api_key": api_key,
+            "timeout": timeout_s,
+            "num_retries": 0,
+            "max_retries": 0,
+            "drop_params": True,
+        }
+
+    async def send(self, messages: Messages, parameters: dict[str, Any]) -> str:
+        import os
+
+        # litellm fetches its price table at import unless told otherwise; what is installed is used here.
+        os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+        import litellm
+
+        litellm.suppress_debug_info = True
+        response = await litellm.acompletion(messages=messages, **self._fixed, **parameters)
+        return str(response.model_dump_json(warnings=False))
+
+    async def aclose(self) -> None:
+        """litellm keeps its connections for the process."""
+
+
+def parse_reply(body: str) -> Reply:
+    """The reply in a response body. Raises `NotACompletion`."""
+    try:
+        data = json.loads(body)
+        choice = data["choices"][0]
+        message = choice["message"]
+        content = message.get("content")
+    except (ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
+        start = " ".join(body.split())[:80]
+        raise NotACompletion(f"the answer is not a chat completion: {start!r}") from error
+    usage = data.get("usage")
+    usage = usage if isinstance(usage, dict) else {}
+    return Reply(
+        text=content if isinstance(content, str) else "",
+        finish_reason=choice.get("finish_reason"),
+        refusal=message.get("refusal"),
+        prompt_tokens=_count(usage.get("prompt_tokens")),
+        completion_tokens=_count(usage.get("completion_tokens")),
+    )
+
+
+def describe(error: BaseException | None) -> str:
+    """The error in one short line, the server's own words included."""
+    import openai
+
+    if isinstance(error, openai.APIStatusError):
+        body = error.body
+        said = body.get("message") if isinstance(body, dict) else (error.response.text or error.message)
+        return f"HTTP {error.status_code}: {' '.join(str(said or error.response.reason_phrase).split())[:300]}"
+    if isinstance(error, TimeoutError | openai.APITimeoutError):
+        return "no answer in time"
+    if isinstance(error, openai.APIConnectionError):
+        cause = error.__cause__
+        return f"{type(cause).__name__}: {cause}" if cause is not None and str(cause) else "the connection was cut off"
+    return str(error)
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None

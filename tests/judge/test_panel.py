@@ -1,0 +1,139 @@
+"""Several judges over the same groups."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from mmo_rl.config import validate
+from mmo_rl.errors import ConfigError, JudgeError
+from mmo_rl.judge.oracle import OracleJudge
+from mmo_rl.judge.panel import PanelJudge
+from mmo_rl.judge.ruler import RulerJudge
+from mmo_rl.types import Group, JudgeUsage, Judgment, Score, ScoredGroup, Unscored
+from tests.judge.conftest import Endpoint, load_template, make_group, stream
+
+
+class Fixed:
+    """Gives each member the next of ``values`` (None: unscored), again for each group; fails after ``lasts`` groups."""
+
+    findings: Mapping[str, float] = {"noticed": 1.0}
+
+    def __init__(self, *values: float | None, cost: float | None = 0.5, lasts: int = 99) -> None:
+        self.values, self.usage, self.lasts = values, JudgeUsage(calls=1, cost_usd=cost), lasts
+        self.read = 0
+
+    async def score(self, groups: AsyncIterator[Group]) -> AsyncIterator[ScoredGroup]:
+        async for group in groups:
+            self.read += 1
+            if self.read > self.lasts:
+                raise JudgeError("broken")
+            yield ScoredGroup(
+                group, {m.trajectory_id: self._judge(m.trajectory_id, n) for n, m in enumerate(group.members)}
+            )
+
+    def _judge(self, trajectory_id: str, n: int) -> Judgment:
+        value = self.values[n]
+        if value is None:
+            return Unscored(trajectory_id, "cannot say")
+        return Score(trajectory_id, value, "why", {0: value, n + 1: value})
+
+    async def aclose(self) -> None:
+        pass
+
+
+GROUPS = [make_group([0.1, 0.2], hour=hour) for hour in range(4)]
+
+
+async def judged(panel: PanelJudge) -> list[ScoredGroup]:
+    return [scored async for scored in panel.score(stream(*GROUPS))]
+
+
+def values(scored: ScoredGroup) -> dict[str, float | None]:
+    return {i: j.value if isinstance(j, Score) else None for i, j in scored.judgments.items()}
+
+
+async def test_the_median_counts_and_disagreement_is_kept() -> None:
+    panel = PanelJudge(judges={"a": Fixed(0.1, 0.9), "b": Fixed(0.2, 0.8), "c": Fixed(0.7, 0.8)})
+    results = await judged(panel)
+    assert [scored.group for scored in results] == GROUPS
+    assert all(values(scored) == {"t0": 0.2, "t1": 0.8} for scored in results)
+    first = results[0].judgments["t0"]
+    assert isinstance(first, Score)
+    assert first.spread == pytest.approx(0.6)
+    assert first.decisions == {0: 0.2, 1: 0.2}
+    assert first.explanation.startswith("a 0.10: why | b 0.20: why")
+    assert panel.findings["panel_disagreement"] == pytest.approx((0.6 + 0.1) / 2)
+    assert panel.findings["b/noticed"] == 1.0
+    assert (panel.usage.calls, panel.usage.cost_usd) == (3, 1.5)
+
+
+async def test_a_weighted_mean() -> None:
+    panel = PanelJudge(judges={"a": Fixed(0.0, 1.0), "b": Fixed(1.0, 0.0)}, combine="mean", weights={"a": 3.0})
+    assert values((await judged(panel))[0]) == {"t0": 0.25, "t1": 0.75}
+
+
+async def test_all_members_of_a_group_are_compared_by_the_same_judges() -> None:
+    panel = PanelJudge(judges={"a": Fixed(0.1, 0.9), "b": Fixed(0.9, None)})
+    assert values((await judged(panel))[0]) == {"t0": 0.1, "t1": 0.9}
+    assert panel.findings["panel_left_out/b"] == 4
+    both = PanelJudge(judges={"a": Fixed(0.1, None), "b": Fixed(0.3, None)})
+    scored = (await judged(both))[0]
+    assert values(scored) == {"t0": 0.2, "t1": None}
+    assert scored.judgments["t1"] == Unscored("t1", "a: cannot say; b: cannot say")
+
+
+async def test_an_unknown_cost_of_one_is_unknown_for_all() -> None:
+    assert PanelJudge(judges={"a": Fixed(0.1), "b": Fixed(0.2, cost=None)}).usage.cost_usd is None
+
+
+async def test_the_first_failure_ends_it() -> None:
+    panel = PanelJudge(judges={"a": Fixed(0.1, 0.2), "b": Fixed(0.1, 0.2, lasts=2)})
+    with pytest.raises(JudgeError, match="broken"):
+        await judged(panel)
+
+
+async def test_a_language_model_and_the_oracle(endpoint: Endpoint) -> None:
+    ruler = RulerJudge(
+        model="fake", template=load_template("context_rich"), seed=0, base_url=endpoint.url, api_key_env=None
+    )
+    async with PanelJudge(judges={"ruler": ruler, "oracle": OracleJudge()}) as panel:
+        results = await judged(panel)
+    assert [scored.group for scored in results] == GROUPS
+    assert panel.usage.calls == 4
+    assert panel.findings["panel_left_out/oracle"] == 4  # no price was recorded in these groups
+    await panel.aclose()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"judges": {"a": Fixed(0.1)}}, "has 1 judge"),
+        ({"weights": {"c": 1.0}, "combine": "mean"}, "names c, but the judges are a, b"),
+        ({"weights": {"a": 1.0}}, "those of a mean"),
+        ({"weights": {"a": 0.0, "b": 0.0}, "combine": "mean"}, "are 0"),
+    ],
+)
+def test_a_panel_that_cannot_be(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        PanelJudge(**{"judges": {"a": Fixed(0.1), "b": Fixed(0.2)}, **changes})
+
+
+def composed(*overrides: str) -> Any:
+    with initialize_config_dir(str(Path(__file__).parents[2] / "conf"), version_base=None):
+        return compose("config", overrides=["judge=panel", "home=/nowhere", *overrides])
+
+
+def test_its_judges_are_components_by_name_and_checked_like_all_others() -> None:
+    settings = validate(composed("+judge@judge.judges.third=oracle", "judge.judges.third.error_penalty=0.5"))
+    node = settings.nodes["judge"]
+    assert node is not None
+    assert list(node["judges"]) == ["first", "second", "third"]
+    with pytest.raises(ConfigError) as caught:
+        validate(composed("judge.judges.first.concurrency=0", "+judge.judges.second.repeat=2"))
+    assert "judge.judges.first.concurrency" in str(caught.value)
+    assert "did you mean judge.judges.second.repeats" in str(caught.value)
