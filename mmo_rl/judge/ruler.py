@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import json
 import logging
-import os
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
@@ -15,10 +14,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field
 
+from mmo_rl.chat import OPENAI_BASE_URL, CallFailed, ChatClient, Reply, api_key, remedy
 from mmo_rl.concurrency import gather_ordered
 from mmo_rl.errors import ConfigError, JudgeError
 from mmo_rl.judge.base import JudgmentCache
-from mmo_rl.judge.client import OPENAI_BASE_URL, CallFailed, ChatClient, Reply
 from mmo_rl.judge.prompt import (
     RESPONSE_FORMAT,
     SCHEMA_VERSION,
@@ -89,7 +88,9 @@ class RulerJudge:
         self._client = ChatClient(
             model=model,
             base_url=base_url or OPENAI_BASE_URL,
-            api_key=_api_key(api_key_env, base_url),
+            api_key=api_key(
+                api_key_env, base_url, setting="judge", instead="judge without a language model: judge=oracle"
+            ),
             timeout_s=timeout_s,
             attempts=attempts,
             backoff_s=backoff_s,
@@ -238,19 +239,11 @@ class RulerJudge:
     def _raise_if_unusable(self, failure: CallFailed) -> None:
         if self._usage.calls:
             return  # it has answered before: this failure costs its own group only
-        variable = self._api_key_env
-        hints = {
-            "key": f"put a valid key into {variable}: export {variable}=..."
-            if variable
-            else "name the variable that holds the key: judge.api_key_env=OPENAI_API_KEY",
-            "address": "check judge.model and judge.base_url (it usually ends in /v1)",
-            "down": "start the endpoint or correct judge.base_url",
-            "slow": "raise judge.timeout_s, or check judge.base_url",
-        }
-        if failure.cause in hints:
+        hint = remedy(failure, setting="judge", variable=self._api_key_env)
+        if hint is not None:
             raise JudgeError(
                 f"the judge {self._model} cannot be used: {failure.reason}",
-                hint=f"{hints[failure.cause]}; or judge without a language model: judge=oracle",
+                hint=f"{hint}; or judge without a language model: judge=oracle",
             ) from failure
 
 
@@ -261,14 +254,3 @@ def _scores(reply: Reply, ids: Sequence[str]) -> tuple[Score, ...]:
         raise InvalidAnswer(f"it was refused ({reply.refusal or 'content_filter'})")
     answers = parse_answer(reply.text, ids)
     return tuple(Score(number, answers[number].score, answers[number].explanation) for number in ids)
-
-
-def _api_key(variable: str | None, base_url: str | None) -> str:
-    key = os.environ.get(variable, "").strip() if variable else ""
-    if not key and base_url is None:
-        raise ConfigError(
-            f"{variable} is not set" if variable else "judge.api_key_env names no variable",
-            hint=f"export {variable or 'OPENAI_API_KEY'}=...; or name another endpoint with judge.base_url; "
-            "or judge without a language model: judge=oracle",
-        )
-    return key or "none"  # endpoints of one's own usually ask for none, but the client insists on a value

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import difflib
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 
+from mmo_rl.concurrency import gather_ordered
 from mmo_rl.errors import ConfigError
 from mmo_rl.market.base import Episode, PlayedStep, Seat
 from mmo_rl.market.prompt import render
 from mmo_rl.market.spec import MarketSpec
-from mmo_rl.market.strategies import STRATEGIES
+from mmo_rl.market.strategies import ORACLES, STRATEGIES
 from mmo_rl.market.world import ActionResult, Observation, World
 from mmo_rl.policy.base import Completion, Policy
 from mmo_rl.rng import derive_seed, rng
@@ -33,10 +35,15 @@ class MarketArena:
         temperature: float,
         seed: int,
         on_tick: Callable[[int, int], None] | None = None,
+        rivals: Mapping[str, Policy] | None = None,
     ) -> list[Episode]:
-        """One episode a market, in order; every market has the same ``seats``. ``temperature`` is the policy's;
-        ``on_tick(done, total)`` is called after every tick. Raises `ConfigError` for an unknown strategy."""
-        _check(seats)
+        """One episode a market, in order; every market has the same ``seats``. A seat that names one of the ``rivals``
+        is that policy's. ``temperature`` is the policies'; a policy is asked once a tick for all of its seats, and the
+        seed it is given does not depend on which policy it is. ``on_tick(done, total)`` is called after every tick.
+        Raises `ConfigError` for an unknown strategy."""
+        rivals = rivals or {}
+        _check([seat for seat in seats if seat not in rivals])
+        players: dict[Seat, Policy | None] = {None: policy, **rivals}
         tables = [
             _Table(World(spec=self._spec, seed=s, agents=len(seats)), seats, rng(seed, "script", s))
             for s in market_seeds
@@ -44,13 +51,20 @@ class MarketArena:
         for tick in range(self._spec.ticks):
             for table in tables:
                 table.look()
-            prompts = [prompt for table in tables for prompt in table.open_prompts()]
-            completions: list[Completion] = []
-            if prompts:
-                assert policy is not None, "a seat is the policy's, but there is no policy"
-                tick_seed = derive_seed(seed, "tick", tick)
-                completions = await policy.complete(prompts, temperature=temperature, seed=tick_seed)
-            answers = iter(completions)
+            tick_seed = derive_seed(seed, "tick", tick)
+
+            async def ask(seat: Seat, tick_seed: int = tick_seed) -> Iterator[Completion]:
+                prompts = [prompt for table in tables for prompt in table.prompts(seat)]
+                if not prompts:
+                    return iter(())
+                player = players[seat]
+                assert player is not None, "a seat is the policy's, but there is no policy"
+                return iter(await player.complete(prompts, temperature=temperature, seed=tick_seed))
+
+            answers: dict[Seat, Iterator[Completion]] = {}
+            async with aclosing(gather_ordered(players, ask, limit=len(players))) as asked:
+                for seat in players:
+                    answers[seat] = await anext(asked)
             for table in tables:
                 table.act(answers)
             if on_tick is not None:
@@ -59,7 +73,7 @@ class MarketArena:
 
 
 def _check(seats: Sequence[Seat]) -> None:
-    known = [*STRATEGIES, "oracle"]
+    known = [*STRATEGIES, *ORACLES]
     for seat in seats:
         if seat is not None and seat not in known:
             near = difflib.get_close_matches(seat, known, n=1)
@@ -81,12 +95,12 @@ class _Table:
     def look(self) -> None:
         self._seen = [self._world.observe(agent) for agent in range(len(self._seats))]
 
-    def open_prompts(self) -> list[tuple[Message, ...]]:
-        return [render(o) for o, seat in zip(self._seen, self._seats, strict=True) if seat is None]
+    def prompts(self, player: Seat) -> list[tuple[Message, ...]]:
+        return [render(o) for o, seat in zip(self._seen, self._seats, strict=True) if seat == player]
 
-    def act(self, answers: Iterator[Completion]) -> None:
+    def act(self, answers: Mapping[Seat, Iterator[Completion]]) -> None:
         completions = [
-            next(answers) if seat is None else Completion(self._script(agent, seat))
+            next(answers[seat]) if seat is None or seat in answers else Completion(self._script(agent, seat))
             for agent, seat in enumerate(self._seats)
         ]
         results = self._world.step([completion.text for completion in completions])
@@ -94,8 +108,8 @@ class _Table:
             steps.append(_played(observation, completion, result, self._world))
 
     def _script(self, agent: int, strategy: str) -> str:
-        if strategy == "oracle":
-            return self._world.best_action(agent)
+        if strategy in ORACLES:
+            return ORACLES[strategy](self._world.best_action(agent))
         return STRATEGIES[strategy](self._seen[agent], self._draw)
 
     def episode(self) -> Episode:
@@ -139,7 +153,7 @@ def _played(observation: Observation, answer: Completion, result: ActionResult, 
         if result.price is None
         else {"price": result.price, "amount": result.amount_usd}
         | ({} if result.pnl_usd is None else {"pnl": result.pnl_usd}),
-        error=result.error,
+        error=answer.error or result.error,
     )
 
 

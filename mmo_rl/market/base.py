@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -40,7 +40,8 @@ class Episode:
 
 
 Seat = str | None
-"""Who sits in a market: a scripted strategy by name (``oracle`` knows the future), or None for the policy."""
+"""Who sits in a market: a scripted strategy by name (``oracle`` knows the future), None for the policy, or the name
+of one of several policies that play against each other (``rivals``)."""
 
 
 class Arena(Protocol):
@@ -56,4 +57,5 @@ class Arena(Protocol):
         temperature: float,
         seed: int,
         on_tick: Callable[[int, int], None] | None = None,
+        rivals: Mapping[str, Policy] | None = None,
     ) -> list[Episode]: ...

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import logging
+import math
+import os
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
@@ -13,6 +15,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from mmo_rl.clock import utc_now
+from mmo_rl.errors import ConfigError
 
 if TYPE_CHECKING:
     import openai
@@ -27,25 +30,57 @@ Cause = Literal["key", "address", "down", "slow", "refused"]
 request failed (which says little about the next one)."""
 
 
+def api_key(variable: str | None, base_url: str | None, *, setting: str, instead: str) -> str:
+    """The key in the environment variable ``variable``; ``none`` for an endpoint of one's own without one, since the
+    client insists on a value. Raises `ConfigError` where OpenAI's own endpoint would be asked without a key;
+    ``setting`` is the config group to correct (``judge``), ``instead`` what to do without an endpoint."""
+    key = os.environ.get(variable, "").strip() if variable else ""
+    if not key and base_url is None:
+        raise ConfigError(
+            f"{variable} is not set" if variable else f"{setting}.api_key_env names no variable",
+            hint=f"export {variable or 'OPENAI_API_KEY'}=...; or name another endpoint with {setting}.base_url; "
+            f"or {instead}",
+        )
+    return key or "none"
+
+
+def remedy(failure: CallFailed, *, setting: str, variable: str | None) -> str | None:
+    """What to type where an endpoint cannot be used at all; None where the failure concerns one request only."""
+    return {
+        "key": f"put a valid key into {variable}: export {variable}=..."
+        if variable
+        else f"name the variable that holds the key: {setting}.api_key_env=OPENAI_API_KEY",
+        "address": f"check {setting}.model and {setting}.base_url (it usually ends in /v1)",
+        "down": f"start the endpoint or correct {setting}.base_url",
+        "slow": f"raise {setting}.timeout_s, or check {setting}.base_url",
+    }.get(failure.cause)
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """What came back. ``text`` is empty and ``finish_reason`` None where the endpoint gave none; token counts are None
-    where it did not count."""
+    where it did not count. Token ids (vLLM's ``return_token_ids``) and logprobs (``logprobs``, one a completion token)
+    are None unless the request asked for them and the endpoint gave them whole."""
 
     text: str
     finish_reason: str | None
     refusal: str | None
     prompt_tokens: int | None
     completion_tokens: int | None
+    prompt_token_ids: tuple[int, ...] | None = None
+    token_ids: tuple[int, ...] | None = None
+    logprobs: tuple[float, ...] | None = None
 
 
 class CallFailed(Exception):
-    """No reply could be had for this request, after every retry that made sense."""
+    """No reply could be had for this request, after every retry that made sense. ``status`` is the HTTP status, None
+    where there was none."""
 
-    def __init__(self, reason: str, cause: Cause) -> None:
+    def __init__(self, reason: str, cause: Cause, status: int | None = None) -> None:
         super().__init__(reason)
         self.reason = reason
         self.cause: Cause = cause
+        self.status = status
 
 
 class ChatClient:
@@ -186,7 +221,7 @@ class ChatClient:
     def _note(self, state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         wait_s = state.next_action.sleep if state.next_action else 0.0
-        _log.info("judge call failed (%s); trying again in %.1f s", _describe(error), wait_s)
+        _log.info("call failed (%s); trying again in %.1f s", _describe(error), wait_s)
 
     # --- failures -----------------------------------------------------------------------------------------------------
 
@@ -203,10 +238,12 @@ class ChatClient:
             refused = isinstance(error.__cause__, httpx.ConnectError | httpx.UnsupportedProtocol)
             return CallFailed(f"{self._base_url}: {reason}", "down" if refused else "refused")
         if isinstance(error, openai.APIStatusError):
+            cause: Cause = "refused"
             if error.status_code in {401, 403} or error.code == "insufficient_quota":
-                return CallFailed(reason, "key")
-            if error.status_code in {404, 405}:
-                return CallFailed(reason, "address")
+                cause = "key"
+            elif error.status_code in {404, 405}:
+                cause = "address"
+            return CallFailed(reason, cause, error.status_code)
         return CallFailed(reason, "refused")
 
 
@@ -249,7 +286,27 @@ def _reply(body: str) -> Reply:
         refusal=message.get("refusal"),
         prompt_tokens=_count(usage.get("prompt_tokens")),
         completion_tokens=_count(usage.get("completion_tokens")),
+        prompt_token_ids=_ids(data.get("prompt_token_ids")),
+        token_ids=_ids(choice.get("token_ids")),
+        logprobs=_logprobs(choice.get("logprobs")),
     )
+
+
+def _ids(value: object) -> tuple[int, ...] | None:
+    if not isinstance(value, list) or not value or any(_count(item) is None for item in value):
+        return None
+    return tuple(value)
+
+
+def _logprobs(value: object) -> tuple[float, ...] | None:
+    """Those of the chosen tokens, from the chat form ``{"content": [{"logprob": ...}]}``."""
+    content = value.get("content") if isinstance(value, dict) else None
+    if not isinstance(content, list) or not content:
+        return None
+    found = [entry.get("logprob") if isinstance(entry, dict) else None for entry in content]
+    if any(isinstance(item, bool) or not isinstance(item, int | float) or not math.isfinite(item) for item in found):
+        return None
+    return tuple(float(item) for item in found if item is not None)
 
 
 def _count(value: object) -> int | None:
