@@ -154,6 +154,9 @@ class Components:
     async def collector(self) -> Any:
         return await self._make("collect")
 
+    async def policy(self) -> Any:
+        return await self._make("policy")
+
     # --- how -------------------------------------------------------------------------------------------------------
 
     async def _pool(self) -> Any:

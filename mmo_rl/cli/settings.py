@@ -38,6 +38,7 @@ from mmo_rl.report.mask import mask, mask_tree
 
 COMPONENTS = (
     "model",
+    "policy",
     "source",
     "database",
     "sampler",

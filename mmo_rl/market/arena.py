@@ -43,7 +43,8 @@ class MarketArena:
         Raises `ConfigError` for an unknown strategy."""
         rivals = rivals or {}
         _check([seat for seat in seats if seat not in rivals])
-        players: dict[Seat, Policy | None] = {None: policy, **rivals}
+        players: dict[Seat, Policy | None] = {None: policy}
+        players.update(rivals)
         tables = [
             _Table(World(spec=self._spec, seed=s, agents=len(seats)), seats, rng(seed, "script", s))
             for s in market_seeds
