@@ -46,7 +46,8 @@ of one of several policies that play against each other (``rivals``)."""
 
 class Arena(Protocol):
     """Plays whole windows of simulated markets, many side by side. A market is fixed by its seed alone, so the same
-    seeds are the same markets for every policy."""
+    seeds are the same markets for every policy. With ``windows`` each market goes on for so many windows, in which
+    positions, prices and open questions carry over; its episodes follow each other in the result."""
 
     async def play(
         self,

@@ -5,7 +5,7 @@ import pytest
 
 from mmo_rl.market.actions import Invalid, Order, parse_action
 from mmo_rl.market.arena import MarketArena
-from mmo_rl.market.lmsr import LmsrMaker
+from mmo_rl.market.makers import LmsrMaker
 from mmo_rl.market.spec import MarketSpec
 from mmo_rl.market.strategies import HOLD, order
 from mmo_rl.market.world import World
@@ -156,13 +156,13 @@ def test_what_cannot_be_done_is_a_failed_action_that_costs_nothing() -> None:
     assert not refused.success and "cash is 400" in (refused.error or "")
 
 
-async def test_observations_hold_nothing_later_than_their_tick() -> None:
+def test_observations_hold_nothing_later_than_their_tick() -> None:
     """Prices after a tick are changed in one of two otherwise equal worlds: nothing that agents see may differ."""
     one, two = World(spec=SPEC, seed=4, agents=1), World(spec=SPEC, seed=4, agents=1)
     for path in two._paths.values():
         path[4:] = [price * 2 for price in path[4:]]
-    for question, outcome in two._outcomes.items():
-        two._outcomes[question] = not outcome
+    for question in two._questions.values():
+        question.outcome = not question.outcome
     while one.tick < 4:
         assert one.observe(0) == two.observe(0)
         action = order(one.observe(0).quotes[0].ticker, 1, 1)
