@@ -154,7 +154,7 @@ class Game2025Maker:
     def __init__(self, *, liquidity: float, probability: float) -> None:
         odds = math.sqrt(probability / (1.0 - probability))
         self._reserve = {True: liquidity / odds, False: liquidity * odds}
-        self._opening = sum(self._reserve.values())
+        self._opening = self._reserve[True] + self._reserve[False]
         self._shares = {True: 0.0, False: 0.0}
 
     def price(self, *, yes: bool) -> float:
@@ -184,7 +184,8 @@ class Game2025Maker:
         return self._shares[yes]
 
     def taken(self) -> float:
-        return sum(self._reserve.values()) - self._opening + sum(self._shares.values())
+        reserves = self._reserve[True] + self._reserve[False]
+        return reserves - self._opening + self._shares[True] + self._shares[False]
 
 
 MAKERS: dict[str, type[LmsrMaker] | type[CompleteSetMaker] | type[Game2025Maker]] = {

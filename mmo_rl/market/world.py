@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from mmo_rl.market.accounts import Account, Ledger, Lot, PerpBook, Stake
+from mmo_rl.market.accounts import Account, Ledger, Lot, PerpBook, Stake, total
 from mmo_rl.market.actions import Invalid, Order, parse_action, shown
 from mmo_rl.market.hidden import Hidden, HiddenQuestion
 from mmo_rl.market.makers import MAKERS, Maker, PriceLimitError
@@ -158,7 +158,7 @@ class World:
             self._settled_makers += maker.taken() - maker.outstanding(yes=yes)
             for account in self._accounts:
                 won = [s.shares for s in account.stakes if s.ticker == name and (s.units > 0) == yes]
-                account.cash += sum(won)
+                account.cash += total(won)
                 account.stakes = [s for s in account.stakes if s.ticker != name]
         for agent, account in enumerate(self._accounts):
             account.opening_usd = self.equity(agent)
@@ -172,7 +172,7 @@ class World:
             for lot, pnl in zip(account.lots, self._lot_pnls(account.lots), strict=True):
                 lots += lot.margin_usd + pnl - fee * lot.size_usd - lot.funding_usd
         if account.stakes:
-            stakes = sum(self._stake_values(account.stakes))
+            stakes = total(self._stake_values(account.stakes))
         return account.cash + lots + stakes
 
     def pnl(self, agent: int) -> float:
@@ -227,17 +227,17 @@ class World:
                 makers += maker.taken() - maker.outstanding(yes=self._questions[name].outcome)
             else:
                 held = [[s for s in account.stakes if s.ticker == name] for account in self._accounts]
-                makers += maker.taken() - sum(sum(self._stake_values(stakes)) for stakes in held)
-        marked = sum(lot.pnl(self._price(lot.ticker)) for lot in lots)
+                makers += maker.taken() - math.fsum(value for stakes in held for value in self._stake_values(stakes))
+        marked = math.fsum(lot.pnl(self._price(lot.ticker)) for lot in lots)
         return Ledger(
             agents=math.fsum(self.equity(agent) - start for agent in range(len(self._accounts))),
             fees=math.fsum(account.fees for account in self._accounts),
-            fees_due=sum(spec.fee * lot.size_usd for lot in lots),
+            fees_due=math.fsum(spec.fee * lot.size_usd for lot in lots),
             perps=math.fsum(book.gain(self._price(name)) for name, book in self._books.items()),
             makers=makers,
             liquidations=self._liquidated,
             funding=self._funding,
-            slippage=marked - sum(sum(self._lot_pnls(account.lots)) for account in self._accounts),
+            slippage=marked - math.fsum(pnl for account in self._accounts for pnl in self._lot_pnls(account.lots)),
         )
 
     def best_action(self, agent: int, *, contrary: bool = False) -> str:
@@ -324,14 +324,14 @@ class World:
         if not closing:
             return ActionResult(order, False, f"no position in {order.ticker}")
         account.lots = [lot for lot in account.lots if lot.ticker != order.ticker]
-        pnl = sum(self._lot_pnls(closing)) - sum(lot.funding_usd for lot in closing)
+        pnl = total(self._lot_pnls(closing)) - total(lot.funding_usd for lot in closing)
         price = self._price(order.ticker)
         for lot in reversed(closing):
             price = self._unwind(lot)
-        fee = sum(self.spec.fee * lot.size_usd for lot in closing)
+        fee = total(self.spec.fee * lot.size_usd for lot in closing)
         account.fees += fee
-        account.cash += sum(lot.margin_usd for lot in closing) + pnl - fee
-        return ActionResult(order, True, price=price, amount_usd=sum(lot.size_usd for lot in closing), pnl_usd=pnl)
+        account.cash += total(lot.margin_usd for lot in closing) + pnl - fee
+        return ActionResult(order, True, price=price, amount_usd=total(lot.size_usd for lot in closing), pnl_usd=pnl)
 
     def _unwind(self, lot: Lot) -> float:
         """Closes one lot in the house's book, at the price that its own impact leaves; returns that price."""
@@ -377,11 +377,11 @@ class World:
             return ActionResult(order, False, f"no position in {order.ticker}")
         account.stakes = [stake for stake in account.stakes if stake.ticker != order.ticker]
         maker = self._makers[order.ticker]
-        proceeds = sum(maker.sell(yes=stake.units > 0, shares=stake.shares) for stake in closing)
+        proceeds = total(maker.sell(yes=stake.units > 0, shares=stake.shares) for stake in closing)
         fee = self.spec.fee * proceeds
         account.fees += fee
         account.cash += proceeds - fee
-        return ActionResult(order, True, price=proceeds / sum(s.shares for s in closing), amount_usd=proceeds)
+        return ActionResult(order, True, price=proceeds / total(s.shares for s in closing), amount_usd=proceeds)
 
     def _is_resolved(self, name: str) -> bool:
         return self.done and self._questions[name].due <= self.window

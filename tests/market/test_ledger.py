@@ -5,6 +5,7 @@ import random
 import pytest
 
 from mmo_rl.errors import ConfigError
+from mmo_rl.market.accounts import total
 from mmo_rl.market.spec import MarketSpec
 from mmo_rl.market.world import World
 
@@ -127,3 +128,7 @@ def test_leverage_is_asked_for_where_the_market_allows_it() -> None:
 def test_rules_that_contradict_each_other_are_refused(rules: dict[str, object], said: str) -> None:
     with pytest.raises(ConfigError, match=said.replace(".", r"\.")):
         MarketSpec(**rules)  # type: ignore[arg-type]
+
+
+def test_money_is_added_up_the_same_on_every_python() -> None:
+    assert total([0.1] * 10) == 0.9999999999999999  # sum() says 1.0 from Python 3.12 on

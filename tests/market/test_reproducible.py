@@ -41,8 +41,8 @@ def shown(number: float | None) -> str | None:
     return None if number is None else f"{number:.9g}"
 
 
-def digest(spec: MarketSpec) -> str:
-    """A hash of twenty whole windows: prompts, prices, accounts, results and outcomes."""
+def digest(spec: MarketSpec, windows: int = 1) -> str:
+    """A hash of ``windows`` windows of twenty markets: prompts, prices, accounts, results and outcomes."""
     hashed = hashlib.sha256()
 
     def add(value: object) -> None:
@@ -50,19 +50,22 @@ def digest(spec: MarketSpec) -> str:
 
     for seed in range(20):
         world, draw = World(spec=spec, seed=seed, agents=AGENTS), random.Random(seed)
-        while not world.done:
-            for agent in range(AGENTS):
-                o = world.observe(agent)
-                add([m["content"] for m in render(o)])
-                account = [shown(o.cash_usd), shown(o.equity_usd), sorted(o.positions.items())]
-                quotes = [shown(q.price) for q in o.quotes] + [shown(q.change_pct) for q in o.quotes]
-                add([*account, *quotes, *(shown(p) for _, p in o.questions), *map(str, o.news)])
-            for r in world.step(answers(world, draw)):
-                add([r.success, r.error, shown(r.price), shown(r.amount_usd), shown(r.pnl_usd)])
-        add([shown(world.pnl(a)) for a in range(AGENTS)] + [shown(world.fees(a)) for a in range(AGENTS)])
-        truth = world.truth("w")
-        add([[t.ticker, shown(t.start_price), shown(t.end_price), list(t.news)] for t in truth.tickers])
-        add([[q.question_id, q.outcome, shown(q.final_probability)] for q in truth.questions])
+        for window in range(windows):
+            if window:
+                world.next_window()
+            while not world.done:
+                for agent in range(AGENTS):
+                    o = world.observe(agent)
+                    add([m["content"] for m in render(o)])
+                    account = [shown(o.cash_usd), shown(o.equity_usd), sorted(o.positions.items())]
+                    quotes = [shown(q.price) for q in o.quotes] + [shown(q.change_pct) for q in o.quotes]
+                    add([*account, *quotes, *(shown(p) for _, p in o.questions), *map(str, o.news)])
+                for r in world.step(answers(world, draw)):
+                    add([r.success, r.error, shown(r.price), shown(r.amount_usd), shown(r.pnl_usd)])
+            add([shown(world.pnl(a)) for a in range(AGENTS)] + [shown(world.fees(a)) for a in range(AGENTS)])
+            truth = world.truth("w")
+            add([[t.ticker, shown(t.start_price), shown(t.end_price), list(t.news)] for t in truth.tickers])
+            add([[q.question_id, q.outcome, shown(q.final_probability)] for q in truth.questions])
     return hashed.hexdigest()
 
 
@@ -84,3 +87,26 @@ def digest(spec: MarketSpec) -> str:
 )
 def test_the_market_that_the_shipped_model_learnt_is_unchanged(spec: MarketSpec, expected: str) -> None:
     assert digest(spec) == expected
+
+
+EVERYTHING = MarketSpec(
+    questions=4, question_windows=3, linked_questions=2, max_leverage=10.0, funding_rate=0.01, impact=0.01,
+    impact_decay=0.1, posts=2, event="pump_and_dump", event_size=0.2,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("spec", "windows", "expected"),
+    [
+        (MarketSpec(), 3, "8797ec4db88015f6437d0c91c90d7d55a67aa7f52b88517513036b5ad1c4b86a"),
+        (EVERYTHING, 3, "bd6b78ac5c0e76718301118eb60649a5125d615feaa786dfcec8460e91c4ef16"),
+        (
+            MarketSpec(maker="complete_set", event="scandal", event_size=0.3, leverage=20.0),
+            1,
+            "be08abd970218ec09c5860fb23ceb25ade39743494910541af58f3de124330bc",
+        ),
+    ],
+    ids=["default", "everything on", "complete sets"],
+)
+def test_whole_lives_are_the_same_on_every_python(spec: MarketSpec, windows: int, expected: str) -> None:
+    assert digest(spec, windows) == expected
