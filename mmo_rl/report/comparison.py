@@ -161,8 +161,9 @@ def _plot(summary: Mapping[str, Any]) -> dict[str, Any]:
     names = scenarios(summary)
     prefixes = {"all" if len(names) > 1 else "B minus A": "ab/"}
     prefixes |= {name: f"ab/scenario/{name}/" for name in names if len(names) > 1}
-    found = {
-        label: tuple(summary.get(f"{prefix}pnl_difference{end}") for end in ("", "_low", "_high"))
+    ends = ("low", "high")
+    found: dict[str, tuple[Any, ...]] = {
+        label: (summary[f"{prefix}pnl_difference"], *(summary.get(f"{prefix}pnl_difference_{e}") for e in ends))
         for label, prefix in prefixes.items()
     }
     ticks = nice_ticks(
