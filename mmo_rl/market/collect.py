@@ -44,6 +44,9 @@ class SimulatedCollector:
     The seats are the policy's, or those of scripted ``strategies`` in turn where some are named (``policy`` among them
     is a seat of the policy's). The markets of an iteration depend on the seed and the iteration alone; ``window_hours``
     is how much game time a window covers. `collect_missing` plays ``abreast`` windows side by side.
+
+    ``continuous`` plays the windows of an iteration, or of `collect_missing`, as one market that goes on from each to
+    the next; they are recorded when the last is over, and questions count as resolved where they were by then.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class SimulatedCollector:
         temperature: Annotated[float, Field(gt=0)] = 1.0,
         window_hours: Annotated[float, Field(ge=0.25)] = 1.0,
         abreast: Annotated[int, Field(ge=1, le=1000)] = 8,
+        continuous: bool = False,
         seed: int,
         arena: Arena,
         recorder: Recorder,
@@ -64,7 +68,8 @@ class SimulatedCollector:
         named = strategies or ("policy",)
         self.seats: list[Seat] = [None if (name := named[a % len(named)]) == "policy" else name for a in range(agents)]
         self.window_hours = window_hours
-        self._abreast = abreast
+        self._continuous = continuous
+        self._abreast = windows if continuous else abreast
         self._temperature = temperature
         self._seed = seed
         self._arena = arena
@@ -145,15 +150,18 @@ class SimulatedCollector:
         on_tick: Callable[[int, int], None] | None,
         known: Collection[int] = (),
     ) -> Collected:
-        """Plays the windows of these numbers side by side, then records them one by one, without those that are
-        ``known``: what a policy answers depends on who is asked together, so that the others are repeated exactly."""
+        """Plays the windows of these numbers, side by side or as one market's, then records them one by one, without
+        those that are ``known``: what a policy answers depends on who is asked together, so that the others are
+        repeated exactly."""
+        markets, windows_each = (numbers[:1], len(numbers)) if self._continuous else (numbers, 1)
         episodes = await self._arena.play(
             policy,
-            market_seeds=[derive_seed(self._seed, "collected market", number) for number in numbers],
+            market_seeds=[derive_seed(self._seed, "collected market", number) for number in markets],
             seats=self.seats,
             temperature=self._temperature,
             seed=seed,
             on_tick=on_tick,
+            windows=windows_each,
         )
         windows, stays = [], []
         for number, episode in zip(numbers, episodes, strict=True):

@@ -1,12 +1,16 @@
 """The market goes on: what carries over from window to window, and how late outcomes are filled in."""
 
 import itertools
+from datetime import UTC, datetime
 
 import pytest
 
+from mmo_rl.database.base import Stay
 from mmo_rl.market.arena import MarketArena
+from mmo_rl.market.collect import SimulatedCollector
 from mmo_rl.market.spec import MarketSpec
 from mmo_rl.market.world import World
+from mmo_rl.types import GroundTruth, Trajectory, Window
 
 LONG = MarketSpec(questions=3, question_windows=4)
 HOLD = '{"action":"HOLD"}'
@@ -112,3 +116,50 @@ async def test_the_arena_plays_many_windows_of_one_market() -> None:
         assert starts[1:] == ends[:-1]
     (alone,) = await MarketArena(spec=LONG).play(None, market_seeds=[1], **options)  # type: ignore[arg-type]
     assert alone.steps == episodes[0].steps and alone.pnl == episodes[0].pnl
+
+
+class Memory:
+    """Keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.windows: list[str] = []
+        self.trajectories: list[Trajectory] = []
+        self.truths: list[GroundTruth] = []
+
+    async def recorded(self, *, scenario_id: str) -> list[Stay]:
+        return [
+            Stay(t.window_id or "", t.agent_id, t.final_pnl or 0.0, len(t.steps), 0)
+            for t in self.trajectories
+            if t.window_id in {truth.window_id for truth in self.truths}
+        ]
+
+    async def begin_window(self, window: Window, *, scenario_id: str) -> None:
+        self.windows.append(window.id)
+
+    async def record(self, trajectory: Trajectory) -> None:
+        self.trajectories.append(trajectory)
+
+    async def record_outcomes(self, truth: GroundTruth, *, scenario_id: str) -> None:
+        self.truths.append(truth)
+
+
+async def test_collecting_a_continuous_market_records_windows_that_follow_each_other() -> None:
+    memory = Memory()
+    collector = SimulatedCollector(
+        windows=3, agents=2, strategies=("informed", "momentum"), continuous=True, abreast=1, seed=0,
+        arena=MarketArena(spec=LONG), recorder=memory,  # type: ignore[arg-type]
+    )  # fmt: skip
+    start = datetime(2001, 1, 1, tzinfo=UTC)
+    played = await collector.collect_missing(None, scenario_id="s", start=start)
+    assert len(memory.windows) == 3 and len(memory.trajectories) == 6
+    for agent in range(2):
+        mine = memory.trajectories[agent::2]
+        assert sum(t.final_pnl or 0.0 for t in mine) == pytest.approx((mine[-1].final_balance or 0.0) - 10_000.0)
+    starts = [[t.start_price for t in truth.tickers] for truth in memory.truths]
+    assert starts[1:] == [[t.end_price for t in truth.tickers] for truth in memory.truths[:-1]]
+    # A kill before the last window was recorded: the same command records that one, as it was.
+    lost = [t.steps for t in memory.trajectories[4:]]
+    del memory.trajectories[4:], memory.truths[2:], memory.windows[2:]
+    again = await collector.collect_missing(None, scenario_id="s", start=start)
+    assert [t.steps for t in memory.trajectories[4:]] == lost and len(memory.windows) == 3
+    assert again.pnl == pytest.approx(played.pnl) and again.resumed == 2
