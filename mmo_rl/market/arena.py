@@ -44,9 +44,9 @@ class MarketArena:
     ) -> list[Episode]:
         """One episode a market, in order; every market has the same ``seats``. A seat that names one of the ``rivals``
         is that policy's. ``temperature`` is the policies'; a policy is asked once a tick for all of its seats, and the
-        seed it is given does not depend on which policy it is. ``on_tick(done, total)`` is called after every tick. With ``windows`` each market goes on for so many: its
-        episodes follow each other in the list, and a question's outcome is filled in where it was resolved by the end.
-        Raises `ConfigError` for an unknown strategy."""
+        seed it is given does not depend on which policy it is. ``on_tick(done, total)`` is called after every tick.
+        With ``windows`` each market goes on for so many: its episodes follow each other in the list, and a question's
+        outcome is filled in where it was resolved by the end. Raises `ConfigError` for an unknown strategy."""
         rivals = rivals or {}
         _check([seat for seat in seats if seat not in rivals])
         players: dict[Seat, Policy | None] = {None: policy}

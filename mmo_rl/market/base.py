@@ -40,8 +40,8 @@ class Episode:
 
 
 Seat = str | None
-"""Who sits in a market: a scripted strategy by name (``oracle`` knows the future), None for the policy, or the name
-of one of several policies that play against each other (``rivals``)."""
+"""Who sits in a market: a scripted strategy by name (``oracle`` and ``contrarian-oracle`` know the future), None for
+the policy, or the name of one of several policies that play against each other (``rivals``)."""
 
 
 class Arena(Protocol):
@@ -58,5 +58,6 @@ class Arena(Protocol):
         temperature: float,
         seed: int,
         on_tick: Callable[[int, int], None] | None = None,
+        windows: int = 1,
         rivals: Mapping[str, Policy] | None = None,
     ) -> list[Episode]: ...
