@@ -164,15 +164,3 @@ STRATEGIES: dict[str, Strategy] = {
     "gullible": gullible,
     "clumsy": clumsy,
 }
-
-
-def opposite(text: str) -> str:
-    """The same order on the other side; anything else stays."""
-    for side, other in (('"BUY"', '"SELL"'), ('"SELL"', '"BUY"')):
-        if side in text:
-            return text.replace(side, other, 1)
-    return text
-
-
-ORACLES: dict[str, Callable[[str], str]] = {"oracle": str, "contrarian-oracle": opposite}
-"""Yardsticks that know the future: what each makes of the action that would gain most."""
