@@ -75,6 +75,7 @@ class Components:
         overrides: Sequence[str] = (),
     ) -> None:
         self._settings = settings
+        self._overrides = tuple(overrides)
         self._made: dict[str, Any] = {}
         self._values: dict[str, Callable[[], Any]] = {
             "home": lambda: settings.home,
@@ -140,6 +141,16 @@ class Components:
             self._made["arena"] = MarketArena(spec=self.market())
         return self._made["arena"]
 
+    def arenas(self, scenarios: Sequence[str]) -> dict[str, Any]:
+        """The arena of each named market config, with this run's own ``market.KEY=VALUE``; without names that of the
+        run's own market."""
+        from mmo_rl.cli.scenarios import market_node
+        from mmo_rl.market.arena import MarketArena
+
+        if not scenarios:
+            return {"market": self.arena()}
+        return {name: MarketArena(spec=build(market_node(name, self._overrides))) for name in scenarios}
+
     # --- made with a connection ------------------------------------------------------------------------------------
 
     async def database(self) -> Any:
@@ -153,6 +164,9 @@ class Components:
 
     async def collector(self) -> Any:
         return await self._make("collect")
+
+    async def policy(self) -> Any:
+        return await self._make("policy")
 
     # --- how -------------------------------------------------------------------------------------------------------
 

@@ -22,13 +22,25 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-Value = Literal["pnl", "win_rate", "error_rate"]
+Value = Literal["pnl", "win_rate", "error_rate", "drawdown", "activity"]
+
+POCOCK = (1.960, 2.178, 2.289, 2.361, 2.413, 2.453, 2.485, 2.512, 2.535, 2.555)
+"""Standard errors that an estimate must lie from 0 at each of 1 to 10 equally spaced looks, so that all looks together
+err in 5 % (Pocock 1977, "Group sequential methods in the design and analysis of clinical trials", Biometrika 64;
+Jennison and Turnbull 2000, table 2.1)."""
+
+
+def level_of_looks(looks: int) -> float:
+    """The level, in (0, 1), of intervals that hold together with 95 % at all of ``looks`` equally spaced looks at
+    growing data: repeated confidence intervals with Pocock's constants (Jennison and Turnbull 1989, JRSS B 51), so one
+    may stop at the first that excludes 0, and quote it. ``looks`` from 1 to 10; 1 gives 0.95."""
+    return 0.95 if looks == 1 else 2.0 * NormalDist().cdf(POCOCK[looks - 1]) - 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """An estimate and its 95 % interval, in the units of what was estimated. A bound that the data cannot give (one
-    market only, a base that may be 0) is infinite."""
+    """An estimate and its interval (95 % unless another level was asked for), in the units of what was estimated. A
+    bound that the data cannot give (one market only, a base that may be 0) is infinite."""
 
     estimate: float
     low: float
@@ -39,22 +51,47 @@ class Interval:
         return self.low > 0.0 or self.high < 0.0
 
 
-def mean_interval(measured: Measured, value: Value, *, seed: int, resamples: int = 2000) -> Interval:
+def mean_interval(
+    measured: Measured, value: Value, *, seed: int, resamples: int = 2000, level: float = 0.95
+) -> Interval:
     """``value`` of one policy over markets like the ones it was measured on.
 
     P&L in game dollars an agent and market, rates in [0, 1]. Raises `ValueError` where there is no rollout.
     """
     _, sums = _sums_by_market(measured, value)
-    return _bootstrap(sums, _ratio, seed=seed, resamples=resamples)
+    return _bootstrap(sums, _ratio, seed=seed, resamples=resamples, level=level)
 
 
-def paired_difference(base: Measured, trained: Measured, value: Value, *, seed: int, resamples: int = 2000) -> Interval:
-    """``trained`` minus ``base`` in ``value``, on the same markets.
+def paired_difference(
+    base: Measured, trained: Measured, value: Value, *, seed: int, resamples: int = 2000, level: float = 0.95
+) -> Interval:
+    """``trained`` minus ``base`` in ``value``, on the same markets; exactly 0 where both did the same in all of them.
 
     Raises `ValueError` unless both have exactly the same (market, agent) rollouts.
     """
     both = _paired_sums(base, trained, value)
-    return _bootstrap(both, lambda s: _ratio(s[..., 2:]) - _ratio(s[..., :2]), seed=seed, resamples=resamples)
+    if (both[:, :2] == both[:, 2:]).all():
+        return Interval(0.0, 0.0, 0.0)
+    return _bootstrap(
+        both, lambda s: _ratio(s[..., 2:]) - _ratio(s[..., :2]), seed=seed, resamples=resamples, level=level
+    )
+
+
+def unpaired_difference(
+    base: Measured, trained: Measured, value: Value, *, seed: int, resamples: int = 2000, level: float = 0.95
+) -> Interval:
+    """``trained`` minus ``base`` in ``value``, each on markets of its own: both are resampled by themselves.
+
+    Raises `ValueError` where one has no rollout.
+    """
+    (_, ours), (_, theirs) = _sums_by_market(trained, value), _sums_by_market(base, value)
+    estimate = float(_ratio(ours.sum(axis=0)) - _ratio(theirs.sum(axis=0)))
+    n = min(len(ours), len(theirs))
+    if n < 2:
+        return Interval(estimate, -math.inf, math.inf)
+    replicates = _replicates(ours, _ratio, seed=derive_seed(seed, "ours"), resamples=resamples)
+    replicates = replicates - _replicates(theirs, _ratio, seed=derive_seed(seed, "theirs"), resamples=resamples)
+    return _percentiles(estimate, replicates, n=n, level=level)
 
 
 def improvement_pct(base: Measured, trained: Measured, *, seed: int, resamples: int = 2000) -> Interval | None:
@@ -114,6 +151,11 @@ def _sums_by_market(measured: Measured, value: Value) -> tuple[list[int], Array]
 def _terms(rollout: Rollout, value: Value) -> tuple[float, float]:
     if value == "pnl":
         return rollout.pnl, 1.0
+    if value in ("drawdown", "activity"):
+        known = rollout.drawdown if value == "drawdown" else rollout.trades
+        if known is None:
+            raise ValueError(f"the {value} of agent {rollout.agent} in market {rollout.market} was not measured")
+        return float(known), 1.0 if value == "drawdown" else float(rollout.actions)
     if value == "win_rate":
         return float(rollout.pnl > 0), 1.0
     return float(rollout.errors), float(rollout.actions)
@@ -160,18 +202,31 @@ def _quotient(numerator: Array, denominator: Array) -> Array:
     return np.where(positive, numerator / np.where(positive, denominator, 1.0), unbounded)
 
 
-def _bootstrap(sums: Array, statistic: Callable[[Array], Array], *, seed: int, resamples: int) -> Interval:
-    import numpy as np
-
+def _bootstrap(
+    sums: Array, statistic: Callable[[Array], Array], *, seed: int, resamples: int, level: float = 0.95
+) -> Interval:
     n = len(sums)
     estimate = float(statistic(sums.sum(axis=0)))
     if n < 2:
         return Interval(estimate, -math.inf, math.inf)
+    return _percentiles(estimate, _replicates(sums, statistic, seed=seed, resamples=resamples), n=n, level=level)
+
+
+def _replicates(sums: Array, statistic: Callable[[Array], Array], *, seed: int, resamples: int) -> Array:
+    """The statistic of ``resamples`` resamples of the markets."""
+    import numpy as np
+
+    n = len(sums)
     generator = np.random.default_rng(derive_seed(seed, "bootstrap", n))
     counts = generator.multinomial(n, np.full(n, 1.0 / n), size=resamples)
-    replicates = np.sort(statistic(counts @ sums))
-    tail = NormalDist().cdf(-math.sqrt(n / (n - 1)) * t_quantile(0.975, n - 1))
-    low, high = np.quantile(replicates, [tail, 1.0 - tail], method="nearest")
+    return statistic(counts @ sums)
+
+
+def _percentiles(estimate: float, replicates: Array, *, n: int, level: float) -> Interval:
+    import numpy as np
+
+    tail = NormalDist().cdf(-math.sqrt(n / (n - 1)) * t_quantile((1.0 + level) / 2.0, n - 1))
+    low, high = np.quantile(np.sort(replicates), [tail, 1.0 - tail], method="nearest")
     return Interval(estimate, float(low), float(high))
 
 

@@ -537,13 +537,17 @@ class Trained:
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """One agent's stay in one window of one market. ``pnl`` in game dollars, ``errors`` counts failed actions."""
+    """One agent's stay in one window of one market. ``pnl`` in game dollars, ``errors`` counts failed actions,
+    ``trades`` those that succeeded and were more than to hold; ``drawdown`` is the largest fall of the account from an
+    earlier peak, in game dollars, at least 0. None where that was not measured."""
 
     market: int
     agent: int
     pnl: float
     actions: int
     errors: int
+    trades: int | None = None
+    drawdown: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

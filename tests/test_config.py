@@ -27,6 +27,8 @@ CHOICES = [
     for choice in sorted((CONF / group).glob("*.yaml"))
 ]
 NEEDED = {
+    "evaluate=pair": ["task=evaluate"],
+    "policy=endpoint": ["policy.base_url=http://127.0.0.1:9/v1"],
     "judge/template": ["judge=ruler"],
     "task=build_model": ["build_model.output=somewhere"],
     "source=jsonl": ["source.path=somewhere.jsonl", "collect=none"],

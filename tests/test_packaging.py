@@ -44,7 +44,7 @@ def modules(requirements: list[str]) -> set[str]:
 
 
 def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None:
-    assert imported("mmo_rl", "hydra_plugins") == modules([*PROJECT["dependencies"], *EXTRAS["local"]])
+    assert imported("mmo_rl", "hydra_plugins") == modules([*PROJECT["dependencies"], *EXTRAS["local"], *EXTRAS["env"]])
 
 
 def test_the_base_install_has_no_torch() -> None:

@@ -152,10 +152,18 @@ def _perform(settings: Settings, console: Console, folder: RunFolder | None, ove
 
 
 def _show_finished(folder: RunFolder, status: dict[str, Any], console: Console) -> Result:
+    from mmo_rl.report.comparison import is_comparison, print_comparison
     from mmo_rl.report.table import print_summary
 
+    summary = folder.summary() or {}
+    if is_comparison(summary) and ((folder.config() or {}).get("evaluate") or {}).get("format") == "json":
+        print_comparison(console, summary, folder.path, machine=True)
+        return status.get("result")
     console.print(f"This run is finished ({status.get('ended')}); nothing is done again.", soft_wrap=True)
-    print_summary(console, folder.summary() or {}, folder.path)
+    if is_comparison(summary):
+        print_comparison(console, summary, folder.path)
+    else:
+        print_summary(console, summary, folder.path)
     console.print("To run it anew, give it another seed or name, or delete its folder.")
     return status.get("result")
 

@@ -38,6 +38,7 @@ from mmo_rl.report.mask import mask, mask_tree
 
 COMPONENTS = (
     "model",
+    "policy",
     "source",
     "database",
     "sampler",
@@ -81,6 +82,8 @@ def validate(cfg: DictConfig) -> Settings:
     top = _check_top(tree, problems)
     nodes = {name: _check_component(name, tree.get(name), problems) for name in COMPONENTS}
     options = _check_options(tree, problems)
+    if not problems:
+        problems.extend(_wrong_evaluator(top["task"], nodes["evaluate"]))
     if not problems and top["task"] == "train":
         problems.extend(_useless_play(nodes))
     if problems:
@@ -142,6 +145,17 @@ def _useless_play(nodes: Mapping[str, Mapping[str, Any] | None]) -> Iterator[Pro
             "the play would be recorded in another place than the source reads from; collect=none trains on what the "
             "source has, and source=embedded database=embedded plays on this machine",
         )
+
+
+def _wrong_evaluator(task: str, node: Mapping[str, Any] | None) -> Iterator[Problem]:
+    """``evaluate=pair`` compares any two policies; the loop of training measures its own."""
+    if node is None or task not in ("train", "evaluate"):
+        return
+    kind: Any = load(node[TARGET])
+    if task == "train" and not hasattr(kind, "evaluate"):
+        yield Problem("evaluate", "evaluate=pair is for task=evaluate; a training run measures itself: evaluate=market")
+    if task == "evaluate" and not hasattr(kind, "play"):
+        yield Problem("evaluate", "task=evaluate compares two policies: evaluate=pair, its default")
 
 
 # --- reading --------------------------------------------------------------------------------------------------------

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from mmo_rl.types import GroundTruth, Trajectory, Window
+
+
+@dataclass(frozen=True, slots=True)
+class Stay:
+    """A recorded trajectory in numbers: ``pnl`` in game dollars, ``errors`` counts failed actions of its ``steps``."""
+
+    window_id: str
+    agent_id: str
+    pnl: float
+    steps: int
+    errors: int
 
 
 class Recorder(Protocol):
@@ -19,3 +32,7 @@ class Recorder(Protocol):
     async def record(self, trajectory: Trajectory) -> None: ...
 
     async def record_outcomes(self, truth: GroundTruth, *, scenario_id: str) -> None: ...
+
+    async def recorded(self, *, scenario_id: str) -> Sequence[Stay]:
+        """What this scenario has recorded in windows that are whole: outcomes, which come last, included."""
+        ...

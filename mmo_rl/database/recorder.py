@@ -12,6 +12,7 @@ from typing import Any
 import asyncpg
 
 from mmo_rl.clock import utc_now, window_at
+from mmo_rl.database.base import Stay
 from mmo_rl.database.database import Database
 from mmo_rl.database.live import LiveTrajectory
 from mmo_rl.database.outcomes import delete_outcomes, outcome_rows
@@ -144,6 +145,20 @@ class TrajectoryRecorder:
         async with self._database.acquire() as connection:
             await delete_outcomes(connection, truth.window_id, scenario_id)
             await insert_rows(connection, "market_outcomes", rows)
+
+    async def recorded(self, *, scenario_id: str) -> list[Stay]:
+        """The stays of this scenario's whole windows, by window and agent."""
+        async with self._database.acquire() as connection:
+            rows = await connection.fetch(
+                'select "windowId" as window_id, "agentId" as agent_id, "finalPnL" as pnl, "episodeLength" as steps,'
+                """ coalesce(("metricsJson"::json ->> 'errorCount')::int, 0) as errors from trajectories"""
+                ' where "scenarioId" = $1 and "finalPnL" is not null and "windowId" in'
+                " (select \"windowId\" from market_outcomes where starts_with(id, $2 || '/' || \"windowId\" || '/'))"
+                ' order by "windowId", "trajectoryId"',
+                scenario_id,
+                scenario_id,
+            )
+        return [Stay(**row) for row in rows]
 
     # --- inside -----------------------------------------------------------------------------------------------------
 

@@ -59,7 +59,28 @@ class MarketEvaluator:
 
 def _rollouts(episodes: Sequence[Episode]) -> tuple[Rollout, ...]:
     return tuple(
-        Rollout(market, agent, episode.pnl[agent], len(steps), sum(not step.success for step in steps))
+        rollout(episode, market=market, agent=agent)
         for market, episode in enumerate(episodes)
-        for agent, steps in enumerate(episode.steps)
+        for agent in range(len(episode.steps))
     )
+
+
+def rollout(episode: Episode, *, market: int, agent: int) -> Rollout:
+    """What one agent's stay came to."""
+    steps = episode.steps[agent]
+    peak = drawdown = 0.0
+    for pnl in (*(float(step.state["agentPnL"]) for step in steps), episode.pnl[agent]):
+        peak = max(peak, pnl)
+        drawdown = max(drawdown, peak - pnl)
+    return Rollout(
+        market=market,
+        agent=agent,
+        pnl=episode.pnl[agent],
+        actions=len(steps),
+        errors=sum(not step.success for step in steps),
+        trades=sum(step.success and step.action_type in _TRADES for step in steps),
+        drawdown=drawdown,
+    )
+
+
+_TRADES = frozenset({"OPEN_PERP_POSITION", "CLOSE_PERP_POSITION", "BUY_PREDICTION_SHARES", "SELL_PREDICTION_SHARES"})

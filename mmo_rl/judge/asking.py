@@ -10,8 +10,9 @@ from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
+from mmo_rl.chat.client import HOPELESS, CallFailed, ChatClient
+from mmo_rl.chat.wire import Messages, Reply
 from mmo_rl.judge.base import JudgmentCache
-from mmo_rl.judge.client import HOPELESS, CallFailed, ChatClient
 from mmo_rl.judge.condense import Play, count_tokens
 from mmo_rl.judge.presentation import Part
 from mmo_rl.judge.prompt import (
@@ -23,7 +24,6 @@ from mmo_rl.judge.prompt import (
     presented_ids,
 )
 from mmo_rl.judge.spending import Ledger
-from mmo_rl.judge.wire import Messages, Reply
 from mmo_rl.types import Judgment, Score
 
 

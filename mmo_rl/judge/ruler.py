@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import statistics
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -13,16 +12,16 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field
 
+from mmo_rl.chat.client import OPENAI_BASE_URL, CallFailed, ChatClient, api_key, remedy
+from mmo_rl.chat.limits import RateLimit
 from mmo_rl.concurrency import gather_ordered
 from mmo_rl.errors import ConfigError, JudgeError
 from mmo_rl.judge.asking import Asker
 from mmo_rl.judge.base import JudgeRequest, JudgmentCache
 from mmo_rl.judge.canary import KINDS, MEMBER, bad_play
-from mmo_rl.judge.client import OPENAI_BASE_URL, CallFailed, ChatClient
 from mmo_rl.judge.condense import whole
 from mmo_rl.judge.findings import Findings
 from mmo_rl.judge.known_models import KnownModel, known_model
-from mmo_rl.judge.limits import RateLimit
 from mmo_rl.judge.presentation import CORRECTION_TOKENS, Part, Presenter, TooLong, orders
 from mmo_rl.judge.prompt import InvalidAnswer
 from mmo_rl.judge.prompt import response_format as schema_of
@@ -146,14 +145,16 @@ class RulerJudge:
         self._client = ChatClient(
             model=model,
             base_url=base_url,
-            api_key=_api_key(api_key_env, base_url),
+            api_key=api_key(
+                api_key_env, base_url, setting="judge", instead="judge without a language model: judge=oracle"
+            ),
             provider=provider,
             timeout_s=timeout_s,
             attempts=attempts,
             backoff_s=backoff_s,
             max_backoff_s=max_backoff_s,
             limits=RateLimit(requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute),
-            ledger=self._ledger,
+            meter=self._ledger,
         )
         parameters: dict[str, Any] = {"max_completion_tokens": max_completion_tokens}
         if temperature is not None:
@@ -357,19 +358,11 @@ class RulerJudge:
     def _raise_if_unusable(self, failure: CallFailed) -> None:
         if self._ledger.usage.calls:
             return  # it has answered before: this failure costs its own group only
-        variable = self._api_key_env
-        hints = {
-            "key": f"put a valid key into {variable}: export {variable}=..."
-            if variable
-            else "name the variable that holds the key: judge.api_key_env=OPENAI_API_KEY",
-            "address": "check judge.model and judge.base_url (it usually ends in /v1)",
-            "down": "start the endpoint or correct judge.base_url",
-            "slow": "raise judge.timeout_s, or check judge.base_url",
-        }
-        if failure.cause in hints:
+        hint = remedy(failure, setting="judge", variable=self._api_key_env)
+        if hint is not None:
             raise JudgeError(
                 f"the judge {self.model} cannot be used: {failure.reason}",
-                hint=f"{hints[failure.cause]}; or judge without a language model: judge=oracle",
+                hint=f"{hint}; or judge without a language model: judge=oracle",
             ) from failure
 
 
@@ -411,14 +404,3 @@ def _prompt_tokens(told: int | None, known: KnownModel, max_completion_tokens: i
             hint="lower judge.max_completion_tokens, or set judge.context_tokens to what the model really takes",
         )
     return room
-
-
-def _api_key(variable: str | None, base_url: str | None) -> str | None:
-    key = os.environ.get(variable, "").strip() if variable else ""
-    if not key and base_url is None:
-        raise ConfigError(
-            f"{variable} is not set" if variable else "judge.api_key_env names no variable",
-            hint=f"export {variable or 'OPENAI_API_KEY'}=...; or name another endpoint with judge.base_url; "
-            "or judge without a language model: judge=oracle",
-        )
-    return key or None

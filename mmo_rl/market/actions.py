@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Verb = Literal["BUY", "SELL", "CLOSE", "HOLD"]
+Verb = Literal["BUY", "SELL", "CLOSE", "HOLD", "POST"]
 
 _VERBS: dict[str, Verb] = {
     "BUY": "BUY",
@@ -26,18 +28,26 @@ _VERBS: dict[str, Verb] = {
     "SELL_PREDICTION_SHARES": "CLOSE",
     "HOLD": "HOLD",
     "WAIT": "HOLD",
+    "POST": "POST",
+    "CREATE_POST": "POST",
+    "CREATE_COMMENT": "POST",
+    "COMMENT_ON_POST": "POST",
+    "SEND_MESSAGE": "POST",
 }
 _NEGATIVE_SIDES = {"SHORT", "SELL", "NO"}
+_MAX_POST = 140
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
     """What an agent wants. ``ticker`` names a ticker or a question; BUY is long or YES, SELL is short or NO; ``size``
-    in units of the market's ``unit_usd``."""
+    in units of the market's ``unit_usd``; ``leverage`` None: the market's own; ``text`` is that of a POST."""
 
     verb: Verb
     ticker: str = ""
     size: int = 0
+    leverage: float | None = None
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,29 +57,86 @@ class Invalid:
     reason: str
 
 
-def parse_action(text: str, *, max_size: int) -> Order | Invalid:
-    """Reads ``{"ticker": "NOVA", "action": "BUY", "size": 2}``; sizes are whole, 1 to ``max_size``."""
-    try:
-        value: Any = json.loads(text)
-    except (ValueError, RecursionError):
+def parse_action(text: str, *, max_size: int, lenient: bool = False) -> Order | Invalid:
+    """Reads ``{"ticker": "NOVA", "action": "BUY", "size": 2, "leverage": 5}``.
+
+    Sizes are whole, 1 to ``max_size``; ``leverage`` is optional, 1 to 100. The contract's shape with ``actionType``,
+    ``parameters``, ``marketId`` and ``side`` is read too, and ``shares`` or ``amount`` for ``size``. ``lenient`` takes
+    the last JSON object of a longer answer, as models that think aloud give it.
+    """
+    value = _json(text)
+    if value is _NOT_JSON and lenient:
+        value = _last_object(text)
+    if value is _NOT_JSON:
         return Invalid("not JSON")
     if not isinstance(value, dict):
         return Invalid(f"expected a JSON object, got {type(value).__name__}")
-    name = value.get("action", value.get("actionType", value.get("action_type")))
+    if isinstance(value.get("parameters"), Mapping):
+        value = {**value["parameters"], **value}
+    name = _first(value, "action", "actionType", "action_type")
     verb = _VERBS.get(name.upper()) if isinstance(name, str) else None
     if verb is None:
-        return Invalid(f"unknown action {str(name)[:40]!r}")
+        return Invalid(f"unknown action {shown(name, 40)!r}")
     if verb == "HOLD":
         return Order("HOLD")
-    side = value.get("side")
+    if verb == "POST":
+        return _post(value)
+    side = _first(value, "side", "outcome")
     if verb == "BUY" and isinstance(side, str) and side.upper() in _NEGATIVE_SIDES:
         verb = "SELL"
-    ticker = value.get("ticker", value.get("marketId"))
+    ticker = _first(value, "ticker", "marketId", "market_id")
     if not isinstance(ticker, str) or not ticker:
         return Invalid("no ticker")
     if verb == "CLOSE":
         return Order("CLOSE", ticker)
-    size = value.get("size")
+    size = _first(value, "size", "shares", "amount")
     if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= max_size:
-        return Invalid(f"size must be a whole number from 1 to {max_size}, got {str(size)[:20]!r}")
-    return Order(verb, ticker, size)
+        return Invalid(f"size must be a whole number from 1 to {max_size}, got {shown(size, 20)!r}")
+    leverage = value.get("leverage")
+    if leverage is None:
+        return Order(verb, ticker, size)
+    if isinstance(leverage, bool) or not isinstance(leverage, int | float) or not 1 <= leverage <= 100:
+        return Invalid(f"leverage must be a number from 1 to 100, got {shown(leverage, 20)!r}")
+    return Order(verb, ticker, size, leverage=float(leverage))
+
+
+def shown(value: object, length: int) -> str:
+    """What agents wrote, fit for one line of a message: cut, and nothing unprintable in it."""
+    try:
+        text = str(value)
+    except RecursionError:
+        text = type(value).__name__
+    return "".join(c if c.isprintable() else "?" for c in text[:length])
+
+
+_NOT_JSON = object()
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return _NOT_JSON
+
+
+def _last_object(text: str) -> Any:
+    """The last object without objects of its own, or with one level of them (``parameters``)."""
+    found = [
+        value for match in re.findall(r"\{(?:[^{}]|\{[^{}]*\})*\}", text) if isinstance(value := _json(match), dict)
+    ]
+    return found[-1] if found else _NOT_JSON
+
+
+def _first(value: Mapping[str, Any], *names: str) -> Any:
+    for name in names:
+        if name in value:
+            return value[name]
+    return None
+
+
+def _post(value: Mapping[str, Any]) -> Order | Invalid:
+    text = _first(value, "text", "content", "message")
+    if not isinstance(text, str) or not text.strip():
+        return Invalid("a post needs a text")
+    printable = "".join(c if " " <= c <= "~" else " " for c in text[: 4 * _MAX_POST])
+    return Order("POST", text=" ".join(printable.split())[:_MAX_POST])

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import difflib
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import replace
+from typing import Any
 
+from mmo_rl.concurrency import gather_ordered
 from mmo_rl.errors import ConfigError
 from mmo_rl.market.base import Episode, PlayedStep, Seat
-from mmo_rl.market.prompt import render
+from mmo_rl.market.prompt import explain, market_lines, render
 from mmo_rl.market.spec import MarketSpec
 from mmo_rl.market.strategies import STRATEGIES
 from mmo_rl.market.world import ActionResult, Observation, World
 from mmo_rl.policy.base import Completion, Policy
 from mmo_rl.rng import derive_seed, rng
 from mmo_rl.types import GroundTruth, Message
+
+YARDSTICKS = ("oracle", "contrarian-oracle")
+"""Seats that know the future: the best order there is, and the other side of it."""
 
 
 class MarketArena:
@@ -33,33 +39,52 @@ class MarketArena:
         temperature: float,
         seed: int,
         on_tick: Callable[[int, int], None] | None = None,
+        windows: int = 1,
+        rivals: Mapping[str, Policy] | None = None,
     ) -> list[Episode]:
-        """One episode a market, in order; every market has the same ``seats``. ``temperature`` is the policy's;
-        ``on_tick(done, total)`` is called after every tick. Raises `ConfigError` for an unknown strategy."""
-        _check(seats)
+        """One episode a market, in order; every market has the same ``seats``. A seat that names one of the ``rivals``
+        is that policy's. ``temperature`` is the policies'; a policy is asked once a tick for all of its seats, and the
+        seed it is given does not depend on which policy it is. ``on_tick(done, total)`` is called after every tick.
+        With ``windows`` each market goes on for so many: its episodes follow each other in the list, and a question's
+        outcome is filled in where it was resolved by the end. Raises `ConfigError` for an unknown strategy."""
+        rivals = rivals or {}
+        _check([seat for seat in seats if seat not in rivals])
+        players: dict[Seat, Policy | None] = {None: policy}
+        players.update(rivals)
         tables = [
             _Table(World(spec=self._spec, seed=s, agents=len(seats)), seats, rng(seed, "script", s))
             for s in market_seeds
         ]
-        for tick in range(self._spec.ticks):
+        total = windows * self._spec.ticks
+        for tick in range(total):
+            if tick and tick % self._spec.ticks == 0:
+                for table in tables:
+                    table.next_window()
             for table in tables:
                 table.look()
-            prompts = [prompt for table in tables for prompt in table.open_prompts()]
-            completions: list[Completion] = []
-            if prompts:
-                assert policy is not None, "a seat is the policy's, but there is no policy"
-                tick_seed = derive_seed(seed, "tick", tick)
-                completions = await policy.complete(prompts, temperature=temperature, seed=tick_seed)
-            answers = iter(completions)
+            tick_seed = derive_seed(seed, "tick", tick)
+
+            async def ask(seat: Seat, tick_seed: int = tick_seed) -> Iterator[Completion]:
+                prompts = [prompt for table in tables for prompt in table.prompts(seat)]
+                if not prompts:
+                    return iter(())
+                player = players[seat]
+                assert player is not None, "a seat is the policy's, but there is no policy"
+                return iter(await player.complete(prompts, temperature=temperature, seed=tick_seed))
+
+            answers: dict[Seat, Iterator[Completion]] = {}
+            async with aclosing(gather_ordered(players, ask, limit=len(players))) as asked:
+                for seat in players:
+                    answers[seat] = await anext(asked)
             for table in tables:
                 table.act(answers)
             if on_tick is not None:
-                on_tick(tick + 1, self._spec.ticks)
-        return [table.episode() for table in tables]
+                on_tick(tick + 1, total)
+        return [episode for table in tables for episode in table.episodes()]
 
 
 def _check(seats: Sequence[Seat]) -> None:
-    known = [*STRATEGIES, "oracle"]
+    known = [*STRATEGIES, *YARDSTICKS]
     for seat in seats:
         if seat is not None and seat not in known:
             near = difflib.get_close_matches(seat, known, n=1)
@@ -75,30 +100,74 @@ class _Table:
         self._world = world
         self._seats = seats
         self._draw = draw
+        self._rules = explain(world.spec) if world.spec.prompt == "explained" else None
         self._seen: list[Observation] = []
+        self._prompts: list[tuple[Message, ...]] = []
+        self._public: dict[str, Any] = {}
         self._steps: list[list[PlayedStep]] = [[] for _ in seats]
+        self._episodes: list[Episode] = []
+        self._opening = self._equities()
+
+    def _equities(self) -> list[float]:
+        return [self._world.equity(agent) for agent in range(len(self._seats))]
 
     def look(self) -> None:
         self._seen = [self._world.observe(agent) for agent in range(len(self._seats))]
+        market = market_lines(self._seen[0])
+        self._prompts = [render(observation, rules=self._rules, market=market) for observation in self._seen]
+        self._public = _public(self._seen[0])
 
-    def open_prompts(self) -> list[tuple[Message, ...]]:
-        return [render(o) for o, seat in zip(self._seen, self._seats, strict=True) if seat is None]
+    def prompts(self, player: Seat) -> list[tuple[Message, ...]]:
+        return [prompt for prompt, seat in zip(self._prompts, self._seats, strict=True) if seat == player]
 
-    def act(self, answers: Iterator[Completion]) -> None:
+    def act(self, answers: Mapping[Seat, Iterator[Completion]]) -> None:
         completions = [
-            next(answers) if seat is None else Completion(self._script(agent, seat))
+            next(answers[seat]) if seat is None or seat in answers else Completion(self._script(agent, seat))
             for agent, seat in enumerate(self._seats)
         ]
         results = self._world.step([completion.text for completion in completions])
-        for steps, observation, completion, result in zip(self._steps, self._seen, completions, results, strict=True):
-            steps.append(_played(observation, completion, result, self._world))
+        for agent, (completion, result) in enumerate(zip(completions, results, strict=True)):
+            self._steps[agent].append(self._played(agent, completion, result))
 
     def _script(self, agent: int, strategy: str) -> str:
-        if strategy == "oracle":
-            return self._world.best_action(agent)
+        if strategy in YARDSTICKS:
+            return self._world.best_action(agent, contrary=strategy != "oracle")
         return STRATEGIES[strategy](self._seen[agent], self._draw)
 
-    def episode(self) -> Episode:
+    def _played(self, agent: int, answer: Completion, result: ActionResult) -> PlayedStep:
+        observation = self._seen[agent]
+        action_type, parameters = _contract_action(result, self._world)
+        market = self._public
+        if observation.posts:
+            market = market | {"posts": [str(post) for post in observation.posts]}
+        return PlayedStep(
+            tick=observation.tick,
+            state={
+                "agentBalance": round(observation.cash_usd, 6),
+                "agentPnL": round(observation.equity_usd - self._opening[agent], 6),
+                "openPositions": len(observation.positions),
+                "activeMarkets": len(observation.quotes) + len(observation.questions),
+            },
+            market=market,
+            messages=self._prompts[agent],
+            completion=answer,
+            action_type=action_type,
+            parameters=parameters,
+            success=result.success,
+            result=None
+            if result.price is None
+            else {"price": result.price, "amount": result.amount_usd}
+            | ({} if result.pnl_usd is None else {"pnl": result.pnl_usd}),
+            error=answer.error or result.error,
+        )
+
+    def next_window(self) -> None:
+        self._episodes.append(self._episode())
+        self._world.next_window()
+        self._steps = [[] for _ in self._seats]
+        self._opening = self._equities()
+
+    def _episode(self) -> Episode:
         agents = range(len(self._seats))
         return Episode(
             ticks=self._world.tick,
@@ -108,39 +177,25 @@ class _Table:
             truth=self._world.truth(""),
         )
 
+    def episodes(self) -> list[Episode]:
+        """Of all windows so far, with what is known by now of how their questions came out."""
+        played = [*self._episodes, self._episode()]
+        return [replace(episode, truth=self._world.truth("", window=w)) for w, episode in enumerate(played)]
+
 
 def with_window(truth: GroundTruth, window_id: str) -> GroundTruth:
     """The same ground truth under a window's id."""
     return replace(truth, window_id=window_id)
 
 
-def _played(observation: Observation, answer: Completion, result: ActionResult, world: World) -> PlayedStep:
-    action_type, parameters = _contract_action(result, world)
-    return PlayedStep(
-        tick=observation.tick,
-        state={
-            "agentBalance": round(observation.cash_usd, 6),
-            "agentPnL": round(observation.equity_usd - world.spec.start_cash_usd, 6),
-            "openPositions": len(observation.positions),
-            "activeMarkets": len(observation.quotes) + len(observation.questions),
-        },
-        market={
-            "tick": observation.tick,
-            "tickers": {q.ticker: {"price": q.price, "changePct": q.change_pct} for q in observation.quotes},
-            "questions": {name: {"yesPrice": price} for name, price in observation.questions},
-            "news": [str(item) for item in observation.news],
-        },
-        messages=render(observation),
-        completion=answer,
-        action_type=action_type,
-        parameters=parameters,
-        success=result.success,
-        result=None
-        if result.price is None
-        else {"price": result.price, "amount": result.amount_usd}
-        | ({} if result.pnl_usd is None else {"pnl": result.pnl_usd}),
-        error=result.error,
-    )
+def _public(observation: Observation) -> dict[str, Any]:
+    """What every agent of a market sees at a tick, as plain JSON values."""
+    return {
+        "tick": observation.tick,
+        "tickers": {q.ticker: {"price": q.price, "changePct": q.change_pct} for q in observation.quotes},
+        "questions": {name: {"yesPrice": price} for name, price in observation.questions},
+        "news": [str(item) for item in observation.news],
+    }
 
 
 def _contract_action(result: ActionResult, world: World) -> tuple[str, dict[str, object]]:
@@ -150,6 +205,8 @@ def _contract_action(result: ActionResult, world: World) -> tuple[str, dict[str,
         return "INVALID", {}
     if order.verb == "HOLD":
         return "HOLD", {}
+    if order.verb == "POST":
+        return "CREATE_POST", {"content": order.text}
     question = world.is_question(order.ticker)
     if order.verb == "CLOSE":
         name = "SELL_PREDICTION_SHARES" if question else "CLOSE_PERP_POSITION"
@@ -161,4 +218,6 @@ def _contract_action(result: ActionResult, world: World) -> tuple[str, dict[str,
             "side": "YES" if long else "NO",
             "size": order.size,
         }
-    return "OPEN_PERP_POSITION", {"ticker": order.ticker, "side": "long" if long else "short", "size": order.size}
+    leverage = {} if order.leverage is None else {"leverage": order.leverage}
+    side = "long" if long else "short"
+    return "OPEN_PERP_POSITION", {"ticker": order.ticker, "side": side, "size": order.size} | leverage

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -40,12 +40,14 @@ class Episode:
 
 
 Seat = str | None
-"""Who sits in a market: a scripted strategy by name (``oracle`` knows the future), or None for the policy."""
+"""Who sits in a market: a scripted strategy by name (``oracle`` and ``contrarian-oracle`` know the future), None for
+the policy, or the name of one of several policies that play against each other (``rivals``)."""
 
 
 class Arena(Protocol):
     """Plays whole windows of simulated markets, many side by side. A market is fixed by its seed alone, so the same
-    seeds are the same markets for every policy."""
+    seeds are the same markets for every policy. With ``windows`` each market goes on for so many windows, in which
+    positions, prices and open questions carry over; its episodes follow each other in the result."""
 
     async def play(
         self,
@@ -56,4 +58,6 @@ class Arena(Protocol):
         temperature: float,
         seed: int,
         on_tick: Callable[[int, int], None] | None = None,
+        windows: int = 1,
+        rivals: Mapping[str, Policy] | None = None,
     ) -> list[Episode]: ...

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from mmo_rl.clock import milliseconds, window_at
-from mmo_rl.database.base import Recorder
+from mmo_rl.database.base import Recorder, Stay
 from mmo_rl.market.arena import with_window
 from mmo_rl.market.base import Arena, Episode, PlayedStep, Seat
 from mmo_rl.market.strategies import StrategyName
@@ -21,28 +21,32 @@ from mmo_rl.types import Action, LLMCall, Step, Trajectory, Window, prompt_field
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """What was recorded: the windows, and per trajectory its agent and its P&L in game dollars; ``error_rate`` in
-    [0, 1]."""
+    """What was recorded: the windows, and one stay an agent and window. ``resumed`` of the windows had been recorded
+    by an earlier run of the same command."""
 
     windows: tuple[Window, ...]
-    agents: tuple[str, ...]
-    pnl: tuple[float, ...]
-    error_rate: float
+    stays: tuple[Stay, ...]
+    resumed: int = 0
 
     @property
-    def mean_pnl(self) -> float:
-        return sum(self.pnl) / len(self.pnl)
+    def pnl(self) -> tuple[float, ...]:
+        return tuple(stay.pnl for stay in self.stays)
 
     @property
-    def win_rate(self) -> float:
-        return sum(p > 0 for p in self.pnl) / len(self.pnl)
+    def error_rate(self) -> float:
+        """Failed actions as a share of all, in [0, 1]."""
+        return sum(stay.errors for stay in self.stays) / sum(stay.steps for stay in self.stays)
 
 
 class SimulatedCollector:
     """``windows`` new windows an iteration, each with ``agents`` agents that face the same market at once.
 
-    The seats are the policy's, or those of scripted ``strategies`` in turn where some are named. The markets of an
-    iteration depend on the seed and the iteration alone; ``window_hours`` is how much game time a window covers.
+    The seats are the policy's, or those of scripted ``strategies`` in turn where some are named (``policy`` among them
+    is a seat of the policy's). The markets of an iteration depend on the seed and the iteration alone; ``window_hours``
+    is how much game time a window covers. `collect_missing` plays ``abreast`` windows side by side.
+
+    ``continuous`` plays the windows of an iteration, or of `collect_missing`, as one market that goes on from each to
+    the next; they are recorded when the last is over, and questions count as resolved where they were by then.
     """
 
     def __init__(
@@ -50,17 +54,22 @@ class SimulatedCollector:
         *,
         windows: Annotated[int, Field(ge=1, le=1000)] = 8,
         agents: Annotated[int, Field(ge=2, le=100)] = 8,
-        strategies: tuple[StrategyName, ...] = (),
+        strategies: tuple[StrategyName | Literal["policy"], ...] = (),
         temperature: Annotated[float, Field(gt=0)] = 1.0,
         window_hours: Annotated[float, Field(ge=0.25)] = 1.0,
+        abreast: Annotated[int, Field(ge=1, le=1000)] = 8,
+        continuous: bool = False,
         seed: int,
         arena: Arena,
         recorder: Recorder,
     ) -> None:
         self.windows = windows
         self.agents = agents
-        self.seats: list[Seat] = [strategies[a % len(strategies)] if strategies else None for a in range(agents)]
+        named = strategies or ("policy",)
+        self.seats: list[Seat] = [None if (name := named[a % len(named)]) == "policy" else name for a in range(agents)]
         self.window_hours = window_hours
+        self._continuous = continuous
+        self._abreast = windows if continuous else abreast
         self._temperature = temperature
         self._seed = seed
         self._arena = arena
@@ -78,33 +87,98 @@ class SimulatedCollector:
         """Plays iteration ``iteration`` and records it in the hours that begin at ``start``, the first of the
         scenario's block. Repeating an iteration replaces what it had recorded."""
         first = iteration * self.windows
-        seeds = [derive_seed(self._seed, "collected market", first + k) for k in range(self.windows)]
-        episodes = await self._arena.play(
+        return await self._record(
             policy,
-            market_seeds=seeds,
-            seats=self.seats,
-            temperature=self._temperature,
+            range(first, first + self.windows),
             seed=derive_seed(self._seed, "collect", iteration),
+            scenario_id=scenario_id,
+            start=start,
             on_tick=on_tick,
         )
-        windows = []
-        for k, episode in enumerate(episodes):
-            window = window_at(start + timedelta(hours=self.window_hours) * (first + k), self.window_hours)
+
+    async def collect_missing(
+        self,
+        policy: Policy | None,
+        *,
+        scenario_id: str,
+        start: datetime,
+        on_tick: Callable[[int, int], None] | None = None,
+        on_windows: Callable[[int, int], None] | None = None,
+    ) -> Collected:
+        """Plays ``windows`` windows in all, of which those that the scenario has recorded whole are left as they are;
+        the others are the same as if nothing had been interrupted. ``on_windows(done, total)`` is called at the start
+        and as windows are recorded."""
+        windows = [self._window(start, number) for number in range(self.windows)]
+        known = await self._recorder.recorded(scenario_id=scenario_id)
+        stays = {window.id: [stay for stay in known if stay.window_id == window.id] for window in windows}
+        resumed = sum(map(bool, stays.values()))
+        done = resumed
+        if on_windows is not None:
+            on_windows(done, self.windows)
+        for first in range(0, self.windows, self._abreast):
+            numbers = range(first, min(first + self._abreast, self.windows))
+            known_here = {number for number in numbers if stays[windows[number].id]}
+            if len(known_here) == len(numbers):
+                continue
+            played = await self._record(
+                policy,
+                numbers,
+                known=known_here,
+                seed=derive_seed(self._seed, "collect", "from window", first),
+                scenario_id=scenario_id,
+                start=start,
+                on_tick=on_tick,
+            )
+            for stay in played.stays:
+                stays[stay.window_id].append(stay)
+            done += len(played.windows)
+            if on_windows is not None:
+                on_windows(done, self.windows)
+        return Collected(tuple(windows), tuple(stay for window in windows for stay in stays[window.id]), resumed)
+
+    def _window(self, start: datetime, number: int) -> Window:
+        return window_at(start + timedelta(hours=self.window_hours) * number, self.window_hours)
+
+    async def _record(
+        self,
+        policy: Policy | None,
+        numbers: Sequence[int],
+        *,
+        seed: int,
+        scenario_id: str,
+        start: datetime,
+        on_tick: Callable[[int, int], None] | None,
+        known: Collection[int] = (),
+    ) -> Collected:
+        """Plays the windows of these numbers, side by side or as one market's, then records them one by one, without
+        those that are ``known``: what a policy answers depends on who is asked together, so that the others are
+        repeated exactly."""
+        markets, windows_each = (numbers[:1], len(numbers)) if self._continuous else (numbers, 1)
+        episodes = await self._arena.play(
+            policy,
+            market_seeds=[derive_seed(self._seed, "collected market", number) for number in markets],
+            seats=self.seats,
+            temperature=self._temperature,
+            seed=seed,
+            on_tick=on_tick,
+            windows=windows_each,
+        )
+        windows, stays = [], []
+        for number, episode in zip(numbers, episodes, strict=True):
+            if number in known:
+                continue
+            window = self._window(start, number)
             windows.append(window)
             await self._recorder.begin_window(window, scenario_id=scenario_id)
-            for agent in range(self.agents):
-                player = _Player.at(self.seats[agent], policy)
-                await self._recorder.record(
-                    trajectory(episode, agent, window=window, scenario_id=scenario_id, index=first + k, player=player)
-                )
+            for agent, seat in enumerate(self.seats):
+                player = _Player.at(seat, policy)
+                played = trajectory(episode, agent, window=window, scenario_id=scenario_id, index=number, player=player)
+                await self._recorder.record(played)
+                steps = episode.steps[agent]
+                errors = sum(not step.success for step in steps)
+                stays.append(Stay(window.id, played.agent_id, episode.pnl[agent], len(steps), errors))
             await self._recorder.record_outcomes(with_window(episode.truth, window.id), scenario_id=scenario_id)
-        steps = [step for episode in episodes for agent in episode.steps for step in agent]
-        return Collected(
-            windows=tuple(windows),
-            agents=tuple(_agent_id(agent, seat) for agent, seat in enumerate(self.seats)) * len(windows),
-            pnl=tuple(p for episode in episodes for p in episode.pnl),
-            error_rate=sum(not step.success for step in steps) / len(steps),
-        )
+        return Collected(tuple(windows), tuple(stays))
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +197,8 @@ class _Player:
         return cls(None, policy.name, str(policy.version))
 
 
-def _agent_id(agent: int, seat: Seat) -> str:
+def agent_id(agent: int, seat: Seat) -> str:
+    """The agent of a seat, as it is recorded."""
     return f"{seat or 'agent'}-{agent:02d}"
 
 
@@ -139,7 +214,7 @@ def trajectory(
     failed = sum(not step.success for step in played)
     return Trajectory(
         trajectory_id=trajectory_id,
-        agent_id=_agent_id(agent, player.seat),
+        agent_id=agent_id(agent, player.seat),
         window_id=window.id,
         start=window.start,
         end=window.end,

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import logging
+from typing import Annotated, Literal
 
 from pydantic import Field
+
+from mmo_rl.errors import ConfigError
+from mmo_rl.market.makers import MakerName
 
 TICKERS = ("NOVA", "BOLT", "ATLAS", "ORION", "PULSE", "VEGA", "ZEN", "KITE")
 QUESTIONS = ("MERGER", "STRIKE", "RECALL", "LAUNCH", "AUDIT", "TARIFF")
@@ -13,6 +17,8 @@ RUMOUR_SOURCES = ("@anon", "@moon")
 UP_PHRASES = ("soars", "beats", "rallies", "likely")
 DOWN_PHRASES = ("sinks", "misses", "slides", "doubtful")
 
+_log = logging.getLogger(__name__)
+
 
 class MarketSpec:
     """The rules of a market.
@@ -20,8 +26,23 @@ class MarketSpec:
     Money is in game dollars. ``drift_low``/``drift_high`` bound the size of a ticker's hidden log drift over the
     window, ``drift_bias`` is added to it (bull or bear markets), ``noise`` is the log volatility over the window.
     ``reliable_accuracy`` and ``rumour_accuracy`` are the chances that a news line names the true direction.
-    One unit of size is a margin of ``unit_usd`` in a ticker or a stake of ``question_unit_usd`` in a question;
-    ``liquidity_usd`` is the LMSR's b.
+    One unit of size is a margin of ``unit_usd`` in a ticker or a stake of ``question_unit_usd`` in a question.
+
+    - ``maker`` prices the questions (see `mmo_rl.market.makers`) with ``liquidity_usd`` as the LMSR's b. ``game_2025``
+      loses the winner's money at even odds: for fidelity studies, never for training.
+    - Orders use ``leverage``; with ``max_leverage`` an agent may ask for any from 1 to it in its answer.
+    - ``funding_rate`` a year is paid by longs to shorts on their size (the game's: 0.01), pro rata at every tick, a
+      window being ``hours`` long.
+    - ``impact`` is the log move of a ticker per 10,000 dollars of net orders; a share ``impact_decay`` of what is left
+      of it goes away at every tick.
+    - ``posts`` is how many of the newest posts an agent sees; 0: nobody can post.
+    - ``event`` plants a story of log size ``event_size``, see `mmo_rl.market.hidden`.
+    - ``linked_questions`` of the questions ask about the hidden event of a ticker: YES if it drives the price up.
+    - A question lives 1 to ``question_windows`` windows; from the second window on new ones replace those resolved.
+    - ``lenient_answers`` looks for the JSON object inside a longer answer; ``prompt=explained`` tells the rules in the
+      system prompt, as models need that were not trained on this market.
+
+    Raises `ConfigError` where two of them contradict each other.
     """
 
     def __init__(
@@ -35,15 +56,54 @@ class MarketSpec:
         question_unit_usd: Annotated[float, Field(gt=0)] = 100.0,
         max_size: Annotated[int, Field(ge=1, le=100)] = 3,
         leverage: Annotated[float, Field(ge=1, le=100)] = 3.0,
+        max_leverage: Annotated[float, Field(ge=1, le=100)] | None = None,
         fee: Annotated[float, Field(ge=0, lt=0.1)] = 0.001,
+        funding_rate: Annotated[float, Field(ge=-1, le=1)] = 0.0,
+        hours: Annotated[float, Field(gt=0, le=168)] = 1.0,
         drift_low: Annotated[float, Field(ge=0, le=1)] = 0.03,
         drift_high: Annotated[float, Field(ge=0, le=1)] = 0.11,
         drift_bias: Annotated[float, Field(ge=-1, le=1)] = 0.0,
         noise: Annotated[float, Field(ge=0, le=1)] = 0.06,
+        impact: Annotated[float, Field(ge=0, le=1)] = 0.0,
+        impact_decay: Annotated[float, Field(ge=0, le=1)] = 0.0,
+        event: Literal["none", "pump_and_dump", "scandal"] = "none",
+        event_size: Annotated[float, Field(ge=0, le=1)] = 0.0,
+        maker: MakerName = "lmsr",
         liquidity_usd: Annotated[float, Field(gt=0)] = 8_000.0,
+        linked_questions: Annotated[int, Field(ge=0, le=len(QUESTIONS))] = 0,
+        question_windows: Annotated[int, Field(ge=1, le=168)] = 1,
         reliable_accuracy: Annotated[float, Field(ge=0, le=1)] = 0.88,
         rumour_accuracy: Annotated[float, Field(ge=0, le=1)] = 0.35,
+        posts: Annotated[int, Field(ge=0, le=20)] = 0,
+        lenient_answers: bool = False,
+        prompt: Literal["compact", "explained"] = "compact",
     ) -> None:
+        if drift_low > drift_high:
+            raise ConfigError(
+                f"market.drift_low is {drift_low:g}, above market.drift_high = {drift_high:g}",
+                hint=f"market.drift_high={drift_low:g} or more",
+            )
+        if max_leverage is not None and max_leverage < leverage:
+            raise ConfigError(
+                f"market.leverage is {leverage:g}, above market.max_leverage = {max_leverage:g}",
+                hint=f"market.max_leverage={leverage:g} or more",
+            )
+        if linked_questions > min(questions, tickers):
+            raise ConfigError(
+                f"market.linked_questions is {linked_questions}, but there are {questions} questions and {tickers} "
+                "tickers to ask about",
+                hint=f"market.linked_questions={min(questions, tickers)} or fewer",
+            )
+        if event != "none" and (event_size <= 0 or ticks < 4):
+            raise ConfigError(
+                f"market.event={event} needs a size and 4 ticks, found event_size={event_size:g} and ticks={ticks}",
+                hint="market.event_size=0.2 market.ticks=8",
+            )
+        if maker == "game_2025":
+            _log.warning(
+                "market.maker=game_2025 charges a dollar for a share that pays a dollar at even odds: even the winning "
+                "side loses. For studies of recorded play only, never for training; market.maker=lmsr is fair."
+            )
         self.ticks = ticks
         self.tickers = tickers
         self.questions = questions
@@ -52,11 +112,24 @@ class MarketSpec:
         self.question_unit_usd = question_unit_usd
         self.max_size = max_size
         self.leverage = leverage
+        self.max_leverage = max_leverage
         self.fee = fee
+        self.funding_rate = funding_rate
+        self.hours = hours
         self.drift_low = drift_low
         self.drift_high = drift_high
         self.drift_bias = drift_bias
         self.noise = noise
+        self.impact = impact
+        self.impact_decay = impact_decay
+        self.event = event
+        self.event_size = event_size
+        self.maker = maker
         self.liquidity_usd = liquidity_usd
+        self.linked_questions = linked_questions
+        self.question_windows = question_windows
         self.reliable_accuracy = reliable_accuracy
         self.rumour_accuracy = rumour_accuracy
+        self.posts = posts
+        self.lenient_answers = lenient_answers
+        self.prompt = prompt

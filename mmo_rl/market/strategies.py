@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from mmo_rl.market.spec import RELIABLE_SOURCES, RUMOUR_SOURCES
 from mmo_rl.market.world import NewsItem, Observation
@@ -26,6 +26,7 @@ StrategyName = Literal[
     "gullible",
     "clumsy",
     "oracle",
+    "contrarian-oracle",
 ]
 
 HOLD = '{"ticker":"","action":"HOLD","size":0}'
@@ -51,38 +52,65 @@ def _affordable(observation: Observation, size: int) -> int:
     return min(size, int(observation.cash_usd / (observation.unit_usd * 1.01)))
 
 
+class Profile(NamedTuple):
+    """How an original test agent of the game plays: ``risk`` in [0, 1], ``actions`` of 15 in a window, ``size`` of an
+    order in units."""
+
+    risk: float
+    actions: int
+    size: int
+
+    def acts(self, rng: random.Random) -> bool:
+        """Whether it does anything this tick."""
+        return rng.random() < self.actions / 15
+
+
+PROFILES: dict[str, Profile] = {
+    "conservative": Profile(0.2, 5, 1),
+    "balanced": Profile(0.5, 10, 2),
+    "aggressive": Profile(0.8, 15, 3),
+    "momentum": Profile(0.7, 12, 2),
+    "contrarian": Profile(0.4, 8, 1),
+}
+"""The five test agents of the original game, whose risk and activity are the game's."""
+
+
 def conservative(observation: Observation, rng: random.Random) -> str:
-    """Risk 0.2, about 5 of 15 actions: now and then a small order on a reliable dispatch."""
-    return _follow(_from(observation, RELIABLE_SOURCES), 1) if rng.random() < 5 / 15 else HOLD
+    """Now and then a small order on a reliable dispatch."""
+    own = PROFILES["conservative"]
+    return _follow(_from(observation, RELIABLE_SOURCES), own.size) if own.acts(rng) else HOLD
 
 
 def balanced(observation: Observation, rng: random.Random) -> str:
-    """Risk 0.5, about 10 of 15: medium orders, believes a dispatch rather than a rumour, not always."""
-    if rng.random() >= 10 / 15:
+    """Medium orders, believes a dispatch rather than a rumour, not always."""
+    own = PROFILES["balanced"]
+    if not own.acts(rng):
         return HOLD
     sources = RELIABLE_SOURCES if rng.random() < 0.75 else RUMOUR_SOURCES
-    return _follow(_from(observation, sources), 2)
+    return _follow(_from(observation, sources), own.size)
 
 
 def aggressive(observation: Observation, rng: random.Random) -> str:
-    """Risk 0.8, every tick: the largest order on whatever news stands first."""
-    return _follow(observation.news[0] if observation.news else None, 3)
+    """Every tick the largest order on whatever news stands first."""
+    return _follow(observation.news[0] if observation.news else None, PROFILES["aggressive"].size)
 
 
 def momentum(observation: Observation, rng: random.Random) -> str:
-    """Risk 0.7, about 12 of 15: buys what rose most, sells what fell most since the window began."""
-    if rng.random() >= 12 / 15:
+    """Buys what rose most, sells what fell most since the window began."""
+    own = PROFILES["momentum"]
+    if not own.acts(rng):
         return HOLD
     quote = max(observation.quotes, key=lambda q: abs(q.change_pct))
-    return order(quote.ticker, 1 if quote.change_pct >= 0 else -1, 2)
+    return order(quote.ticker, 1 if quote.change_pct >= 0 else -1, own.size)
 
 
 def contrarian(observation: Observation, rng: random.Random) -> str:
-    """Risk 0.4, about 8 of 15: bets that the largest move comes back."""
-    if rng.random() >= 8 / 15:
+    """Bets that the largest move comes back."""
+    own = PROFILES["contrarian"]
+    if not own.acts(rng):
         return HOLD
     quote = max(observation.quotes, key=lambda q: abs(q.change_pct))
-    return order(quote.ticker, -1 if quote.change_pct >= 0 else 1, 1)
+    return order(quote.ticker, -1 if quote.change_pct >= 0 else 1, own.size)
 
 
 def noop(observation: Observation, rng: random.Random) -> str:

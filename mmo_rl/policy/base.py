@@ -12,12 +12,13 @@ from mmo_rl.types import Message
 @dataclass(frozen=True, slots=True)
 class Completion:
     """A policy's answer to one prompt; token ids and logprobs (one a completion token, end token included) where the
-    policy can give them."""
+    policy can give them. ``error`` says why there is no answer; the step is then a failed one."""
 
     text: str
     prompt_token_ids: tuple[int, ...] | None = None
     token_ids: tuple[int, ...] | None = None
     logprobs: tuple[float, ...] | None = None
+    error: str | None = None
 
 
 class Policy(Protocol):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
 
 from mmo_rl.errors import PolicyError
 from mmo_rl.policy.base import Completion
-from mmo_rl.policy.model import ModelSpec
+from mmo_rl.policy.model import ModelSpec, find_checkpoint
 from mmo_rl.types import Message, PolicyVersion
 
 if TYPE_CHECKING:
@@ -85,7 +87,20 @@ def _not_at_hub(location: str) -> str | None:
     return f"the hub answers {answer.status_code}" if answer.is_error else None
 
 
-def open_policy(version: PolicyVersion, spec: ModelSpec, *, device: str = "cpu") -> LocalPolicy:
+def local_policy(
+    *,
+    model: ModelSpec,
+    path: str | None = None,
+    device: Literal["cpu", "cuda"] = "cpu",
+    batch_size: Annotated[int, Field(ge=1)] = 256,
+) -> LocalPolicy:
+    """The base model, or the checkpoint at ``path`` (`find_checkpoint`). Raises `PolicyError` where it cannot be
+    loaded."""
+    version = PolicyVersion(model.name, 0, model.location()) if path is None else find_checkpoint(path, name=model.name)
+    return open_policy(version, model, device=device, batch_size=batch_size)
+
+
+def open_policy(version: PolicyVersion, spec: ModelSpec, *, device: str = "cpu", batch_size: int = 256) -> LocalPolicy:
     """A published version of ``spec``, ready to answer."""
     model, tokenizer = load_model(version.path, device=device)
     return LocalPolicy(
@@ -94,6 +109,7 @@ def open_policy(version: PolicyVersion, spec: ModelSpec, *, device: str = "cpu")
         name=version.name,
         version=version.version,
         max_completion_tokens=spec.max_completion_tokens,
+        batch_size=batch_size,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from mmo_rl.errors import PolicyError
+from mmo_rl.types import PolicyVersion
 
 SHIPPED = Path(__file__).parent / "models"
 
@@ -61,3 +62,22 @@ class ModelSpec:
             return str(folder)
         shipped = SHIPPED / self.base_model
         return str(shipped) if shipped.is_dir() else self.base_model
+
+
+def find_checkpoint(text: str, *, name: str) -> PolicyVersion:
+    """The weights at ``text``: a folder in Hugging Face format, or a run's folder, of which the last checkpoint counts.
+
+    Its version is the number that its folder is named by, else 0. Raises `PolicyError` where there is none.
+    """
+    folder = Path(text).expanduser()
+    found = folder
+    if not (folder / "config.json").exists():
+        numbered = sorted(f.parent for f in folder.glob("checkpoints/[0-9]*/config.json"))
+        if not numbered:
+            what = "holds no checkpoint" if folder.is_dir() else "is no folder"
+            raise PolicyError(
+                f"{text} {what}",
+                hint="give a folder with config.json and weights, or a run folder such as runs/default/0123456789",
+            )
+        found = numbered[-1]
+    return PolicyVersion(name, int(found.name) if found.name.isdecimal() else 0, str(found))

@@ -23,7 +23,7 @@ class Advance(Protocol):
 class Stages:
     """Names and times the stages of a run; ``seconds`` holds the wall seconds of each so far."""
 
-    def __init__(self, *, console: Console, iterations: int, done: int = 0) -> None:
+    def __init__(self, *, console: Console, iterations: int, done: int = 0, label: str = "iterations") -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
         self.seconds: dict[str, float] = {}
@@ -36,7 +36,7 @@ class Stages:
             console=console,
             transient=True,
         )
-        self._whole = self._progress.add_task("iterations", total=iterations, completed=done)
+        self._whole = self._progress.add_task(label, total=iterations, completed=done)
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -60,6 +60,10 @@ class Stages:
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
             self._progress.remove_task(task)
+
+    def advance_to(self, done: int) -> None:
+        """How much of the whole is done."""
+        self._progress.update(self._whole, completed=done)
 
     def next_iteration(self, line: str) -> None:
         """Counts an iteration as done and leaves a line about it on the terminal."""

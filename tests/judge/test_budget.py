@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from mmo_rl.chat.limits import RateLimit
 from mmo_rl.database.database import Database
 from mmo_rl.database.judgments import StoredJudgments
 from mmo_rl.errors import ConfigError
 from mmo_rl.judge.known_models import KnownModel, known_model
-from mmo_rl.judge.limits import RateLimit
 from mmo_rl.judge.ruler import RulerJudge
 from mmo_rl.judge.spending import BudgetReached, Ledger
 from mmo_rl.types import Group, ScoredGroup

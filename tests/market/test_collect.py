@@ -2,6 +2,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from mmo_rl.database.base import Stay
+from mmo_rl.database.database import Database
+from mmo_rl.database.recorder import TrajectoryRecorder
 from mmo_rl.errors import ConfigError
 from mmo_rl.market.arena import MarketArena
 from mmo_rl.market.collect import SimulatedCollector
@@ -29,6 +32,14 @@ class Memory:
 
     async def record_outcomes(self, truth: GroundTruth, *, scenario_id: str) -> None:
         self.truths.append(truth)
+
+    async def recorded(self, *, scenario_id: str) -> list[Stay]:
+        whole = {truth.window_id for truth in self.truths}
+        return [
+            Stay(t.window_id, t.agent_id, t.final_pnl, len(t.steps), t.metrics["errorCount"])
+            for t in self.trajectories
+            if t.window_id in whole and t.final_pnl is not None
+        ]
 
 
 def collector(memory: Memory, **options: object) -> SimulatedCollector:
@@ -64,6 +75,53 @@ async def test_an_iteration_repeats_itself_and_differs_from_the_next() -> None:
     assert one.trajectories == two.trajectories and one.truths == two.truths
     assert [t.final_pnl for t in one.trajectories] != [t.final_pnl for t in other.trajectories]
     assert [t.agent_id for t in one.trajectories[:3]] == ["balanced-00", "momentum-01", "balanced-02"]
+
+
+async def test_a_seat_may_be_the_policys_among_scripts() -> None:
+    options: dict[str, object] = {"strategies": ("policy", "noop")}
+    assert collector(Memory(), **options).seats == [None, "noop", None, "noop", None]
+
+
+class Killed(BaseException):
+    pass
+
+
+class Dying(TrajectoryRecorder):
+    """Records ``left`` trajectories and dies."""
+
+    left = 13
+
+    async def record(self, trajectory: Trajectory) -> None:
+        if not self.left:
+            raise Killed
+        self.left -= 1
+        await super().record(trajectory)
+
+
+async def test_what_a_kill_left_is_completed_without_duplicates(database: Database) -> None:
+    """Windows that are whole stay, the half one is replaced, and all ends as if nothing had happened."""
+
+    def make(recorder: object) -> SimulatedCollector:
+        arena = MarketArena(spec=MarketSpec())
+        return SimulatedCollector(
+            windows=6, agents=4, strategies=("balanced", "random"), abreast=4, seed=0, arena=arena, recorder=recorder
+        )  # type: ignore[arg-type]
+
+    unbroken = await make(memory := Memory()).collect_missing(None, scenario_id="s", start=START)
+    with pytest.raises(Killed):
+        await make(Dying(database=database)).collect_missing(None, scenario_id="s", start=START)
+    progress: list[int] = []
+    again = make(TrajectoryRecorder(database=database))
+    whole = await again.collect_missing(
+        None, scenario_id="s", start=START, on_windows=lambda done, total: progress.append(done)
+    )
+    assert whole.resumed == 3 and progress == [3, 4, 6]
+    assert (whole.windows, whole.stays) == (unbroken.windows, unbroken.stays)
+    async with database.acquire() as connection:
+        rows = await connection.fetch('select "trajectoryId" as id, "finalPnL" as pnl from trajectories order by 1')
+    assert [(r["id"], r["pnl"]) for r in rows] == [(t.trajectory_id, t.final_pnl) for t in memory.trajectories]
+    assert (await again.collect_missing(None, scenario_id="s", start=START)).resumed == 6
+    assert (await again.collect_missing(None, scenario_id="another", start=START)).resumed == 0
 
 
 async def test_prompts_hold_nothing_of_the_future() -> None:

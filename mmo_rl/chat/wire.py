@@ -1,8 +1,9 @@
-"""What goes over the wire to a judge model and what comes back: one request, one reply, and errors in one line."""
+"""What goes over the wire to a language model and what comes back: one request, one reply, and errors in one line."""
 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -16,13 +17,17 @@ Provider = Literal["openai", "litellm"]
 @dataclass(frozen=True, slots=True)
 class Reply:
     """What came back. ``text`` is empty and ``finish_reason`` None where the endpoint gave none; token counts are None
-    where it did not count."""
+    where it did not count. Token ids (vLLM's ``return_token_ids``) and logprobs (``logprobs``, one a completion token)
+    are None unless the request asked for them and the endpoint gave them whole."""
 
     text: str
     finish_reason: str | None
     refusal: str | None
     prompt_tokens: int | None
     completion_tokens: int | None
+    prompt_token_ids: tuple[int, ...] | None = None
+    token_ids: tuple[int, ...] | None = None
+    logprobs: tuple[float, ...] | None = None
 
 
 class NotACompletion(Exception):
@@ -110,6 +115,9 @@ def parse_reply(body: str) -> Reply:
         refusal=message.get("refusal"),
         prompt_tokens=_count(usage.get("prompt_tokens")),
         completion_tokens=_count(usage.get("completion_tokens")),
+        prompt_token_ids=_ids(data.get("prompt_token_ids")),
+        token_ids=_ids(choice.get("token_ids")),
+        logprobs=_logprobs(choice.get("logprobs")),
     )
 
 
@@ -127,6 +135,23 @@ def describe(error: BaseException | None) -> str:
         cause = error.__cause__
         return f"{type(cause).__name__}: {cause}" if cause is not None and str(cause) else "the connection was cut off"
     return str(error)
+
+
+def _ids(value: object) -> tuple[int, ...] | None:
+    if not isinstance(value, list) or not value or any(_count(item) is None for item in value):
+        return None
+    return tuple(value)
+
+
+def _logprobs(value: object) -> tuple[float, ...] | None:
+    """Those of the chosen tokens, from the chat form ``{"content": [{"logprob": ...}]}``."""
+    content = value.get("content") if isinstance(value, dict) else None
+    if not isinstance(content, list) or not content:
+        return None
+    found = [entry.get("logprob") if isinstance(entry, dict) else None for entry in content]
+    if any(isinstance(item, bool) or not isinstance(item, int | float) or not math.isfinite(item) for item in found):
+        return None
+    return tuple(float(item) for item in found if item is not None)
 
 
 def _count(value: object) -> int | None:

