@@ -22,9 +22,9 @@ def canonical_steps(text: bytes | str) -> tuple[Step, ...] | None:
         if not step.action.action_type:
             return None
         for call in step.llm_calls:
-            if not (call.user_prompt or call.system_prompt or call.chat):
+            if not call.purpose or not (call.user_prompt or call.system_prompt or call.chat):
                 return None
-            if call.chat is not None and not all("role" in message and "content" in message for message in call.chat):
+            if call.chat is not None and not (call.chat and all({"role", "content"} <= m.keys() for m in call.chat)):
                 return None
             if call.logprobs is not None and call.token_ids is not None and len(call.logprobs) != len(call.token_ids):
                 return None
