@@ -260,7 +260,8 @@ async def test_the_window_follows_from_the_start_unless_told(database: Database)
 async def test_the_readmes_example_records(
     database: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, migrated_url: str
 ) -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    examples = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    (example,) = (text for text in examples if "TrajectoryRecorder" in text)
     monkeypatch.setenv("DATABASE_URL", migrated_url)
     monkeypatch.chdir(tmp_path)
     scope: dict[str, Any] = {}

@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from mmo_rl.database.database import Database
+from mmo_rl.database.schema import HEAD
 from mmo_rl.errors import DatabaseError
 from mmo_rl.tasks.migrate import run
 
@@ -32,13 +33,13 @@ async def test_a_games_own_database_then_again(
         first: Any = Context(database)
         await run(first)
         text = first.console.file.getvalue()
-        assert "revision none -> 0001" in text
+        assert f"revision none -> {HEAD}" in text
         assert [line.split() for line in text.splitlines() if line.startswith("llm_call_logs")] == [
             ["llm_call_logs", "2,894", "2,894"]
         ]
         second: Any = Context(database)
         await run(second)
-        assert "nothing to do: at revision 0001 already" in second.console.file.getvalue()
+        assert f"nothing to do: at revision {HEAD} already" in second.console.file.getvalue()
 
 
 async def test_a_games_own_table_gets_the_index_on_request_alone(
