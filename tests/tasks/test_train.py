@@ -204,7 +204,7 @@ async def test_recorded_play_of_scripts_can_be_trained_on(place: Callable[[], Pl
     out = here.run(
         "task=collect", "collect.windows=3", "collect.agents=5", "collect.strategies=[balanced,momentum,aggressive]"
     )
-    assert "3 windows recorded" in out and "balanced-00" in out
+    assert "3 windows, 15 trajectories" in out and "balanced-00" in out
     here.run("collect=none", "iterations=5", "evaluate=none", "report=local", "sampler.max_windows=2")
     summary = here.summary()
     assert summary["data/windows_used"] == 3  # the third iteration finds none left
