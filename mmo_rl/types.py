@@ -250,8 +250,7 @@ class Member:
         return self.is_training_data and not self.is_evaluation
 
 
-@dataclass(frozen=True, slots=True)
-class GroupCounts:
+class GroupCounts(msgspec.Struct, frozen=True, gc=False):
     """How much of a window, or of one ``role`` in it, was recorded: numbers, not a single id.
 
     ``available`` members of ``agents`` different agents may be trained on; the others are ``evaluation`` (or not meant
