@@ -114,7 +114,9 @@ class WindowSampler:
         waiting = self._in_order(waiting)
         if self.reuse:
             waiting.sort(key=lambda window: used[window.id])
-        _count(excluded, "max_windows", waiting[self.max_windows :], ready)
+        left = waiting[self.max_windows :]
+        _count(excluded, "max_windows", [window for window in left if not used[window.id]], ready)
+        _count(excluded, "already_used", [window for window in left if used[window.id]], ready)
         taken = waiting[: self.max_windows]
         groups = [group for window in taken for group in ready[window.id]]
         available = sum(group.available for group in groups)
