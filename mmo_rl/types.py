@@ -250,8 +250,7 @@ class Member:
         return self.is_training_data and not self.is_evaluation
 
 
-@dataclass(frozen=True, slots=True)
-class GroupCounts:
+class GroupCounts(msgspec.Struct, frozen=True, gc=False):
     """How much of a window, or of one ``role`` in it, was recorded: numbers, not a single id.
 
     ``available`` members of ``agents`` different agents may be trained on; the others are ``evaluation`` (or not meant
@@ -523,13 +522,16 @@ class PolicyVersion:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What one training call did. ``tokens`` counts trained completion tokens; ``metrics`` are flat numbers."""
+    """What one training call did. ``tokens`` counts trained completion tokens, ``tokens_selected`` those of all
+    completions that it was given (None: not counted), also of the ones that teach nothing because their reward is the
+    mean of their group; ``metrics`` are flat numbers."""
 
     policy: PolicyVersion
     gradient_steps: int
     tokens: int
     groups_skipped_zero_variance: int
     metrics: Mapping[str, float]
+    tokens_selected: int | None = None
 
 
 # --- evaluation -----------------------------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ def iteration_metrics(
         **_scores(scored),
         "train/gradient_steps": trained.gradient_steps,
         "train/tokens": trained.tokens,
+        **({} if trained.tokens_selected is None else {"train/tokens_selected": trained.tokens_selected}),
         "train/groups_skipped_zero_variance": trained.groups_skipped_zero_variance,
         **{(k if "/" in k else f"train/{k}"): v for k, v in trained.metrics.items()},
         **{f"time/{stage}_s": round(seconds, 3) for stage, seconds in stage_seconds.items()},

@@ -17,7 +17,8 @@ ROWS: tuple[tuple[str, str, Kind], ...] = (
     ("judge/prompt_tokens", "judge prompt tokens", "count"),
     ("judge/completion_tokens", "judge answer tokens", "count"),
     ("judge/cost_usd", "judge cost", "usd"),
-    ("train/tokens", "trained tokens", "count"),
+    ("train/tokens_selected", "tokens selected for training", "count"),
+    ("train/tokens", "of these trained, because their groups differed in reward", "count"),
     ("time/total_s", "time", "seconds"),
 )
 
@@ -34,7 +35,11 @@ class PlannedLine:
 
 
 def planned_lines(plan: Mapping[str, Any] | None, summary: Mapping[str, Any]) -> list[PlannedLine]:
-    """None where there is no plan or the run is not finished; numbers that are 0 in both have no line."""
+    """None where there is no plan or the run is not finished; numbers that are 0 in both have no line.
+
+    How many of the selected tokens are trained depends on what the policy will have learnt: agents that came to do the
+    same are no longer compared. The plan takes them to differ as at the start.
+    """
     if plan is None or not summary:
         return []
     found = []

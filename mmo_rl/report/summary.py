@@ -74,6 +74,7 @@ def build_summary(
         "train/iterations": len(trained),
         "train/gradient_steps": sum(t.gradient_steps for t in trained),
         "train/tokens": sum(t.tokens for t in trained),
+        "train/tokens_selected": _total([t.tokens_selected for t in trained]),
         "train/groups_skipped_zero_variance": sum(t.groups_skipped_zero_variance for t in trained),
     }
     e = evaluations
@@ -90,6 +91,12 @@ def build_summary(
     summary |= {f"time/{stage}_s": None for stage in STAGES}
     summary |= {f"time/{stage}_s": round(seconds, 3) for stage, seconds in stage_seconds.items()}
     return summary
+
+
+def _total(counts: Sequence[int | None]) -> int | None:
+    """None where one of them was not counted."""
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
 
 
 # --- evaluation -----------------------------------------------------------------------------------------------------

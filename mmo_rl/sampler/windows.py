@@ -92,7 +92,7 @@ class WindowSampler:
     def choose(self, counts: Sequence[GroupCounts], iteration: int, used_windows: Collection[str] = ()) -> Choice:
         """The windows of iteration ``iteration`` and the dropout rate, from numbers alone; the reasons for the rest."""
         excluded: Counter[str] = Counter()
-        ready: dict[Window, list[GroupCounts]] = {}
+        ready: dict[str, list[GroupCounts]] = {}
         for group in sorted(counts, key=lambda g: (g.window.start, g.role or "")):
             if not group.complete:
                 excluded["unfinished"] += group.members
@@ -102,8 +102,8 @@ class WindowSampler:
             if group.agents < self.min_agents:
                 excluded["too_few_agents"] += group.available
             else:
-                ready.setdefault(group.window, []).append(group)
-        windows = list(ready)
+                ready.setdefault(group.window.id, []).append(group)
+        windows = [groups[0].window for groups in ready.values()]
         in_time = len(windows) - int(len(windows) * self.holdout)
         waiting = windows[:in_time]
         _count(excluded, "held_out", windows[in_time:], ready)
@@ -114,16 +114,18 @@ class WindowSampler:
         waiting = self._in_order(waiting)
         if self.reuse:
             waiting.sort(key=lambda window: used[window.id])
-        _count(excluded, "max_windows", waiting[self.max_windows :], ready)
+        left = waiting[self.max_windows :]
+        _count(excluded, "max_windows", [window for window in left if not used[window.id]], ready)
+        _count(excluded, "already_used", [window for window in left if used[window.id]], ready)
         taken = waiting[: self.max_windows]
-        groups = [group for window in taken for group in ready[window]]
+        groups = [group for window in taken for group in ready[window.id]]
         available = sum(group.available for group in groups)
         rate = min(max(1.0 - self.target_trajectories / available, 0.0), self.max_dropout) if available else 0.0
         return Choice(
             iteration=iteration,
             windows=tuple(taken),
             groups=frozenset((group.window.id, group.role) for group in groups),
-            windows_available=len({group.window for group in counts}),
+            windows_available=len({group.window.id for group in counts}),
             available=available,
             dropout_rate=rate,
             excluded={reason: count for reason, count in excluded.items() if count},
@@ -205,6 +207,6 @@ class WindowSampler:
 
 
 def _count(
-    excluded: Counter[str], reason: str, windows: Sequence[Window], ready: Mapping[Window, Sequence[GroupCounts]]
+    excluded: Counter[str], reason: str, windows: Sequence[Window], ready: Mapping[str, Sequence[GroupCounts]]
 ) -> None:
-    excluded[reason] += sum(group.available for window in windows for group in ready[window])
+    excluded[reason] += sum(group.available for window in windows for group in ready[window.id])

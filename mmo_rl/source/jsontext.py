@@ -43,7 +43,9 @@ def parse_json(text: str | bytes, field: str) -> Any:
 
 
 def shown(value: Any) -> str:
-    """What was found, short enough for a report."""
+    """What was found, short enough for a report; nothing is an empty text."""
+    if value is None:
+        return ""
     if isinstance(value, bytes):
         value = value[:400].decode("utf-8", "replace").strip()
     try:

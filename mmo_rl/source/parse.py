@@ -42,10 +42,10 @@ def parse_trajectory(row: Mapping[str, Any], *, calls: Sequence[Mapping[str, Any
 
 def _trajectory(row: Mapping[str, Any], identity: str | None, calls: Sequence[Mapping[str, Any]]) -> Trajectory:
     if not identity:
-        raise Unreadable("trajectoryId", None, "missing")
+        raise Unreadable("trajectoryId", None, "no trajectory id")
     agent = as_text(pick(row, "agentId", "agent_id"))
     if not agent:
-        raise Unreadable("agentId", pick(row, "agentId", "agent_id"), "missing")
+        raise Unreadable("agentId", pick(row, "agentId", "agent_id"), "no agent id")
     metrics = _object(row, "metrics", "metricsJson", "metrics_json")
     metadata = _object(row, "metadata", "metadataJson", "metadata_json")
     found = pick(row, *STEPS)
@@ -194,12 +194,12 @@ def _call(found: Any, place: str) -> LLMCall:
         raise Unreadable(place, found, "not a call")
     response = as_text(pick(found, "response", "output", "text"))
     if response is None:
-        raise Unreadable(f"{place}.response", None, "missing")
+        raise Unreadable(f"{place}.response", None, "an LLM call without a response")
     chat = _chat(found, place)
     system = as_text(pick(found, "systemPrompt", "system_prompt")) or ""
     user = as_text(pick(found, "userPrompt", "user_prompt", "prompt")) or ""
     if not chat and not system and not user:
-        raise Unreadable(f"{place}.userPrompt", None, "missing")
+        raise Unreadable(f"{place}.userPrompt", None, "an LLM call without a prompt")
     metadata = _mapping(decoded(found.get("metadata"), f"{place}.metadata"))
     unknown = metadata.get("unknown")
     unknown = unknown if isinstance(unknown, list) else []

@@ -8,9 +8,7 @@ rows are bound by id, so that nothing is read twice or left out.
 from __future__ import annotations
 
 import asyncio
-import gc
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,6 +22,7 @@ from mmo_rl.source import statements
 from mmo_rl.source.base import ReadPool
 from mmo_rl.source.columns import COLUMNS_SQL, REQUIRED, SCHEMAS_SQL, TABLES, Table, schema_hint, tables
 from mmo_rl.source.joined import assemble
+from mmo_rl.source.memory import no_collection
 from mmo_rl.source.parse import parse_trajectory
 from mmo_rl.source.rejections import Rejections
 from mmo_rl.source.slices import part, split_id
@@ -157,10 +156,10 @@ class PostgresSource:
         sql = statements.rows_sql((await self._known())["trajectories"])
         rows = {row["trajectoryId"]: dict(row) for row in await self._fetch(sql, ids)}
         found: dict[str, Trajectory] = {}
-        with _no_collection():
+        with no_collection():
             for row in rows.values():
                 self._parse(row, (), found)
-        silent = [identity for identity, read in found.items() if not any(step.llm_calls for step in read.steps)]
+        silent = [identity for identity, read in found.items() if not all(step.llm_calls for step in read.steps)]
         for identity, calls in (await self._logged_calls(silent)).items():
             del found[identity]
             self._parse(rows[identity], calls, found)
@@ -242,15 +241,3 @@ class PostgresSource:
 
     def _reject(self, rejection: Rejection) -> None:
         self.rejections.add_once(rejection)
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Many small objects are made at once and all of them are kept: nothing for the garbage collector to find."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()

@@ -14,14 +14,16 @@ KEPT = 100
 
 
 class Rejections:
-    """Counts every rejection, keeps the first for a report, and writes all to the file ``path`` (None: to none),
-    which is made anew with the first one."""
+    """Counts every rejection, keeps the first for a report, and writes all to the file ``path`` (None: to none).
+    The file of an earlier reading is removed: where it is, something was rejected by this one."""
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
         self._counts: Counter[str] = Counter()
         self._first: list[Rejection] = []
         self._known: set[Rejection] = set()
+        if path is not None and path.exists():
+            path.unlink()
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -44,9 +46,8 @@ class Rejections:
             self._first.append(rejection)
         if self.path is None:
             return
-        first = sum(self._counts.values()) == 1
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("w" if first else "a", encoding="utf-8") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(rejection)) + "\n")
 
     def summary(self) -> str:

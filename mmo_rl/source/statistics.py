@@ -15,6 +15,7 @@ from mmo_rl.source import statements, window_sql
 from mmo_rl.source.base import WINDOWS_INDEX
 from mmo_rl.source.columns import Table
 from mmo_rl.source.joined import joined_members, joins
+from mmo_rl.source.memory import no_collection
 from mmo_rl.source.slices import Slice, is_odd, named_start, slice_id, slices, slices_of, step_times
 from mmo_rl.source.values import as_number
 from mmo_rl.types import GroupCounts, Member, Trajectory, Window, WindowQuery, WindowStats
@@ -23,6 +24,9 @@ log = logging.getLogger(__name__)
 ANNOUNCED_FROM = 10_000
 """Rows from which on a missing index is felt."""
 
+BEGINNING = datetime(1, 1, 1)  # noqa: DTZ001
+"""Of time without a zone."""
+
 Fetch = Callable[..., Awaitable[list[asyncpg.Record]]]
 Counted = list[tuple[datetime, asyncpg.Record]]
 
@@ -30,10 +34,12 @@ Counted = list[tuple[datetime, asyncpg.Record]]
 @dataclass(frozen=True, slots=True)
 class Layout:
     """Where the windows of a database lie: those from which trajectories reach into later ones, with the latest end;
-    and all recorded ids by the start that they name, or None where ids do not tell where a trajectory belongs."""
+    and which recorded id names a start, or None where ids do not tell where a trajectory belongs. What ends before
+    ``since`` was not looked at (None: everything was)."""
 
     reaching: Sequence[tuple[datetime, datetime]]
-    names: Mapping[datetime, str] | None
+    name_of: Callable[[datetime], str | None] | None
+    since: datetime | None
 
 
 class Statistics:
@@ -63,30 +69,33 @@ class Statistics:
         self._layouts: dict[tuple[float, str | None], Layout] = {}
 
     async def counts(self, query: WindowQuery) -> list[GroupCounts]:
-        """One statement over all rows; a second one lists the members of the windows that something reaches into from
-        the one before, because how its slices count is known only when they are made."""
+        """One statement over all rows, of which the numbers come of the windows asked for; a second one lists the
+        members of the windows that something reaches into from the one before, because how its slices count is known
+        only when they are made."""
         await self._announce()
         length = timedelta(hours=query.window_hours)
         counted = await self._counted(query)
         latest = max([start for start, _ in counted], default=None)
         reaching = self._layouts[query.window_hours, query.scenario_id].reaching if query.exact else ()
-        touched = {start for start in self._touched(reaching, length) if _asked(start, length, query, latest)}
-        recounted: dict[datetime, list[GroupCounts]] = {}
+        asked = _asked(length, query, latest)
+        touched = {start for start in self._touched(reaching, length) if asked(start)}
+        recounted: list[GroupCounts] = []
         if touched:
             only = tuple(self._window(start, length) for start in touched)
             for stats in await self.windows(replace(query, span=None, only=only, draw=None)):
-                numbers = stats.counts(min_actions=query.min_actions, by_role=query.by_role)
-                recounted[stats.window.start.replace(tzinfo=None)] = numbers
-        newest = max([start for start, _ in counted if start not in touched] + list(recounted), default=None)
+                recounted += stats.counts(min_actions=query.min_actions, by_role=query.by_role)
+            counted = [(start, row) for start, row in counted if start not in touched]
+            starts = [start for start, _ in counted] + [_naive(c.window.start) for c in recounted]
+            asked = _asked(length, query, max(starts, default=None))  # what reached into the latest one may be gone
         over = (self._now() - self._settle - length).replace(tzinfo=None)
-        found = [counts for start in recounted for counts in recounted[start]]
-        found += [
-            self._numbers(row, self._window(start, length), complete=start < over)
-            for start, row in counted
-            if start not in touched and _asked(start, length, query, newest)
-        ]
-        found = [c for c in found if not touched or _asked(c.window.start.replace(tzinfo=None), length, query, newest)]
-        return sorted(found, key=lambda c: (c.window.start, c.role is not None, c.role or ""))
+        with no_collection():
+            found = [c for c in recounted if asked(_naive(c.window.start))]
+            found += [
+                _numbers(row, self._window(start, length), complete=start < over)
+                for start, row in counted
+                if asked(start)
+            ]
+            return sorted(found, key=lambda c: (c.window.id, c.role is not None, c.role or ""))
 
     async def windows(self, query: WindowQuery) -> list[WindowStats]:
         """The members of the windows asked for; without those that ``query.draw`` takes."""
@@ -117,12 +126,12 @@ class Statistics:
                     member = Member(slice_id(identity, piece.window.id), agent, len(piece.steps), piece.pnl, *more)
                     members.setdefault(own, []).append((max(began, own), member))
         outcomes = await self._outcome_starts(length, hourly=hourly)
-        newest = max(members, default=None)
+        asked = _asked(length, query, max(members, default=None))
         only = frozenset(query.only)
         found = []
         for naive in sorted(members):
             window = self._window(naive, length)
-            if window not in only if only else not _asked(naive, length, query, newest):
+            if window not in only if only else not asked(naive):
                 continue
             together = [member for _, member in members[naive]]
             if joins(query.window_hours):
@@ -141,29 +150,30 @@ class Statistics:
     def _complete(self, window: Window) -> bool:
         return window.end + self._settle < self._now()
 
-    def _numbers(self, row: Mapping[str, Any], window: Window, *, complete: bool) -> GroupCounts:
-        available, trainable = row["available"], row["trainable"]
-        apart, few, steps = row["members"] - trainable, trainable - available, row["steps"] or 0
-        pnl = row["pnl_low"], row["pnl_high"]
-        return GroupCounts(window, row["role"], available, row["agents"], apart, few, steps, *pnl, complete)
-
-    async def _counted(self, query: WindowQuery) -> Counted:
-        """The numbers by start of the window; notes how the windows lie."""
+    async def _counted(self, query: WindowQuery, *, whole: bool = False) -> Counted:
+        """The numbers by start of the window, of more windows than the query asks for, or of all; notes how they
+        lie."""
         table = (await self._known())["trajectories"]
         length, hourly = timedelta(hours=query.window_hours), query.window_hours == 1
-        arguments = (query.scenario_id, query.min_actions)
+        first, back = _reach(query)
+        arguments = (query.scenario_id, query.min_actions, *((None, None) if whole else (first, back)))
         key = (query.window_hours, query.scenario_id)
         if hourly and table.has("windowId"):
             named = await self._fetch(window_sql.named_counts_sql(table, by_role=query.by_role), *arguments)
-            counted = _by_start(named)
+            if usual := bool(named) and named[0]["usual"]:
+                counted: Counted | None = [(datetime.fromisoformat(row["name"]), row) for row in named]
+            else:
+                counted = _by_start(named)
             if counted is not None:
                 reaching = [(start, row["ended"]) for start, row in counted if row["ended"] > start + length]
-                self._layouts[key] = Layout(reaching, {start: row["name"] for start, row in counted})
+                names = {} if usual else {start: row["name"] for start, row in counted}
+                since = _since(first, back, counted) if usual and not whole else None
+                self._layouts[key] = Layout(reaching, _usual_name if usual else names.get, since)
                 return counted
         sql = window_sql.counts_sql(table, hourly=hourly, joined=joins(query.window_hours), by_role=query.by_role)
         counted = [(row["start"], row) for row in await self._fetch(sql, length, *arguments)]
         reaching = [(start, row["reach"]) for start, row in counted if row["reach"] is not None]
-        self._layouts[key] = Layout(reaching, None)
+        self._layouts[key] = Layout(reaching, None, None if whole else _since(first, back, counted))
         return counted
 
     async def _rows(self, query: WindowQuery, length: timedelta) -> list[asyncpg.Record]:
@@ -174,20 +184,21 @@ class Statistics:
                 window_sql.windows_sql(table, hourly=hourly),
                 length,
                 query.scenario_id,
-                span.start.astimezone(UTC).replace(tzinfo=None) if span is not None else None,
-                span.end.astimezone(UTC).replace(tzinfo=None) if span is not None else None,
+                _naive(span.start) if span is not None else None,
+                _naive(span.end) if span is not None else None,
                 timedelta(hours=query.lookback_hours) if span is None else None,
             )
         key = (query.window_hours, query.scenario_id)
-        if key not in self._layouts:
-            await self._counted(query)
-        layout = self._layouts[key]
-        starts = {window.start.astimezone(UTC).replace(tzinfo=None) for window in query.only}
+        starts = {_naive(window.start) for window in query.only}
+        layout = self._layouts.get(key)
+        if layout is None or (layout.since is not None and min(starts) < layout.since):
+            await self._counted(query, whole=True)
+            layout = self._layouts[key]
         starts |= {
             start for start, reach in layout.reaching if not starts.isdisjoint(self._touched([(start, reach)], length))
         }
         arguments: list[Any] = [length, query.scenario_id, sorted(starts)]
-        named = layout.names is not None
+        named = layout.name_of is not None
         if query.draw is not None:
             joined = joins(query.window_hours)
             sql = window_sql.drawn_sql(table, hourly=hourly, joined=joined, by_role=query.by_role, named=named)
@@ -195,8 +206,8 @@ class Statistics:
             arguments += [draw.rate, str(draw.seed), draw.prefix, draw.min_agents, query.min_actions]
         else:
             sql = window_sql.members_sql(table, hourly=hourly, named=named)
-        if layout.names is not None:
-            arguments.append([layout.names[start] for start in sorted(starts) if start in layout.names])
+        if layout.name_of is not None:
+            arguments.append([name for name in map(layout.name_of, sorted(starts)) if name is not None])
         return await self._fetch(sql, *arguments)
 
     def _touched(self, reaching: Sequence[tuple[datetime, datetime]], length: timedelta) -> set[datetime]:
@@ -261,6 +272,14 @@ class Statistics:
         return {row["start"] for row in rows}
 
 
+def _numbers(row: Sequence[Any], window: Window, *, complete: bool) -> GroupCounts:
+    """From the first columns of a statement that counts."""
+    role, members, trainable, available, agents, steps, low, high = row[1:9]
+    return GroupCounts(
+        window, role, available, agents, members - trainable, trainable - available, steps or 0, low, high, complete
+    )
+
+
 def _by_start(rows: Sequence[asyncpg.Record]) -> Counted | None:
     """Rows by recorded window id, by the start that it names; None where an id names none, two name the same, or one
     stands for several hours: then rows must be placed one by one."""
@@ -290,7 +309,36 @@ def _usual_start(name: str | None) -> datetime | None:
     return None if named is None else named.replace(tzinfo=None)
 
 
-def _asked(start: datetime, length: timedelta, query: WindowQuery, newest: datetime | None) -> bool:
+def _usual_name(start: datetime) -> str:
+    return start.isoformat(timespec="minutes")
+
+
+def _naive(moment: datetime) -> datetime:
+    return moment.astimezone(UTC).replace(tzinfo=None)
+
+
+def _reach(query: WindowQuery) -> tuple[datetime | None, timedelta | None]:
+    """The earliest start that is asked for, or how long before the newest window it is."""
     if query.span is not None:
-        return query.span.start <= start.replace(tzinfo=UTC) and (start + length).replace(tzinfo=UTC) <= query.span.end
-    return newest is None or start > newest - timedelta(hours=query.lookback_hours)
+        return _naive(query.span.start), None
+    return None, timedelta(hours=query.lookback_hours)
+
+
+def _since(first: datetime | None, back: timedelta | None, counted: Counted) -> datetime | None:
+    """The earliest start of the windows whose numbers came."""
+    if back is None or not counted:
+        return first
+    newest = max(start for start, _ in counted)
+    return newest - back if back < newest - BEGINNING else BEGINNING
+
+
+def _asked(length: timedelta, query: WindowQuery, newest: datetime | None) -> Callable[[datetime], bool]:
+    """Whether the window that starts at a moment is one that the query asks for."""
+    if query.span is not None:
+        first, last = _naive(query.span.start), _naive(query.span.end) - length
+        return lambda start: first <= start <= last
+    back = timedelta(hours=query.lookback_hours)
+    if newest is None or back > newest - BEGINNING:
+        return lambda start: True
+    before = newest - back
+    return lambda start: start > before

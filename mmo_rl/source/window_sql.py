@@ -1,5 +1,8 @@
 """The statements that count windows and list their members, for the table that a database has; none reads a step.
 
+Those that count begin with the same columns: recorded id or start of the window, role, members, those that may be
+trained on, those of them with enough steps, agents, steps, lowest and highest P&L.
+
 Of the parameters, $1 is the length of a window and $2 a scenario or null, unless said otherwise.
 """
 
@@ -15,6 +18,13 @@ INDEX_SQL = f"""
         where i.indrelid = to_regclass('trajectories') and c.relname = '{WINDOWS_INDEX}' and i.indisvalid
     ) as indexed
 """
+USUAL = rf"""
+    name ~ '^[12]\d\d\d-[01]\d-[0-3]\dT[0-2]\d:[0-5]\d$' and substr(name, 6, 2) between '01' and '12'
+    and substr(name, 12, 2) < '24' and substr(name, 9, 2) between '01' and '31'
+    and (substr(name, 9, 2) < '29' or {named_start_sql("name")} is not null)
+"""
+"""Whether an id is one as the game writes it: as texts these are in the order of the starts that they name."""
+OLDEST = "timestamp '0001-01-01'"
 COLUMNS = 'id, agent, steps, pnl, role, training, evaluation, name, "startTime", "endTime", start, crosses'
 
 
@@ -22,6 +32,8 @@ def named_counts_sql(table: Table, *, by_role: bool) -> str:
     """The numbers of every recorded window id, for windows of an hour: an index alone can answer it.
 
     $1 a scenario or null, $2 the fewest steps. ``ended`` is the latest end, ``hours`` the most hours of a window.
+    Where all ids are ``usual`` ones, only those come of windows that start at $3, or where that is null $4 before the
+    newest one, or later, and those from which something reaches as far.
     """
     steps, pnl = table.integer("episodeLength"), table.number("finalPnL")
     trainable = " and ".join(
@@ -32,22 +44,38 @@ def named_counts_sql(table: Table, *, by_role: bool) -> str:
     usable = f"{trainable or 'true'} and {steps} >= $2"
     role = table.text("archetype") if by_role else "null::text"
     return f"""
-        select {table.text("windowId")} as name, {role} as role, count(*) as members,
-               count(*) filter (where {trainable or "true"}) as trainable,
-               count(*) filter (where {usable}) as available,
-               count(distinct {table.text("agentId")}) filter (where {usable}) as agents,
-               sum({steps}) filter (where {usable}) as steps,
-               min({pnl}) filter (where {usable}) as pnl_low, max({pnl}) filter (where {usable}) as pnl_high,
-               max({end_sql(table)}) as ended, max({table.integer("windowHours")}) as hours
-        from trajectories where {_scenario(table, "$1")}
-        group by {table.text("windowId")}{f", {role}" if by_role and table.has("archetype") else ""}
+        with counted as materialized (
+            select {table.text("windowId")} as name, {role} as role, count(*) as members,
+                   count(*) filter (where {trainable or "true"}) as trainable,
+                   count(*) filter (where {usable}) as available,
+                   count(distinct {table.text("agentId")}) filter (where {usable}) as agents,
+                   sum({steps}) filter (where {usable}) as steps,
+                   min({pnl}) filter (where {usable}) as pnl_low, max({pnl}) filter (where {usable}) as pnl_high,
+                   max({end_sql(table)}) as ended, max({table.integer("windowHours")}) as hours
+            from trajectories where {_scenario(table, "$1")}
+            group by {table.text("windowId")}{f", {role}" if by_role and table.has("archetype") else ""}
+        ), known as materialized (
+            select coalesce(bool_and(name is not null and {USUAL} and coalesce(hours, 1) <= 1), false) as usual,
+                   max(name collate "C") as newest
+            from counted
+        ), first as materialized (
+            select usual, moment, to_char(moment, 'YYYY-MM-DD"T"HH24:MI') as name
+            from known cross join lateral (
+                select case when usual then
+                    greatest(coalesce($3::timestamp, {named_start_sql("newest")} - $4::interval), {OLDEST})
+                end as moment
+            ) m
+        )
+        select counted.*, usual from counted, first
+        where moment is null or counted.name collate "C" >= first.name or ended >= moment
     """
 
 
 def counts_sql(table: Table, *, hourly: bool, joined: bool, by_role: bool) -> str:
     """The numbers of every window, whatever its length and the recorded ids; ``joined`` counts what an agent did in a
-    window as one. $3 the fewest steps; ``reach`` is the latest end of
-    those that cross the end of their window."""
+    window as one. $3 the fewest steps; ``reach`` is the latest end of those that cross the end of their window. Only
+    windows come that start at $4, or where that is null $5 before the newest one, or later, and those from which
+    something reaches as far."""
     role = "role" if by_role else "null::text"
     if joined:
         available = "(ok > 0 and ok_steps >= $3)::int"
@@ -77,14 +105,18 @@ def counts_sql(table: Table, *, hourly: bool, joined: bool, by_role: bool) -> st
             select *, {available} as available, {few} as few, {apart} as excluded, {low} as least, {high} as most,
                    {"ok_steps" if joined else "many_steps"} as taken
             from agents
+        ), first as (
+            select greatest(coalesce($4::timestamp, max(start) - $5::interval), {OLDEST}) as moment from agents
+        ), counted as (
+            select start, role, coalesce(sum(available + excluded + few), 0)::bigint as members,
+                   coalesce(sum(available + few), 0)::bigint as trainable,
+                   coalesce(sum(available), 0)::bigint as available,
+                   count(*) filter (where available > 0) as agents,
+                   sum(taken) filter (where available > 0) as steps, min(least) as pnl_low, max(most) as pnl_high,
+                   max(reach) as reach
+            from each group by start, role
         )
-        select start, role, coalesce(sum(available), 0)::bigint as available,
-               count(*) filter (where available > 0) as agents,
-               coalesce(sum(available + excluded + few), 0)::bigint as members,
-               coalesce(sum(available + few), 0)::bigint as trainable,
-               sum(taken) filter (where available > 0) as steps, min(least) as pnl_low, max(most) as pnl_high,
-               max(reach) as reach
-        from each group by start, role
+        select counted.* from counted, first where start >= moment or reach >= moment
     """
 
 

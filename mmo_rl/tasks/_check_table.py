@@ -64,8 +64,9 @@ def lines(report: Mapping[str, Any]) -> list[str]:
     said += _recorded(report["recorded_windows"])
     counts = report["at_least_agents"]
     if report["windows"]:
+        of = " of one role" if any(window["roles"] is not None for window in report["per_window"]) else ""
         said.append(
-            f"complete windows with at least {' / '.join(counts)} agents: {' / '.join(map(str, counts.values()))}"
+            f"complete windows with at least {' / '.join(counts)} agents{of}: {' / '.join(map(str, counts.values()))}"
         )
     ids = report["window_ids"]
     if ids["mapped"] or ids["derived"]:
@@ -92,7 +93,7 @@ def lines(report: Mapping[str, Any]) -> list[str]:
     if report["rejected"] and report.get("rejected_in"):
         said.append(f"each of them is in {report['rejected_in']}")
     if report["windows_ready"] and not report["windows_ready_with_outcomes"]:
-        said.append("no outcomes: judge=oracle needs them (mmo-rl task=outcomes derives them from the recorded prices)")
+        said.append("no outcomes: judge=oracle needs them (task=outcomes derives them from the recorded prices)")
     return said
 
 

@@ -27,8 +27,8 @@ async def outside(
         return None
     hours = math.ceil((shown[-1].window.start - older[0].window.start) / timedelta(hours=1)) + 1
     return {
-        "windows": len(older),
-        "windows_with_agents": sum(counts.agents >= min_agents for counts in older),
+        "windows": len({counts.window.id for counts in older}),
+        "windows_with_agents": len({counts.window.id for counts in older if counts.agents >= min_agents}),
         "trajectories": sum(counts.members for counts in older),
         "lookback_hours": query.lookback_hours,
         "override": f"sampler.lookback_hours={hours}",

@@ -225,6 +225,7 @@ def expected(plan: Plan) -> dict[str, Any]:
         "judge/prompt_tokens": due.judge_prompt_tokens,
         "judge/completion_tokens": due.judge_answer_tokens,
         "judge/cost_usd": due.judge_usd,
+        "train/tokens_selected": None if plan.backend == "export" else plan.counts.selected_tokens,
         "train/tokens": 0 if plan.backend == "export" else plan.counts.trained_tokens,
         "time/total_s": None if due.hours is None else due.hours * 3600,
     }

@@ -50,8 +50,9 @@ class Counts:
     """What a run would use, over all its iterations.
 
     ``dropout_rate`` in [0, 1] is their mean, weighted by what was available, ``capped`` where max_dropout alone kept it
-    from being larger; ``context_tokens`` are those that training reads beside the ``trained_tokens``. ``windows_read``
-    of the windows were rendered and counted, the others are taken to be like them.
+    from being larger; ``selected_tokens`` are those of all answers, ``trained_tokens`` those of answers whose reward is
+    not the mean of their group, ``context_tokens`` what training reads beside them. ``windows_read`` of the windows
+    were rendered and counted, the others are taken to be like them.
     """
 
     iterations: int
@@ -63,6 +64,7 @@ class Counts:
     capped: bool
     excluded: Mapping[str, int]
     calls: tuple[Call, ...]
+    selected_tokens: int
     trained_tokens: int
     context_tokens: int
     play_prompt_tokens: int
@@ -75,6 +77,7 @@ class Measured:
 
     members: int
     requests: tuple[tuple[JudgeRequest, int], ...]
+    selected: int
     trained: int
     context: int
 
@@ -158,6 +161,7 @@ class Reckoner:
             capped=any(1 - sampler.target_trajectories / s.available > s.dropout_rate for s in selections),
             excluded=dict(excluded),
             calls=tuple(tally.all_calls()),
+            selected_tokens=round(tally.scaled(tally.selected) * self._epochs),
             trained_tokens=round(tally.scaled(tally.trained) * self._epochs),
             context_tokens=round(tally.scaled(tally.context) * self._epochs),
             play_prompt_tokens=round(plays * prompt),
@@ -215,7 +219,7 @@ class _Tally:
         self._seen = seen
         self.world: str | None = None
         self.windows_read = 0
-        self.trained = self.context = 0
+        self.selected = self.trained = self.context = 0
         self._trajectories_read = self._trajectories = 0
         self._calls: list[Call] = []
         self._members_read = 0
@@ -249,6 +253,7 @@ class _Tally:
 
     def _add(self, measured: Measured) -> None:
         self._trajectories_read += measured.members
+        self.selected += measured.selected
         self.trained += measured.trained
         self.context += measured.context
         for request, length in measured.requests:
@@ -267,13 +272,16 @@ class _Tally:
             scored = ScoredGroup(group, {i: Score(i, float(place > 0)) for place, i in enumerate(judged)})
         else:
             (scored,) = [s async for s in self._judge.score(_one(group))]
-        trained = context = 0
+        selected = trained = context = 0
         for training in training_groups([scored]):
             mean = sum(sample.reward for sample in training.samples) / len(training.samples)
-            moving = [sample for sample in training.samples if abs(sample.reward - mean) > NO_ADVANTAGE]
-            answers, prompts = self._lengths([call for sample in moving for call in sample.calls])
-            trained, context = trained + answers, context + prompts
-        return Measured(len(group.members), tuple(zip(requests, lengths, strict=True)), trained, context)
+            for moves in (True, False):
+                samples = [s for s in training.samples if (abs(s.reward - mean) > NO_ADVANTAGE) is moves]
+                answers, prompts = self._lengths([call for sample in samples for call in sample.calls])
+                selected += answers
+                if moves:
+                    trained, context = trained + answers, context + prompts
+        return Measured(len(group.members), tuple(zip(requests, lengths, strict=True)), selected, trained, context)
 
     def _requests(self, group: Group) -> list[JudgeRequest]:
         try:

@@ -59,7 +59,6 @@ def show(jobs: Sequence[tuple[str, Plan]], console: Console) -> None:
 def row(name: str, plan: Plan, due: Bill) -> list[str]:
     """One job's numbers, in the order of `HEADINGS`; ``~`` marks an estimate, ``?`` what is not known."""
     counts = plan.counts
-    about = "" if plan.policy_counted and counts.windows_read == counts.windows else "~"
     return [
         name,
         f"{counts.windows:,}",
@@ -67,13 +66,19 @@ def row(name: str, plan: Plan, due: Bill) -> list[str]:
         f"{counts.dropout_rate:.0%}",
         _calls(due),
         _tokens(plan, due),
-        f"{about}{short(counts.trained_tokens)}",
+        _about([plan]) + short(counts.trained_tokens),
         usd(due.judge_usd),
         usd(due.training_usd),
         usd(due.playing_usd),
         total(due.known_usd, due.unknown),
         "?" if due.hours is None else f"~{hours(due.hours)}",
     ]
+
+
+def _about(plans: Sequence[Plan]) -> str:
+    """Marks trained tokens as an estimate where they are not counted, every one of them."""
+    exact = all(plan.policy_counted and plan.counts.windows_read == plan.counts.windows for plan in plans)
+    return "" if exact else "~"
 
 
 def total_row(plans: Sequence[Plan], bills: Sequence[Bill]) -> list[str]:
@@ -90,10 +95,10 @@ def total_row(plans: Sequence[Plan], bills: Sequence[Bill]) -> list[str]:
         "",
         f"{paid:,}" + (f" + {calls - paid:,} free" if calls > paid else ""),
         f"~{short(tokens)}" if tokens else "0",
-        short(sum(plan.counts.trained_tokens for plan in plans)),
-        _sum(judged),
-        _sum(trained),
-        _sum(played),
+        _about(plans) + short(sum(plan.counts.trained_tokens for plan in plans)),
+        _sum(judged).removeprefix("$"),
+        _sum(trained).removeprefix("$"),
+        _sum(played).removeprefix("$"),
         total(sum(due.known_usd for due in bills), unknown),
         "?" if None in times else f"~{hours(sum(t for t in times if t is not None))}",
     ]

@@ -28,7 +28,9 @@ THRESHOLDS = (2, 3, 5, 8)
 class Readiness:
     """One window: ``reason`` says why it is not ready, None where it is. Counts are of members that may be trained
     on, ``active_agents`` of those with enough steps; ``pnl_low`` and ``pnl_high`` in game dollars, None where no P&L
-    was recorded. ``trainable_calls`` and ``with_logprobs`` count LLM calls, None where no step was read."""
+    was recorded. ``trainable_calls`` and ``with_logprobs`` count LLM calls, None where no step was read. Where agents
+    are compared within their role (``roles``, its active agents by role, else None), ``active_agents`` is that of the
+    largest role, and ``usable`` trajectories are those of roles with enough agents."""
 
     window_id: str
     agents: int
@@ -43,6 +45,8 @@ class Readiness:
     with_logprobs: int | None
     complete: bool
     reason: str | None
+    usable: int = 0
+    roles: Mapping[str, int] | None = None
 
 
 async def run(context: Context, *, format: Literal["table", "json"] = "table", steps: bool = True) -> None:
@@ -52,7 +56,11 @@ async def run(context: Context, *, format: Literal["table", "json"] = "table", s
     windows = await source.windows(query)
     qualities = await examine(source, windows, now=utc_now()) if steps else {}
     checked = assess(
-        windows, min_agents=sampler.min_agents, min_actions=sampler.min_actions, qualities=qualities if steps else None
+        windows,
+        min_agents=sampler.min_agents,
+        min_actions=sampler.min_actions,
+        by_role=query.by_role,
+        qualities=qualities if steps else None,
     )
     report = summary(
         checked, windows=windows, rejected=source.rejected, quality=total(list(qualities.values())) if steps else None
@@ -124,34 +132,42 @@ def assess(
     *,
     min_agents: int,
     min_actions: int,
+    by_role: bool = False,
     qualities: Mapping[str, Quality] | None = None,
 ) -> list[Readiness]:
-    """Whether each window can be trained on: complete, at least ``min_agents`` agents that took at least
-    ``min_actions`` steps each in play that is meant for training, and, where steps were read (``qualities``), readable
-    and with LLM calls."""
+    """Whether each window can be trained on: complete, at least ``min_agents`` agents (``by_role``: of one role) that
+    took at least ``min_actions`` steps each in play that is meant for training, and, where steps were read
+    (``qualities``), readable and with LLM calls."""
     return [
-        _assess(stats, min_agents, min_actions, None if qualities is None else qualities[stats.window.id])
+        _assess(stats, min_agents, min_actions, by_role, None if qualities is None else qualities[stats.window.id])
         for stats in windows
     ]
 
 
-def _assess(stats: WindowStats, min_agents: int, min_actions: int, quality: Quality | None) -> Readiness:
+def _assess(stats: WindowStats, min_agents: int, min_actions: int, by_role: bool, quality: Quality | None) -> Readiness:
     trainable = [m for m in stats.members if m.trainable]
-    active = [m for m in trainable if m.actions >= min_actions]
-    readable = active if quality is None else [m for m in active if m.trajectory_id in quality.readable]
-    agents = _agents(readable)
+    groups: dict[str | None, list[Member]] = {}
+    for member in trainable:
+        groups.setdefault(member.role if by_role else None, []).append(member)
+    active = {role: [m for m in group if m.actions >= min_actions] for role, group in groups.items()}
+    readable = {
+        role: [m for m in group if quality is None or m.trajectory_id in quality.readable]
+        for role, group in active.items()
+    }
+    agents = _largest(readable)
+    of = " of one role" if by_role else ""
     pnl = [m.final_pnl for m in trainable if m.final_pnl is not None]
     reason = None
     if not stats.complete:
         reason = "not over yet"
     elif not trainable:
         reason = "for evaluation only"
-    elif _agents(trainable) < min_agents:
-        reason = f"{_agents(trainable)} of {min_agents} agents"
-    elif _agents(active) < min_agents:
-        reason = f"{_agents(active)} of {min_agents} agents with {min_actions} steps"
+    elif _largest(groups) < min_agents:
+        reason = f"{_largest(groups)} of {min_agents} agents{of}"
+    elif _largest(active) < min_agents:
+        reason = f"{_largest(active)} of {min_agents} agents{of} with {min_actions} steps"
     elif agents < min_agents:
-        reason = f"{agents} of {min_agents} agents readable"
+        reason = f"{agents} of {min_agents} agents{of} readable"
     elif quality is not None and quality.trainable_calls == 0:
         reason = "no LLM calls"
     return Readiness(
@@ -168,7 +184,14 @@ def _assess(stats: WindowStats, min_agents: int, min_actions: int, quality: Qual
         with_logprobs=None if quality is None else quality.with_logprobs,
         complete=stats.complete,
         reason=reason,
+        usable=sum(len(group) for role, group in groups.items() if _agents(readable[role]) >= min_agents),
+        roles={role or "(none)": _agents(group) for role, group in readable.items()} if by_role else None,
     )
+
+
+def _largest(groups: Mapping[str | None, Collection[Member]]) -> int:
+    """Of those who are compared with each other: how many agents where there are most."""
+    return max(map(_agents, groups.values()), default=0)
 
 
 def _agents(members: Collection[Member]) -> int:
@@ -239,7 +262,7 @@ def summary(
         "windows_ready": len(usable),
         "windows_ready_with_outcomes": sum(window.has_outcomes for window in usable),
         "trajectories": sum(window.trajectories for window in checked),
-        "trajectories_ready": sum(window.trajectories for window in usable),
+        "trajectories_ready": sum(window.usable for window in usable),
         "steps": sum(window.steps for window in checked),
         "at_least_agents": {
             str(agents): sum(window.complete and window.active_agents >= agents for window in checked)

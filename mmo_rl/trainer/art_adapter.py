@@ -64,19 +64,10 @@ def _choice(call: PolicyCall, tokenizer: Any) -> Any:
     from openai.types.chat.chat_completion import Choice, ChoiceLogprobs
 
     # Older versions render the prompt, newer ones take the ids as given: they must be the same.
-    rendered = list(
-        tokenizer.apply_chat_template(
-            [dict(m) for m in call.messages], add_generation_prompt=True, tokenize=True, return_dict=False
-        )
-    )
-    # Ids of another tokenizer or chat template mean nothing here: then the text is what was recorded.
-    foreign = call.prompt_token_ids is not None and list(call.prompt_token_ids) != rendered
-    recorded = None if foreign else call.token_ids
-    token_ids = recorded
-    if token_ids is None:
-        token_ids = (*tokenizer(call.response, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id)
+    rendered = _rendered(call, tokenizer)
+    token_ids, recorded = _answer(call, rendered, tokenizer)
     logprobs: Sequence[float] = (float("nan"),) * len(token_ids)
-    if call.logprobs is not None and recorded is not None:
+    if call.logprobs is not None and recorded:
         # -inf is unknown too: the versions disagree about it.
         logprobs = [p if math.isfinite(p) else float("nan") for p in call.logprobs]
     choice = Choice(
@@ -93,6 +84,26 @@ def _choice(call: PolicyCall, tokenizer: Any) -> Any:
     choice.prompt_token_ids = rendered
     choice.token_ids = list(token_ids)
     return choice
+
+
+def _rendered(call: PolicyCall, tokenizer: Any) -> list[int]:
+    messages = [dict(m) for m in call.messages]
+    return list(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False))
+
+
+def _answer(call: PolicyCall, rendered: Sequence[int], tokenizer: Any) -> tuple[tuple[int, ...], bool]:
+    """The tokens of the answer, and whether they are the recorded ones."""
+    # Ids of another tokenizer or chat template mean nothing here: then the text is what was recorded.
+    foreign = call.prompt_token_ids is not None and list(call.prompt_token_ids) != list(rendered)
+    if call.token_ids is not None and not foreign:
+        return tuple(call.token_ids), True
+    return (*tokenizer(call.response, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id), False
+
+
+def answer_tokens(tokenizer: Any, groups: Sequence[TrainingGroup]) -> int:
+    """Tokens of all answers in the groups, those without an advantage included: as many as `pack` marks at most."""
+    calls = [call for group in groups for sample in group.samples for call in sample.calls]
+    return sum(len(_answer(call, _rendered(call, tokenizer), tokenizer)[0]) for call in calls)
 
 
 def pack(tokenizer: Any, groups: Sequence[TrainingGroup], *, packed_tokens: int, seed: int) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from mmo_rl.errors import TrainerError
 from mmo_rl.rng import derive_seed
-from mmo_rl.trainer.art_adapter import LossName, pack, policy_loss
+from mmo_rl.trainer.art_adapter import LossName, answer_tokens, pack, policy_loss
 from mmo_rl.trainer.base import Capabilities
 from mmo_rl.types import PolicyVersion, Trained, TrainingGroup
 
@@ -154,8 +154,9 @@ class LocalTrainer:
                         hint="a judge must answer finite scores; see judgments.jsonl in the run folder",
                     )
         signal = [g for g in groups if _spread(g) > NO_SPREAD]
+        selected = answer_tokens(self._tokenizer, groups) * self._epochs
         if not signal:
-            return Trained(self._version(self._current), 0, 0, len(groups), {})
+            return Trained(self._version(self._current), 0, 0, len(groups), {}, selected)
         packed = pack(
             self._tokenizer,
             signal,
@@ -177,6 +178,7 @@ class LocalTrainer:
             tokens=tokens,
             groups_skipped_zero_variance=len(groups) - len(signal),
             metrics=metrics | {"tokens_per_s": tokens / seconds, "unknown_logprobs_share": unknown},
+            tokens_selected=selected,
         )
 
     def _fill_logprobs(self, packed: dict[str, Any]) -> float:

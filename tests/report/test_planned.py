@@ -28,7 +28,7 @@ def test_each_number_has_its_difference_in_percent_of_the_plan() -> None:
         PlannedLine("judge calls", "160", "160", "as planned"),
         PlannedLine("judgments from the cache", "0", "2", "\N{EN DASH}"),
         PlannedLine("judge cost", "$0.5000", "$0.6000", "+20.0%"),
-        PlannedLine("trained tokens", "1,000", "950", "-5.0%"),
+        PlannedLine("of these trained, because their groups differed in reward", "1,000", "950", "-5.0%"),
         PlannedLine("time", "unknown", "12 s", "\N{EN DASH}"),
     ]
 

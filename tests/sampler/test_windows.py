@@ -1,4 +1,5 @@
 from datetime import UTC, datetime, timedelta
+from typing import Literal
 
 import pytest
 
@@ -88,3 +89,24 @@ def test_evaluation_rows_are_never_trained_on() -> None:
     selection = sampler.select([WindowStats(base.window, members)], 0)
     assert "secret" not in selection.trajectory_ids
     assert selection.excluded["evaluation"] == 1
+
+
+@pytest.mark.parametrize("order", ["oldest", "recent", "random"])
+def test_windows_come_in_order_once_each_then_the_least_used(
+    order: Literal["oldest", "recent", "random"],
+) -> None:
+    windows = [window(hour, 5) for hour in range(5)]
+    for reuse in (False, True):
+        sampler = WindowSampler(min_agents=5, max_windows=2, order=order, reuse=reuse, seed=0)
+        used: list[str] = []
+        for iteration in range(4):
+            selection = sampler.select(windows, iteration, used)
+            accounted = selection.available + sum(selection.excluded.values())
+            assert accounted == 25, "each trajectory is used or left out for one reason"
+            assert selection.excluded.get("max_windows", 0) == max(0, 25 - 10 * (iteration + 1))
+            used += [chosen.window.id for chosen in selection.windows]
+        names = [stats.window.id for stats in windows]
+        expected = {"oldest": names, "recent": names[::-1], "random": used[:5]}[order]
+        assert used[:5] == expected and sorted(used[:5]) == names
+        assert len(used) == (8 if reuse else 5)
+        assert set(used[5:]) <= set(expected[:3])

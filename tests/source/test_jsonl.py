@@ -123,13 +123,23 @@ async def test_what_cannot_be_read_is_counted_by_reason(source: Make, tmp_path: 
         "not an object": 2,
         "unknown shape: not a row of trajectories": 1,
         "more than once": 2,
-        "missing": 1,
+        "no trajectory id": 1,
     }
     written = [json.loads(line) for line in (tmp_path / "new" / "rejected.jsonl").read_text().splitlines()]
     assert len(written) == 8
     assert written[0]["reason"] == "not JSON" and written[0]["found"] == "{broken"
     assert {"trajectory_id": "good", "field": "b.jsonl.gz at byte 0", "found": "first in a.jsonl at byte 0",
             "reason": "more than once"} in written  # fmt: skip
+
+
+async def test_what_an_earlier_reading_rejected_is_not_mistaken_for_this_one(source: Make, tmp_path: Path) -> None:
+    rejected_to = tmp_path / "home" / "rejected.jsonl"
+    lines(tmp_path / "a.jsonl", row("good"), "{broken")
+    await source(tmp_path / "a.jsonl", rejected_to=rejected_to).windows(WindowQuery())
+    assert len(rejected_to.read_text().splitlines()) == 1
+    lines(tmp_path / "a.jsonl", row("good"))
+    await source(tmp_path / "a.jsonl", rejected_to=rejected_to).windows(WindowQuery())
+    assert not rejected_to.exists()
 
 
 async def test_a_path_that_does_not_exist_and_an_empty_folder(source: Make, tmp_path: Path) -> None:

@@ -242,16 +242,24 @@ def test_logged_calls_find_their_step_by_id_or_number(ids: dict[str, str]) -> No
 @pytest.mark.parametrize(
     ("changes", "field", "reason"),
     [
-        ({"trajectoryId": None, "id": None}, "trajectoryId", "missing"),
-        ({"agentId": None}, "agentId", "missing"),
+        ({"trajectoryId": None, "id": None}, "trajectoryId", "no trajectory id"),
+        ({"agentId": None}, "agentId", "no agent id"),
         ({"stepsJson": "[{"}, "stepsJson", "not JSON"),
         ({"stepsJson": "[]"}, "stepsJson", "no steps"),
         ({"stepsJson": None}, "stepsJson", "not a list of steps"),
         ({"stepsJson": "[1]"}, "stepsJson[0]", "not a step"),
         ({"stepsJson": [STEP, STEP]}, "stepsJson[].stepNumber", "step numbers repeat"),
         ({"stepsJson": [{**STEP, "llmCalls": [1]}]}, "stepsJson[0].llmCalls[0]", "not a call"),
-        ({"stepsJson": [{**STEP, "llmCalls": [{"userPrompt": "u"}]}]}, "stepsJson[0].llmCalls[0].response", "missing"),
-        ({"stepsJson": [{**STEP, "llmCalls": [{"response": "r"}]}]}, "stepsJson[0].llmCalls[0].userPrompt", "missing"),
+        (
+            {"stepsJson": [{**STEP, "llmCalls": [{"userPrompt": "u"}]}]},
+            "stepsJson[0].llmCalls[0].response",
+            "an LLM call without a response",
+        ),
+        (
+            {"stepsJson": [{**STEP, "llmCalls": [{"response": "r"}]}]},
+            "stepsJson[0].llmCalls[0].userPrompt",
+            "an LLM call without a prompt",
+        ),
         (
             {"stepsJson": [{**STEP, "llmCalls": [{**CALL, "tokenIds": [1, 2], "logprobs": [0.5]}]}]},
             "stepsJson[0].llmCalls[0].logprobs",
@@ -273,7 +281,7 @@ def test_logged_calls_find_their_step_by_id_or_number(ids: dict[str, str]) -> No
 def test_rejections_say_what_and_where(changes: dict[str, Any], field: str, reason: str) -> None:
     found = rejected(**changes)
     assert (found.field, found.reason) == (field, reason)
-    assert len(found.found) <= 80
+    assert len(found.found) <= 80 and found.found != "None"
 
 
 KEYS = st.sampled_from(

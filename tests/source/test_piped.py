@@ -98,7 +98,7 @@ def test_calls_that_cannot_be_read_cost_no_trajectory() -> None:
     pipe = Pipe()
     assert pipe.put(bare("t"), call("t") | {"response": None}) == []
     assert [answers(t) for t in pipe.close()] == [[[]]]
-    assert pipe.rejections.counts == {"missing": 1}
+    assert pipe.rejections.counts == {"an LLM call without a response": 1}
 
 
 @given(st.permutations([bare("x", 2), call("x", 0), call("x", 1), bare("y"), call("y"), call("z")]))

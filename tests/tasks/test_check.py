@@ -52,6 +52,18 @@ def test_why_a_window_is_not_ready(stats: WindowStats, reason: str | None) -> No
     assert found.reason == reason
 
 
+def test_where_roles_are_compared_one_of_them_must_be_large_enough() -> None:
+    mixed = window(*agents(3, role="bull"), *[Member(f"b{n}", f"b{n}", 5 + n, role="bear") for n in range(4)])
+    (whole,) = assess([mixed], min_agents=4, min_actions=5)
+    assert (whole.reason, whole.active_agents, whole.usable, whole.roles) == (None, 7, 7, None)
+    (by_role,) = assess([mixed], min_agents=4, min_actions=5, by_role=True)
+    assert (by_role.reason, by_role.active_agents, by_role.usable) == (None, 4, 4)
+    assert by_role.roles == {"bull": 3, "bear": 4}
+    for least, reason in ((5, "4 of 5 agents of one role"), (4, "2 of 4 agents of one role with 7 steps")):
+        (found,) = assess([mixed], min_agents=least, min_actions=7, by_role=True)
+        assert (found.reason, found.usable) == (reason, 0)
+
+
 def test_counts_are_of_play_that_may_be_trained_on() -> None:
     members = [*agents(5), Member("e", "e", 50, -900.0, is_evaluation=True), Member("n", "n", 7)]
     (found,) = assess([window(*members, outcomes=True)], min_agents=5, min_actions=5)
@@ -248,6 +260,8 @@ async def test_the_task_on_a_database(database: Database, capsys: pytest.Capture
             "trainable_calls": 2,
             "with_logprobs": 0,
             "complete": True,
+            "usable": 2,
+            "roles": None,
         }
     ]
     await run(context)

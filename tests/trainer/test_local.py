@@ -131,6 +131,10 @@ async def test_no_signal_keeps_the_policy_and_is_counted(tmp_path: Path, scored:
     await t.resume()
     trained = await t.train([flat], iteration=0)
     assert (trained.policy.version, trained.gradient_steps, trained.groups_skipped_zero_variance) == (0, 0, 1)
+    apart = tuple(replace(s, reward=float(n)) for n, s in enumerate(group.samples[:2]))
+    both = await t.train([flat, replace(group, samples=apart)], iteration=0)
+    assert both.tokens > 0 and trained.tokens_selected and both.groups_skipped_zero_variance == 1
+    assert both.tokens_selected == trained.tokens_selected + both.tokens  # what is skipped and what is trained
 
 
 async def test_a_reward_that_is_no_number_is_refused(tmp_path: Path, scored: Make) -> None:
