@@ -171,7 +171,7 @@ class SimulatedCollector:
             windows.append(window)
             await self._recorder.begin_window(window, scenario_id=scenario_id)
             for agent, seat in enumerate(self.seats):
-                player = _Player.at(seat, policy)
+                player = _Player.at(seat, policy, self._temperature)
                 played = trajectory(episode, agent, window=window, scenario_id=scenario_id, index=number, player=player)
                 await self._recorder.record(played)
                 steps = episode.steps[agent]
@@ -183,18 +183,20 @@ class SimulatedCollector:
 
 @dataclass(frozen=True, slots=True)
 class _Player:
-    """Who answered, as recordings name it: ``seat`` is the strategy, None for a policy."""
+    """Who answered, as recordings name it: ``seat`` is the strategy, None for a policy. A script has no
+    temperature."""
 
     seat: Seat
     model: str
     version: str | None
+    temperature: float | None
 
     @classmethod
-    def at(cls, seat: Seat, policy: Policy | None) -> _Player:
+    def at(cls, seat: Seat, policy: Policy | None, temperature: float) -> _Player:
         if seat is not None:
-            return cls(seat, f"script/{seat}", None)
+            return cls(seat, f"script/{seat}", None, None)
         assert policy is not None
-        return cls(None, policy.name, str(policy.version))
+        return cls(None, policy.name, str(policy.version), temperature)
 
 
 def agent_id(agent: int, seat: Seat) -> str:
@@ -239,6 +241,8 @@ def _step(played: PlayedStep, trajectory_id: str, timestamp: datetime, player: _
         prompt_token_ids=played.completion.prompt_token_ids,
         token_ids=played.completion.token_ids,
         logprobs=played.completion.logprobs,
+        temperature=player.temperature,
+        latency_ms=played.completion.latency_ms,
         timestamp_ms=milliseconds(timestamp),
     )
     return Step(

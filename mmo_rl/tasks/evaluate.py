@@ -13,10 +13,22 @@ from mmo_rl.tasks._results import note_provenance
 from mmo_rl.types import Rollout
 
 if TYPE_CHECKING:
-    from mmo_rl.config import Context
+    from mmo_rl.config import Context, Settings
     from mmo_rl.evaluate.comparison import Numbers
     from mmo_rl.evaluate.pair import Look, PairEvaluator
     from mmo_rl.report.run_folder import RunFolder
+
+
+def check_config(settings: Settings, overrides: Sequence[str]) -> None:
+    """Raises `ConfigError` where a contestant or a scenario is no known name, or a scenario's market cannot be."""
+    from mmo_rl.cli.scenarios import market_node
+    from mmo_rl.tasks._contestants import check
+
+    node = settings.nodes["evaluate"] or {}
+    for side in "ab":
+        check(f"evaluate.{side}", node[side])
+    for name in node["scenarios"]:
+        market_node(name, overrides)
 
 
 async def run(context: Context) -> float | None:

@@ -62,7 +62,7 @@ async def test_a_policys_play_is_recorded_with_what_training_needs() -> None:
             assert trajectory.start <= step.timestamp < trajectory.end
             (call,) = step.llm_calls
             assert call.token_ids and call.logprobs and len(call.token_ids) == len(call.logprobs)
-            assert call.model_version == "4"
+            assert call.model_version == "4" and call.temperature == 1.0 and call.latency_ms is None
     assert [t.window_id for t in memory.truths] == [w.id for w in memory.windows]
 
 
