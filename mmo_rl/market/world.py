@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from mmo_rl.market.accounts import Ledger
+from mmo_rl.market.accounts import Account, Ledger
 from mmo_rl.market.actions import Invalid, parse_action
 from mmo_rl.market.exchange import Exchange
 from mmo_rl.market.hidden import Hidden
@@ -104,7 +104,12 @@ class World:
             max_size=self.spec.max_size,
             posts=self._posts_for(agent) if self._posts else (),
             window=self.window,
+            old=self._old(account) if self.window else (),
+            may_post=self.spec.posts > 0,
         )
+
+    def _old(self, account: Account) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(lot.ticker for lot in account.lots if lot.window < self.window))
 
     def _publish(self) -> tuple[tuple[Quote, ...], tuple[tuple[str, float], ...]]:
         quotes = []

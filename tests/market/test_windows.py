@@ -72,6 +72,14 @@ def test_names_of_questions_are_never_used_twice() -> None:
     assert len(set(names)) == len(names) == 24 and "MERGER-4" in names
 
 
+def test_twenty_questions_may_be_open_at_once() -> None:
+    world = World(spec=MarketSpec(questions=20, question_windows=3), seed=0, agents=1)
+    for _ in range(3):
+        assert len({name for name, _ in world.observe(0).questions}) == 20
+        play_window(world)
+        world.next_window()
+
+
 def test_a_life_is_resumed_by_playing_its_recorded_texts_again() -> None:
     one, two = (World(spec=LONG, seed=9, agents=2) for _ in range(2))
     recorded = []
