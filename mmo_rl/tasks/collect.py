@@ -52,7 +52,7 @@ async def run(context: Context) -> None:
 
 def _names(seats: Sequence[str | None], policy: Any) -> dict[str, str]:
     """Who sits where, by the recorded agent's id: the strategy's name or the policy's."""
-    from mmo_rl.market.collect import agent_id
+    from mmo_rl.market.recording import agent_id
 
     return {agent_id(agent, seat): policy.name if seat is None else seat for agent, seat in enumerate(seats)}
 

@@ -141,6 +141,12 @@ class Memory:
             if t.window_id in {truth.window_id for truth in self.truths}
         ]
 
+    async def answers(self, *, scenario_id: str) -> dict[str, dict[str, list[str]]]:
+        found: dict[str, dict[str, list[str]]] = {}
+        for t in self.trajectories:
+            found.setdefault(t.window_id or "", {})[t.agent_id] = [s.llm_calls[0].response for s in t.steps]
+        return found
+
     async def begin_window(self, window: Window, *, scenario_id: str) -> None:
         self.windows.append(window.id)
 
@@ -148,7 +154,9 @@ class Memory:
         self.trajectories.append(trajectory)
 
     async def record_outcomes(self, truth: GroundTruth, *, scenario_id: str) -> None:
-        self.truths.append(truth)
+        same = [at for at, known in enumerate(self.truths) if known.window_id == truth.window_id]
+        at = same[0] if same else len(self.truths)
+        self.truths[at : at + 1] = [truth]
 
 
 async def test_collecting_a_continuous_market_records_windows_that_follow_each_other() -> None:
