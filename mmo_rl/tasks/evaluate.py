@@ -79,7 +79,7 @@ def _numbers(pair: PairEvaluator, played: Sequence[Look], compare: Any) -> Numbe
 
 def _summary(pair: PairEvaluator, scenarios: list[str], played: Sequence[Look]) -> Numbers:
     """summary.json: flat numbers under ``ab/``, those of a scenario under ``ab/scenario/NAME/``."""
-    from mmo_rl.evaluate.comparison import by_scenario, compare, winner
+    from mmo_rl.evaluate.comparison import by_scenario, compare, level_together, winner
     from mmo_rl.stats import level_of_looks
 
     numbers = _numbers(pair, played, compare)
@@ -103,6 +103,7 @@ def _summary(pair: PairEvaluator, scenarios: list[str], played: Sequence[Look]) 
         "ab/looks_done": len(played),
         "ab/looks": pair.looks,
         "ab/interval_level": level_of_looks(pair.looks),
+        "ab/scenario_interval_level": level_together(pair.looks, len(rows)),
         **{f"ab/{name}": value for name, value in numbers.items()},
         **{f"ab/scenario/{s}/{name}": value for s, row in rows.items() for name, value in row.items()},
     }
