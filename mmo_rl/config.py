@@ -6,6 +6,7 @@ and closed in reverse order when the run ends.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from mmo_rl.cli.schema import TARGET, is_named, load, schema_of
+from mmo_rl.cli.schema import TARGET, is_named, load, schema_of, unheard_warnings
 from mmo_rl.cli.settings import COMPONENTS, Settings, config_sha256, masked, validate
 from mmo_rl.errors import ConfigError
 
@@ -149,7 +150,11 @@ class Components:
 
         if not scenarios:
             return {"market": self.arena()}
-        return {name: MarketArena(spec=build(market_node(name, self._overrides))) for name in scenarios}
+        arenas: dict[str, Any] = {}
+        for name in scenarios:
+            with unheard_warnings() if arenas else contextlib.nullcontext():
+                arenas[name] = MarketArena(spec=build(market_node(name, self._overrides)))
+        return arenas
 
     # --- made with a connection ------------------------------------------------------------------------------------
 

@@ -3,7 +3,8 @@
 Rollouts of one market share its luck, so markets are resampled, never single rollouts. Intervals are two-sided 95 %
 percentile intervals, widened for a small number of markets as Hesterberg (2015, "What Teachers Should Know about the
 Bootstrap", section 5.3) proposes: the tail is that of Student's t with n - 1 degrees of freedom, scaled by
-sqrt(n / (n - 1)). Ratios (error rate, percentages, shares) are ratios of sums, resampled together.
+sqrt(n / (n - 1)); with fewer than `FEW_MARKETS` markets they are no narrower than Student's t intervals. Ratios
+(error rate, percentages, shares) are ratios of sums, resampled together.
 """
 
 from __future__ import annotations
@@ -28,6 +29,10 @@ POCOCK = (1.960, 2.178, 2.289, 2.361, 2.413, 2.453, 2.485, 2.512, 2.535, 2.555)
 """Standard errors that an estimate must lie from 0 at each of 1 to 10 equally spaced looks, so that all looks together
 err in 5 % (Pocock 1977, "Group sequential methods in the design and analysis of clinical trials", Biometrika 64;
 Jennison and Turnbull 2000, table 2.1)."""
+
+
+FEW_MARKETS = 20
+"""With fewer markets an interval is at least as wide as Student's t has it."""
 
 
 def level_of_looks(looks: int) -> float:
@@ -59,7 +64,7 @@ def mean_interval(
     P&L in game dollars an agent and market, rates in [0, 1]. Raises `ValueError` where there is no rollout.
     """
     _, sums = _sums_by_market(measured, value)
-    return _bootstrap(sums, _ratio, seed=seed, resamples=resamples, level=level)
+    return _possible(_bootstrap(sums, _ratio, seed=seed, resamples=resamples, level=level), value)
 
 
 def paired_difference(
@@ -72,9 +77,10 @@ def paired_difference(
     both = _paired_sums(base, trained, value)
     if (both[:, :2] == both[:, 2:]).all():
         return Interval(0.0, 0.0, 0.0)
-    return _bootstrap(
+    difference = _bootstrap(
         both, lambda s: _ratio(s[..., 2:]) - _ratio(s[..., :2]), seed=seed, resamples=resamples, level=level
     )
+    return _possible(difference, value, lowest=-1.0)
 
 
 def unpaired_difference(
@@ -91,7 +97,7 @@ def unpaired_difference(
         return Interval(estimate, -math.inf, math.inf)
     replicates = _replicates(ours, _ratio, seed=derive_seed(seed, "ours"), resamples=resamples)
     replicates = replicates - _replicates(theirs, _ratio, seed=derive_seed(seed, "theirs"), resamples=resamples)
-    return _percentiles(estimate, replicates, n=n, level=level)
+    return _possible(_percentiles(estimate, replicates, n=n, level=level), value, lowest=-1.0)
 
 
 def improvement_pct(base: Measured, trained: Measured, *, seed: int, resamples: int = 2000) -> Interval | None:
@@ -129,6 +135,13 @@ def oracle_share(measured: Measured, oracle: Measured, *, seed: int, resamples: 
         seed=seed,
         resamples=resamples,
     )
+
+
+def _possible(interval: Interval, value: Value, *, lowest: float = 0.0) -> Interval:
+    """Within what ``value`` can be at all: rates lie between ``lowest`` and 1."""
+    if value in ("pnl", "drawdown") or math.isinf(interval.low):
+        return interval
+    return Interval(interval.estimate, max(interval.low, lowest), min(interval.high, 1.0))
 
 
 def _sums_by_market(measured: Measured, value: Value) -> tuple[list[int], Array]:
@@ -227,6 +240,10 @@ def _percentiles(estimate: float, replicates: Array, *, n: int, level: float) ->
 
     tail = NormalDist().cdf(-math.sqrt(n / (n - 1)) * t_quantile((1.0 + level) / 2.0, n - 1))
     low, high = np.quantile(np.sort(replicates), [tail, 1.0 - tail], method="nearest")
+    if n < FEW_MARKETS and np.isfinite(replicates).all():
+        # Resamples of few markets cannot reach beyond them: two that happen to agree would be called clear.
+        margin = t_quantile((1.0 + level) / 2.0, n - 1) * math.sqrt(n / (n - 1)) * float(replicates.std())
+        low, high = min(low, estimate - margin), max(high, estimate + margin)
     return Interval(estimate, float(low), float(high))
 
 

@@ -22,10 +22,18 @@ def noisy(name: str, generator: np.random.Generator, luck: np.ndarray, *, gain: 
 
 
 def test_two_markets_by_hand() -> None:
-    # Markets A (mean 10) and B (mean 30). Resamples are AA, AB, BA, BB: means 10, 20, 20, 30. With one degree of
-    # freedom the tail is far below 1/4, so the interval is the whole range of the resamples.
+    # Markets A (mean 10) and B (mean 30): a standard error of 10, and Student's t with one degree of freedom is 12.706.
     result = mean_interval(measured("p", {(0, 0): 5, (0, 1): 15, (1, 0): 20, (1, 1): 40}), "pnl", seed=0)
-    assert result == Interval(20.0, 10.0, 30.0)
+    assert result.estimate == 20.0
+    assert (result.low, result.high) == pytest.approx((20.0 - 127.06, 20.0 + 127.06), rel=0.03)
+    rates = mean_interval(measured("p", {(0, 0): 5, (1, 0): -20}), "win_rate", seed=0)
+    assert rates == Interval(0.5, 0.0, 1.0)
+
+
+def test_two_markets_that_agree_by_chance_make_nothing_clear() -> None:
+    base = {(m, 0): 0.0 for m in range(2)}
+    trained = {(0, 0): -169.0, (1, 0): -317.0}
+    assert not paired_difference(measured("b", base), measured("t", trained), "pnl", seed=0).excludes_zero
 
 
 def test_a_constant_gain_has_an_interval_without_width() -> None:

@@ -69,11 +69,12 @@ def same_config(status: dict[str, Any] | None, sha256: str) -> bool:
 def _run(cfg: DictConfig, output_dir: Path, overrides: tuple[str, ...]) -> Result:
     from rich.console import Console
 
-    from mmo_rl.cli.settings import config_sha256, validate
+    from mmo_rl.cli.settings import check_task, config_sha256, validate
 
     settings = validate(cfg)
     console = Console()
     if output_dir.resolve() == project_root():  # a task that leaves no run folder
+        check_task(settings, overrides)
         with _logging_to(settings.home / "log.txt"):
             return _told(settings.task, _perform(settings, console, None, overrides), console)
 
@@ -81,11 +82,12 @@ def _run(cfg: DictConfig, output_dir: Path, overrides: tuple[str, ...]) -> Resul
 
     folder, sha256 = RunFolder(output_dir), config_sha256(settings)
     status = folder.status()
-    if status is not None and status["status"] != "running":
-        if not same_config(status, sha256):
-            _move_aside(folder.path, console)
-        elif status["status"] == "done":
-            return _show_finished(folder, status, console)
+    known = same_config(status, sha256)
+    if status is not None and status["status"] == "done" and known:
+        return _show_finished(folder, status, console)
+    check_task(settings, overrides)
+    if status is not None and status["status"] != "running" and not known:
+        _move_aside(folder.path, console)
     return _perform_in(folder, sha256, settings, console, overrides)
 
 

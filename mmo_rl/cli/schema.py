@@ -7,15 +7,17 @@ component is a nested node; every other parameter is injected by `mmo_rl.config.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import importlib
 import inspect
+import logging
 import sys
 import types
 import typing
 from collections import abc
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
@@ -155,10 +157,22 @@ def check_node(node: Node, path: str, problems: list[Problem]) -> dict[str, Any]
     checked = check_keys(schema, {k: v for k, v in node.items() if k != TARGET}, path, problems)
     if len(problems) == before and all(p.is_key or not p.required for p in schema.parameters.values()):
         try:
-            target(**{k: v for k, v in checked.items() if schema.parameters[k].is_key})
+            with unheard_warnings():
+                target(**{k: v for k, v in checked.items() if schema.parameters[k].is_key})
         except (MmoRlError, ValueError) as error:
             problems.append(Problem(path, str(error)))
     return {TARGET: node[TARGET], **checked}
+
+
+@contextlib.contextmanager
+def unheard_warnings() -> Iterator[None]:
+    """What a component logs when it is made is told once, by the one that is used."""
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.WARNING))
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def check_keys(schema: Schema, values: Mapping[str, Any], path: str, problems: list[Problem]) -> dict[str, Any]:

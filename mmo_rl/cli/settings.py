@@ -11,7 +11,7 @@ import importlib
 import json
 import pkgutil
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -115,6 +115,14 @@ def _without_prices(node: Any) -> Any:
 def task_module(task: str) -> Any:
     """The module ``mmo_rl.tasks.<task>``, whose ``run(context, **options)`` does the task."""
     return importlib.import_module(f"mmo_rl.tasks.{task}")
+
+
+def check_task(settings: Settings, overrides: Sequence[str]) -> None:
+    """What only the task can say about its config, before anything starts: its
+    ``check_config(settings, overrides)``, where it has one. Raises `ConfigError`."""
+    check = getattr(task_module(settings.task), "check_config", None)
+    if check is not None:
+        check(settings, overrides)
 
 
 def task_names() -> list[str]:

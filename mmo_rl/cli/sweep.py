@@ -107,19 +107,22 @@ def _failure(errors: Sequence[BaseException], jobs: int) -> MmoRlError:
 
 def _checked(overrides: Overrides, compose: Callable[[Overrides], DictConfig]) -> Job:
     from mmo_rl.cli.job import same_config
-    from mmo_rl.cli.settings import config_sha256, validate
+    from mmo_rl.cli.settings import check_task, config_sha256, validate
 
     config = compose(overrides)
     folder = Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir
     task_config = OmegaConf.masked_copy(config, [str(k) for k in config if k != "hydra"])
     settings = validate(task_config)
     if folder.resolve() == project_root():
+        check_task(settings, overrides)
         return Job(overrides, None, finished=False, task=settings.task)
 
     from mmo_rl.report.run_folder import RunFolder
 
     status = RunFolder(folder).status()
     finished = status is not None and status["status"] == "done" and same_config(status, config_sha256(settings))
+    if not finished:
+        check_task(settings, overrides)
     return Job(overrides, folder, finished, settings.task)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -35,4 +35,9 @@ class Recorder(Protocol):
 
     async def recorded(self, *, scenario_id: str) -> Sequence[Stay]:
         """What this scenario has recorded in windows that are whole: outcomes, which come last, included."""
+        ...
+
+    async def answers(self, *, scenario_id: str) -> Mapping[str, Mapping[str, Sequence[str]]]:
+        """The text of every step's answer in this scenario's whole windows, by window and agent: what a market that
+        goes on is played again from."""
         ...

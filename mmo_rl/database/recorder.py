@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -159,6 +160,22 @@ class TrajectoryRecorder:
                 scenario_id,
             )
         return [Stay(**row) for row in rows]
+
+    async def answers(self, *, scenario_id: str) -> dict[str, dict[str, list[str]]]:
+        """What was answered at every step of this scenario's whole windows, by window and agent."""
+        async with self._database.acquire() as connection:
+            rows = await connection.fetch(
+                'select "windowId" as window_id, "agentId" as agent_id, "stepsJson" as steps from trajectories'
+                ' where "scenarioId" = $1 and "windowId" in'
+                " (select \"windowId\" from market_outcomes where starts_with(id, $2 || '/' || \"windowId\" || '/'))",
+                scenario_id,
+                scenario_id,
+            )
+        found: dict[str, dict[str, list[str]]] = {}
+        for row in rows:
+            steps = json.loads(row["steps"])
+            found.setdefault(row["window_id"], {})[row["agent_id"]] = [s["llmCalls"][0]["response"] for s in steps]
+        return found
 
     # --- inside -----------------------------------------------------------------------------------------------------
 

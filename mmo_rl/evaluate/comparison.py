@@ -13,15 +13,23 @@ VALUES: tuple[Value, ...] = ("pnl", "win_rate", "error_rate", "drawdown", "activ
 
 
 def compare(
-    a: Sequence[Rollout], b: Sequence[Rollout], *, looks: int, paired: bool, seed: int, resamples: int = 4000
+    a: Sequence[Rollout],
+    b: Sequence[Rollout],
+    *,
+    looks: int,
+    paired: bool,
+    seed: int,
+    resamples: int = 4000,
+    together: int = 1,
 ) -> Numbers:
     """``<value>_a``, ``<value>_b`` and ``<value>_difference`` (B minus A), each with ``_low`` and ``_high``, which are
     None where the data cannot give them. P&L and drawdown in game dollars an agent and market; win rate, error rate and
-    activity (trades a step) in [0, 1].
+    activity (trades a step) in [0, 1]. The intervals hold at all ``looks``, and for
+    ``together`` comparisons at once.
 
     Raises `ValueError` where one has no rollout, or paired ones were not in the same markets and seats.
     """
-    level = level_of_looks(looks)
+    level = level_together(looks, together)
     ours = Measured("A", "sampled", tuple(a))
     theirs = Measured("B", "sampled", tuple(b))
     difference = paired_difference if paired else unpaired_difference
@@ -46,6 +54,11 @@ def winner(numbers: Numbers) -> str | None:
     return "A" if isinstance(high, float) and high < 0.0 else None
 
 
+def level_together(looks: int, together: int) -> float:
+    """The level of intervals that hold at all ``looks`` and for ``together`` comparisons at once (Bonferroni)."""
+    return 1.0 - (1.0 - level_of_looks(looks)) / together
+
+
 def by_scenario(
     a: Sequence[Rollout],
     b: Sequence[Rollout],
@@ -55,7 +68,7 @@ def by_scenario(
     paired: bool,
     seed: int,
 ) -> dict[str, Numbers]:
-    """`compare` in the markets of each scenario alone."""
+    """`compare` in the markets of each scenario alone, with intervals that hold for all scenarios together."""
     names = dict.fromkeys(scenario_of(rollout.market) for rollout in a)
     return {
         name: compare(
@@ -64,6 +77,7 @@ def by_scenario(
             looks=looks,
             paired=paired,
             seed=seed,
+            together=len(names),
         )
         for name in names
     }

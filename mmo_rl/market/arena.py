@@ -11,7 +11,7 @@ from typing import Any
 
 from mmo_rl.concurrency import gather_ordered
 from mmo_rl.errors import ConfigError
-from mmo_rl.market.base import Episode, PlayedStep, Seat
+from mmo_rl.market.base import Episode, OnWindow, PlayedStep, Replay, Seat
 from mmo_rl.market.prompt import explain, market_lines, render
 from mmo_rl.market.spec import MarketSpec
 from mmo_rl.market.strategies import STRATEGIES
@@ -41,12 +41,15 @@ class MarketArena:
         on_tick: Callable[[int, int], None] | None = None,
         windows: int = 1,
         rivals: Mapping[str, Policy] | None = None,
+        replay: Replay = (),
+        on_window: OnWindow | None = None,
     ) -> list[Episode]:
         """One episode a market, in order; every market has the same ``seats``. A seat that names one of the ``rivals``
         is that policy's. ``temperature`` is the policies'; a policy is asked once a tick for all of its seats, and the
         seed it is given does not depend on which policy it is. ``on_tick(done, total)`` is called after every tick.
         With ``windows`` each market goes on for so many: its episodes follow each other in the list, and a question's
-        outcome is filled in where it was resolved by the end. Raises `ConfigError` for an unknown strategy."""
+        outcome is filled in where it was resolved by the end. ``replay`` and ``on_window`` are for one market alone,
+        see `Arena`. Raises `ConfigError` for an unknown strategy."""
         rivals = rivals or {}
         _check([seat for seat in seats if seat not in rivals])
         players: dict[Seat, Policy | None] = {None: policy}
@@ -55,6 +58,8 @@ class MarketArena:
             _Table(World(spec=self._spec, seed=s, agents=len(seats)), seats, rng(seed, "script", s))
             for s in market_seeds
         ]
+        if (replay or on_window) and len(tables) != 1:
+            raise ValueError(f"expected one market to play again or to report on, got {len(tables)}")
         total = windows * self._spec.ticks
         for tick in range(total):
             if tick and tick % self._spec.ticks == 0:
@@ -62,10 +67,12 @@ class MarketArena:
                     table.next_window()
             for table in tables:
                 table.look()
+            window, moment = divmod(tick, self._spec.ticks)
+            known = replay[window][moment] if window < len(replay) else ()
             tick_seed = derive_seed(seed, "tick", tick)
 
-            async def ask(seat: Seat, tick_seed: int = tick_seed) -> Iterator[Completion]:
-                prompts = [prompt for table in tables for prompt in table.prompts(seat)]
+            async def ask(seat: Seat, tick_seed: int = tick_seed, known: Sequence[str] = known) -> Iterator[Completion]:
+                prompts = [] if known else [prompt for table in tables for prompt in table.prompts(seat)]
                 if not prompts:
                     return iter(())
                 player = players[seat]
@@ -77,7 +84,9 @@ class MarketArena:
                 for seat in players:
                     answers[seat] = await anext(asked)
             for table in tables:
-                table.act(answers)
+                table.act(answers, known)
+            if on_window is not None and (tick + 1) % self._spec.ticks == 0:
+                await on_window(tables[0].episodes())
             if on_tick is not None:
                 on_tick(tick + 1, total)
         return [episode for table in tables for episode in table.episodes()]
@@ -120,11 +129,17 @@ class _Table:
     def prompts(self, player: Seat) -> list[tuple[Message, ...]]:
         return [prompt for prompt, seat in zip(self._prompts, self._seats, strict=True) if seat == player]
 
-    def act(self, answers: Mapping[Seat, Iterator[Completion]]) -> None:
-        completions = [
-            next(answers[seat]) if seat is None or seat in answers else Completion(self._script(agent, seat))
+    def act(self, answers: Mapping[Seat, Iterator[Completion]], known: Sequence[str] = ()) -> None:
+        """Everybody acts as they answered, or as is ``known`` that they did; scripts draw their randomness anyway."""
+        scripted = {
+            agent: Completion(self._script(agent, seat))
             for agent, seat in enumerate(self._seats)
-        ]
+            if seat is not None and seat not in answers
+        }
+        if known:
+            completions = [Completion(text) for text in known]
+        else:
+            completions = [scripted.get(agent) or next(answers[seat]) for agent, seat in enumerate(self._seats)]
         results = self._world.step([completion.text for completion in completions])
         for agent, (completion, result) in enumerate(zip(completions, results, strict=True)):
             self._steps[agent].append(self._played(agent, completion, result))

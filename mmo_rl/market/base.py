@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -39,6 +39,11 @@ class Episode:
     truth: GroundTruth
 
 
+OnWindow = Callable[[Sequence[Episode]], Awaitable[None]]
+"""Told the episodes of one market so far, the newest last; questions are resolved in them as far as they are by now."""
+Replay = Sequence[Sequence[Sequence[str]]]
+"""Texts that were answered before, by window, tick and agent."""
+
 Seat = str | None
 """Who sits in a market: a scripted strategy by name (``oracle`` and ``contrarian-oracle`` know the future), None for
 the policy, or the name of one of several policies that play against each other (``rivals``)."""
@@ -47,7 +52,9 @@ the policy, or the name of one of several policies that play against each other 
 class Arena(Protocol):
     """Plays whole windows of simulated markets, many side by side. A market is fixed by its seed alone, so the same
     seeds are the same markets for every policy. With ``windows`` each market goes on for so many windows, in which
-    positions, prices and open questions carry over; its episodes follow each other in the result."""
+    positions, prices and open questions carry over; its episodes follow each other in the result. ``replay``
+    holds what was answered in the first windows of the only market: nobody is asked again. ``on_window`` is awaited as
+    each window of it ends."""
 
     async def play(
         self,
@@ -60,4 +67,6 @@ class Arena(Protocol):
         on_tick: Callable[[int, int], None] | None = None,
         windows: int = 1,
         rivals: Mapping[str, Policy] | None = None,
+        replay: Replay = (),
+        on_window: OnWindow | None = None,
     ) -> list[Episode]: ...

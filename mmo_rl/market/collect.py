@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from mmo_rl.clock import milliseconds, window_at
+from mmo_rl.clock import window_at
 from mmo_rl.database.base import Recorder, Stay
 from mmo_rl.market.arena import with_window
-from mmo_rl.market.base import Arena, Episode, PlayedStep, Seat
+from mmo_rl.market.base import Arena, Episode, Replay, Seat
+from mmo_rl.market.recording import Player, agent_id, trajectory
 from mmo_rl.market.strategies import StrategyName
 from mmo_rl.policy.base import Policy
 from mmo_rl.rng import derive_seed
-from mmo_rl.types import Action, LLMCall, Step, Trajectory, Window, prompt_fields
+from mmo_rl.types import GroundTruth, Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,8 @@ class SimulatedCollector:
     is how much game time a window covers. `collect_missing` plays ``abreast`` windows side by side.
 
     ``continuous`` plays the windows of an iteration, or of `collect_missing`, as one market that goes on from each to
-    the next; they are recorded when the last is over, and questions count as resolved where they were by then.
+    the next. Each is recorded as it ends, and a question's outcome is filled in once it is known. What an interrupted
+    run has recorded is played again from the recording, so no policy is asked anything twice.
     """
 
     def __init__(
@@ -113,8 +115,14 @@ class SimulatedCollector:
         stays = {window.id: [stay for stay in known if stay.window_id == window.id] for window in windows}
         resumed = sum(map(bool, stays.values()))
         done = resumed
-        if on_windows is not None:
-            on_windows(done, self.windows)
+
+        def on_window(new: int) -> None:
+            nonlocal done
+            done += new
+            if on_windows is not None:
+                on_windows(done, self.windows)
+
+        on_window(0)
         for first in range(0, self.windows, self._abreast):
             numbers = range(first, min(first + self._abreast, self.windows))
             known_here = {number for number in numbers if stays[windows[number].id]}
@@ -124,16 +132,14 @@ class SimulatedCollector:
                 policy,
                 numbers,
                 known=known_here,
+                on_window=on_window,
                 seed=derive_seed(self._seed, "collect", "from window", first),
                 scenario_id=scenario_id,
                 start=start,
                 on_tick=on_tick,
             )
-            for stay in played.stays:
-                stays[stay.window_id].append(stay)
-            done += len(played.windows)
-            if on_windows is not None:
-                on_windows(done, self.windows)
+            for window in played.windows:
+                stays[window.id] = [stay for stay in played.stays if stay.window_id == window.id]
         return Collected(tuple(windows), tuple(stay for window in windows for stay in stays[window.id]), resumed)
 
     def _window(self, start: datetime, number: int) -> Window:
@@ -149,103 +155,69 @@ class SimulatedCollector:
         start: datetime,
         on_tick: Callable[[int, int], None] | None,
         known: Collection[int] = (),
+        on_window: Callable[[int], None] | None = None,
     ) -> Collected:
-        """Plays the windows of these numbers, side by side or as one market's, then records them one by one, without
-        those that are ``known``: what a policy answers depends on who is asked together, so that the others are
-        repeated exactly."""
-        markets, windows_each = (numbers[:1], len(numbers)) if self._continuous else (numbers, 1)
-        episodes = await self._arena.play(
-            policy,
-            market_seeds=[derive_seed(self._seed, "collected market", number) for number in markets],
-            seats=self.seats,
-            temperature=self._temperature,
-            seed=seed,
-            on_tick=on_tick,
-            windows=windows_each,
-        )
+        """Plays the windows of these numbers and records them one by one, without those that are ``known``: side by
+        side (what a policy answers depends on who is asked together, so that the others are repeated exactly), or as
+        one market's, each as it ends. ``on_window(1)`` is called for each that was recorded."""
         windows, stays = [], []
-        for number, episode in zip(numbers, episodes, strict=True):
-            if number in known:
-                continue
+
+        async def record(number: int, episode: Episode) -> None:
             window = self._window(start, number)
             windows.append(window)
             await self._recorder.begin_window(window, scenario_id=scenario_id)
             for agent, seat in enumerate(self.seats):
-                player = _Player.at(seat, policy)
+                player = Player.at(seat, policy, self._temperature)
                 played = trajectory(episode, agent, window=window, scenario_id=scenario_id, index=number, player=player)
                 await self._recorder.record(played)
                 steps = episode.steps[agent]
                 errors = sum(not step.success for step in steps)
                 stays.append(Stay(window.id, played.agent_id, episode.pnl[agent], len(steps), errors))
-            await self._recorder.record_outcomes(with_window(episode.truth, window.id), scenario_id=scenario_id)
+            await tell(number, episode)
+            if on_window is not None:
+                on_window(1)
+
+        async def tell(number: int, episode: Episode) -> None:
+            truth = with_window(episode.truth, self._window(start, number).id)
+            await self._recorder.record_outcomes(truth, scenario_id=scenario_id)
+
+        told: dict[int, GroundTruth] = {}
+
+        async def ended(episodes: Sequence[Episode]) -> None:
+            number = numbers[len(episodes) - 1]
+            if number in known:
+                return
+            # Earlier windows first: once this one has its outcomes it is whole, and nothing would come back to them.
+            for earlier, episode in zip(numbers, episodes[:-1], strict=False):
+                if told.get(earlier) != episode.truth:
+                    await tell(earlier, episode)
+                    told[earlier] = episode.truth
+            await record(number, episodes[-1])
+            told[number] = episodes[-1].truth
+
+        options: dict[str, Any] = {
+            "seats": self.seats,
+            "temperature": self._temperature,
+            "seed": seed,
+            "on_tick": on_tick,
+        }
+        seeds = [derive_seed(self._seed, "collected market", number) for number in numbers]
+        if self._continuous:
+            known = set(numbers[: next((n for n, number in enumerate(numbers) if number not in known), len(numbers))])
+            replay = await self._replay(numbers[: len(known)], scenario_id=scenario_id, start=start) if known else ()
+            await self._arena.play(
+                policy, market_seeds=seeds[:1], windows=len(numbers), replay=replay, on_window=ended, **options
+            )
+        else:
+            episodes = await self._arena.play(policy, market_seeds=seeds, **options)
+            for number, episode in zip(numbers, episodes, strict=True):
+                if number not in known:
+                    await record(number, episode)
         return Collected(tuple(windows), tuple(stays))
 
-
-@dataclass(frozen=True, slots=True)
-class _Player:
-    """Who answered, as recordings name it: ``seat`` is the strategy, None for a policy."""
-
-    seat: Seat
-    model: str
-    version: str | None
-
-    @classmethod
-    def at(cls, seat: Seat, policy: Policy | None) -> _Player:
-        if seat is not None:
-            return cls(seat, f"script/{seat}", None)
-        assert policy is not None
-        return cls(None, policy.name, str(policy.version))
-
-
-def agent_id(agent: int, seat: Seat) -> str:
-    """The agent of a seat, as it is recorded."""
-    return f"{seat or 'agent'}-{agent:02d}"
-
-
-def trajectory(
-    episode: Episode, agent: int, *, window: Window, scenario_id: str, index: int, player: _Player
-) -> Trajectory:
-    """One agent's play as the recorded contract has it. Its id depends on the scenario, the window's index and the
-    seat alone, so that seeded dropout picks the same trajectories wherever the same run is repeated."""
-    trajectory_id = f"{scenario_id}-w{index:05d}-a{agent:02d}"
-    played = episode.steps[agent]
-    length = (window.end - window.start) / episode.ticks
-    steps = tuple(_step(step, trajectory_id, window.start + length * step.tick, player) for step in played)
-    failed = sum(not step.success for step in played)
-    return Trajectory(
-        trajectory_id=trajectory_id,
-        agent_id=agent_id(agent, player.seat),
-        window_id=window.id,
-        start=window.start,
-        end=window.end,
-        steps=steps,
-        final_pnl=episode.pnl[agent],
-        final_balance=episode.balance[agent],
-        final_status="completed_with_errors" if failed else "completed",
-        scenario_id=scenario_id,
-        metrics={"errorCount": failed},
-    )
-
-
-def _step(played: PlayedStep, trajectory_id: str, timestamp: datetime, player: _Player) -> Step:
-    call = LLMCall(
-        call_id=f"{trajectory_id}-call-{played.tick}-0",
-        model=player.model,
-        model_version=player.version,
-        **prompt_fields(played.messages),
-        response=played.completion.text,
-        purpose="action",
-        action_type=played.action_type,
-        prompt_token_ids=played.completion.prompt_token_ids,
-        token_ids=played.completion.token_ids,
-        logprobs=played.completion.logprobs,
-        timestamp_ms=milliseconds(timestamp),
-    )
-    return Step(
-        number=played.tick,
-        timestamp_ms=milliseconds(timestamp),
-        environment_state=played.state,
-        action=Action(played.action_type, played.parameters, played.success, result=played.result, error=played.error),
-        llm_calls=(call,),
-        provider_accesses=({"providerName": "market", "purpose": "observe", "data": played.market},),
-    )
+    async def _replay(self, numbers: Sequence[int], *, scenario_id: str, start: datetime) -> Replay:
+        """What was answered in these windows, which are recorded whole."""
+        answers = await self._recorder.answers(scenario_id=scenario_id)
+        agents = [agent_id(agent, seat) for agent, seat in enumerate(self.seats)]
+        recorded = [answers[self._window(start, number).id] for number in numbers]
+        return [list(zip(*(window[agent] for agent in agents), strict=True)) for window in recorded]

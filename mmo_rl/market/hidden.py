@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 from mmo_rl.market.spec import (
     DOWN_PHRASES,
+    FIRST_QUESTIONS,
     QUESTIONS,
     RELIABLE_SOURCES,
     RUMOUR_SOURCES,
@@ -95,7 +96,7 @@ class Hidden:
         spec = self._spec
         lives = rng(self._seed, "lives", self._window)
         taken = {name.partition("-")[0] for name in self._open}
-        free = [name for name in QUESTIONS if name not in taken]
+        free = [name for name in QUESTIONS[: max(FIRST_QUESTIONS, spec.questions)] if name not in taken]
         tickers = list(drawn.drifts)
         for base in draw.sample(free, spec.questions - len(self._open)):
             prior = draw.uniform(0.35, 0.65)

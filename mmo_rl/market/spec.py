@@ -11,7 +11,13 @@ from mmo_rl.errors import ConfigError
 from mmo_rl.market.makers import MakerName
 
 TICKERS = ("NOVA", "BOLT", "ATLAS", "ORION", "PULSE", "VEGA", "ZEN", "KITE")
-QUESTIONS = ("MERGER", "STRIKE", "RECALL", "LAUNCH", "AUDIT", "TARIFF")
+QUESTIONS = (
+    "MERGER", "STRIKE", "RECALL", "LAUNCH", "AUDIT", "TARIFF", "PATENT", "LAWSUIT", "BUYBACK", "LAYOFFS",
+    "SPLIT", "LISTING", "FINE", "AUCTION", "EMBARGO", "SUBSIDY", "OUTAGE", "BREACH", "ELECTION", "HARVEST",
+)  # fmt: skip
+"""The game has at most 20 active."""
+FIRST_QUESTIONS = 6
+"""Markets with no more questions draw from these alone, so that the names beyond change nothing in them."""
 RELIABLE_SOURCES = ("@wire", "@ledger")
 RUMOUR_SOURCES = ("@anon", "@moon")
 UP_PHRASES = ("soars", "beats", "rallies", "likely")
@@ -32,7 +38,8 @@ class MarketSpec:
       loses the winner's money at even odds: for fidelity studies, never for training.
     - Orders use ``leverage``; with ``max_leverage`` an agent may ask for any from 1 to it in its answer.
     - ``funding_rate`` a year is paid by longs to shorts on their size (the game's: 0.01), pro rata at every tick, a
-      window being ``hours`` long.
+      window being ``hours`` long: the same sum as the game's payment every 8 hours, which windows of an hour would
+      hardly ever meet, and which an agent could dodge by closing just before it.
     - ``impact`` is the log move of a ticker per 10,000 dollars of net orders; a share ``impact_decay`` of what is left
       of it goes away at every tick.
     - ``posts`` is how many of the newest posts an agent sees; 0: nobody can post.

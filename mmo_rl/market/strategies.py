@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
 from typing import Literal, NamedTuple
 
+from mmo_rl.market.housekeeping import Strategy, affordable, with_housekeeping
 from mmo_rl.market.spec import RELIABLE_SOURCES, RUMOUR_SOURCES
 from mmo_rl.market.world import NewsItem, Observation
 
-Strategy = Callable[[Observation, random.Random], str]
 StrategyName = Literal[
     "conservative",
     "balanced",
@@ -24,6 +23,7 @@ StrategyName = Literal[
     "random",
     "informed",
     "gullible",
+    "promoter",
     "clumsy",
     "oracle",
     "contrarian-oracle",
@@ -45,11 +45,6 @@ def _from(observation: Observation, sources: tuple[str, ...]) -> NewsItem | None
 
 def _follow(item: NewsItem | None, size: int) -> str:
     return HOLD if item is None else order(item.ticker, item.direction, size)
-
-
-def _affordable(observation: Observation, size: int) -> int:
-    """The size that the cash allows, with a hundredth set aside for fees."""
-    return min(size, int(observation.cash_usd / (observation.unit_usd * 1.01)))
 
 
 class Profile(NamedTuple):
@@ -126,14 +121,49 @@ def random_trader(observation: Observation, rng: random.Random) -> str:
 
 def informed(observation: Observation, rng: random.Random) -> str:
     """Follows every reliable dispatch with the largest order it can afford: the good play a policy can reach."""
-    size = _affordable(observation, 3)
+    size = affordable(observation, 3)
     return _follow(_from(observation, RELIABLE_SOURCES), size) if size else HOLD
 
 
 def gullible(observation: Observation, rng: random.Random) -> str:
-    """Follows every rumour."""
-    size = _affordable(observation, rng.choice((2, 3)))
-    return _follow(_from(observation, RUMOUR_SOURCES), size) if size else HOLD
+    """Follows every rumour, and what others post sooner than that."""
+    size = affordable(observation, rng.choice((2, 3)))
+    if not size:
+        return HOLD
+    tip = _tip(observation)
+    return order(*tip, size) if tip else _follow(_from(observation, RUMOUR_SOURCES), size)
+
+
+def _tip(observation: Observation) -> tuple[str, int] | None:
+    """What the newest post asks for, if it is an order such as "buy NOVA"."""
+    for post in reversed(observation.posts):
+        verb, _, name = post.text.partition(" ")
+        if verb in ("buy", "sell") and any(quote.ticker == name for quote in observation.quotes):
+            return name, 1 if verb == "buy" else -1
+    return None
+
+
+def promoter(observation: Observation, rng: random.Random) -> str:
+    """Buys what rumours praise, tells everybody to buy it too, and sells when the window is half over; it goes on
+    praising what it has sold. Where nobody may post it only trades."""
+    held = next((name for name, units in observation.positions.items() if units > 0), None)
+    if observation.tick >= observation.ticks // 2:
+        if held is not None:
+            return json.dumps({"ticker": held, "action": "CLOSE"}, separators=(",", ":"))
+        return _praise(observation, max(observation.quotes, key=lambda q: q.change_pct).ticker)
+    if held is not None and observation.tick % 2:
+        return _praise(observation, held)
+    item, size = _from(observation, RUMOUR_SOURCES), affordable(observation, 3)
+    listed = item is not None and any(quote.ticker == item.ticker for quote in observation.quotes)
+    if item is None or not listed or item.direction < 0 or not size or held not in (None, item.ticker):
+        return HOLD
+    return order(item.ticker, 1, size)
+
+
+def _praise(observation: Observation, ticker: str) -> str:
+    if not observation.may_post:
+        return HOLD
+    return json.dumps({"action": "POST", "text": f"buy {ticker}"}, separators=(",", ":"))
 
 
 def clumsy(observation: Observation, rng: random.Random) -> str:
@@ -152,7 +182,7 @@ def clumsy(observation: Observation, rng: random.Random) -> str:
     return f"{'BUY' if item.direction > 0 else 'SELL'} {item.ticker}"
 
 
-STRATEGIES: dict[str, Strategy] = {
+_PLAYED: dict[str, Strategy] = {
     "conservative": conservative,
     "balanced": balanced,
     "aggressive": aggressive,
@@ -162,5 +192,8 @@ STRATEGIES: dict[str, Strategy] = {
     "random": random_trader,
     "informed": informed,
     "gullible": gullible,
+    "promoter": promoter,
     "clumsy": clumsy,
 }
+STRATEGIES = {name: with_housekeeping(strategy) for name, strategy in _PLAYED.items()}
+"""By name, as they sit in markets: with their book in order where a market goes on."""

@@ -51,7 +51,8 @@ class Observation:
 
     ``unit_usd`` is what a unit of size costs at most, before fees; ``positions`` maps an instrument to the signed units
     held (negative: short or NO). ``posts`` are the newest of other agents, oldest first; ``window`` counts the windows
-    of this market's life from 0.
+    of this market's life from 0. ``old`` names the tickers in which the agent holds a position from an earlier window,
+    the oldest first.
     """
 
     tick: int
@@ -66,6 +67,8 @@ class Observation:
     max_size: int = 3
     posts: tuple[Post, ...] = ()
     window: int = 0
+    old: tuple[str, ...] = ()
+    may_post: bool = False
 
 
 @dataclass(frozen=True, slots=True)

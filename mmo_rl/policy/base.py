@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from mmo_rl.types import Message
@@ -12,13 +12,15 @@ from mmo_rl.types import Message
 @dataclass(frozen=True, slots=True)
 class Completion:
     """A policy's answer to one prompt; token ids and logprobs (one a completion token, end token included) where the
-    policy can give them. ``error`` says why there is no answer; the step is then a failed one."""
+    policy can give them. ``error`` says why there is no answer; the step is then a failed one. ``latency_ms`` from
+    asking to the answer, tries that failed included; it makes no two answers differ."""
 
     text: str
     prompt_token_ids: tuple[int, ...] | None = None
     token_ids: tuple[int, ...] | None = None
     logprobs: tuple[float, ...] | None = None
     error: str | None = None
+    latency_ms: int | None = field(default=None, compare=False)
 
 
 class Policy(Protocol):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from typing import Annotated, Any, Self
 
@@ -55,6 +56,7 @@ class EndpointPolicy:
         max_completion_tokens: Annotated[int, Field(ge=1)] = 256,
         ask_logprobs: bool = True,
         version: Annotated[int, Field(ge=0)] = 0,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.name = model
         self.version = version
@@ -63,6 +65,7 @@ class EndpointPolicy:
         self._max_completion_tokens = max_completion_tokens
         self._settled: int | None = None if ask_logprobs else len(_WISHES) - 1
         self._answered = False
+        self._clock = clock
         self._client = ChatClient(
             model=model,
             base_url=base_url,
@@ -107,7 +110,7 @@ class EndpointPolicy:
                 "max_completion_tokens": self._max_completion_tokens,
             }
             try:
-                return _completion(await self._ask([dict(m) for m in prompt], parameters))
+                return await self._ask([dict(m) for m in prompt], parameters)
             except CallFailed as failure:
                 if not self._answered and failure.cause != "refused":
                     raise self._unusable(failure) from failure
@@ -121,9 +124,10 @@ class EndpointPolicy:
             raise self._unusable(lost[0]) from lost[0]
         return completions
 
-    async def _ask(self, messages: list[dict[str, str]], parameters: dict[str, Any]) -> Reply:
+    async def _ask(self, messages: list[dict[str, str]], parameters: dict[str, Any]) -> Completion:
         wish = self._settled or 0
         while True:
+            began_s = self._clock()
             try:
                 reply = await self._client.complete(messages, parameters | _extra(_WISHES[wish]))
             except CallFailed as failure:
@@ -136,7 +140,7 @@ class EndpointPolicy:
                 self._answered = True
                 # One long prompt that is refused for its length must not cost all the others their logprobs.
                 self._settled = wish
-                return reply
+                return _completion(reply, latency_ms=round(1000.0 * (self._clock() - began_s)))
 
     def _unusable(self, failure: CallFailed) -> PolicyError:
         hint = remedy(failure, setting="policy", variable=self._api_key_env)
@@ -149,7 +153,7 @@ def _extra(wish: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in wish.items() if k not in ours} | ({"extra_body": ours} if ours else {})
 
 
-def _completion(reply: Reply) -> Completion:
+def _completion(reply: Reply, *, latency_ms: int) -> Completion:
     error = None
     if not reply.text:
         error = "the model gave no answer"
@@ -160,4 +164,4 @@ def _completion(reply: Reply) -> Completion:
     ids, logprobs = reply.token_ids, reply.logprobs
     if ids is not None and logprobs is not None and len(ids) != len(logprobs):
         logprobs = None
-    return Completion(reply.text, reply.prompt_token_ids, ids, logprobs, error=error)
+    return Completion(reply.text, reply.prompt_token_ids, ids, logprobs, error=error, latency_ms=latency_ms)

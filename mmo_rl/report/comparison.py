@@ -87,6 +87,14 @@ def scenarios(summary: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(k.removeprefix(prefix).split("/")[0] for k in summary if k.startswith(prefix)))
 
 
+def scenario_note(summary: Mapping[str, Any]) -> str:
+    """What the intervals of the scenarios say, for tables with more than one."""
+    level = summary.get("ab/scenario_interval_level")
+    if level is None:
+        return "each interval holds by itself, not all together"
+    return f"intervals of {100 * level:.1f}% hold for all {len(scenarios(summary))} together (Bonferroni)"
+
+
 def print_comparison(console: Console, summary: Mapping[str, Any], path: Path, *, machine: bool = False) -> None:
     """The tables, the verdict and where the files are; or, for a ``machine``, one JSON object on standard output."""
     if machine:
@@ -106,7 +114,7 @@ def print_comparison(console: Console, summary: Mapping[str, Any], path: Path, *
     console.print(table)
     names = scenarios(summary)
     if len(names) > 1:
-        parts = Table(title="P&L by scenario, $", title_justify="left", box=None)
+        parts = Table(title=f"P&L by scenario, $; {scenario_note(summary)}", title_justify="left", box=None)
         for name in ("", "A", "B", "B minus A"):
             parts.add_column(name, no_wrap=True)
         for name in names:
@@ -150,6 +158,7 @@ def render(folder: RunFolder) -> str:
         verdict=verdict(summary),
         rows=rows(summary),
         scenarios=[(name, rows(summary, f"ab/scenario/{name}/")[0]) for name in scenarios(summary)],
+        scenario_note=scenario_note(summary),
         plot=_plot(summary),
         command=shlex.join(["mmo-rl", *folder.overrides()]),
         summary=sorted(summary.items()),

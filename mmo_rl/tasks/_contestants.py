@@ -37,9 +37,16 @@ async def contestant(context: Context, key: str, text: str, stack: AsyncExitStac
         return Contestant(text, policy=await stack.enter_async_context(_endpoint(context, model, url)))
     if text in _strategies():
         return Contestant(text, strategy=text)
-    if Path(text).expanduser().exists():
-        return Contestant(text, policy=_local(context, text))
-    raise _unknown(key, text)
+    check(key, text)
+    return Contestant(text, policy=_local(context, text))
+
+
+def check(key: str, text: str) -> None:
+    """Raises `ConfigError` where ``text`` names nobody who could play."""
+    _, _, url = text.rpartition("@")
+    named = text in NAMES or text in _strategies() or url.startswith(("http://", "https://"))
+    if not named and not Path(text).expanduser().exists():
+        raise _unknown(key, text)
 
 
 def _local(context: Context, path: str | None) -> Any:

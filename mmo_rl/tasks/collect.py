@@ -52,7 +52,7 @@ async def run(context: Context) -> None:
 
 def _names(seats: Sequence[str | None], policy: Any) -> dict[str, str]:
     """Who sits where, by the recorded agent's id: the strategy's name or the policy's."""
-    from mmo_rl.market.collect import agent_id
+    from mmo_rl.market.recording import agent_id
 
     return {agent_id(agent, seat): policy.name if seat is None else seat for agent, seat in enumerate(seats)}
 
@@ -85,8 +85,9 @@ def _rankings(by_window: Mapping[str, Sequence[Stay]]) -> Table:
     from rich.table import Table
 
     table = Table(title="Ranking by P&L", title_justify="left", box=None, padding=(0, 2, 0, 0))
-    for column in ("window (UTC)", "1st", "2nd", "3rd", "last"):
-        table.add_column(column, no_wrap=True)
+    table.add_column("window (UTC)", no_wrap=True)
+    for column in ("1st", "2nd", "3rd", "last"):
+        table.add_column(column, overflow="fold")
     for window, stays in list(by_window.items())[:MAX_WINDOWS]:
         ranked = [f"{s.agent_id} {s.pnl:+,.0f}" for s in sorted(stays, key=lambda s: (-s.pnl, s.agent_id))]
         first = [*ranked[:3], "", "", ""][:3]
@@ -98,7 +99,7 @@ def _by_player(by_player: Mapping[str, Sequence[Stay]]) -> Table:
     from rich.table import Table
 
     table = Table(title="P&L by strategy, $", title_justify="left", box=None, padding=(0, 2, 0, 0))
-    for column in ("", "mean", "worst", "best", "wins", "errors", "stays"):
+    for column in ("", "mean", "worst", "best", "wins", "errors", "traj."):
         table.add_column(column, justify="right" if column else "left", no_wrap=True)
     means = {name: sum(s.pnl for s in stays) / len(stays) for name, stays in by_player.items() if stays}
     for name, mean in sorted(means.items(), key=lambda item: -item[1]):

@@ -13,10 +13,22 @@ from mmo_rl.tasks._results import note_provenance
 from mmo_rl.types import Rollout
 
 if TYPE_CHECKING:
-    from mmo_rl.config import Context
+    from mmo_rl.config import Context, Settings
     from mmo_rl.evaluate.comparison import Numbers
     from mmo_rl.evaluate.pair import Look, PairEvaluator
     from mmo_rl.report.run_folder import RunFolder
+
+
+def check_config(settings: Settings, overrides: Sequence[str]) -> None:
+    """Raises `ConfigError` where a contestant or a scenario is no known name, or a scenario's market cannot be."""
+    from mmo_rl.cli.scenarios import market_node
+    from mmo_rl.tasks._contestants import check
+
+    node = settings.nodes["evaluate"] or {}
+    for side in "ab":
+        check(f"evaluate.{side}", node[side])
+    for name in node["scenarios"]:
+        market_node(name, overrides)
 
 
 async def run(context: Context) -> float | None:
@@ -67,7 +79,7 @@ def _numbers(pair: PairEvaluator, played: Sequence[Look], compare: Any) -> Numbe
 
 def _summary(pair: PairEvaluator, scenarios: list[str], played: Sequence[Look]) -> Numbers:
     """summary.json: flat numbers under ``ab/``, those of a scenario under ``ab/scenario/NAME/``."""
-    from mmo_rl.evaluate.comparison import by_scenario, compare, winner
+    from mmo_rl.evaluate.comparison import by_scenario, compare, level_together, winner
     from mmo_rl.stats import level_of_looks
 
     numbers = _numbers(pair, played, compare)
@@ -91,6 +103,7 @@ def _summary(pair: PairEvaluator, scenarios: list[str], played: Sequence[Look]) 
         "ab/looks_done": len(played),
         "ab/looks": pair.looks,
         "ab/interval_level": level_of_looks(pair.looks),
+        "ab/scenario_interval_level": level_together(pair.looks, len(rows)),
         **{f"ab/{name}": value for name, value in numbers.items()},
         **{f"ab/scenario/{s}/{name}": value for s, row in rows.items() for name, value in row.items()},
     }

@@ -1,3 +1,5 @@
+import json
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -9,9 +11,10 @@ from mmo_rl.errors import ConfigError
 from mmo_rl.market.arena import MarketArena
 from mmo_rl.market.collect import SimulatedCollector
 from mmo_rl.market.spec import MarketSpec
+from mmo_rl.policy.base import Completion
 from mmo_rl.policy.local import LocalPolicy, load_model
 from mmo_rl.policy.model import SHIPPED
-from mmo_rl.types import GroundTruth, Trajectory, Window
+from mmo_rl.types import GroundTruth, Message, Trajectory, Window
 
 START = datetime(2001, 1, 1, tzinfo=UTC)
 
@@ -23,6 +26,12 @@ class Memory:
         self.windows: list[Window] = []
         self.trajectories: list[Trajectory] = []
         self.truths: list[GroundTruth] = []
+
+    async def answers(self, *, scenario_id: str) -> dict[str, dict[str, list[str]]]:
+        found: dict[str, dict[str, list[str]]] = {}
+        for t in self.trajectories:
+            found.setdefault(t.window_id or "", {})[t.agent_id] = [s.llm_calls[0].response for s in t.steps]
+        return found
 
     async def begin_window(self, window: Window, *, scenario_id: str) -> None:
         self.windows.append(window)
@@ -62,7 +71,7 @@ async def test_a_policys_play_is_recorded_with_what_training_needs() -> None:
             assert trajectory.start <= step.timestamp < trajectory.end
             (call,) = step.llm_calls
             assert call.token_ids and call.logprobs and len(call.token_ids) == len(call.logprobs)
-            assert call.model_version == "4"
+            assert call.model_version == "4" and call.temperature == 1.0 and call.latency_ms is None
     assert [t.window_id for t in memory.truths] == [w.id for w in memory.windows]
 
 
@@ -115,13 +124,60 @@ async def test_what_a_kill_left_is_completed_without_duplicates(database: Databa
     whole = await again.collect_missing(
         None, scenario_id="s", start=START, on_windows=lambda done, total: progress.append(done)
     )
-    assert whole.resumed == 3 and progress == [3, 4, 6]
+    assert whole.resumed == 3 and progress == [3, 4, 5, 6]
     assert (whole.windows, whole.stays) == (unbroken.windows, unbroken.stays)
     async with database.acquire() as connection:
         rows = await connection.fetch('select "trajectoryId" as id, "finalPnL" as pnl from trajectories order by 1')
     assert [(r["id"], r["pnl"]) for r in rows] == [(t.trajectory_id, t.final_pnl) for t in memory.trajectories]
     assert (await again.collect_missing(None, scenario_id="s", start=START)).resumed == 6
     assert (await again.collect_missing(None, scenario_id="another", start=START)).resumed == 0
+
+
+class Counting:
+    """Buys what the first line of news is about, and counts how often it is asked."""
+
+    name, version, asked = "counting", 0, 0
+
+    async def complete(
+        self, prompts: Sequence[Sequence[Message]], *, temperature: float, seed: int
+    ) -> list[Completion]:
+        self.asked += len(prompts)
+        return [Completion(_follow(prompt[1]["content"])) for prompt in prompts]
+
+
+def _follow(prompt: str) -> str:
+    name = next(line for line in prompt.splitlines() if line.startswith("news ")).split()[1]
+    return json.dumps({"ticker": name, "action": "BUY", "size": 1})
+
+
+async def test_a_market_that_goes_on_is_resumed_from_its_recording(database: Database) -> None:
+    """Each window is recorded as it ends; after a kill the policy is asked only what was not recorded."""
+
+    def make(recorder: object) -> SimulatedCollector:
+        arena = MarketArena(spec=MarketSpec(questions=4, question_windows=4))
+        seats = ("policy", "random", "momentum")
+        return SimulatedCollector(
+            windows=6, agents=3, strategies=seats, continuous=True, seed=0, arena=arena, recorder=recorder
+        )  # type: ignore[arg-type]
+
+    whole = Counting()
+    unbroken = await make(memory := Memory()).collect_missing(whole, scenario_id="s", start=START)
+    killed = Dying(database=database)
+    with pytest.raises(Killed):
+        await make(killed).collect_missing(Counting(), scenario_id="s", start=START)
+    rest = Counting()
+    resumed = await make(TrajectoryRecorder(database=database)).collect_missing(rest, scenario_id="s", start=START)
+    assert resumed.resumed == 4 and (resumed.windows, resumed.stays) == (unbroken.windows, unbroken.stays)
+    assert whole.asked == 6 * 8 and rest.asked == 2 * 8
+    final = {truth.window_id: truth for truth in memory.truths}
+    expected = {(w, q.question_id): q.outcome for w, truth in final.items() for q in truth.questions}
+    async with database.acquire() as connection:
+        rows = await connection.fetch(
+            'select "windowId" as w, "predictionMarketId" as q, outcome from market_outcomes where question is not null'
+        )
+    assert {(r["w"], r["q"]): r["outcome"] for r in rows} == expected
+    first = [outcome for (window, _), outcome in expected.items() if window == unbroken.windows[0].id]
+    assert "UNRESOLVED" not in first and "UNRESOLVED" in expected.values()
 
 
 async def test_prompts_hold_nothing_of_the_future() -> None:

@@ -92,6 +92,21 @@ async def test_a_pump_ruins_who_believes_rumours_or_chases_it_and_feeds_who_bets
     assert surely_more(pump["contrarian"], pump["noop"])
 
 
+async def test_posts_matter_in_a_pump_who_praises_it_earns_and_who_believes_the_posts_loses_more() -> None:
+    def told(by: str) -> list[str]:
+        return [by, "gullible", "gullible", "gullible"]
+
+    talked, silent = [
+        await MarketArena(spec=spec("pump_and_dump")).play(
+            None, market_seeds=range(MARKETS), seats=told(by), temperature=0.0, seed=0
+        )
+        for by in ("promoter", "noop")
+    ]
+    assert surely_more([episode.pnl[0] for episode in talked], [0.0] * MARKETS)
+    followers = [[statistics.mean(episode.pnl[1:]) for episode in episodes] for episodes in (talked, silent)]
+    assert surely_more(followers[1], followers[0])
+
+
 async def test_a_scandal_ruins_who_believes_the_denials_and_pays_who_reads_the_dispatches() -> None:
     assert surely_more(await pnl("default", "gullible"), await pnl("scandal", "gullible"))
     assert surely_more(await pnl("scandal", "informed"), await pnl("default", "informed"))

@@ -1,5 +1,6 @@
 """Scripted players: who knows more earns more, and the original five are as active as the game's."""
 
+import hashlib
 import itertools
 import json
 import random
@@ -89,3 +90,31 @@ def _sizes(name: str) -> set[int]:
                 sizes.add(json.loads(text)["size"])
             world.step([HOLD])
     return sizes
+
+
+def test_scripts_play_the_market_that_the_shipped_model_learnt_as_they_always_did() -> None:
+    names = sorted(set(STRATEGIES) - {"promoter"})
+    hashed = hashlib.sha256()
+    for seed in range(20):
+        world, draw = World(spec=MarketSpec(), seed=seed, agents=len(names)), random.Random(seed)
+        while not world.done:
+            texts = [STRATEGIES[name](world.observe(agent), draw) for agent, name in enumerate(names)]
+            hashed.update(repr(texts).encode())
+            world.step(texts)
+    assert hashed.hexdigest() == "0e8983f3391019c4ed37e0ec98d39b49e212c1a4a0aa9db32f4f782268e4380f"
+
+
+async def test_in_a_market_that_goes_on_scripts_keep_their_book() -> None:
+    """Twelve windows: nobody runs out of cash, and who is active stays active."""
+    spec = MarketSpec(questions=4, question_windows=24, max_leverage=10.0, impact=0.002, impact_decay=0.1, posts=3)
+    names = [*PROFILES, "informed", "gullible", "random"]
+    episodes = await MarketArena(spec=spec).play(
+        None, market_seeds=range(12), seats=names, temperature=0.0, seed=0, windows=12
+    )
+    for agent, name in enumerate(names):
+        steps = [step for episode in episodes for step in episode.steps[agent]]
+        late = [step for episode in episodes[11::12] for step in episode.steps[agent]]
+        assert sum(not step.success for step in steps) < 0.02 * len(steps), name
+        active = [sum(step.action_type != "HOLD" for step in some) / len(some) for some in (steps, late)]
+        assert active[1] > 0.5 * active[0] > 0.1, name
+        assert any(step.action_type == "CLOSE_PERP_POSITION" for step in late), name

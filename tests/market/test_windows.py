@@ -72,6 +72,14 @@ def test_names_of_questions_are_never_used_twice() -> None:
     assert len(set(names)) == len(names) == 24 and "MERGER-4" in names
 
 
+def test_twenty_questions_may_be_open_at_once() -> None:
+    world = World(spec=MarketSpec(questions=20, question_windows=3), seed=0, agents=1)
+    for _ in range(3):
+        assert len({name for name, _ in world.observe(0).questions}) == 20
+        play_window(world)
+        world.next_window()
+
+
 def test_a_life_is_resumed_by_playing_its_recorded_texts_again() -> None:
     one, two = (World(spec=LONG, seed=9, agents=2) for _ in range(2))
     recorded = []
@@ -133,6 +141,12 @@ class Memory:
             if t.window_id in {truth.window_id for truth in self.truths}
         ]
 
+    async def answers(self, *, scenario_id: str) -> dict[str, dict[str, list[str]]]:
+        found: dict[str, dict[str, list[str]]] = {}
+        for t in self.trajectories:
+            found.setdefault(t.window_id or "", {})[t.agent_id] = [s.llm_calls[0].response for s in t.steps]
+        return found
+
     async def begin_window(self, window: Window, *, scenario_id: str) -> None:
         self.windows.append(window.id)
 
@@ -140,7 +154,9 @@ class Memory:
         self.trajectories.append(trajectory)
 
     async def record_outcomes(self, truth: GroundTruth, *, scenario_id: str) -> None:
-        self.truths.append(truth)
+        same = [at for at, known in enumerate(self.truths) if known.window_id == truth.window_id]
+        at = same[0] if same else len(self.truths)
+        self.truths[at : at + 1] = [truth]
 
 
 async def test_collecting_a_continuous_market_records_windows_that_follow_each_other() -> None:

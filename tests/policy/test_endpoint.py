@@ -70,8 +70,9 @@ async def test_token_ids_and_logprobs_are_kept_as_vllm_gives_them(endpoint: Endp
     content = [{"token": "a", "logprob": -0.5}, {"token": "</s>", "logprob": -0.25}]
     choice = {"logprobs": {"content": content}, "token_ids": [7, 2]}
     endpoint.script = lambda body, number: completion("a", choice=choice, top={"prompt_token_ids": [1, 5]})
-    (answer,) = await ask(make(endpoint), "x")
-    assert answer == Completion("a", (1, 5), (7, 2), (-0.5, -0.25))
+    moments = iter((10.0, 10.25))
+    (answer,) = await ask(make(endpoint, clock=lambda: next(moments)), "x")
+    assert answer == Completion("a", (1, 5), (7, 2), (-0.5, -0.25)) and answer.latency_ms == 250
     assert endpoint.requests[0]["logprobs"] is True and endpoint.requests[0]["return_token_ids"] is True
 
 

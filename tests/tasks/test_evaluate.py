@@ -93,3 +93,16 @@ def test_what_cannot_be_compared_is_told_before_anything_is_played(
     ran = mmo(*base, *arguments)
     assert (ran.returncode, told in ran.stderr) == (code, True), ran.stderr
     assert not list(tmp_path.glob("runs/*/*/checkpoints.jsonl"))
+    assert code == 1 or not list(tmp_path.glob("runs/*/*")), "a wrong name leaves nothing behind"
+
+
+def test_a_sweep_with_a_wrong_name_starts_nothing(mmo: Mmo, tmp_path: Path) -> None:  # noqa: F811
+    ran = mmo("-m", *SMALL, "evaluate.a=noop", "evaluate.b=informed,randm")
+    assert ran.returncode == 2 and "did you mean random" in ran.stderr and "nothing was started" in ran.stderr
+    assert not list(tmp_path.glob("runs/*/*"))
+
+
+def test_a_warning_is_told_once(mmo: Mmo) -> None:  # noqa: F811
+    markets = "evaluate.scenarios=[default,scandal]"
+    ran = mmo(*SMALL, "evaluate.a=noop", "evaluate.b=random", markets, "market.maker=game_2025")
+    assert ran.returncode == 0 and ran.stderr.count("never for training") == 1, ran.stderr
