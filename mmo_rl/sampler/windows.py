@@ -46,7 +46,7 @@ class WindowSampler:
         self,
         *,
         window_hours: Annotated[float, Field(ge=0.25, le=24 * 30)] = 1.0,
-        lookback_hours: Annotated[float, Field(gt=0)] = 168.0,
+        lookback_hours: Annotated[float, Field(gt=0, le=1e6)] = 168.0,
         group_by: Literal["window", "window_role"] = "window",
         min_agents: Annotated[int, Field(ge=2)] = 5,
         min_actions: Annotated[int, Field(ge=0)] = 5,
