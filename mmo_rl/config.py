@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -90,7 +91,7 @@ class Components:
             "model": self.model,
             "model_name": lambda: self.model().name,
             "model_location": lambda: self.model().location(),
-            "load_model": _load_model,
+            "load_model": self._load_model,
             "market": self.market,
             "arena": self.arena,
         }
@@ -128,6 +129,11 @@ class Components:
 
     def trainer(self) -> Any:
         return self._make_now("trainer")
+
+    def _load_model(self) -> Any:
+        from mmo_rl.policy.local import load_model
+
+        return partial(load_model, threads=self.model().threads)
 
     def evaluator(self) -> Any:
         return self._make_now("evaluate")
@@ -278,9 +284,3 @@ def build(node: Mapping[str, Any], **injected: Any) -> Any:
         if key != TARGET
     }
     return load(node[TARGET])(**arguments, **injected)
-
-
-def _load_model() -> Any:
-    from mmo_rl.policy.local import load_model
-
-    return load_model

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 HUB_TIMEOUT_S = 10.0
 
 
-def load_model(location: str, *, device: str = "cpu") -> tuple[Any, Any]:
-    """The transformers model (float32 on a CPU, bfloat16 on CUDA) and its tokenizer.
+def load_model(location: str, *, device: str = "cpu", threads: int | None = None) -> tuple[Any, Any]:
+    """The transformers model (float32 on a CPU, bfloat16 on CUDA) and its tokenizer. ``threads`` of the processor
+    compute from then on in this process, whatever the environment says (None: as it was).
 
     Raises `PolicyError` where they cannot be loaded or the tokenizer has no chat template.
     """
@@ -33,6 +34,8 @@ def load_model(location: str, *, device: str = "cpu") -> tuple[Any, Any]:
         raise PolicyError(
             f"a model on this machine needs {error.name}, which isn't installed", hint="pip install 'mmo-rl[local]'"
         ) from error
+    if threads is not None:
+        torch.set_num_threads(threads)
     # The bars of transformers would break those of a run.
     disable_progress_bar()
     dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
@@ -102,7 +105,7 @@ def local_policy(
 
 def open_policy(version: PolicyVersion, spec: ModelSpec, *, device: str = "cpu", batch_size: int = 256) -> LocalPolicy:
     """A published version of ``spec``, ready to answer."""
-    model, tokenizer = load_model(version.path, device=device)
+    model, tokenizer = load_model(version.path, device=device, threads=spec.threads)
     return LocalPolicy(
         model=model,
         tokenizer=tokenizer,

@@ -19,7 +19,9 @@ class ModelSpec:
     ``base_model`` is the name of a model shipped with this package (``tiny``), a local folder in Hugging Face format,
     or a hub id; ``path`` overrides it with a folder. ``context_length`` and ``max_completion_tokens`` in tokens;
     ``lora_rank`` 0 trains all weights. ``active_parameters_b`` in billions are those that a token passes through (fewer
-    than all in a mixture of experts). Prices are W&B's serverless ones, in US dollars a million tokens as they were on
+    than all in a mixture of experts). ``threads`` of this machine's processor compute it (None: torch's choice, which
+    depends on the machine and on the jobs beside this one; so do the last digits of sums, and with them which token is
+    drawn). Prices are W&B's serverless ones, in US dollars a million tokens as they were on
     ``price_date``; None where unknown.
     """
 
@@ -33,6 +35,7 @@ class ModelSpec:
         max_completion_tokens: Annotated[int, Field(ge=1)],
         lora_rank: Annotated[int, Field(ge=0)] = 0,
         active_parameters_b: Annotated[float, Field(gt=0)] | None = None,
+        threads: Annotated[int, Field(ge=1)] | None = None,
         price_prompt_usd_per_mtok: Annotated[float, Field(ge=0)] | None = None,
         price_completion_usd_per_mtok: Annotated[float, Field(ge=0)] | None = None,
         price_training_usd_per_mtok: Annotated[float, Field(ge=0)] | None = None,
@@ -45,6 +48,7 @@ class ModelSpec:
         self.max_completion_tokens = max_completion_tokens
         self.lora_rank = lora_rank
         self.active_parameters_b = active_parameters_b
+        self.threads = threads
         self.price_prompt_usd_per_mtok = price_prompt_usd_per_mtok
         self.price_completion_usd_per_mtok = price_completion_usd_per_mtok
         self.price_training_usd_per_mtok = price_training_usd_per_mtok

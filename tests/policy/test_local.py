@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -91,3 +94,12 @@ def test_a_model_that_is_nowhere_is_told_with_what_to_type(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(PolicyError, match="HF_HUB_OFFLINE is set"):
         require_model("some/model")
+
+
+def test_a_model_computes_with_its_own_number_of_threads() -> None:
+    """The last digits of a sum follow from it, and with them the token that is drawn."""
+    script = f"import torch; from mmo_rl.policy.local import load_model; load_model({str(TINY)!r}, threads=2)"
+    script += "; print(torch.get_num_threads())"
+    beside_others = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    ran = subprocess.run([sys.executable, "-c", script], env=beside_others, capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == ["2"]
