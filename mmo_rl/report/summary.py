@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from mmo_rl.report.judging import KEYS
 from mmo_rl.stats import Interval, Value, improvement_pct, mean_interval, oracle_share, paired_difference
 from mmo_rl.types import JudgeUsage, Measured, Selection, Trained
 
@@ -54,13 +55,14 @@ def build_summary(
     stage_seconds: Mapping[str, float],
     seed: int,
     resamples: int = 2000,
+    judged: Mapping[str, float] | None = None,
 ) -> Summary:
     """All numbers of one finished run.
 
     ``selections`` and ``trained`` are those of all its iterations, also the ones done before a resume; ``rejected``
-    counts unreadable rows by reason, ``unscored`` judgments that could not be had; ``stage_seconds`` are wall seconds
-    by name of `STAGES` (others are kept under ``time/`` too). Raises `ValueError` where policies were measured on
-    different markets.
+    counts unreadable rows by reason, ``unscored`` judgments that could not be had, ``judged`` says how good the others
+    are (`mmo_rl.report.judging`); ``stage_seconds`` are wall seconds by name of `STAGES` (others are kept under
+    ``time/`` too). Raises `ValueError` where policies were measured on different markets.
     """
     summary: Summary = {
         **_data(selections),
@@ -71,6 +73,8 @@ def build_summary(
         "judge/prompt_tokens": usage.prompt_tokens,
         "judge/completion_tokens": usage.completion_tokens,
         "judge/cost_usd": usage.cost_usd,
+        **dict.fromkeys(KEYS),
+        **(judged or {}),
         "train/iterations": len(trained),
         "train/gradient_steps": sum(t.gradient_steps for t in trained),
         "train/tokens": sum(t.tokens for t in trained),

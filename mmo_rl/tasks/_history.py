@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
-from mmo_rl.types import JudgeUsage, PolicyVersion, SelectedWindow, Selection, Trained, Window
+from mmo_rl.types import JudgeUsage, PolicyVersion, SelectedWindow, Selection, Tallies, Trained, Window
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Iteration:
-    """One finished iteration. ``usage`` is what the judge cost in it; ``seconds`` the wall time by stage."""
+    """One finished iteration. ``usage`` is what the judge cost in it and ``tallies`` what it noticed of itself;
+    ``seconds`` the wall time by stage."""
 
     iteration: int
     selection: Selection
@@ -21,6 +22,7 @@ class Iteration:
     unscored: int
     rejected: Mapping[str, int]
     seconds: Mapping[str, float]
+    tallies: Tallies = field(default_factory=dict)
 
     def row(self) -> dict[str, Any]:
         """Plain JSON values. A policy is found again by its version, so the run folder may be moved."""
@@ -56,6 +58,7 @@ class Iteration:
             unscored=row["unscored"],
             rejected=row["rejected"],
             seconds=row["seconds"],
+            tallies={name: tuple(sums) for name, sums in row.get("tallies", {}).items()},
         )
 
 
