@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mmo_rl.report.words import MINUS
+from mmo_rl.report.judging import agreement, by_group
+from mmo_rl.report.words import MINUS, MISSING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from mmo_rl.report.run_folder import RunFolder
+
+MAX_ROWS = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,3 +89,47 @@ def about_judge(config: Mapping[str, Any] | None) -> str:
     if target.endswith(".OracleJudge"):
         return "The judge is the oracle itself, so its agreement with the oracle is 1 and left out."
     return ""
+
+
+def print_judged(console: Console, folder: RunFolder) -> None:
+    """A row a window, the newest where there are many, then how good the judge was; from the folder's files alone."""
+    from rich.table import Table
+    from rich.text import Text
+
+    groups = list(by_group(folder.read("judgments")).values())
+    if not groups:
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    columns = ("window (UTC)", "members", "scores", "unscored", "tau oracle", "tau P&L")
+    for column in columns:
+        table.add_column(column, justify="left" if column == columns[0] else "right", no_wrap=True)
+    for group in groups[-MAX_ROWS:]:
+        scores = [row["score"] for row in group if row["score"] is not None]
+        taus = [agreement(group, other, seed=0) for other in ("oracle", "pnl")]
+        table.add_row(
+            str(group[0]["group_id"]),
+            str(len(group)),
+            f"{min(scores):.2f} to {max(scores):.2f}" if scores else MISSING,
+            str(len(group) - len(scores)),
+            *(MISSING if tau is None else _number(tau.estimate, "signed") for tau in taus),
+        )
+    console.print(table)
+    if len(groups) > MAX_ROWS:
+        console.print(f"and {len(groups) - MAX_ROWS} before them")
+    summary = folder.summary() or {}
+    for line in judged_lines(summary):
+        interval = f" [{line.interval}]" if line.interval else ""
+        console.print(f"{line.label}: {line.value}{interval}", highlight=False, soft_wrap=True)
+    if about := about_judge(folder.config()):
+        console.print(about, soft_wrap=True)
+    if summary:
+        cost = summary.get("judge/cost_usd")
+        console.print(
+            f"{summary.get('judge/calls'):,} calls, {summary.get('judge/cache_hits'):,} cached, "
+            + ("cost unknown" if cost is None else f"${cost:,.4f}"),
+            highlight=False,
+        )
+    console.print()
+    for label, name in (("judgments", "judgments.jsonl"), ("report", "report.html")):
+        if (folder.path / name).exists():
+            console.print(Text(f"{label:<11}{folder.path / name}"), soft_wrap=True)

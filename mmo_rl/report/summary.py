@@ -67,14 +67,7 @@ def build_summary(
     summary: Summary = {
         **_data(selections),
         **{f"data/rejected/{reason}": count for reason, count in sorted(rejected.items())},
-        "judge/calls": usage.calls,
-        "judge/cache_hits": usage.cache_hits,
-        "judge/unscored": unscored,
-        "judge/prompt_tokens": usage.prompt_tokens,
-        "judge/completion_tokens": usage.completion_tokens,
-        "judge/cost_usd": usage.cost_usd,
-        **dict.fromkeys(KEYS),
-        **(judged or {}),
+        **_judge(usage, unscored, judged or {}),
         "train/iterations": len(trained),
         "train/gradient_steps": sum(t.gradient_steps for t in trained),
         "train/tokens": sum(t.tokens for t in trained),
@@ -94,6 +87,42 @@ def build_summary(
     summary |= {f"time/{stage}_s": None for stage in STAGES}
     summary |= {f"time/{stage}_s": round(seconds, 3) for stage, seconds in stage_seconds.items()}
     return summary
+
+
+def judging_summary(
+    *,
+    selections: Sequence[Selection],
+    rejected: Mapping[str, int],
+    usage: JudgeUsage,
+    unscored: int,
+    judged: Mapping[str, float],
+    stage_seconds: Mapping[str, float],
+) -> Summary:
+    """The numbers of a run that judged and trained nothing; as `build_summary` has them, and ``judge/windows``."""
+    return {
+        **_data(selections),
+        **{f"data/rejected/{reason}": count for reason, count in sorted(rejected.items())},
+        **_judge(usage, unscored, judged),
+        **{f"time/{stage}_s": round(seconds, 3) for stage, seconds in stage_seconds.items()},
+    }
+
+
+def is_judging(summary: Mapping[str, object]) -> bool:
+    """Whether a run's summary is that of a run that only judged."""
+    return "judge/windows" in summary
+
+
+def _judge(usage: JudgeUsage, unscored: int, judged: Mapping[str, float]) -> Summary:
+    return {
+        "judge/calls": usage.calls,
+        "judge/cache_hits": usage.cache_hits,
+        "judge/unscored": unscored,
+        "judge/prompt_tokens": usage.prompt_tokens,
+        "judge/completion_tokens": usage.completion_tokens,
+        "judge/cost_usd": usage.cost_usd,
+        **dict.fromkeys(KEYS),
+        **judged,
+    }
 
 
 # --- evaluation -----------------------------------------------------------------------------------------------------

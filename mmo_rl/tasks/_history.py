@@ -64,12 +64,17 @@ class Iteration:
 
 def total_usage(history: Sequence[Iteration]) -> JudgeUsage:
     """What judging cost over all iterations; the price is unknown as soon as one of them is."""
-    costs = [i.usage.cost_usd for i in history]
+    return summed([i.usage for i in history])
+
+
+def summed(parts: Sequence[JudgeUsage]) -> JudgeUsage:
+    """Several parts of a run together; the price is unknown as soon as one's is."""
+    costs = [part.cost_usd for part in parts]
     return JudgeUsage(
-        calls=sum(i.usage.calls for i in history),
-        cache_hits=sum(i.usage.cache_hits for i in history),
-        prompt_tokens=sum(i.usage.prompt_tokens for i in history),
-        completion_tokens=sum(i.usage.completion_tokens for i in history),
+        calls=sum(part.calls for part in parts),
+        cache_hits=sum(part.cache_hits for part in parts),
+        prompt_tokens=sum(part.prompt_tokens for part in parts),
+        completion_tokens=sum(part.completion_tokens for part in parts),
         cost_usd=None if None in costs else sum(c for c in costs if c is not None),
     )
 
