@@ -79,6 +79,8 @@ class _Verdict:
 
     @property
     def score(self) -> float:
+        if len(self.components) == 1:
+            return float(next(iter(self.components.values()))["score"])
         steps = sum(part["steps"] for part in self.components.values())
         return sum(part["score"] * part["steps"] for part in self.components.values()) / steps
 

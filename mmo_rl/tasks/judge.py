@@ -69,14 +69,19 @@ async def run(
                 left = _without(selections, {row["group_id"] for row in done})
                 parts = {i: p for s in left for w in s.windows for i, p in w.parts.items()}
                 advance(len(done), total)
-                usage, tallies = judge.usage, judge.tallies
-                async for scored in judge.score(_stream(source, left)):
-                    row = await _keep(len(done), scored, parts, report, judge, writer)
-                    row |= {"usage": asdict(spent(usage, judge.usage)), "tallies": _since(tallies, judge.tallies)}
-                    usage, tallies = judge.usage, judge.tallies
-                    folder.append("checkpoints", row)
-                    done.append(row)
-                    advance(len(done), total, spending(_usage(done)))
+                usage, tallies, before = judge.usage, judge.tallies, _usage(folder)
+                try:
+                    async for scored in judge.score(_stream(source, left)):
+                        row = await _keep(len(done), scored, parts, report, judge, writer)
+                        row |= {"usage": asdict(spent(usage, judge.usage)), "tallies": _since(tallies, judge.tallies)}
+                        usage, tallies = judge.usage, judge.tallies
+                        folder.append("checkpoints", row)
+                        done.append(row)
+                        advance(len(done), total, spending(summed([before, judge.usage])))
+                finally:
+                    if usage != judge.usage:  # answered, kept, and paid: of windows that are not whole yet
+                        rest = asdict(spent(usage, judge.usage))
+                        folder.append("checkpoints", {"iteration": len(done) - 1, "group_id": None, "usage": rest})
             reasons: Counter[str] = Counter()
             for row in done:
                 reasons.update(row["reasons"])
@@ -147,10 +152,10 @@ async def _stream(source: Any, selections: Sequence[Selection]) -> AsyncIterator
 def _done(folder: RunFolder) -> list[dict[str, Any]]:
     """The windows that an interrupted run has judged; what it wrote after them is taken back. Where nobody could be
     scored at all, everything is tried again."""
-    done = folder.read("checkpoints")
+    done = [row for row in folder.read("checkpoints") if row["group_id"] is not None]
     if not any(row["members"] > sum(row["reasons"].values()) for row in done):
         folder.truncate_after("checkpoints", -1)
-        done = []
+        done = []  # what was paid for before stays counted: it has -1
     folder.truncate_after("judgments", len(done) - 1)
     folder.truncate_after("metrics", -1)
     return done
@@ -182,8 +187,9 @@ def _since(before: Any, now: Any) -> Any:
     return since(before, now)
 
 
-def _usage(done: Sequence[Mapping[str, Any]]) -> JudgeUsage:
-    return summed([JudgeUsage(**row["usage"]) for row in done])
+def _usage(folder: RunFolder) -> JudgeUsage:
+    """What judging has cost since the run first started."""
+    return summed([JudgeUsage(**row["usage"]) for row in folder.read("checkpoints")])
 
 
 def _summary(
@@ -204,7 +210,7 @@ def _summary(
     return judging_summary(
         selections=selections,
         rejected=rejected,
-        usage=_usage(done),
+        usage=_usage(folder),
         unscored=len(rows) - len(scores),
         judged=quality(rows, findings, seed=context.settings.seed)
         | {"judge/windows": len({row["window_id"] for row in rows}), "judge/score_mean": sum(scores) / len(scores)},
