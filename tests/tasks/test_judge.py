@@ -113,7 +113,7 @@ async def test_a_killed_one_goes_on_and_asks_nothing_twice(shell: Shell, endpoin
     process = shell.start(*asking(endpoint, "judge.write_back=true"))
     await asyncio.wait_for(started.wait(), timeout=60)
     async with asyncio.timeout(60):  # an answer on its way into the database at that very moment would be lost
-        while len(await rows(shell.url, "select key from mmo_rl.judgments")) < 2:
+        while len(await rows(shell.url, "select key from mmo_rl.judgments")) < 2:  # noqa: ASYNC110 (another process keeps it)
             await asyncio.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     await asyncio.to_thread(process.communicate)
@@ -125,7 +125,8 @@ async def test_a_killed_one_goes_on_and_asks_nothing_twice(shell: Shell, endpoin
     judged = shell.judged()
     assert len({row["trajectory_id"] for row in judged}) == len(judged) == shell.summary()["data/trajectories_used"]
     summary = shell.summary()
-    assert summary["judge/calls"] + summary["judge/cache_hits"] == len(set(prompts)) >= summary["judge/windows"] == 4
+    assert summary["judge/calls"] <= len(set(prompts)) <= summary["judge/calls"] + summary["judge/cache_hits"]
+    assert summary["judge/windows"] == 4
     assert summary["judge/oracle_tau"] is not None and -1 <= summary["judge/oracle_tau"] <= 1
     assert summary["judge/position_effect"] is not None and summary["judge/unscored_share"] == 0
     assert "tau oracle" in out and "Written back: scores of" in out
