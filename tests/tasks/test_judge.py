@@ -94,7 +94,8 @@ async def rows(url: str, query: str) -> list[dict[str, Any]]:
 WRITTEN = """
     select t."trajectoryId", t."windowId", "aiJudgeReward", "aiJudgeReasoning", t."judgedAt", j."judgeModel",
         j."judgeVersion", "overallScore", rank, "normalizedScore", "groupId", j.reasoning, "criteriaJson",
-        j."judgedAt" as also from trajectories t join reward_judgments j using ("trajectoryId") order by 1
+        j."judgedAt" as also from trajectories t join reward_judgments j using ("trajectoryId")
+    where j."judgeModel" = 'scripted' order by 1
 """
 
 
