@@ -10,7 +10,7 @@ sqrt(n / (n - 1)); with fewer than `FEW_MARKETS` markets they are no narrower th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, Literal
@@ -179,6 +179,51 @@ def _by_id(measured: Measured) -> set[tuple[int, int]]:
     if len(ids) != len(measured.rollouts):
         raise ValueError(f"policy {measured.policy!r} has two rollouts of the same agent in the same market")
     return ids
+
+
+def tau_interval(
+    pairs_by_window: Sequence[tuple[int, int, int, int]], *, seed: int, resamples: int = 2000, level: float = 0.95
+) -> Interval | None:
+    """Kendall's rank correlation tau-b over all pairs inside windows, with windows resampled; in [-1, 1].
+
+    Of each window (concordant, discordant, tied in the first only, tied in the second only), see `rank_pairs`.
+    ``tau_b = (C - D) / sqrt((C + D + T1) (C + D + T2))`` of the sums (Kendall 1945, "The treatment of ties in ranking
+    problems", Biometrika 33), so a window that one of the two does not rank counts against it. None where one of them
+    ranks nothing at all.
+    """
+    import numpy as np
+
+    def tau(sums: Array) -> Array:
+        concordant, discordant, first, second = (sums[..., column] for column in range(4))
+        ranked = concordant + discordant
+        scale = np.sqrt((ranked + first) * (ranked + second))
+        return np.divide(concordant - discordant, scale, out=np.zeros_like(scale), where=scale > 0)
+
+    sums = np.array(pairs_by_window, dtype=float).reshape(-1, 4)
+    ranked, first, second = sums[:, 0].sum() + sums[:, 1].sum(), sums[:, 2].sum(), sums[:, 3].sum()
+    if not (ranked + first) * (ranked + second):
+        return None
+    return _bootstrap(sums, tau, seed=seed, resamples=resamples, level=level)
+
+
+def rank_pairs(first: Sequence[float], second: Sequence[float]) -> tuple[int, int, int, int]:
+    """Pairs of one window's members that two rankings order alike, that they order differently, that only the first
+    and that only the second ties; numbers nearer than 1e-9 are tied. Bound by position."""
+    concordant = discordant = tied_first = tied_second = 0
+    members = list(zip(first, second, strict=True))
+    for place, (a, b) in enumerate(members):
+        for c, d in members[place + 1 :]:
+            one, two = a - c, b - d
+            flat, level = abs(one) <= 1e-9, abs(two) <= 1e-9
+            if flat and level:
+                continue
+            tied_first += flat
+            tied_second += level
+            if not (flat or level):
+                alike = (one > 0) == (two > 0)
+                concordant += alike
+                discordant += not alike
+    return concordant, discordant, tied_first, tied_second
 
 
 def _paired_sums(base: Measured, trained: Measured, value: Value) -> Array:

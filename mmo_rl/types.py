@@ -471,6 +471,11 @@ class JudgeUsage:
     cost_usd: float | None = 0.0
 
 
+Tallies = Mapping[str, tuple[float, ...]]
+"""What a judge has noticed of itself, by name, as sums that add up over parts of a run: (count,), (sum, n) or the sums
+of a regression; `mmo_rl.judge.findings.numbers` tells what they come to."""
+
+
 @dataclass(frozen=True, slots=True)
 class ScoredGroup:
     """A group with one judgment a member, bound by trajectory id."""

@@ -155,6 +155,8 @@ def _perform(settings: Settings, console: Console, folder: RunFolder | None, ove
 
 def _show_finished(folder: RunFolder, status: dict[str, Any], console: Console) -> Result:
     from mmo_rl.report.comparison import is_comparison, print_comparison
+    from mmo_rl.report.judged_page import print_judged
+    from mmo_rl.report.summary import is_judging
     from mmo_rl.report.table import print_summary
 
     summary = folder.summary() or {}
@@ -164,6 +166,8 @@ def _show_finished(folder: RunFolder, status: dict[str, Any], console: Console) 
     console.print(f"This run is finished ({status.get('ended')}); nothing is done again.", soft_wrap=True)
     if is_comparison(summary):
         print_comparison(console, summary, folder.path)
+    elif is_judging(summary):
+        print_judged(console, folder)
     else:
         print_summary(console, summary, folder.path)
     console.print("To run it anew, give it another seed or name, or delete its folder.")

@@ -69,8 +69,9 @@ class Settings(BaseModel):
     def tree(self) -> dict[str, Any]:
         """The settings as they would be written in YAML."""
         top = self.model_dump(mode="json", exclude={"nodes", "options"})
-        task = {self.task: _plain(self.options)} if self.options else {}
-        return top | {name: _plain(node) for name, node in self.nodes.items()} | task
+        nodes = {name: _plain(node) for name, node in self.nodes.items()}
+        task = {self.task: {**(nodes.get(self.task) or {}), **_plain(self.options)}} if self.options else {}
+        return top | nodes | task
 
 
 def validate(cfg: DictConfig) -> Settings:
@@ -80,8 +81,8 @@ def validate(cfg: DictConfig) -> Settings:
     if problems:
         raise _error(problems)
     top = _check_top(tree, problems)
-    nodes = {name: _check_component(name, tree.get(name), problems) for name in COMPONENTS}
     options = _check_options(tree, problems)
+    nodes = {name: _check_component(name, _components_part(name, tree), problems) for name in COMPONENTS}
     if not problems:
         problems.extend(_wrong_evaluator(top["task"], nodes["evaluate"]))
     if not problems and top["task"] == "train":
@@ -208,17 +209,31 @@ def _check_component(name: str, node: Any, problems: list[Problem]) -> dict[str,
 
 def _check_options(tree: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any]:
     """The task's own node against the keyword arguments of its ``run``. A task that bears a component's name
-    (``collect``) has none: that node is the component's."""
+    (``judge``) shares that one's node: what is a keyword of its ``run`` there is the task's."""
     task = tree.get("task")
-    if not isinstance(task, str) or task not in task_names() or task in COMPONENTS:
+    if not isinstance(task, str) or task not in task_names():
         return {}
     node = tree.get(task) or {}
+    if task in COMPONENTS:
+        node = {k: v for k, v in node.items() if k in _keywords(task)} if isinstance(node, Mapping) else {}
     if not isinstance(node, Mapping):
         problems.append(Problem(task, f"found {show(node)}, expected keys of the task: {task}.KEY=VALUE"))
         return {}
-    schema = schema_of(task_module(task).run)
-    keywords = {p.name: p for p in schema.parameters.values() if p.is_key and p.name != "context"}
-    return check_keys(Schema(_Named(f"task={task}"), keywords), node, task, problems)
+    return check_keys(Schema(_Named(f"task={task}"), _keywords(task)), node, task, problems)
+
+
+def _components_part(name: str, tree: Mapping[str, Any]) -> Any:
+    """A component's node; of the one that bears the task's name, what is not the task's."""
+    node = tree.get(name)
+    if tree.get("task") != name or not isinstance(node, Mapping):
+        return node
+    return {k: v for k, v in node.items() if k not in _keywords(name)}
+
+
+def _keywords(task: str) -> dict[str, Parameter]:
+    """The keys of a task: the keyword arguments of its ``run``."""
+    parameters = schema_of(task_module(task).run).parameters.values() if task in task_names() else ()
+    return {p.name: p for p in parameters if p.is_key and p.name != "context"}
 
 
 class _Named:

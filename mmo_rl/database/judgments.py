@@ -178,12 +178,12 @@ def _judgments(payload: str | None) -> tuple[Judgment, ...] | None:
 
 def _payload(judgment: Judgment) -> JsonDict:
     if isinstance(judgment, Unscored):
-        return {"trajectoryId": judgment.trajectory_id, "reason": _storable(judgment.reason)}
+        return {"trajectoryId": judgment.trajectory_id, "reason": storable(judgment.reason)}
     decisions = judgment.decisions
     return {
         "trajectoryId": judgment.trajectory_id,
         "score": judgment.value,
-        "explanation": _storable(judgment.explanation),
+        "explanation": storable(judgment.explanation),
         "decisions": None if decisions is None else {str(number): value for number, value in decisions.items()},
     }
 
@@ -200,6 +200,6 @@ def _judgment(item: dict[str, Any]) -> Judgment:
     )
 
 
-def _storable(text: str) -> str:
+def storable(text: str) -> str:
     """jsonb holds neither the character 0 nor half a surrogate pair."""
     return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
 from mmo_rl.clock import utc_now
 from mmo_rl.database.database import Database
-from mmo_rl.database.rows import naive_utc, to_json
+from mmo_rl.database.rows import naive_utc, recorded_id, to_json
 from mmo_rl.errors import DatabaseError
 from mmo_rl.types import PolicyVersion
-
-_SLICE = re.compile(r"@\d{4}-\d{2}-\d{2}T\d{2}:\d{2}$")
-"""What a trajectory's id ends with where it stands for the part that lies in one window."""
 
 
 class Registry:
@@ -103,7 +99,7 @@ class Registry:
                 ' where "trajectoryId" = any($3::text[])',
                 batch_id,
                 now,
-                [_SLICE.sub("", trajectory_id) for trajectory_id in trajectory_ids],
+                [recorded_id(trajectory_id) for trajectory_id in trajectory_ids],
             )
         return model_id
 

@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from mmo_rl.types import Group, JudgeUsage, Judgment, ScoredGroup
+from mmo_rl.types import Group, JudgeUsage, Judgment, ScoredGroup, Tallies
 
 
 class JudgmentCache(Protocol):
@@ -40,15 +40,23 @@ class Judge(Protocol):
     """Scores groups; every member comes back as `Score` or `Unscored`, bound by id, in the order the groups came.
 
     ``usage`` is the running total of calls, tokens and dollars; ``findings`` what the judge has noticed about itself
-    so far, flat numbers by name (a judge without any has none). Raises `JudgeError` only when no group at all could be
-    judged for want of a working judge, or when a budget is used up.
+    so far, flat numbers by name (a judge without any has none), and ``tallies`` the sums that they are made from.
+    ``min_agreement`` in [-1, 1] is the rank correlation with the oracle below which nothing is trained on it, None
+    where that does not matter. Raises `JudgeError` only when no group at all could be judged for want of a working
+    judge, or when a budget is used up.
     """
+
+    @property
+    def min_agreement(self) -> float | None: ...
 
     @property
     def usage(self) -> JudgeUsage: ...
 
     @property
     def findings(self) -> Mapping[str, float]: ...
+
+    @property
+    def tallies(self) -> Tallies: ...
 
     def score(self, groups: AsyncIterator[Group]) -> AsyncIterator[ScoredGroup]: ...
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from mmo_rl.judge.condense import Play
+from mmo_rl.types import Tallies
 
 
 class Findings:
@@ -35,13 +36,15 @@ class Findings:
 
     @property
     def numbers(self) -> Mapping[str, float]:
-        found: dict[str, float] = {name: float(count) for name, count in sorted(self._counts.items())}
-        found |= {name: self._sums[name] / count for name, count in sorted(self._means.items())}
+        return numbers(self.tallies)
+
+    @property
+    def tallies(self) -> Tallies:
+        """What ``numbers`` are made from, as sums that add up over parts of a run."""
+        found: dict[str, tuple[float, ...]] = {name: (float(count),) for name, count in sorted(self._counts.items())}
+        found |= {name: (float(self._sums[name]), float(count)) for name, count in sorted(self._means.items())}
         if self._xx > 0:
-            found["position_effect"] = slope = self._xy / self._xx
-            if self._freedom > 1:
-                unexplained = max(0.0, self._yy - slope * self._xy)
-                found["position_effect_se"] = math.sqrt(unexplained / (self._freedom - 1) / self._xx)
+            found["position_effect"] = (self._xx, self._xy, self._yy, float(self._freedom))
         return found
 
     def shown(self, members: Sequence[Play]) -> None:
@@ -91,3 +94,41 @@ class Findings:
             self._xy += (place - place_mean) * (score - score_mean)
             self._yy += (score - score_mean) ** 2
         self._freedom += len(seen) - 1
+
+
+def numbers(tallies: Tallies) -> dict[str, float]:
+    """Findings from their sums: of one number a count, of (sum, n) a mean, of (xx, xy, yy, freedom) the slope of a line
+    and, under the same name with ``_se``, its standard error."""
+    found: dict[str, float] = {}
+    for name, sums in tallies.items():
+        if len(sums) == 1:
+            found[name] = sums[0]
+        elif len(sums) == 2:
+            if sums[1]:
+                found[name] = sums[0] / sums[1]
+        else:
+            xx, xy, yy, freedom = sums
+            if xx > 0:
+                found[name] = xy / xx
+                if freedom > 1:
+                    unexplained = max(0.0, yy - xy * xy / xx)
+                    found[f"{name}_se"] = math.sqrt(unexplained / (freedom - 1) / xx)
+    return found
+
+
+def added(parts: Iterable[Tallies]) -> Tallies:
+    """The sums of several parts of a run together."""
+    total: dict[str, tuple[float, ...]] = {}
+    for part in parts:
+        for name, sums in part.items():
+            before = total.get(name, (0.0,) * len(sums))
+            total[name] = tuple(a + b for a, b in zip(before, sums, strict=True))
+    return total
+
+
+def since(before: Tallies, now: Tallies) -> Tallies:
+    """What came between two readings."""
+    return {
+        name: tuple(b - a for a, b in zip(before.get(name, (0.0,) * len(sums)), sums, strict=True))
+        for name, sums in now.items()
+    }

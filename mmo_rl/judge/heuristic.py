@@ -11,7 +11,7 @@ from pydantic import Field
 
 from mmo_rl.errors import ConfigError
 from mmo_rl.judge.view import IDLE
-from mmo_rl.types import Group, JudgeUsage, Judgment, Score, ScoredGroup, Step, Trajectory, Unscored
+from mmo_rl.types import Group, JudgeUsage, Judgment, Score, ScoredGroup, Step, Tallies, Trajectory, Unscored
 
 _STATE_PNL = "agentPnL"
 
@@ -34,7 +34,9 @@ class HeuristicJudge:
         win_weight: Annotated[float, Field(ge=0)] = 0.3,
         activity_weight: Annotated[float, Field(ge=0)] = 0.2,
         full_activity: Annotated[int, Field(ge=1)] = 10,
+        min_agreement: Annotated[float, Field(ge=-1, le=1)] | None = None,
     ) -> None:
+        self.min_agreement = min_agreement
         self._weights = (pnl_weight, win_weight, activity_weight)
         self._full_activity = full_activity
         if sum(self._weights) <= 0:
@@ -46,6 +48,10 @@ class HeuristicJudge:
 
     @property
     def findings(self) -> Mapping[str, float]:
+        return {}
+
+    @property
+    def tallies(self) -> Tallies:
         return {}
 
     async def score(self, groups: AsyncIterator[Group]) -> AsyncIterator[ScoredGroup]:

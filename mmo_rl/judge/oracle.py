@@ -24,6 +24,7 @@ from mmo_rl.types import (
     QuestionOutcome,
     Score,
     ScoredGroup,
+    Tallies,
     TickerOutcome,
     Trajectory,
     Unscored,
@@ -38,7 +39,8 @@ class OracleJudge:
     """Scores decisions against ground truth; costs nothing.
 
     ``credit`` "decision" also gives every step its own score; "trajectory" only the mean. A trajectory none of whose
-    trades has a recorded outcome, and every member of a window without ground truth, is `Unscored`.
+    trades has a recorded outcome, and every member of a window without ground truth, is `Unscored`. It agrees with
+    itself, so ``min_agreement`` is always met.
     """
 
     def __init__(
@@ -47,7 +49,9 @@ class OracleJudge:
         credit: Literal["decision", "trajectory"] = "decision",
         error_penalty: Annotated[float, Field(ge=0, le=1)] = 0.6,
         full_move: Annotated[float, Field(gt=0)] = 0.1,
+        min_agreement: Annotated[float, Field(ge=-1, le=1)] | None = None,
     ) -> None:
+        self.min_agreement = min_agreement
         self._credit = credit
         self._error_penalty = error_penalty
         self._full_move = full_move
@@ -58,6 +62,10 @@ class OracleJudge:
 
     @property
     def findings(self) -> Mapping[str, float]:
+        return {}
+
+    @property
+    def tallies(self) -> Tallies:
         return {}
 
     async def score(self, groups: AsyncIterator[Group]) -> AsyncIterator[ScoredGroup]:
@@ -116,6 +124,14 @@ class OracleJudge:
                 return None
             gain = payout - price
         return max(-1.0, min(1.0, gain)) * share
+
+
+def oracle_scores(group: Group) -> dict[str, float]:
+    """The oracle's score of each member that it can score, by trajectory id: what other judges are measured by, always
+    with the oracle's defaults."""
+    oracle = OracleJudge(credit="trajectory")
+    judged = {member.trajectory_id: oracle._judge(member, group) for member in group.members}
+    return {i: judgment.value for i, judgment in judged.items() if isinstance(judgment, Score)}
 
 
 def _outcomes(truth: GroundTruth) -> Mapping[str, TickerOutcome | QuestionOutcome]:

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from mmo_rl.errors import ConfigError
 from mmo_rl.judge.base import AsksModel, Judge, JudgeRequest
-from mmo_rl.types import Group, JudgeUsage, Judgment, Score, ScoredGroup, Unscored
+from mmo_rl.types import Group, JudgeUsage, Judgment, Score, ScoredGroup, Tallies, Unscored
 
 
 class PanelJudge:
@@ -35,7 +35,9 @@ class PanelJudge:
         judges: Mapping[str, Judge],
         combine: Literal["median", "mean"] = "median",
         weights: dict[str, Annotated[float, Field(ge=0)]] | None = None,
+        min_agreement: Annotated[float, Field(ge=-1, le=1)] | None = None,
     ) -> None:
+        self.min_agreement = min_agreement
         weights = weights or {}
         if len(judges) < 2:
             raise ConfigError(
@@ -53,6 +55,11 @@ class PanelJudge:
         self._weights = {name: weights.get(name, 1.0) for name in judges}
         if not any(self._weights.values()):
             raise ConfigError("all of judge.weights are 0", hint="give one judge a weight of 1")
+        if strict := [name for name, judge in judges.items() if judge.min_agreement is not None]:
+            raise ConfigError(
+                f"judge.judges.{strict[0]}.min_agreement is set, but it is the panel's own scores that are trained on",
+                hint="set judge.min_agreement instead",
+            )
         self._combine = combine
         self._left_out = dict.fromkeys(judges, 0)
         self._ranges: tuple[int, float] = (0, 0.0)
@@ -79,6 +86,17 @@ class PanelJudge:
             found["panel_disagreement"] = total / count
         for name, judge in self._judges.items():
             found |= {f"{name}/{key}": value for key, value in judge.findings.items()}
+        return found
+
+    @property
+    def tallies(self) -> Tallies:
+        """The sums behind ``findings``, under the same names."""
+        count, total = self._ranges
+        found: dict[str, tuple[float, ...]] = {f"panel_left_out/{n}": (float(g),) for n, g in self._left_out.items()}
+        if count:
+            found["panel_disagreement"] = (total, float(count))
+        for name, judge in self._judges.items():
+            found |= {f"{name}/{key}": sums for key, sums in judge.tallies.items()}
         return found
 
     async def __aenter__(self) -> Self:

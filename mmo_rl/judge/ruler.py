@@ -28,7 +28,7 @@ from mmo_rl.judge.prompt import response_format as schema_of
 from mmo_rl.judge.spending import BudgetReached, Ledger
 from mmo_rl.judge.template import Template
 from mmo_rl.rng import derive_seed, rng
-from mmo_rl.types import Group, JudgeUsage, Judgment, Score, ScoredGroup, Unscored
+from mmo_rl.types import Group, JudgeUsage, Judgment, Score, ScoredGroup, Tallies, Unscored
 
 _log = logging.getLogger(__name__)
 
@@ -102,9 +102,11 @@ class RulerJudge:
         price_date: str | None = None,
         budget_usd: Annotated[float, Field(ge=0)] | None = None,
         budget_calls: Annotated[int, Field(ge=0)] | None = None,
+        min_agreement: Annotated[float, Field(ge=-1, le=1)] | None = None,
         cache: JudgmentCache | None = None,
     ) -> None:
         self.model = model
+        self.min_agreement = min_agreement
         self._template = template
         self._seed = seed
         self._api_key_env = api_key_env
@@ -183,6 +185,11 @@ class RulerJudge:
         """What the judge has shown of itself so far; the names are told in `mmo_rl.judge.findings.Findings`."""
         return self._findings.numbers
 
+    @property
+    def tallies(self) -> Tallies:
+        """The sums behind ``findings``."""
+        return self._findings.tallies
+
     async def __aenter__(self) -> Self:
         try:
             await self._client.probe()
@@ -219,7 +226,7 @@ class RulerJudge:
         # More groups than requests at once: while some wait for an answer, others are rendered, looked up and kept.
         async with aclosing(gather_ordered(affordable(), judge, limit=2 * self._concurrency, read_ahead=2)) as results:
             async for result in results:
-                if result is None or self._ledger.reached:
+                if result is None:
                     continue
                 scored += sum(isinstance(j, Score) for j in result.judgments.values())
                 yield result

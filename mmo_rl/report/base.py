@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from mmo_rl.types import ScoredGroup
@@ -24,7 +24,11 @@ class Report(Protocol):
 
     def iteration(self, iteration: int, metrics: Mapping[str, float]) -> None: ...
 
-    def judgments(self, iteration: int, groups: list[ScoredGroup]) -> None: ...
+    def judgments(
+        self, iteration: int, groups: Sequence[ScoredGroup], oracle: Mapping[str, float] | None = None
+    ) -> list[dict[str, Any]]:
+        """Keeps a row a member, beside it the ``oracle``'s score of it where there is one, and returns the rows."""
+        ...
 
     def finish(self, summary: Mapping[str, float | int | str | None]) -> None: ...
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from mmo_rl.report.charts import Chart, Curve, chart, nice_ticks, parts_of, shown
+from mmo_rl.report.judged_page import about_judge, judged_lines
+from mmo_rl.report.judging import most_disputed
 from mmo_rl.report.mask import mask_tree
 from mmo_rl.report.planned import planned_lines
 from mmo_rl.report.run_folder import RunFolder, jsonable
@@ -23,6 +25,8 @@ CURVES = (
     Curve("play/error_rate", "Error rate", "share", "failed actions; lower is better"),
     Curve("judge/score_mean", "Judge's mean score", "", "in [0, 1], relative inside a group"),
     Curve("judge/score_std", "Spread of scores in a group", "", "no spread, no signal"),
+    Curve("judge/oracle_tau", "Judge's agreement with the oracle", "", "Kendall's tau-b inside windows, -1 to 1"),
+    Curve("judge/pnl_tau", "Judge's agreement with P&L", "", "Kendall's tau-b inside windows, -1 to 1"),
     Curve("train/entropy", "Entropy", "", "nats a token; a collapse to 0 ends exploration"),
     Curve("train/kl", "KL divergence", "", "from the policy that played"),
     Curve("train/loss", "Loss"),
@@ -78,6 +82,9 @@ def render(folder: RunFolder, *, command: str | None = None) -> str:
         dropout=amount(summary.get("data/dropout_rate"), "share"),
         rejected=_under(summary, "data/rejected/"),
         judge=_judge(summary),
+        judged=judged_lines(summary),
+        about_judge=about_judge(folder.config()),
+        disputed=most_disputed(folder.read("judgments")),
         planned=planned_lines(folder.plan(), summary),
         stages=_stages(summary),
         total=_seconds(summary.get("time/total_s")),

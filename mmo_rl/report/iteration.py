@@ -16,12 +16,14 @@ def iteration_metrics(
     trained: Trained,
     stage_seconds: Mapping[str, float],
     seed: int,
+    judged: Mapping[str, float] | None = None,
 ) -> dict[str, float]:
     """One row of metrics.jsonl. What does not exist is left out.
 
     ``play/*`` is how the agents of the iteration's data played (with ``collect=simulated``: the current policy, before
     this iteration trained it), with 95 % intervals by window; ``judge/score_std`` the mean spread of the scores inside
-    a group (no spread, no signal); ``train/*`` what the trainer reports.
+    a group (no spread, no signal); ``judged`` how good the judge was (`mmo_rl.report.judging`); ``train/*`` what the
+    trainer reports.
     """
     row: dict[str, float] = {
         "data/windows_used": len({w.window.id for w in selection.windows}),
@@ -33,6 +35,7 @@ def iteration_metrics(
         **_shares(selection),
         **_play(scored, seed=seed),
         **_scores(scored),
+        **(judged or {}),
         "train/gradient_steps": trained.gradient_steps,
         "train/tokens": trained.tokens,
         **({} if trained.tokens_selected is None else {"train/tokens_selected": trained.tokens_selected}),

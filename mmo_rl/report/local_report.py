@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmo_rl.report.run_folder import RunFolder
@@ -25,8 +25,12 @@ class LocalReport:
     def iteration(self, iteration: int, metrics: Mapping[str, float]) -> None:
         self._folder.append("metrics", {"iteration": iteration, **metrics})
 
-    def judgments(self, iteration: int, groups: list[ScoredGroup]) -> None:
-        """A row a member: ``score`` in [0, 1] with its explanation, or null with the reason."""
+    def judgments(
+        self, iteration: int, groups: Sequence[ScoredGroup], oracle: Mapping[str, float] | None = None
+    ) -> list[dict[str, Any]]:
+        """A row a member: ``score`` in [0, 1] with its explanation, or null with the reason; ``oracle`` is what the
+        oracle makes of the same member (null: unknown), ``pnl`` in game dollars."""
+        pnl = {m.trajectory_id: m.final_pnl for group in groups for m in group.group.members}
         rows = [
             {
                 "iteration": iteration,
@@ -37,11 +41,14 @@ class LocalReport:
                 "reason": None if isinstance(judgment, Score) else judgment.reason,
                 "explanation": judgment.explanation if isinstance(judgment, Score) else None,
                 "spread": judgment.spread if isinstance(judgment, Score) else None,
+                "oracle": (oracle or {}).get(trajectory_id),
+                "pnl": pnl[trajectory_id],
             }
             for group in groups
             for trajectory_id, judgment in group.judgments.items()
         ]
         self._folder.append("judgments", *rows)
+        return rows
 
     def finish(self, summary: Mapping[str, float | int | str | None]) -> None:
         self._folder.write_summary(summary)

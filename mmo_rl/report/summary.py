@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from mmo_rl.report.judging import KEYS
 from mmo_rl.stats import Interval, Value, improvement_pct, mean_interval, oracle_share, paired_difference
 from mmo_rl.types import JudgeUsage, Measured, Selection, Trained
 
@@ -54,23 +55,19 @@ def build_summary(
     stage_seconds: Mapping[str, float],
     seed: int,
     resamples: int = 2000,
+    judged: Mapping[str, float] | None = None,
 ) -> Summary:
     """All numbers of one finished run.
 
     ``selections`` and ``trained`` are those of all its iterations, also the ones done before a resume; ``rejected``
-    counts unreadable rows by reason, ``unscored`` judgments that could not be had; ``stage_seconds`` are wall seconds
-    by name of `STAGES` (others are kept under ``time/`` too). Raises `ValueError` where policies were measured on
-    different markets.
+    counts unreadable rows by reason, ``unscored`` judgments that could not be had, ``judged`` says how good the others
+    are (`mmo_rl.report.judging`); ``stage_seconds`` are wall seconds by name of `STAGES` (others are kept under
+    ``time/`` too). Raises `ValueError` where policies were measured on different markets.
     """
     summary: Summary = {
         **_data(selections),
         **{f"data/rejected/{reason}": count for reason, count in sorted(rejected.items())},
-        "judge/calls": usage.calls,
-        "judge/cache_hits": usage.cache_hits,
-        "judge/unscored": unscored,
-        "judge/prompt_tokens": usage.prompt_tokens,
-        "judge/completion_tokens": usage.completion_tokens,
-        "judge/cost_usd": usage.cost_usd,
+        **_judge(usage, unscored, judged or {}),
         "train/iterations": len(trained),
         "train/gradient_steps": sum(t.gradient_steps for t in trained),
         "train/tokens": sum(t.tokens for t in trained),
@@ -97,6 +94,42 @@ def _total(counts: Sequence[int | None]) -> int | None:
     """None where one of them was not counted."""
     known = [count for count in counts if count is not None]
     return sum(known) if len(known) == len(counts) else None
+
+
+def judging_summary(
+    *,
+    selections: Sequence[Selection],
+    rejected: Mapping[str, int],
+    usage: JudgeUsage,
+    unscored: int,
+    judged: Mapping[str, float],
+    stage_seconds: Mapping[str, float],
+) -> Summary:
+    """The numbers of a run that judged and trained nothing; as `build_summary` has them, and ``judge/windows``."""
+    return {
+        **_data(selections),
+        **{f"data/rejected/{reason}": count for reason, count in sorted(rejected.items())},
+        **_judge(usage, unscored, judged),
+        **{f"time/{stage}_s": round(seconds, 3) for stage, seconds in stage_seconds.items()},
+    }
+
+
+def is_judging(summary: Mapping[str, object]) -> bool:
+    """Whether a run's summary is that of a run that only judged."""
+    return "judge/windows" in summary
+
+
+def _judge(usage: JudgeUsage, unscored: int, judged: Mapping[str, float]) -> Summary:
+    return {
+        "judge/calls": usage.calls,
+        "judge/cache_hits": usage.cache_hits,
+        "judge/unscored": unscored,
+        "judge/prompt_tokens": usage.prompt_tokens,
+        "judge/completion_tokens": usage.completion_tokens,
+        "judge/cost_usd": usage.cost_usd,
+        **dict.fromkeys(KEYS),
+        **judged,
+    }
 
 
 # --- evaluation -----------------------------------------------------------------------------------------------------

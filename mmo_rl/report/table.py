@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmo_rl.report.judged_page import judged_sentence
 from mmo_rl.report.selection import print_selection
 from mmo_rl.report.summary import DECODINGS
 from mmo_rl.report.words import Cell, lines, verdict
@@ -37,6 +38,9 @@ def print_summary(console: Console, summary: Mapping[str, Any], run_folder_path:
     if table.row_count:
         console.print(Padding(table, (1, 0)))
     print_selection(console, summary)
+    if (judged := judged_sentence(summary)) is not None:
+        console.print(judged, soft_wrap=True, highlight=False)
+        console.print()
     result = verdict(summary)
     console.print(Text(result.title, style=f"bold {_COLOUR[result.kind]}"))
     console.print(Text(result.detail))

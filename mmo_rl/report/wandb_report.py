@@ -89,9 +89,11 @@ class WandbReport:
         row = {"iteration": iteration, **_present(metrics)}
         self._guarded("lost an iteration", lambda: self._run.log(row), needs_run=True)
 
-    def judgments(self, iteration: int, groups: list[ScoredGroup]) -> None:
+    def judgments(
+        self, iteration: int, groups: Sequence[ScoredGroup], oracle: Mapping[str, float] | None = None
+    ) -> list[dict[str, Any]]:
         """Into the files only: explanations quote what agents wrote, which is not W&B's to keep."""
-        self._files.judgments(iteration, groups)
+        return self._files.judgments(iteration, groups, oracle)
 
     def finish(self, summary: Mapping[str, float | int | str | None]) -> None:
         self._files.finish(summary)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from mmo_rl.report.summary import CHANGE, DECODINGS
+from mmo_rl.report.summary import CHANGE, DECODINGS, is_judging
 
 Unit = Literal["usd", "share"]
 MISSING = "–"
@@ -106,6 +106,8 @@ def verdict(summary: Mapping[str, Any]) -> Verdict:
         if change.value != MISSING:
             break
     else:
+        if is_judging(summary):
+            return Verdict("missing", "Judged", "This run scored windows and trained nothing.")
         if summary.get("train/gradient_steps") == 0:
             return Verdict("missing", "Exported", "This run wrote training sets and trained no policy.")
         return Verdict("missing", "Not evaluated", "This run trained without measuring its policy on held-out markets.")

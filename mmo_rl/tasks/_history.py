@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
-from mmo_rl.types import JudgeUsage, PolicyVersion, SelectedWindow, Selection, Trained, Window
+from mmo_rl.types import JudgeUsage, PolicyVersion, SelectedWindow, Selection, Tallies, Trained, Window
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Iteration:
-    """One finished iteration. ``usage`` is what the judge cost in it; ``seconds`` the wall time by stage."""
+    """One finished iteration. ``usage`` is what the judge cost in it and ``tallies`` what it noticed of itself;
+    ``seconds`` the wall time by stage."""
 
     iteration: int
     selection: Selection
@@ -21,6 +22,7 @@ class Iteration:
     unscored: int
     rejected: Mapping[str, int]
     seconds: Mapping[str, float]
+    tallies: Tallies = field(default_factory=dict)
 
     def row(self) -> dict[str, Any]:
         """Plain JSON values. A policy is found again by its version, so the run folder may be moved."""
@@ -56,17 +58,23 @@ class Iteration:
             unscored=row["unscored"],
             rejected=row["rejected"],
             seconds=row["seconds"],
+            tallies={name: tuple(sums) for name, sums in row.get("tallies", {}).items()},
         )
 
 
 def total_usage(history: Sequence[Iteration]) -> JudgeUsage:
     """What judging cost over all iterations; the price is unknown as soon as one of them is."""
-    costs = [i.usage.cost_usd for i in history]
+    return summed([i.usage for i in history])
+
+
+def summed(parts: Sequence[JudgeUsage]) -> JudgeUsage:
+    """Several parts of a run together; the price is unknown as soon as one's is."""
+    costs = [part.cost_usd for part in parts]
     return JudgeUsage(
-        calls=sum(i.usage.calls for i in history),
-        cache_hits=sum(i.usage.cache_hits for i in history),
-        prompt_tokens=sum(i.usage.prompt_tokens for i in history),
-        completion_tokens=sum(i.usage.completion_tokens for i in history),
+        calls=sum(part.calls for part in parts),
+        cache_hits=sum(part.cache_hits for part in parts),
+        prompt_tokens=sum(part.prompt_tokens for part in parts),
+        completion_tokens=sum(part.completion_tokens for part in parts),
         cost_usd=None if None in costs else sum(c for c in costs if c is not None),
     )
 

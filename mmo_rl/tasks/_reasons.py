@@ -28,16 +28,21 @@ def refuse_if_none(scored: Sequence[ScoredGroup], overrides: Sequence[str]) -> i
     """How many judgments could not be had. Raises `JudgeError` where that is all of them."""
     judgments = [j for s in scored for j in s.judgments.values()]
     reasons = Counter(j.reason for j in judgments if isinstance(j, Unscored))
-    if judgments and reasons.total() == len(judgments):
-        reason, count = reasons.most_common(1)[0]
+    refuse_if_all_unscored(reasons, len(judgments), overrides)
+    return reasons.total()
+
+
+def refuse_if_all_unscored(reasons: Counter[str], count: int, overrides: Sequence[str]) -> None:
+    """Raises `JudgeError` where ``reasons`` are those of all ``count`` trajectories."""
+    if count and reasons.total() == count:
+        reason, times = reasons.most_common(1)[0]
         hint = "the run's judgments.jsonl and log.txt say more; judge=oracle needs no language model"
         if "ground truth" in reason:
             hint = f"derive the outcomes from recorded prices first: {outcomes_command(overrides)}"
         raise JudgeError(
-            f"none of {len(judgments)} trajectories could be scored; {count} times: {reason}",
+            f"none of {count} trajectories could be scored; {times} times: {reason}",
             hint=hint,
         )
-    return reasons.total()
 
 
 def outcomes_command(overrides: Sequence[str]) -> str:

@@ -39,11 +39,18 @@ def add_seconds(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def summarize(
-    context: Context, history: Sequence[Iteration], evaluations: Evaluations, seconds: Mapping[str, float]
+    context: Context,
+    folder: RunFolder,
+    history: Sequence[Iteration],
+    evaluations: Evaluations,
+    seconds: Mapping[str, float],
 ) -> Summary:
     """The flat numbers of summary.json, over all iterations of the run, also those before a resume."""
+    from mmo_rl.judge.findings import added, numbers
+    from mmo_rl.report.judging import quality
     from mmo_rl.report.summary import build_summary
 
+    seed = context.settings.seed
     rejected: Counter[str] = Counter()
     for iteration in history:
         rejected.update(iteration.rejected)
@@ -52,10 +59,11 @@ def summarize(
         rejected=rejected,
         usage=total_usage(history),
         unscored=sum(i.unscored for i in history),
+        judged=quality(folder.read("judgments"), numbers(added(i.tallies for i in history)), seed=seed),
         trained=[i.trained for i in history],
         evaluations=evaluations,
         stage_seconds={**seconds, "total": sum(seconds.values())},
-        seed=context.settings.seed,
+        seed=seed,
     )
 
 

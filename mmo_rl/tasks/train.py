@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mmo_rl.clock import utc_now
 from mmo_rl.errors import TrainerError
 from mmo_rl.tasks._history import Iteration, spending, spent
+from mmo_rl.tasks._judged import keep_judgments, refuse_if_poor
 from mmo_rl.tasks._planned import note_plan
 from mmo_rl.tasks._progress import Advance, Stages
 from mmo_rl.tasks._reasons import nothing_selected, refuse_if_none
@@ -58,7 +59,7 @@ async def run(context: Context) -> float | None:
                 )
             evaluations = await loop.evaluate(policy, stages)
             seconds = add_seconds([*(i.seconds for i in history), {"evaluate": stages.seconds.get("evaluate", 0.0)}])
-        summary = summarize(context, history, evaluations, seconds)
+        summary = summarize(context, folder, history, evaluations, seconds)
         note_provenance(context, folder, history)
         report.finish(summary)
         write_report(folder)
@@ -136,7 +137,10 @@ class Loop:
         self, iteration: int, policy: PolicyVersion, history: Sequence[Iteration], stages: Stages
     ) -> Iteration | None:
         """One round; None when no unused window is left to train on."""
-        before, started_usage, rejected = dict(stages.seconds), self.judge.usage, Counter(self.source.rejected)
+        from mmo_rl.judge.findings import since
+
+        before, rejected = dict(stages.seconds), Counter(self.source.rejected)
+        usage, tallies = self.judge.usage, self.judge.tallies
         if self.collector is not None:
             with stages.stage("collect", f"collect {self.collector.windows} windows") as advance:
                 await self.collector.collect(
@@ -162,6 +166,9 @@ class Loop:
         with stages.stage("judge") as advance:
             scored = [s async for s in _counted(self.judge, self.source.groups(selection), selection, advance)]
             unscored = refuse_if_none(scored, self.context.overrides)
+            rows = keep_judgments(self.report, self.judge, iteration, scored)
+            seed = self.context.settings.seed
+            refuse_if_poor(self.judge, self.folder.read("judgments"), self.context.overrides, seed=seed)
         with stages.stage("train") as advance:
             trained = await self._train(iteration, scored, selection, policy)
         seconds = {k: v - before.get(k, 0.0) for k, v in stages.seconds.items()}
@@ -169,12 +176,13 @@ class Loop:
             iteration=iteration,
             selection=selection,
             trained=trained,
-            usage=spent(started_usage, self.judge.usage),
+            usage=spent(usage, self.judge.usage),
+            tallies=since(tallies, self.judge.tallies),
             unscored=unscored,
             rejected=dict(Counter(self.source.rejected) - rejected),
             seconds=seconds,
         )
-        self._publish_numbers(done, scored, stages)
+        self._publish_numbers(done, scored, rows, stages)
         return done
 
     async def _train(
@@ -209,17 +217,21 @@ class Loop:
         """Has an exporter note what its data are; None where the trainer trains."""
         return None if self.trains else self.trainer.describe(data_card(self.context, history))
 
-    def _publish_numbers(self, done: Iteration, scored: list[ScoredGroup], stages: Stages) -> None:
+    def _publish_numbers(
+        self, done: Iteration, scored: list[ScoredGroup], rows: list[dict[str, Any]], stages: Stages
+    ) -> None:
+        from mmo_rl.judge.findings import numbers
         from mmo_rl.report.iteration import iteration_metrics
+        from mmo_rl.report.judging import quality
 
         metrics = iteration_metrics(
             selection=done.selection,
             scored=scored,
+            judged=quality(rows, numbers(done.tallies), seed=self.context.settings.seed),
             trained=done.trained,
             stage_seconds=done.seconds,
             seed=self.context.settings.seed,
         )
-        self.report.judgments(done.iteration, scored)
         self.report.iteration(done.iteration, metrics)
         self.folder.append("checkpoints", done.row())
         played = "".join(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -14,7 +14,7 @@ from mmo_rl.errors import ConfigError, JudgeError
 from mmo_rl.judge.oracle import OracleJudge
 from mmo_rl.judge.panel import PanelJudge
 from mmo_rl.judge.ruler import RulerJudge
-from mmo_rl.types import Group, JudgeUsage, Judgment, Score, ScoredGroup, Unscored
+from mmo_rl.types import Group, JudgeUsage, Judgment, Score, ScoredGroup, Tallies, Unscored
 from tests.judge.conftest import Endpoint, load_template, make_group, stream
 
 
@@ -22,6 +22,8 @@ class Fixed:
     """Gives each member the next of ``values`` (None: unscored), again for each group; fails after ``lasts`` groups."""
 
     findings: Mapping[str, float] = {"noticed": 1.0}
+    tallies: ClassVar[Tallies] = {"noticed": (1.0,)}
+    min_agreement: float | None = None
 
     def __init__(self, *values: float | None, cost: float | None = 0.5, lasts: int = 99) -> None:
         self.values, self.usage, self.lasts = values, JudgeUsage(calls=1, cost_usd=cost), lasts

@@ -87,7 +87,7 @@ def play(report: LocalReport | WandbReport, *, iterations: int = 2, config: dict
         report.start(config or {"seed": 0})
         for i in range(iterations):
             report.iteration(i, {"play/pnl": 1.5 * i, "train/kl": float("nan")})
-            report.judgments(i, [scored_group()])
+            report.judgments(i, [scored_group()], {"t0": 0.25})
         report.finish({"eval/pnl_base": 2.0, "eval/pnl_improvement_pct": None})
         failed = False
     finally:
@@ -111,6 +111,8 @@ def test_local_report_writes_the_files(tmp_path: Path) -> None:
             "reason": None,
             "explanation": "lost",
             "spread": None,
+            "oracle": 0.25,
+            "pnl": None,
         },
         {
             "iteration": 0,
@@ -121,6 +123,8 @@ def test_local_report_writes_the_files(tmp_path: Path) -> None:
             "reason": "timeout",
             "explanation": None,
             "spread": None,
+            "oracle": None,
+            "pnl": None,
         },
     ]
     assert folder.summary() == {"eval/pnl_base": 2.0, "eval/pnl_improvement_pct": None}

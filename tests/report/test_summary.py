@@ -269,8 +269,10 @@ def test_an_iteration_by_hand() -> None:
     assert row["play/pnl"] == pytest.approx(10.0)
     assert row["play/win_rate"] == pytest.approx(2 / 3)
     assert row["play/error_rate"] == pytest.approx(4 / 16)
-    assert row["play/pnl_low"] == pytest.approx(2.5)  # one window's mean
-    assert row["play/pnl_high"] == pytest.approx(25.0)  # the other's
+    # Resamples of the two windows: 2.5 (a quarter), 10 (half), 25 (a quarter), standard deviation 8.17; with Student's
+    # t of one degree of freedom 12.706 x sqrt(2) x 8.17 = 146.8 to either side.
+    assert row["play/pnl_low"] == pytest.approx(10.0 - 146.8, abs=4.0)
+    assert row["play/pnl_high"] == pytest.approx(10.0 + 146.8, abs=4.0)
     assert row["judge/score_mean"] == pytest.approx(0.5)
     assert row["judge/score_std"] == pytest.approx(0.5)
     assert row["judge/unscored"] == 1

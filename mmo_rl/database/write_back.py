@@ -1,0 +1,199 @@
+"""Judgments in the game's own tables: on the trajectories that were judged and, in full, in reward_judgments."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from mmo_rl.clock import utc_now
+from mmo_rl.database.database import Database
+from mmo_rl.database.judgments import storable
+from mmo_rl.database.rows import naive_utc, recorded_id, to_json
+from mmo_rl.errors import DatabaseError
+from mmo_rl.types import JsonDict, Score, ScoredGroup
+
+_NEEDED = {
+    "trajectories": ("trajectoryId", "aiJudgeReward", "aiJudgeReasoning", "judgedAt", "updatedAt"),
+    "reward_judgments": (
+        *("id", "trajectoryId", "judgeModel", "judgeVersion", "overallScore", "componentScoresJson", "rank"),
+        *("normalizedScore", "groupId", "reasoning", "criteriaJson", "judgedAt"),
+    ),
+}
+_COLUMNS = """
+    select name as table, a.attname::text as column from unnest($1::text[]) as name
+    join pg_attribute a on a.attrelid = to_regclass(name) and a.attnum > 0 and not a.attisdropped
+"""
+_REFUSED = """
+    select name || ' (' || what || ')' from (values
+        ('trajectories', 'select'), ('reward_judgments', 'select'),
+        ('reward_judgments', 'insert'), ('reward_judgments', 'update')
+    ) as needed (name, what) where not has_table_privilege(to_regclass(name)::oid, what)
+    union all
+    select 'trajectories (update)' where exists (
+        select from unnest($1::text[]) as name where not has_column_privilege('trajectories', name, 'update')
+    )
+"""
+_KEPT = """
+    select "trajectoryId", "judgeModel", "judgeVersion", "componentScoresJson" from reward_judgments
+    where "trajectoryId" = any($1::text[]) order by "trajectoryId" for update
+"""
+# Both leave what is the same already as it is, its time too. A trajectory that has gone since is not judged.
+_JUDGE = """
+    update trajectories as t set "aiJudgeReward" = new.score, "aiJudgeReasoning" = new.reasoning, "judgedAt" = $4,
+        "updatedAt" = $4
+    from unnest($1::text[], $2::float8[], $3::text[]) as new (id, score, reasoning)
+    where t."trajectoryId" = new.id
+        and (t."aiJudgeReward", t."aiJudgeReasoning", t."judgedAt" is null)
+            is distinct from (new.score, new.reasoning, false)
+"""
+_INSERT = """
+    insert into reward_judgments as kept (id, "trajectoryId", "judgeModel", "judgeVersion", "overallScore",
+        "componentScoresJson", rank, "normalizedScore", "groupId", reasoning, "criteriaJson", "judgedAt")
+    select 'mmo-rl-' || $1::text, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11
+    where exists (select from trajectories where "trajectoryId" = $1)
+    on conflict ("trajectoryId") do update set "judgeModel" = excluded."judgeModel",
+        "judgeVersion" = excluded."judgeVersion", "overallScore" = excluded."overallScore",
+        "componentScoresJson" = excluded."componentScoresJson", rank = excluded.rank,
+        "normalizedScore" = excluded."normalizedScore", "groupId" = excluded."groupId",
+        reasoning = excluded.reasoning, "criteriaJson" = excluded."criteriaJson", "judgedAt" = excluded."judgedAt"
+    where (kept."judgeModel", kept."judgeVersion", kept."overallScore", kept."componentScoresJson", kept.rank,
+            kept."normalizedScore", kept."groupId", kept.reasoning, kept."criteriaJson")
+        is distinct from (excluded."judgeModel", excluded."judgeVersion", excluded."overallScore",
+            excluded."componentScoresJson", excluded.rank, excluded."normalizedScore", excluded."groupId",
+            excluded.reasoning, excluded."criteriaJson")
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """What is written of one recorded trajectory; ``components`` has each window's part of it."""
+
+    trajectory_id: str
+    components: Mapping[str, JsonDict]
+    rank: int | None
+    normalized: float | None
+    group_id: str | None
+
+    @property
+    def score(self) -> float:
+        if len(self.components) == 1:
+            return float(next(iter(self.components.values()))["score"])
+        steps = sum(part["steps"] for part in self.components.values())
+        return sum(part["score"] * part["steps"] for part in self.components.values()) / steps
+
+    @property
+    def reasoning(self) -> str:
+        if len(self.components) == 1:
+            return str(next(iter(self.components.values()))["reasoning"])
+        return "\n".join(f"{window}: {part['reasoning']}" for window, part in sorted(self.components.items()))
+
+
+class WriteBack:
+    """Writes scores to the trajectories as they were recorded, one transaction a window; twice changes nothing.
+
+    ``judge_model`` and ``judge_version`` name the judge, ``criteria`` say how it judged. What was joined in a longer
+    window gives its score to each of its parts. A trajectory that was sliced has the mean of its slices' scores by the
+    same judge, weighted by their steps; ``componentScoresJson`` has each window's own. ``rank`` (1 is best, equal
+    scores share a place) and ``normalizedScore`` (0 the group's lowest score, 1 its highest) are those in the group,
+    null where a trajectory was judged in several. Members that are unscored are left as they are.
+    """
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        judge_model: str,
+        judge_version: str,
+        criteria: Mapping[str, Any],
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self._database = database
+        self._model = judge_model
+        self._version = judge_version
+        self._criteria = to_json(dict(criteria))
+        self._now = now
+
+    async def require(self) -> None:
+        """Raises `DatabaseError` where tables or columns do not exist or may not be written, before anything is."""
+        instead = (
+            "leave judge.write_back out and add database=embedded: the run's judgments.jsonl has the judgments; or copy"
+            " the play to this machine first: mmo-rl task=import source=postgres database=embedded"
+        )
+        async with self._database.acquire() as connection:
+            name = self._database.name
+            if await connection.fetchval("select current_setting('transaction_read_only') = 'on'"):
+                raise DatabaseError(
+                    f"judge.write_back=true writes judgments into {name}, which is read-only", hint=instead
+                )
+            rows = await connection.fetch(_COLUMNS, list(_NEEDED))
+            found = {(row["table"], row["column"]) for row in rows}
+            missing = [f"{t}.{c}" for t, columns in _NEEDED.items() for c in columns if (t, c) not in found]
+            if missing:
+                raise DatabaseError(
+                    f"judge.write_back=true writes judgments into {name}, which has no {', '.join(missing)}",
+                    hint="mmo-rl task=migrate source=postgres makes the tables that are missing",
+                )
+            refused = await connection.fetch(_REFUSED, list(_NEEDED["trajectories"][1:]))
+        if refused:
+            raise DatabaseError(
+                f"judge.write_back=true writes judgments into {name}, whose user may not write to"
+                f" {', '.join(row[0] for row in refused)}",
+                hint=f"grant it, or {instead}",
+            )
+
+    async def write(self, scored: ScoredGroup, parts: Mapping[str, Sequence[str]]) -> int:
+        """Writes one group; returns how many recorded trajectories have its scores. ``parts`` maps what was joined to
+        the ids of its parts."""
+        fresh = _verdicts(scored, parts)
+        if not fresh:
+            return 0
+        now = naive_utc(self._now())
+        async with self._database.acquire() as connection:
+            kept = {row["trajectoryId"]: row for row in await connection.fetch(_KEPT, sorted(fresh))}
+            verdicts = [self._merged(fresh[i], kept.get(i)) for i in sorted(fresh)]
+            await connection.executemany(
+                _INSERT,
+                [
+                    (
+                        *(v.trajectory_id, self._model, self._version, v.score, to_json(v.components), v.rank),
+                        *(v.normalized, v.group_id, v.reasoning, self._criteria, now),
+                    )
+                    for v in verdicts
+                ],
+            )
+            columns = [list(c) for c in zip(*((v.trajectory_id, v.score, v.reasoning) for v in verdicts), strict=True)]
+            await connection.execute(_JUDGE, *columns, now)
+        return len(verdicts)
+
+    def _merged(self, verdict: _Verdict, kept: Mapping[str, Any] | None) -> _Verdict:
+        """With the other windows that the same judge has judged of this trajectory."""
+        if kept is None or (kept["judgeModel"], kept["judgeVersion"]) != (self._model, self._version):
+            return verdict
+        before = json.loads(kept["componentScoresJson"] or "{}")
+        components = dict(sorted({**before, **verdict.components}.items()))
+        if len(components) == 1:
+            return verdict
+        return _Verdict(verdict.trajectory_id, components, None, None, None)
+
+
+def _verdicts(scored: ScoredGroup, parts: Mapping[str, Sequence[str]]) -> dict[str, _Verdict]:
+    """By the id of the recorded trajectory."""
+    scores = {i: j for i, j in scored.judgments.items() if isinstance(j, Score)}
+    if not scores:
+        return {}
+    values = [score.value for score in scores.values()]
+    low, high = min(values), max(values)
+    steps = {member.trajectory_id: max(1, len(member.steps)) for member in scored.group.members}
+    found: dict[str, _Verdict] = {}
+    for identity, score in scores.items():
+        part = {"score": score.value, "steps": steps[identity], "reasoning": storable(score.explanation)}
+        rank = 1 + sum(value > score.value for value in values)
+        normalized = None if high == low else (score.value - low) / (high - low)
+        for recorded in map(recorded_id, parts.get(identity, (identity,))):
+            found[recorded] = _Verdict(
+                recorded, {scored.group.window.id: part}, rank, normalized, scored.group.group_id
+            )
+    return found

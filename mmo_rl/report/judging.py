@@ -1,0 +1,163 @@
+"""How good the judge is, from the rows of judgments.jsonl alone.
+
+Every row has the judge's ``score`` of a member, the ``oracle``'s of the same member, and its ``pnl``. Agreement is
+Kendall's tau-b over pairs of members inside a window: 1 is the same order, 0 no relation, -1 the reverse; pairs are
+summed over windows, and windows are resampled for the 95 % interval (`mmo_rl.stats.tau_interval`).
+
+    judge/oracle_tau           agreement with the oracle, with ``_low`` and ``_high``; not told of the oracle itself
+    judge/pnl_tau              agreement with realised P&L, likewise
+    judge/windows_compared     windows in which at least two members have both the judge's and the oracle's score
+    judge/unscored_share       members without a score, in [0, 1]
+    judge/zero_variance_share  of the groups with two scores or more, those in which all are equal, in [0, 1]
+    judge/repeat_spread ...    what the judge noticed of itself, by the names of `mmo_rl.judge.findings`
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mmo_rl.report.mask import mask
+from mmo_rl.stats import Interval, rank_pairs, tau_interval
+
+Row = Mapping[str, Any]
+KEYS = (
+    *(f"judge/{name}_tau{end}" for name in ("oracle", "pnl") for end in ("", "_low", "_high")),
+    "judge/windows_compared",
+    "judge/unscored_share",
+    "judge/zero_variance_share",
+    "judge/repeat_spread",
+    "judge/position_effect",
+    "judge/position_effect_se",
+    "judge/canary_shift",
+)
+"""What every summary has, with null where there is none."""
+LONGEST_EXPLANATION = 400
+
+
+def quality(rows: Sequence[Row], findings: Mapping[str, float], *, seed: int) -> dict[str, float]:
+    """The numbers told above; what does not exist is left out."""
+    groups = by_group(rows).values()
+    out: dict[str, float] = {}
+    for name in ("oracle", "pnl"):
+        interval = agreement(rows, name, seed=seed)
+        if interval is not None:
+            bounds = {"": interval.estimate, "_low": interval.low, "_high": interval.high}
+            out |= {f"judge/{name}_tau{end}": value for end, value in bounds.items() if math.isfinite(value)}
+    if any(row.get("oracle") is not None for row in rows):
+        compared = {g[0]["window_id"] for g in groups if len(_pairs_of(g, "oracle")) > 1}
+        out["judge/windows_compared"] = float(len(compared))
+    if rows:
+        out["judge/unscored_share"] = sum(row["score"] is None for row in rows) / len(rows)
+    scored = [values for g in groups if len(values := [row["score"] for row in g if row["score"] is not None]) > 1]
+    if scored:
+        out["judge/zero_variance_share"] = sum(max(v) - min(v) <= 1e-9 for v in scored) / len(scored)
+    return out | {f"judge/{name}": value for name, value in findings.items()}
+
+
+def agreement(rows: Sequence[Row], other: str, *, seed: int) -> Interval | None:
+    """Of the judge's scores with the column ``other``; None where it cannot be measured."""
+    sums: dict[str, tuple[int, int, int, int]] = {}
+    for group in by_group(rows).values():
+        both = _pairs_of(group, other)
+        found = rank_pairs([score for score, _ in both], [value for _, value in both])
+        window = group[0]["window_id"]
+        before = sums.get(window, (0, 0, 0, 0))
+        sums[window] = (before[0] + found[0], before[1] + found[1], before[2] + found[2], before[3] + found[3])
+    return tau_interval(list(sums.values()), seed=seed, resamples=1000) if sums else None
+
+
+def by_group(rows: Iterable[Row]) -> dict[tuple[Any, str], list[Row]]:
+    """The rows of each group of each iteration, in their order."""
+    groups: dict[tuple[Any, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.get("iteration"), row.get("group_id") or row["window_id"]), []).append(row)
+    return groups
+
+
+def _pairs_of(group: Sequence[Row], other: str) -> list[tuple[float, float]]:
+    return [(row["score"], row[other]) for row in group if row["score"] is not None and row.get(other) is not None]
+
+
+# --- for people -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A member in one of two orders. ``moved`` is how many places higher (+) or lower (-) the other order has it."""
+
+    rank: int
+    member: str
+    score: float
+    pnl: str
+    moved: int
+    explanation: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Dispute:
+    """A group side by side: by the judge, and by the oracle or, where that is the judge, by P&L."""
+
+    group: str
+    against: str
+    tau: float
+    judge: tuple[Place, ...]
+    other: tuple[Place, ...]
+
+
+def most_disputed(rows: Sequence[Row]) -> Dispute | None:
+    """The group whose order by the judge differs most from that by the oracle: the lowest tau-b, of equal ones the
+    largest, then the first. None where no group has two members that both rank."""
+    other = "oracle" if any(row.get("oracle") is not None for row in rows) else "pnl"
+    worst: tuple[float, int, tuple[Any, str]] | None = None
+    groups = by_group(rows)
+    for key, group in groups.items():
+        both = _pairs_of(group, other)
+        c, d, first, second = rank_pairs([score for score, _ in both], [value for _, value in both])
+        scale = math.sqrt((c + d + first) * (c + d + second))
+        if scale and (worst is None or ((c - d) / scale, -len(both)) < worst[:2]):
+            worst = ((c - d) / scale, -len(both), key)
+    if worst is None:
+        return None
+    group = [row for row in groups[worst[2]] if row["score"] is not None and row.get(other) is not None]
+    by_judge = sorted(group, key=lambda row: -row["score"])
+    by_other = sorted(group, key=lambda row: -row[other])
+    ranks = {True: _ranks(by_judge, "score"), False: _ranks(by_other, other)}
+    names = _short([row["trajectory_id"] for row in group])
+
+    def place(row: Row, *, judged: bool) -> Place:
+        member = row["trajectory_id"]
+        here, there = ranks[judged][member], ranks[not judged][member]
+        said = mask(str(row.get("explanation") or "")) if judged else ""
+        if len(said) > LONGEST_EXPLANATION:
+            said = said[:LONGEST_EXPLANATION] + " ..."
+        pnl = row.get("pnl")
+        value = row["score"] if judged else row[other]
+        return Place(here, names[member], value, "–" if pnl is None else f"{pnl:+,.2f}", here - there, said)
+
+    return Dispute(
+        worst[2][1],
+        other,
+        worst[0],
+        tuple(place(row, judged=True) for row in by_judge),
+        tuple(place(row, judged=False) for row in by_other),
+    )
+
+
+def _ranks(ordered: Sequence[Row], column: str) -> dict[str, int]:
+    """Places from 1; equal values share one."""
+    ranks: dict[str, int] = {}
+    for position, row in enumerate(ordered, start=1):
+        tied = position > 1 and abs(ordered[position - 2][column] - row[column]) <= 1e-9
+        ranks[row["trajectory_id"]] = ranks[ordered[position - 2]["trajectory_id"]] if tied else position
+    return ranks
+
+
+def _short(ids: Sequence[str]) -> dict[str, str]:
+    """Ids without the beginning that all of them share, cut where a word begins."""
+    first, last = min(ids), max(ids)  # what these two share, all share
+    same = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), 0)
+    cut = max(first[:same].rfind(mark) + 1 for mark in "-_/:")
+    return {i: i[cut:] for i in ids}
