@@ -91,8 +91,8 @@ def test_help_teaches_tasks_groups_overrides_examples_and_exit_codes(cli: Cli, t
     for text in (
         "TASKS",
         *(f"task={name} " for name in task_names()),
-        "judge: heuristic, oracle, panel, ruler",
-        "experiments: pilot, quick",
+        "judge: heuristic, oracle, oracle_trajectory, outcome, panel, ruler",
+        "experiments: context_vs_mixed, context_vs_mixed_steps, pilot, quick",
         "EXAMPLES",
         "EXIT CODES",
     ):

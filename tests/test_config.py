@@ -8,7 +8,9 @@ from typing import Annotated, Any, Literal
 
 import pytest
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import create_config_search_path
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field
@@ -62,6 +64,15 @@ def test_every_choice_of_every_group_is_valid(choice: str) -> None:
 @pytest.mark.parametrize("name", sorted(p.stem for p in shipped("experiments").glob("*.yaml")))
 def test_every_committed_experiment_is_valid_and_is_named_after_its_file(name: str) -> None:
     assert validate(compose(f"+experiments={name}")).name == name
+
+
+def test_every_arm_of_every_committed_sweep_is_valid() -> None:
+    for path in shipped("experiments").glob("*.yaml"):
+        swept = OmegaConf.select(OmegaConf.load(path), "hydra.sweeper.params", default={})
+        params = [f"{key}={values}" for key, values in swept.items() if key != "seed"]
+        for jobs in BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(params), None):
+            for job in jobs:
+                validate(compose(f"+experiments={path.stem}", *job))
 
 
 def test_every_task_has_a_config_and_every_config_a_task() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import yaml
 
+from mmo_rl.cli.project import shipped
 from mmo_rl.errors import ConfigError
 from mmo_rl.judge.heuristic import HeuristicJudge
 from mmo_rl.types import Action, Group, Score, Step, Unscored
@@ -57,3 +59,14 @@ async def test_without_a_final_pnl_there_is_no_score(pnl: float | None) -> None:
 def test_weights_of_nothing_are_refused() -> None:
     with pytest.raises(ConfigError, match="all weights"):
         HeuristicJudge(pnl_weight=0, win_weight=0, activity_weight=0)
+
+
+async def test_the_outcome_preset_scores_profit_alone() -> None:
+    preset = yaml.safe_load((shipped("conf") / "judge" / "outcome.yaml").read_text())
+    group = make_group([0.1, 0.2, 0.3])
+    group = played(group, 0, pnls=[0.0, 5.0, 9.0], final=10.0, actions=2)
+    group = played(group, 1, pnls=[0.0, 50.0], final=-30.0, actions=0)
+    group = played(group, 2, pnls=[0.0] * 6, final=0.0, actions=6)
+    weights = {name: value for name, value in preset.items() if name != "defaults"}
+    assert preset["defaults"] == ["heuristic", "_self_"]
+    assert await judged(HeuristicJudge(**weights), group) == pytest.approx({"t0": 1.0, "t1": 0.0, "t2": 0.75})
