@@ -84,7 +84,14 @@ async def test_what_may_have_been_billed_counts_against_the_budget(endpoint: End
 
 async def test_what_was_certainly_not_billed_does_not(endpoint: Endpoint) -> None:
     failed = Reply(500, {"error": {"message": "overloaded"}})
-    endpoint.script = lambda request, number: honest(request, number) if number % 2 else failed
+    seen: set[str] = set()
+
+    def script(request: Any, number: int) -> Reply:
+        again = request.user in seen
+        seen.add(request.user)
+        return honest(request, number) if again else failed
+
+    endpoint.script = script
     judge = make_judge(endpoint.url, budget_calls=10, concurrency=2)
     results: list[ScoredGroup] = []
     await run(judge, results)
