@@ -139,7 +139,12 @@ def oracle_share(measured: Measured, oracle: Measured, *, seed: int, resamples: 
 
 def _possible(interval: Interval, value: Value, *, lowest: float = 0.0) -> Interval:
     """Within what ``value`` can be at all: rates lie between ``lowest`` and 1."""
-    if value in ("pnl", "drawdown") or math.isinf(interval.low):
+    return interval if value in ("pnl", "drawdown") else _within(interval, lowest)
+
+
+def _within(interval: Interval, lowest: float) -> Interval:
+    """No wider than from ``lowest`` to 1; an infinite bound says that the data give none."""
+    if math.isinf(interval.low):
         return interval
     return Interval(interval.estimate, max(interval.low, lowest), min(interval.high, 1.0))
 
@@ -203,7 +208,7 @@ def tau_interval(
     ranked, first, second = sums[:, 0].sum() + sums[:, 1].sum(), sums[:, 2].sum(), sums[:, 3].sum()
     if not (ranked + first) * (ranked + second):
         return None
-    return _bootstrap(sums, tau, seed=seed, resamples=resamples, level=level)
+    return _within(_bootstrap(sums, tau, seed=seed, resamples=resamples, level=level), -1.0)
 
 
 def rank_pairs(first: Sequence[float], second: Sequence[float]) -> tuple[int, int, int, int]:

@@ -49,6 +49,9 @@ def test_tau_b_of_one_window_is_kendalls() -> None:
     assert found is not None and found.estimate == pytest.approx((4 - 1) / (5 * 6) ** 0.5)
     assert found.low == float("-inf"), "one window has no interval"
     assert tau_interval([(0, 0, 0, 3)], seed=0) is None and tau_interval([], seed=0) is None
+    few = tau_interval([(10, 0, 0, 0), (9, 1, 0, 0), (8, 2, 0, 0)], seed=0)
+    assert few is not None
+    assert few.low < 0.8 < few.high == 1.0, "a correlation is never above 1, however few the windows"
 
 
 def test_windows_are_resampled_and_never_mixed() -> None:
