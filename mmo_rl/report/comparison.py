@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmo_rl.report.charts import nice_ticks, shown
+from mmo_rl.report.page import page
 from mmo_rl.report.run_folder import RunFolder, jsonable
 from mmo_rl.report.words import Cell, Unit, Verdict, amount, cell
 
@@ -140,17 +141,9 @@ def write_comparison(folder: RunFolder) -> Path:
 
 def render(folder: RunFolder) -> str:
     """The page as text."""
-    import jinja2
-
     summary = folder.summary() or {}
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    return environment.get_template("comparison.html.j2").render(
+    return page(
+        "comparison.html.j2",
         name=folder.path.parent.name,
         job=folder.path.name,
         a=summary["ab/a"],

@@ -14,6 +14,7 @@ from mmo_rl.report.charts import Chart, Curve, chart, nice_ticks, parts_of, show
 from mmo_rl.report.judged_page import about_judge, judged_lines
 from mmo_rl.report.judging import most_disputed
 from mmo_rl.report.mask import mask_tree
+from mmo_rl.report.page import page
 from mmo_rl.report.planned import planned_lines
 from mmo_rl.report.run_folder import RunFolder, jsonable
 from mmo_rl.report.summary import DECODINGS
@@ -53,19 +54,11 @@ def write_report(folder: RunFolder, *, command: str | None = None) -> Path:
 
 def render(folder: RunFolder, *, command: str | None = None) -> str:
     """The page as text."""
-    import jinja2
-
     summary = folder.summary() or {}
     rows = folder.read("metrics")
     charts = learning_curves(rows)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    return environment.get_template("report.html.j2").render(
+    return page(
+        "report.html.j2",
         name=folder.path.parent.name,
         job=folder.path.name,
         overrides=folder.overrides(),

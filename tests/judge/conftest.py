@@ -16,8 +16,20 @@ import pytest
 import yaml
 
 from mmo_rl.clock import milliseconds
+from mmo_rl.judge.ruler import RulerJudge
 from mmo_rl.judge.template import Template
-from mmo_rl.types import Action, GroundTruth, Group, LLMCall, QuestionOutcome, Step, TickerOutcome, Trajectory, Window
+from mmo_rl.types import (
+    Action,
+    GroundTruth,
+    Group,
+    LLMCall,
+    QuestionOutcome,
+    ScoredGroup,
+    Step,
+    TickerOutcome,
+    Trajectory,
+    Window,
+)
 
 CONF = Path(__file__).parents[2] / "conf" / "judge" / "template"
 START = datetime(2025, 1, 13, 14, tzinfo=UTC)
@@ -270,3 +282,15 @@ def make_long(
 async def stream(*groups: Group) -> AsyncIterator[Group]:
     for group in groups:
         yield group
+
+
+def make_judge(endpoint: Endpoint, *, template: str = "context_rich", **changes: Any) -> RulerJudge:
+    settings: dict[str, Any] = {"model": "fake-judge", "seed": 0, "base_url": endpoint.url, "api_key_env": None}
+    return RulerJudge(template=load_template(template), **{**settings, "backoff_s": 0.01, **changes})
+
+
+async def run(judge: RulerJudge, *groups: Group) -> list[ScoredGroup]:
+    try:
+        return [scored async for scored in judge.score(stream(*groups))]
+    finally:
+        await judge.aclose()

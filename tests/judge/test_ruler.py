@@ -16,23 +16,19 @@ from mmo_rl.database.database import Database
 from mmo_rl.database.judgments import StoredJudgments
 from mmo_rl.judge.presentation import split
 from mmo_rl.judge.prompt import RULER_TASK
-from mmo_rl.judge.ruler import RulerJudge
-from mmo_rl.types import Group, Judgment, Score, ScoredGroup, Unscored
-from tests.judge.conftest import Endpoint, Reply, completion, load_template, make_group, make_trajectory, scores, stream
+from mmo_rl.types import Judgment, Score, ScoredGroup, Unscored
+from tests.judge.conftest import (
+    Endpoint,
+    Reply,
+    completion,
+    make_group,
+    make_judge,
+    make_trajectory,
+    run,
+    scores,
+)
 
 CANARIES = ("CANARY-news", "CANARY-question", "123.5", "CANARY-correctness")
-
-
-def make_judge(endpoint: Endpoint, *, template: str = "context_rich", **changes: Any) -> RulerJudge:
-    settings: dict[str, Any] = {"model": "fake-judge", "seed": 0, "base_url": endpoint.url, "api_key_env": None}
-    return RulerJudge(template=load_template(template), **{**settings, "backoff_s": 0.01, **changes})
-
-
-async def run(judge: RulerJudge, *groups: Group) -> list[ScoredGroup]:
-    try:
-        return [scored async for scored in judge.score(stream(*groups))]
-    finally:
-        await judge.aclose()
 
 
 def values(scored: ScoredGroup) -> dict[str, float | None]:

@@ -23,24 +23,13 @@ from tests.judge.conftest import (
     honest,
     load_template,
     make_group,
+    make_judge,
     make_long,
+    run,
     scores,
-    stream,
 )
 
 SKILLS = [0.1, 0.9, 0.4, 0.6]
-
-
-def make_judge(endpoint: Endpoint, *, template: str = "context_rich", **changes: Any) -> RulerJudge:
-    settings: dict[str, Any] = {"model": "fake-judge", "seed": 0, "base_url": endpoint.url, "api_key_env": None}
-    return RulerJudge(template=load_template(template), **{**settings, "backoff_s": 0.01, **changes})
-
-
-async def run(judge: RulerJudge, *groups: Group) -> list[ScoredGroup]:
-    try:
-        return [scored async for scored in judge.score(stream(*groups))]
-    finally:
-        await judge.aclose()
 
 
 def values(scored: ScoredGroup) -> dict[str, float | None]:

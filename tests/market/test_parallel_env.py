@@ -1,4 +1,7 @@
 import json
+import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 from pettingzoo.test import parallel_api_test, parallel_seed_test
@@ -15,6 +18,16 @@ RICH = MarketSpec(
 def test_pettingzoos_own_tests_pass(spec: MarketSpec | None, windows: int) -> None:
     parallel_api_test(parallel_env(spec=spec, windows=windows), num_cycles=50)
     parallel_seed_test(lambda: parallel_env(spec=spec, windows=windows), num_cycles=30)
+
+
+def test_the_readmes_example_plays_a_window() -> None:
+    readme = Path(__file__).parents[2] / "README.md"
+    (example,) = (
+        text for text in re.findall(r"```python\n(.*?)```", readme.read_text("utf-8"), re.DOTALL) if "MarketEnv" in text
+    )
+    scope: dict[str, Any] = {}
+    exec(example, scope)
+    assert all(scope["truncations"].values()) and set(scope["rewards"]) == {"agent0", "agent1"}
 
 
 def test_rewards_of_a_window_sum_to_its_profit_and_all_agents_are_truncated() -> None:

@@ -1,0 +1,20 @@
+"""One self-contained HTML page from a template of this folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+def page(template: str, **values: Any) -> str:
+    """The page as text: every value is escaped, and one that is missing is an error."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return environment.get_template(template).render(**values)
