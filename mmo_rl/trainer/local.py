@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from mmo_rl.errors import TrainerError
 from mmo_rl.rng import derive_seed
 from mmo_rl.trainer.art_adapter import LossName, answer_tokens, pack, policy_loss
 from mmo_rl.trainer.base import Capabilities
+from mmo_rl.trainer.checkpoints import Checkpoints
 from mmo_rl.types import PolicyVersion, Trained, TrainingGroup
 
 NO_SPREAD = 1e-12
@@ -64,9 +64,7 @@ class LocalTrainer:
         self._missing_logprobs = missing_logprobs
         self._device = device
         self._seed = seed
-        self._location = model_location
-        self._name = model_name
-        self._checkpoints = checkpoints
+        self._checkpoints = Checkpoints(folder=checkpoints, name=model_name, base=model_location)
         self._load_model = load_model
         self._model: Any = None
         self._tokenizer: Any = None
@@ -75,17 +73,9 @@ class LocalTrainer:
 
     async def resume(self, version: int | None = None) -> PolicyVersion:
         """Loads a published version (the newest by default; 0 is the base model) and forgets those after it."""
-        published = self._published()
-        chosen = max(published, default=0) if version is None else version
-        if chosen != 0 and chosen not in published:
-            raise TrainerError(
-                f"checkpoint {chosen} is not in {self._checkpoints}", hint="remove the run folder to start afresh"
-            )
-        for later in published:
-            if later > chosen:
-                shutil.rmtree(self._folder(later))
+        chosen = self._checkpoints.rewind(version)
         await asyncio.to_thread(self._load, chosen)
-        return self._version(chosen)
+        return self._checkpoints.version(chosen)
 
     async def train(self, groups: Sequence[TrainingGroup], *, iteration: int) -> Trained:
         """One iteration's update; publishes version ``iteration + 1``, or keeps the policy where no group carries
@@ -99,48 +89,24 @@ class LocalTrainer:
 
     # --- checkpoints -----------------------------------------------------------------------------------------------
 
-    def _folder(self, version: int) -> Path:
-        return self._checkpoints / f"{version:04d}"
-
-    def _published(self) -> list[int]:
-        if not self._checkpoints.is_dir():
-            return []
-        return sorted(int(p.name) for p in self._checkpoints.iterdir() if p.name.isdigit())
-
-    def _version(self, version: int) -> PolicyVersion:
-        return PolicyVersion(self._name, version, str(self._folder(version)) if version else self._location)
-
     def _load(self, version: int) -> None:
         import torch
 
-        location = self._version(version).path
         self._current = version
-        self._model, self._tokenizer = self._load_model(location, device=self._device)
+        self._model, self._tokenizer = self._load_model(self._checkpoints.version(version).path, device=self._device)
         self._optimizer = torch.optim.AdamW(
             self._model.parameters(), lr=self._learning_rate, betas=(0.9, 0.95), weight_decay=0.0
         )
         if version:
-            state = torch.load(self._folder(version) / "optimizer.pt", map_location=self._device, weights_only=True)
-            self._optimizer.load_state_dict(state)
+            file = self._checkpoints.path(version) / "optimizer.pt"
+            self._optimizer.load_state_dict(torch.load(file, map_location=self._device, weights_only=True))
 
-    def _publish(self, version: int) -> PolicyVersion:
+    def _save(self, folder: Path) -> None:
         import torch
 
-        partial = self._checkpoints / f"{version:04d}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        try:
-            self._model.save_pretrained(partial)
-            self._tokenizer.save_pretrained(partial)
-            torch.save(self._optimizer.state_dict(), partial / "optimizer.pt")
-            partial.rename(self._folder(version))
-            self._current = version
-        except OSError as error:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise TrainerError(
-                f"could not save checkpoint {version}: {error.strerror}",
-                hint=f"make room on the disk of {self._checkpoints} and run the same command again",
-            ) from error
-        return self._version(version)
+        self._model.save_pretrained(folder)
+        self._tokenizer.save_pretrained(folder)
+        torch.save(self._optimizer.state_dict(), folder / "optimizer.pt")
 
     # --- the update --------------------------------------------------------------------------------------------------
 
@@ -156,7 +122,7 @@ class LocalTrainer:
         signal = [g for g in groups if _spread(g) > NO_SPREAD]
         selected = answer_tokens(self._tokenizer, groups) * self._epochs
         if not signal:
-            return Trained(self._version(self._current), 0, 0, len(groups), {}, selected)
+            return Trained(self._checkpoints.version(self._current), 0, 0, len(groups), {}, selected)
         packed = pack(
             self._tokenizer,
             signal,
@@ -172,8 +138,10 @@ class LocalTrainer:
         if steps == 0 or tokens == 0:
             raise TrainerError("there was signal but nothing was trained", hint="report this with the run's log.txt")
         seconds = time.perf_counter() - started
+        policy = self._checkpoints.publish(iteration + 1, self._save)
+        self._current = policy.version
         return Trained(
-            policy=self._publish(iteration + 1),
+            policy=policy,
             gradient_steps=steps,
             tokens=tokens,
             groups_skipped_zero_variance=len(groups) - len(signal),
