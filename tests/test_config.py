@@ -33,6 +33,8 @@ NEEDED = {
     "policy=endpoint": ["policy.base_url=http://127.0.0.1:9/v1"],
     "judge/template": ["judge=ruler"],
     "task=build_model": ["build_model.output=somewhere"],
+    "task=replay": ["run=runs/default/0123456789"],
+    "task=new_experiment": ["from=runs/default/0123456789"],
     "source=jsonl": ["source.path=somewhere.jsonl", "collect=none"],
     "database=postgres": ["source=postgres"],
 }

@@ -1,4 +1,4 @@
-"""Market configs by name, composed as the run's own was: for tasks that play in several markets."""
+"""Configs composed beside the run's own: the other markets that a task plays in, and the config of another run."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmo_rl.cli.schema import near
-from mmo_rl.cli.settings import validate
+from mmo_rl.cli.settings import Settings, validate
 from mmo_rl.errors import ConfigError
 
 
 def market_node(name: str, overrides: Sequence[str]) -> Mapping[str, Any]:
     """The validated ``market`` node of a run that was started with ``overrides`` and ``market=name``; what the
     overrides set of the market holds in each. Raises `ConfigError` where there is no such market."""
-    from hydra import compose
     from hydra.core.global_hydra import GlobalHydra
 
     loader = GlobalHydra.instance().config_loader()
@@ -24,6 +23,20 @@ def market_node(name: str, overrides: Sequence[str]) -> Mapping[str, Any]:
             hint=f"evaluate.scenarios=[{','.join(known)}]",
         )
     kept = [override for override in overrides if override.partition("=")[0] != "market"]
-    node = validate(compose("config", overrides=[*kept, f"market={name}"])).nodes["market"]
+    node = composed([*kept, f"market={name}"]).nodes["market"]
     assert node is not None
     return node
+
+
+def composed(overrides: Sequence[str]) -> Settings:
+    """The validated settings of a run with these overrides. Raises `ConfigError` where they no longer fit."""
+    from hydra import compose
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        return validate(compose("config", overrides=list(overrides)))
+    except (HydraException, OmegaConfBaseException) as error:
+        from mmo_rl.cli.explain import explain
+
+        raise ConfigError(explain(error, list(overrides)).message) from None

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import to_jsonable_python
 
@@ -173,6 +173,9 @@ def _wrong_evaluator(task: str, node: Mapping[str, Any] | None) -> Iterator[Prob
 def _resolved(cfg: DictConfig) -> dict[str, Any]:
     try:
         tree = OmegaConf.to_container(cfg, resolve=True)
+    except InterpolationToMissingValueError as error:
+        missing = str(error.msg).splitlines()[0].rpartition(": ")[2]
+        raise _error([Problem(missing, _MISSING.format(key=missing))]) from None
     except OmegaConfBaseException as error:
         key = error.full_key or "the config"
         raise ConfigError(f"{key}: {mask(str(error.msg or error).splitlines()[0])}", hint="mmo-rl --cfg job") from None
@@ -184,7 +187,7 @@ def _check_top(tree: Mapping[str, Any], problems: list[Problem]) -> dict[str, An
     """name, seed, iterations, home and task; and whatever else stands at the top, which is unknown."""
     hints = get_type_hints(Settings, include_extras=True)
     fields = {k: Parameter(k, hints[k], None, True) for k in Settings.model_fields if k not in ("nodes", "options")}
-    known = [*fields, *COMPONENTS, str(tree.get("task"))]
+    known = [*fields, *COMPONENTS, str(tree.get("task")), *_top_keys(tree.get("task"))]
     for key in tree:
         if key not in known:
             hint = near(key, [k for k in known if k != "None"])
@@ -196,6 +199,11 @@ def _check_top(tree: Mapping[str, Any], problems: list[Problem]) -> dict[str, An
     if task is not None and task not in task_names():
         problems.append(Problem("task", f"found {show(task)}, expected one of {', '.join(task_names())}"))
     return values
+
+
+def _top_keys(task: Any) -> Sequence[str]:
+    """Keys that a task has at the top, so that they are typed without its name: ``task=replay run=PATH``."""
+    return getattr(task_module(task), "TOP_KEYS", ()) if task in task_names() else ()
 
 
 def _check_component(name: str, node: Any, problems: list[Problem]) -> dict[str, Any] | None:
@@ -259,6 +267,7 @@ def refuse_secrets(overrides: list[str]) -> None:
         raise _error(problems)
 
 
+_MISSING = "missing, it has no default; set it: {key}=VALUE"
 _SECRET_ADVICE = (
     "holds a password or key, which would end up in logs and folder names; put it into an environment variable and "
     "give that one's name (source.dsn_env=DATABASE_URL, judge.api_key_env=OPENAI_API_KEY)"
@@ -280,7 +289,7 @@ def _secrets(tree: Mapping[str, Any]) -> Iterator[Problem]:
 def _missing(tree: Mapping[str, Any]) -> Iterator[Problem]:
     for key, value in _leaves(tree):
         if value == "???":
-            yield Problem(key, f"missing, it has no default; set it: {key}=VALUE")
+            yield Problem(key, _MISSING.format(key=key))
 
 
 def _without_echoes(problems: list[Problem], cfg: DictConfig) -> list[Problem]:

@@ -38,27 +38,36 @@ def write_provenance(
     is the fingerprint of what is trained on (`data_fingerprint`), None before it is known: call again then. Secrets
     are masked in all that is written; a patch that had one says so and no longer applies as it is.
     """
-    git, patch = _git(project_root)
+    here, patch = surroundings(project_root)
     if patch:
         masked = mask(patch)
-        git |= {"patch": "git.patch", "patch_masked": masked != patch}
+        here["git"] |= {"patch": "git.patch", "patch_masked": masked != patch}
         folder.write_text("git.patch", masked)
     provenance = {
         "written": utc_now().isoformat(timespec="seconds"),
         "argv": mask_arguments(argv),
+        "config_sha256": config_sha256(config),
+        "seeds": dict(seeds),
+        "data": data,
+        **here,
+    }
+    folder.write_provenance(provenance)
+    return provenance
+
+
+def surroundings(project_root: Path) -> tuple[dict[str, Any], str]:
+    """The interpreter, packages, lock files and the state of the code as they are now, and what differs from the
+    commit as a patch (not masked; empty where there is nothing, or too much to keep)."""
+    git, patch = _git(project_root)
+    return {
         "python": sys.version.split()[0],
         "executable": sys.executable,
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
-        "config_sha256": config_sha256(config),
-        "seeds": dict(seeds),
-        "data": data,
         "git": git,
         "lock_sha256": _lock_files(project_root),
         "packages": _packages(),
-    }
-    folder.write_provenance(provenance)
-    return provenance
+    }, patch
 
 
 def config_sha256(config: Mapping[str, Any]) -> str:
@@ -95,6 +104,8 @@ def _git(root: Path) -> tuple[dict[str, Any], str]:
         "untracked": [mask(name) for name in names[:UNTRACKED_LIMIT]],
         "untracked_count": len(names),
     }
+    if patch:
+        state["patch_sha256"] = hashlib.sha256(patch.encode()).hexdigest()
     if len(patch) > PATCH_LIMIT:
         return {**state, "patch": None, "unavailable": f"the patch has {len(patch)} characters"}, ""
     return state, patch

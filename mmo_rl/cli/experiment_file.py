@@ -1,0 +1,74 @@
+"""An experiment file from the overrides of runs: what was typed on the command line, as committed YAML."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmo_rl.errors import ConfigError
+
+
+def experiment(overrides: Sequence[Sequence[str]], *, name: str) -> tuple[dict[str, Any], int]:
+    """The content of ``experiments/<name>.yaml`` for the overrides of one run, or of all runs of a sweep, and how many
+    runs it makes. What differs between the runs becomes a sweep.
+
+    Raises `ConfigError` where an override cannot be written in YAML, or where the runs are no whole grid."""
+    runs = [_parsed(run) for run in overrides]
+    keys = list(dict.fromkeys(key for run in runs for key in run))
+    content: dict[str, Any] = {"defaults": [], "name": name}
+    swept: dict[str, list[str]] = {}
+    for key in keys:
+        values = list(dict.fromkeys(run[key].input_line if key in run else "" for run in runs))
+        if len(values) == 1:
+            _place(content, next(run[key] for run in runs if key in run))
+        elif "" in values:
+            raise ConfigError(
+                f"{key} is set in some of these runs and not in others, which no sweep says",
+                hint="give the folder of one run: from=runs/NAME/KEY",
+            )
+        else:
+            swept[key] = list(dict.fromkeys(run[key].get_value_element_as_str() for run in runs))
+    if math.prod(len(values) for values in swept.values()) != len(runs):
+        raise ConfigError(
+            f"the {len(runs)} runs are not all combinations of {', '.join(swept)}",
+            hint="run the rest of the sweep first, or give the folder of one run: from=runs/NAME/KEY",
+        )
+    if swept:
+        content["hydra"] = {"sweeper": {"params": {key: ",".join(values) for key, values in swept.items()}}}
+    if not content["defaults"]:
+        del content["defaults"]
+    return content, len(runs)
+
+
+def _parsed(overrides: Sequence[str]) -> dict[str, Any]:
+    """The overrides by key, the last of each; the run's name is not the experiment's."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    return {override.get_key_element().lstrip("+"): override for override in parsed if override.key_or_group != "name"}
+
+
+def _place(content: dict[str, Any], override: Any) -> None:
+    from hydra.core.global_hydra import GlobalHydra
+
+    key, value = override.key_or_group, override.value()
+    if override.is_delete():
+        raise ConfigError(f"{override.input_line}: what is deleted cannot be written in an experiment file")
+    if key == "experiments":
+        content["defaults"] = [value, *content["defaults"]]
+    elif GlobalHydra.instance().config_loader().get_group_options(key):
+        package = f"@{override.package}" if override.package else ""
+        content["defaults"].append({f"override /{key}{package}": value})
+    else:
+        *parents, last = key.split(".")
+        node = content
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = value
+
+
+def swept_overrides(content: Mapping[str, Any], overrides: Sequence[str]) -> list[str]:
+    """Those overrides of a run that the experiment sweeps over."""
+    params = content.get("hydra", {}).get("sweeper", {}).get("params", {})
+    return [override.input_line for key, override in _parsed(overrides).items() if key in params]

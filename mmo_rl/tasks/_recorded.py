@@ -1,0 +1,105 @@
+"""What a run folder says that a run was made of, held against what is here now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mmo_rl.report.run_folder import RunFolder
+
+NOT_A_RESULT = ("time/",)
+"""Keys that no two runs share, however equal they are."""
+PACKAGES_SHOWN = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One thing that is not as it was; ``numbers_may_change`` False where it is only worth knowing."""
+
+    what: str
+    recorded: str
+    here: str
+    numbers_may_change: bool = True
+
+
+def environment_differences(recorded: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[Difference]:
+    """Code, interpreter and packages: two provenance records."""
+    yield from _code(recorded.get("git") or {}, here.get("git") or {})
+    for key, what in (("python", "Python"), ("platform", "platform"), ("cpus", "processors")):
+        if recorded.get(key) != here.get(key):
+            yield Difference(what, str(recorded.get(key)), str(here.get(key)), key != "cpus")
+    before, now = recorded.get("packages") or {}, here.get("packages") or {}
+    changed = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
+    for name in changed[:PACKAGES_SHOWN]:
+        yield Difference(f"package {name}", before.get(name, "not installed"), now.get(name, "not installed"))
+    if len(changed) > PACKAGES_SHOWN:
+        yield Difference("packages", f"{len(changed) - PACKAGES_SHOWN} more differ", "")
+
+
+def _code(recorded: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[Difference]:
+    before, now = recorded.get("commit"), here.get("commit")
+    if before != now:
+        yield Difference("commit", (before or "unknown")[:12], (now or "unknown")[:12])
+    if recorded.get("patch_sha256") != here.get("patch_sha256"):
+        was, now_is = ("uncommitted changes" if git.get("patch_sha256") else "clean" for git in (recorded, here))
+        yield Difference("work tree", was, now_is)
+
+
+def config_differences(recorded: Mapping[str, Any], here: Mapping[str, Any]) -> list[Difference]:
+    """The keys of two config trees that differ, but where local data lies and numbers are sent."""
+    before, now = ({k: v for k, v in flat(tree) if _matters(k)} for tree in (recorded, here))
+    return [
+        Difference(key, _shown(before, key), _shown(now, key))
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key)
+    ]
+
+
+def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of nested mappings by their dotted keys; an empty mapping is a leaf."""
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from flat(inner, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, value
+
+
+def _matters(key: str) -> bool:
+    return key != "home" and key.partition(".")[0] != "report"
+
+
+def _shown(leaves: Mapping[str, Any], key: str) -> str:
+    return str(leaves[key]) if key in leaves else "not set"
+
+
+def numbers(folder: RunFolder) -> dict[str, float | None]:
+    """Every number that the run came to, summary and learning curve, but those of time; null is kept as None."""
+    found: dict[str, Any] = dict(folder.summary() or {})
+    for row in folder.read("metrics"):
+        found |= {f"iteration {row['iteration'] + 1} {key}": value for key, value in row.items() if key != "iteration"}
+    return {
+        key: value
+        for key, value in found.items()
+        if (value is None or isinstance(value, (int, float))) and not _is_time(key.rpartition(" ")[2])
+    }
+
+
+def _is_time(key: str) -> bool:
+    return key.startswith(NOT_A_RESULT) or "_per_s" in key or "latency" in key
+
+
+def number_differences(recorded: Mapping[str, float | None], here: Mapping[str, float | None]) -> list[Difference]:
+    """The numbers that are not equal to the last digit."""
+    return [
+        Difference(key, _number(recorded, key), _number(here, key))
+        for key in [*recorded, *(key for key in here if key not in recorded)]
+        if key not in recorded or key not in here or recorded[key] != here[key]
+    ]
+
+
+def _number(found: Mapping[str, float | None], key: str) -> str:
+    if key not in found:
+        return "missing"
+    value = found[key]
+    return "null" if value is None else f"{value:.10g}"

@@ -1,0 +1,213 @@
+"""Runs a run again from what its folder says of it, and holds the numbers of both against each other."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from mmo_rl.errors import ConfigError, MmoRlError
+from mmo_rl.report.mask import MASK
+from mmo_rl.report.run_folder import RunFolder
+from mmo_rl.tasks._recorded import (
+    Difference,
+    config_differences,
+    environment_differences,
+    number_differences,
+    numbers,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from mmo_rl.config import Context, Settings
+
+TOP_KEYS = ("run",)
+SHOWN = 20
+
+
+async def run(
+    context: Context, *, run: str, check_only: bool = False, code: Literal["here", "recorded"] = "here"
+) -> int:
+    """Says what differs from the run in the folder ``run`` (code, packages, config, data), does it again in a folder
+    beside it (``<key>.replay``), and compares all numbers but those of time. ``check_only`` stops before anything
+    runs; ``code`` recorded runs the recorded commit with its recorded changes, in a work tree of its own.
+
+    Returns the exit code: 0 where every number is equal (``check_only``: where nothing differs), else 1."""
+    from mmo_rl.cli.project import project_root
+    from mmo_rl.cli.scenarios import composed
+    from mmo_rl.config import masked
+    from mmo_rl.report.provenance import surroundings
+
+    folder, overrides = _opened(run, project_root())
+    recorded = folder.provenance() or {}
+    settings = composed(overrides)
+    here, _ = surroundings(project_root())
+    differences = [
+        *environment_differences(recorded, here),
+        *config_differences(folder.config() or {}, masked(settings)),
+        *await _data_differences(context, settings, overrides, folder),
+    ]
+    if not recorded:
+        differences.insert(0, Difference("provenance.json", "missing", "code and packages cannot be compared"))
+    _tell(context.console, "What differs from the recorded run", differences, nothing="Nothing differs from it.")
+    if check_only:
+        return int(bool(differences))
+    tree = _work_tree(context, folder, recorded) if code == "recorded" else None
+    again = folder.path.with_name(f"{folder.path.name}.replay")
+    _repeat(overrides, again, tree, home=context.home)
+    return _compare(context.console, folder, RunFolder(again))
+
+
+def _opened(run: str, root: Path) -> tuple[RunFolder, list[str]]:
+    """The folder of a run that finished, and the overrides that it was started with."""
+    path = next((p for p in (Path(run).expanduser(), root / run) if p.is_dir()), None)
+    if path is None:
+        raise ConfigError(f"run={run} is no folder", hint="mmo-rl task=replay run=runs/NAME/KEY")
+    folder = RunFolder(path.resolve())
+    status = folder.status()
+    if status is None:
+        inside = sorted(p.parent.name for p in path.glob("*/status.json"))
+        hint = f"run={run}/{inside[0]} is a run of it" if inside else "a run's folder holds status.json"
+        raise ConfigError(f"{path} is not the folder of a run", hint=hint)
+    if status["status"] != "done":
+        raise ConfigError(
+            f"the run in {path} is {status['status']}, so there are no numbers to compare with",
+            hint="finish it first: the command in its overrides.yaml continues it",
+        )
+    overrides = folder.overrides()
+    if hidden := [o for o in overrides if MASK in o]:
+        raise ConfigError(
+            f"overrides.yaml holds a masked value ({hidden[0]}), so the run cannot be repeated as it was",
+            hint=f"put the value back into {path / 'overrides.yaml'}",
+        )
+    return folder, overrides
+
+
+async def _data_differences(
+    context: Context, settings: Settings, overrides: Sequence[str], folder: RunFolder
+) -> list[Difference]:
+    """Whether the source still gives what the first iteration was trained on; nothing to ask where the run plays."""
+    from mmo_rl.config import Components
+    from mmo_rl.tasks._select import select
+
+    rows = folder.read("checkpoints")
+    if not rows or settings.nodes["collect"] is not None or settings.nodes["source"] is None:
+        return []
+    before = [i for w in rows[0]["selection"]["windows"] for i in w["trajectory_ids"]]
+    async with Components(settings, console=context.console, overrides=overrides) as components:
+        selection = await select(
+            await components.source(), components.sampler(), iteration=0, used_windows=[], scenario_id=None
+        )
+    now = list(selection.trajectory_ids)
+    if now == before:
+        return []
+    kept = len(set(now) & set(before))
+    return [Difference("data of iteration 1", f"{len(before)} trajectories", f"{len(now)}, {kept} of them the same")]
+
+
+def _work_tree(context: Context, folder: RunFolder, recorded: dict[str, Any]) -> Path:
+    """The project at the recorded commit with its recorded changes, checked out under ``home``. Where the project holds
+    mmo_rl itself, that is the code which runs."""
+    from mmo_rl.cli.project import project_root
+
+    git = recorded.get("git") or {}
+    commit = git.get("commit")
+    if not commit:
+        raise ConfigError(
+            f"{folder.path} records no commit ({git.get('unavailable', 'no provenance.json')})",
+            hint="replay.code=here runs it with the code that is installed",
+        )
+    if git.get("patch_masked") or (git.get("dirty") and git.get("patch") is None and git.get("patch_sha256")):
+        raise ConfigError(
+            "the uncommitted changes of the run were not recorded as they were (a secret in them, or too many)",
+            hint="replay.code=here runs it with the code that is installed",
+        )
+    name = "-".join([commit[:12], *([git["patch_sha256"][:8]] if git.get("patch") else [])])
+    tree: Path = context.home / "replay" / name
+    if (tree / ".git").exists():
+        return tree
+    root = project_root()
+    _git(root, "worktree", "prune")
+    _git(root, "worktree", "add", "--force", "--detach", str(tree), commit)
+    if git.get("patch"):
+        try:
+            _git(tree, "apply", "--whitespace=nowarn", str(folder.path / git["patch"]))
+        except MmoRlError:
+            _git(root, "worktree", "remove", "--force", str(tree))
+            raise
+    return tree
+
+
+def _git(where: Path, *arguments: str) -> None:
+    try:
+        done = subprocess.run(["git", "-C", str(where), *arguments], capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise MmoRlError(f"git cannot be run: {error}", hint="replay.code=here needs no git") from None
+    if done.returncode:
+        raise MmoRlError(
+            f"git {arguments[0]} in {where}: {done.stderr.strip()}",
+            hint="fetch the commit (git fetch --all), or type replay.code=here",
+        )
+
+
+def _repeat(overrides: Sequence[str], folder: Path, tree: Path | None, *, home: Path) -> None:
+    """The recorded command in a process of its own, whose run goes to ``folder``; raises `MmoRlError` where it
+    fails. ``hydra.*`` overrides are no part of a job's key, so the run stays the recorded one."""
+    environment = {**os.environ, "MMO_RL_HOME": str(home)}
+    if tree is not None:
+        paths = [str(tree), *filter(None, [environment.get("PYTHONPATH")])]
+        environment |= {"PYTHONPATH": os.pathsep.join(paths), "MMO_RL_ROOT": str(tree)}
+    command = [sys.executable, "-m", "mmo_rl", *overrides, f"hydra.run.dir={folder}", "hydra.sweeper.params=null"]
+    with subprocess.Popen(command, env=environment, cwd=tree) as process:
+        try:
+            code = process.wait()
+        except BaseException:
+            # The terminal interrupts both; whoever else stops this process means the run as well.
+            process.send_signal(signal.SIGINT)
+            process.wait()
+            raise
+    if code:
+        raise MmoRlError(
+            f"the run ended with exit code {code}", hint=f"{folder / 'log.txt'} says why; the same command continues"
+        )
+
+
+def _compare(console: Console, recorded: RunFolder, again: RunFolder) -> int:
+    before, now = numbers(recorded), numbers(again)
+    differences = number_differences(before, now)
+    data = [((f.provenance() or {}).get("data") or {}).get("ids_sha256") for f in (recorded, again)]
+    if data[0] != data[1]:
+        what = [(d or "unknown")[:12] for d in data]
+        differences.insert(0, Difference("fingerprint of the data", what[0], what[1]))
+    _tell(
+        console,
+        f"{len(differences)} of {len(before)} numbers differ",
+        differences,
+        nothing=f"All {len(before)} numbers are equal to the last digit.",
+    )
+    console.print(f"recorded   {recorded.path}\nreplayed   {again.path}", soft_wrap=True, highlight=False)
+    return int(bool(differences))
+
+
+def _tell(console: Console, title: str, differences: Sequence[Difference], *, nothing: str) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    if not differences:
+        console.print(nothing, highlight=False)
+        return
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+    table.add_column("")
+    table.add_column("recorded", overflow="fold")
+    table.add_column("here", overflow="fold")
+    for difference in differences[:SHOWN]:
+        style = "" if difference.numbers_may_change else "dim"
+        table.add_row(*(Text(t, style=style) for t in (difference.what, difference.recorded, difference.here)))
+    if len(differences) > SHOWN:
+        table.add_row(f"... and {len(differences) - SHOWN} more", "", "")
+    console.print(table)

@@ -1,0 +1,135 @@
+"""A run is repeated from its folder, and becomes a committed experiment: real runs in a project of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+TINY = ("+experiments=mine", "seed=3", "iterations=1", "collect.agents=5", "evaluate=none", "report=local")
+GIT = {f"GIT_{who}_{what}": "x@y.z" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+
+
+@pytest.fixture(scope="module")
+def root() -> Iterator[Path]:
+    """A project under git with one experiment and one finished run of it."""
+    folder = Path(tempfile.mkdtemp(prefix="mmo_rl-replay-"))
+    folder.chmod(0o755)  # as root the server runs as another user, which has to pass through
+    (folder / "experiments").mkdir()
+    (folder / "experiments" / "mine.yaml").write_text("# @package _global_\nname: mine\ncollect:\n  windows: 2\n")
+    (folder / ".gitignore").write_text("runs/\nhome/\n")
+    for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "one"]):
+        subprocess.run(["git", *command], cwd=folder, check=True, env={**os.environ, **GIT})
+    mmo_rl(folder, *TINY)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def mmo_rl(root: Path, *arguments: str, code: int = 0) -> str:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "MMO_RL_", "DATABASE_"))}
+    done = subprocess.run(
+        [sys.executable, "-m", "mmo_rl", *arguments],
+        cwd=root,
+        env=kept | {"MMO_RL_ROOT": str(root), "MMO_RL_HOME": str(root / "home"), "COLUMNS": "160"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def recorded(root: Path) -> Path:
+    (found,) = [p.parent for p in root.glob("runs/mine/*/status.json") if "." not in p.parent.name]
+    return found
+
+
+@pytest.mark.slow
+def test_the_same_run_gives_the_same_numbers_and_what_differs_is_told(root: Path) -> None:
+    folder = recorded(root)
+    told = mmo_rl(root, "task=replay", f"run={folder}")
+    assert "Nothing differs" in told and "numbers are equal to the last digit" in told
+    again = folder.with_name(f"{folder.name}.replay")
+    first, second = ((p / "checkpoints" / "0001" / "model.safetensors").read_bytes() for p in (folder, again))
+    assert first == second
+
+    experiment = root / "experiments" / "mine.yaml"
+    before = experiment.read_text()
+    try:
+        experiment.write_text(before + "trainer:\n  learning_rate: 0.001\n")
+        told = mmo_rl(root, "task=replay", f"run={folder}", "replay.check_only=true", code=1)
+        assert "uncommitted changes" in told
+        assert [*map(str.split, told.splitlines())].count(["trainer.learning_rate", "0.0005", "0.001"]) == 1
+        shutil.rmtree(again)
+        told = mmo_rl(root, "task=replay", f"run={folder}", "replay.code=recorded")
+        assert "trainer.learning_rate" in told and "numbers are equal to the last digit" in told
+    finally:
+        experiment.write_text(before)
+    rows = (folder / "metrics.jsonl").read_text()
+    try:  # the replay is finished and not repeated; the recorded run has another number now
+        (folder / "metrics.jsonl").write_text(re.sub(r'"train/loss": [^,]+', '"train/loss": 0.5', rows))
+        told = mmo_rl(root, "task=replay", f"run={folder}", code=1)
+        assert "1 of " in told and "numbers differ" in told and "iteration 1 train/loss  0.5" in told
+    finally:
+        (folder / "metrics.jsonl").write_text(rows)
+
+
+def test_what_cannot_be_replayed(root: Path, tmp_path: Path) -> None:
+    assert "is no folder" in mmo_rl(root, "task=replay", "run=nowhere", code=2)
+    folder = recorded(root)
+    assert f"{folder.name} is a run of it" in mmo_rl(root, "task=replay", "run=runs/mine", code=2)
+    assert "run: missing" in mmo_rl(root, "task=replay", code=2)
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    (copy / "overrides.yaml").write_text("- seed=3\n- judge.base_url='https://me:***@host'\n")
+    assert "masked" in mmo_rl(root, "task=replay", f"run={copy}", code=2)
+    status = json.loads((copy / "status.json").read_text())
+    (copy / "status.json").write_text(json.dumps(status | {"status": "failed"}))
+    assert "is failed" in mmo_rl(root, "task=replay", f"run={copy}", code=2)
+
+
+def test_an_experiment_is_written_from_a_run_and_from_a_sweep(root: Path, tmp_path: Path) -> None:
+    folder = recorded(root)
+    written = root / "experiments" / "kept.yaml"
+    try:
+        told = mmo_rl(root, "task=new_experiment", "name=kept", f"from={folder}", "new_experiment.question='Is it so?'")
+        assert "mmo-rl +experiments=kept" in told
+        text = written.read_text()
+        assert text.startswith("# @package _global_\n# Question: Is it so?\n#   mmo-rl +experiments=kept\n# 1 run, ")
+        assert "override /evaluate: none" in text and "- mine" in text
+        assert "exists" in mmo_rl(root, "task=new_experiment", "name=kept", f"from={folder}", code=2)
+
+        # A sweep: the folder of the same run twice, once with another seed.
+        sweep = tmp_path / "mine"
+        for number, seed in enumerate((3, 4)):
+            shutil.copytree(folder, sweep / f"job{number}")
+            for name in ("overrides.yaml", "config.yaml"):
+                file = sweep / f"job{number}" / name
+                text = file.read_text().replace("seed=3", f"seed={seed}").replace("seed: 3", f"seed: {seed}")
+                file.write_text(text)
+        overwrite = ("name=kept", f"from={sweep}", "new_experiment.overwrite=true")
+        told = mmo_rl(root, "task=new_experiment", *overwrite)
+        assert "mmo-rl -m +experiments=kept" in told and "seed: 3,4" in written.read_text()
+
+        before = written.read_text()
+        config = sweep / "job1" / "config.yaml"
+        config.write_text(config.read_text().replace("iterations: 1", "iterations: 2"))
+        told = mmo_rl(root, "task=new_experiment", *overwrite, code=2)
+        assert "iterations was 2 and would be 1" in told and written.read_text() == before
+    finally:
+        written.unlink(missing_ok=True)
+
+
+def test_an_experiment_needs_a_name_and_runs(root: Path) -> None:
+    assert "no name" in mmo_rl(root, "task=new_experiment", f"from={recorded(root)}", code=2)
+    assert "is no folder" in mmo_rl(root, "task=new_experiment", "name=x", "from=nowhere", code=2)
+    assert "holds no run" in mmo_rl(root, "task=new_experiment", "name=x", "from=experiments", code=2)
