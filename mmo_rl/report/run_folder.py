@@ -280,6 +280,15 @@ def jsonable(value: Any) -> Any:
     return str(value)
 
 
+def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of nested mappings by their dotted keys; an empty mapping is a leaf."""
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from flat(inner, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, value
+
+
 def _yaml() -> Any:
     import yaml  # type: ignore[import-untyped]
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import netrc
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
+
+from pydantic import Field
 
 from mmo_rl.errors import ConfigError
 from mmo_rl.report.local_report import LocalReport
 from mmo_rl.report.mask import mask, mask_tree
-from mmo_rl.report.run_folder import RunFolder, jsonable
+from mmo_rl.report.run_folder import RunFolder, flat, jsonable
 from mmo_rl.types import ScoredGroup
 
 log = logging.getLogger(__name__)
@@ -23,6 +26,10 @@ Mode = Literal["auto", "online", "offline", "disabled"]
 INIT_TIMEOUT_S = 30.0
 FINISH_TIMEOUT_S = 120.0
 NAME_LENGTH = 100
+BEST = {"play/pnl": "max", "play/win_rate": "max", "play/error_rate": "min"}
+"""Metrics of which the best iteration is worth knowing beside the last."""
+JUDGED_COLUMNS = ("iteration", "window_id", "group_id", "trajectory_id", "score", "spread", "reason", "oracle", "pnl")
+JUDGED_ROWS = 10_000
 WANDB_HOSTS = frozenset({"api.wandb.ai", "api.forge.coreweave.com"})
 """Under these names `wandb login` keeps the key of the public service."""
 
@@ -35,6 +42,12 @@ class WandbReport:
     folder, so a resumed job continues its W&B run, and two folders never share one. W&B is company, not cargo: whatever
     it fails with is logged once as a warning, and the run and its files go on. Raises `ConfigError` for mode online
     without a key.
+
+    At the end the run gets a table of what was judged (``judge/judgments``, the newest 10,000 rows; explanations only
+    where ``explanations`` says so, since they quote what agents wrote), an artifact of type ``dataset`` with the
+    windows and trajectories that were selected, and with ``checkpoints`` last one of type ``model`` with the last
+    policy: its files up to ``checkpoint_limit_mb`` megabytes, else a reference to its folder. Offline all of it waits
+    in the run's folder for ``wandb sync``.
     """
 
     def __init__(
@@ -45,6 +58,9 @@ class WandbReport:
         entity: str | None = None,
         mode: Mode = "auto",
         tags: Sequence[str] = (),
+        explanations: bool = False,
+        checkpoints: Literal["last", "none"] = "last",
+        checkpoint_limit_mb: Annotated[float, Field(ge=0)] = 500.0,
     ) -> None:
         if mode == "online" and not _has_key():
             raise ConfigError(
@@ -54,6 +70,9 @@ class WandbReport:
         self._files = LocalReport(run_folder=run_folder)
         self._folder = run_folder
         self._project, self._entity, self._tags = project, entity, list(tags)
+        self._columns = (*JUDGED_COLUMNS, *(("explanation",) if explanations else ()))
+        self._checkpoints = checkpoints
+        self._limit = checkpoint_limit_mb * 1e6
         self._mode = _resolve(mode)
         self._run: Any = None
         self._environment: Any = None
@@ -92,13 +111,15 @@ class WandbReport:
     def judgments(
         self, iteration: int, groups: Sequence[ScoredGroup], oracle: Mapping[str, float] | None = None
     ) -> list[dict[str, Any]]:
-        """Into the files only: explanations quote what agents wrote, which is not W&B's to keep."""
+        """Into the files; W&B gets them as one table at the end."""
         return self._files.judgments(iteration, groups, oracle)
 
     def finish(self, summary: Mapping[str, float | int | str | None]) -> None:
         self._files.finish(summary)
         present = _present(summary)
         self._guarded("lost the summary", lambda: self._run.summary.update(present), needs_run=True)
+        self._guarded("lost the table of judgments", self._log_judgments, needs_run=True)
+        self._guarded("lost the artifacts", self._log_artifacts, needs_run=True)
 
     def close(self, *, failed: bool) -> None:
         self._files.close(failed=failed)
@@ -108,6 +129,37 @@ class WandbReport:
         finally:
             self._run = None
             self._leave()
+
+    def _log_judgments(self) -> None:
+        import wandb
+
+        rows = self._folder.read("judgments")[-JUDGED_ROWS:]
+        if rows:
+            data = [[mask(v) if isinstance(v := row.get(c), str) else v for c in self._columns] for row in rows]
+            self._run.log({"judge/judgments": wandb.Table(columns=list(self._columns), data=data)})
+
+    def _log_artifacts(self) -> None:
+        import wandb
+
+        rows = self._folder.read("checkpoints")
+        if not rows:
+            return
+        selection = wandb.Artifact(f"selection-{self._run.id}", type="dataset", metadata={"iterations": len(rows)})
+        with selection.new_file("selection.jsonl") as lines:
+            lines.writelines(f"{json.dumps({'iteration': r['iteration'], **_selected(r)})}\n" for r in rows)
+        self._run.log_artifact(selection)
+        weights = self._folder.path / "checkpoints" / f"{rows[-1]['version']:04d}"
+        if self._checkpoints == "none" or not weights.is_dir():
+            return
+        # What only a trainer needs to go on stays here.
+        files = [file for file in sorted(weights.rglob("*")) if file.is_file() and file.suffix != ".pt"]
+        policy = wandb.Artifact(f"policy-{self._run.id}", type="model", metadata={"version": rows[-1]["version"]})
+        if sum(file.stat().st_size for file in files) <= self._limit:
+            for file in files:
+                policy.add_file(str(file), name=str(file.relative_to(weights)))
+        else:
+            policy.add_reference(weights.resolve().as_uri(), checksum=False)
+        self._run.log_artifact(policy)
 
     def _init(self, config: Mapping[str, Any], mode: Literal["online", "offline", "disabled"]) -> None:
         self._leave()
@@ -123,10 +175,10 @@ class WandbReport:
             id=self._folder.run_id(),
             name=self._name(),
             group=self._folder.path.parent.name,
-            job_type="train",
+            job_type=str(config.get("task", "train")),
             tags=self._tags,
             dir=str(self._folder.path),
-            config={**mask_tree(jsonable(config)), "job": self._folder.path.name},
+            config={**dict(flat(mask_tree(jsonable(config)))), "job": self._folder.path.name},
             mode=mode,
             resume="allow",
             # Without it all jobs of a sweep in one process would land in the first one's run.
@@ -145,6 +197,8 @@ class WandbReport:
         )
         run.define_metric("iteration")
         run.define_metric("*", step_metric="iteration")
+        for metric, best in BEST.items():
+            run.define_metric(metric, step_metric="iteration", summary=f"{best},last")
         self._run = run
 
     def _name(self) -> str:
@@ -180,6 +234,11 @@ def _inside(folder: RunFolder) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def _selected(row: Mapping[str, Any]) -> dict[str, Any]:
+    windows = row["selection"]["windows"]
+    return {"windows": {w["window"]["id"]: w["trajectory_ids"] for w in windows}}
 
 
 def _restart_service() -> None:

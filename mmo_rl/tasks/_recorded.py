@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mmo_rl.report.run_folder import RunFolder
+from mmo_rl.report.run_folder import RunFolder, flat
 
 NOT_A_RESULT = ("time/",)
 """Keys that no two runs share, however equal they are."""
@@ -54,15 +54,6 @@ def config_differences(recorded: Mapping[str, Any], here: Mapping[str, Any]) -> 
         for key in sorted(before.keys() | now.keys())
         if before.get(key) != now.get(key)
     ]
-
-
-def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves of nested mappings by their dotted keys; an empty mapping is a leaf."""
-    if isinstance(value, Mapping) and value:
-        for key, inner in value.items():
-            yield from flat(inner, f"{path}.{key}" if path else str(key))
-    else:
-        yield path, value
 
 
 def _matters(key: str) -> bool:

@@ -69,11 +69,13 @@ def only_wandb_file(folder: RunFolder) -> Path:
 
 
 def history(path: Path) -> list[dict[str, Any]]:
-    return [
+    """The rows of iterations; the table of judgments, at the end, is a row as well."""
+    rows = [
         {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
         for record in records(path)
         if record.WhichOneof("record_type") == "history"
     ]
+    return [row for row in rows if not any(key.startswith("judge/judgments") for key in row)]
 
 
 def ours(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
