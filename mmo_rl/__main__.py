@@ -39,13 +39,14 @@ def main() -> int:
         return 1
     except Exception as error:  # noqa: BLE001 (the top: every error ends here as a message)
         from mmo_rl.cli.explain import explain
+        from mmo_rl.report.mask import mask
 
         if wants_traceback:
             import traceback
 
-            traceback.print_exception(error)
+            print(mask("".join(traceback.format_exception(error))), file=sys.stderr, end="")
         told = error if isinstance(error, MmoRlError) else explain(error, sys.argv[1:])
-        print(f"mmo-rl: {told}", file=sys.stderr)
+        print(mask(f"mmo-rl: {told}"), file=sys.stderr)
         return told.exit_code
 
 
