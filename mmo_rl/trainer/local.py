@@ -26,8 +26,8 @@ class LocalTrainer:
     ``learning_rate`` of AdamW; ``epochs`` passes over an iteration's data; ``packed_tokens`` the length of a packed
     row and ``rows_per_step`` how many of them make a gradient step; ``loss`` and its constants ``clip_epsilon``,
     ``awr_beta`` and ``awr_cap`` are those of `mmo_rl.trainer.losses`; ``max_grad_norm`` of gradient clipping.
-    ``missing_logprobs`` says what ``ppo`` and ``cispo`` do with answers recorded without logprobs: ``score`` them once with the policy as it is
-    before the update, train them as plain ``reinforce``, or ``refuse``.
+    ``missing_logprobs`` says what ``ppo`` and ``cispo`` do with answers recorded without logprobs: ``score`` them once
+    with the policy as it is before the update, train them as plain ``reinforce``, or ``refuse``.
 
     Checkpoints are folders ``checkpoints/NNNN`` in the run folder, in Hugging Face format with the optimizer's state
     beside them; a folder appears whole or not at all.
