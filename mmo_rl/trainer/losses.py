@@ -72,9 +72,9 @@ class Loss:
         i + 1 of row r. With ``ppo`` and ``cispo``, tokens with unknown behaviour logprobs have ratio 1."""
         import torch
 
-        if not self.uses_ratio:
-            now = torch.nn.functional.pad(new_logprobs.detach()[:, :-1], (1, 0))
-            rows = rows | {"logprobs": now}
+        now = torch.nn.functional.pad(new_logprobs.detach()[:, :-1], (1, 0))
+        old = torch.where(rows["logprobs"].isnan(), now, rows["logprobs"]) if self.uses_ratio else now
+        rows = rows | {"logprobs": old}
         config = {"ppo": True, "epsilon": self.clip_epsilon} if self.name == "ppo" else {}
         return art_loss(rows, new_logprobs, config)
 
