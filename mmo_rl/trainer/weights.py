@@ -6,6 +6,8 @@ bits of precision, so what is trained is kept in float32: all weights, or the ad
 
 from __future__ import annotations
 
+import json
+import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -54,10 +56,13 @@ class Weights:
         """The checkpoint in ``folder``, None for the untrained model at ``base``, with the optimizer where it was.
 
         ``keep_base`` keeps a frozen copy of the base model at hand, which an adapter doesn't need: it is switched off
-        instead. Raises `TrainerError` for a checkpoint of another model or of other LoRA settings.
+        instead. Raises `TrainerError` for a checkpoint of another model, of other LoRA settings, or that is broken.
         """
         import torch
 
+        if folder is not None:
+            _require_same_model(folder, Path(base))
+            _require_same_adapter(folder, lora)
         adapted = frozen = None
         if lora.rank:
             model, tokenizer = load_model(base, device=device)
@@ -68,17 +73,18 @@ class Weights:
         trained = [p for p in (adapted or model).parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(trained, betas=(0.9, 0.95), weight_decay=0.0)
         if folder is not None:
-            state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
             try:
+                state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
                 optimizer.load_state_dict(state["optimizer"])
-            except ValueError as error:
+                torch.set_rng_state(state["rng"])
+                if device.startswith("cuda") and len(state["cuda_rng"]) == torch.cuda.device_count():
+                    torch.cuda.set_rng_state_all(state["cuda_rng"])
+            except (OSError, EOFError, ValueError, KeyError, RuntimeError, pickle.UnpicklingError) as error:
                 raise TrainerError(
-                    f"{folder / STATE} belongs to other weights than those that are trained here: {error}",
+                    f"{folder / STATE} is broken, or belongs to other weights than those trained here: "
+                    f"{(str(error) or type(error).__name__).splitlines()[0]}",
                     hint="remove the run folder to start afresh",
                 ) from error
-            torch.set_rng_state(state["rng"])
-            if state["cuda_rng"] and device.startswith("cuda"):
-                torch.cuda.set_rng_state_all(state["cuda_rng"])
         return cls(
             model=model,
             tokenizer=tokenizer,
@@ -115,6 +121,34 @@ class Weights:
             "cuda_rng": torch.cuda.get_rng_state_all() if self.bf16 else [],
         }
         torch.save(state, folder / STATE)
+
+
+def _require_same_model(folder: Path, base: Path) -> None:
+    """Raises `TrainerError` where the checkpoint's architecture is not the base model's, as far as both say."""
+    files = folder / "config.json", base / "config.json"
+    if not all(file.is_file() for file in files):
+        return
+    found, expected = (json.loads(file.read_text(encoding="utf-8")) for file in files)
+    for key in ("model_type", "vocab_size", "hidden_size", "num_hidden_layers"):
+        if found.get(key) != expected.get(key):
+            raise TrainerError(
+                f"{folder} is a checkpoint of another model: its {key} is {found.get(key)}, that of {base} is "
+                f"{expected.get(key)}",
+                hint="remove the run folder to start afresh, or choose the model that it was trained from",
+            )
+
+
+def _require_same_adapter(folder: Path, lora: Lora) -> None:
+    """Raises `TrainerError` where the checkpoint holds another adapter than is asked for, or one too many or few."""
+    file = folder / "adapter_config.json"
+    found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    rank, alpha = found.get("r", 0), found.get("lora_alpha")
+    if rank != lora.rank or (rank and alpha != lora.alpha):
+        is_one = f"an adapter of rank {rank} and alpha {alpha}" if rank else "all weights"
+        raise TrainerError(
+            f"{folder} holds {is_one}, and model.lora_rank={lora.rank} trainer.lora_alpha={lora.alpha} were asked for",
+            hint="ask for what it holds, or remove the run folder to start afresh",
+        )
 
 
 def _adapt(model: Any, folder: Path | None, lora: Lora, seed: int) -> Any:

@@ -179,14 +179,52 @@ async def test_a_resumed_run_goes_on_bit_by_bit(rank: int, tmp_path: Path) -> No
     assert expected[0]["kl_base"] == pytest.approx(0.0, abs=1e-6) and expected[2]["kl_base"] > 1e-6
 
 
-async def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
-    for rank, other in ((0, 4), (4, 2)):
+async def test_a_checkpoint_of_another_model_or_a_broken_one_is_refused(tmp_path: Path) -> None:
+    other = small("qwen3", tmp_path / "qwen3")
+    for rank in (0, 4):
         run = tmp_path / str(rank)
         t = trainer(run, limits=Limits(lora_rank=rank))
         await t.resume()
         await t.train(two_prompts(), iteration=0)
-        with pytest.raises((TrainerError, PolicyError), match="0001"):
-            await trainer(run, small("qwen3", tmp_path / "qwen3"), limits=Limits(lora_rank=other)).resume()
+        with pytest.raises(TrainerError, match="0001 is a checkpoint of another model: its model_type is llama"):
+            await trainer(run, other, limits=Limits(lora_rank=rank)).resume()
+        held = "an adapter of rank 4 and alpha 32" if rank else "all weights"
+        with pytest.raises(TrainerError, match=f"0001 holds {held}, and model.lora_rank={4 - rank}"):
+            await trainer(run, limits=Limits(lora_rank=4 - rank)).resume()
+        (run / "0001" / "trainer_state.pt").write_bytes(b"PK cut off")
+        with pytest.raises(TrainerError, match=r"trainer_state.pt is broken"):
+            await trainer(run, limits=Limits(lora_rank=rank)).resume()
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+async def test_in_bfloat16_the_smallest_update_is_kept(rank: int, tmp_path: Path) -> None:
+    """Matrices are multiplied in bfloat16; what is trained is float32, where an update of a millionth is not lost."""
+
+    def half(*args: Any, **options: Any) -> tuple[Any, Any]:
+        return load_model(*args, **{"dtype": "bfloat16", **options})  # what a GPU gets
+
+    t = LocalTrainer(
+        learning_rate=1e-6,
+        seed=0,
+        model=Limits(lora_rank=rank),
+        model_location=TINY,
+        model_name="tiny",
+        checkpoints=tmp_path,
+        load_model=half,
+    )
+    await t.resume()
+    assert t._weights is not None
+    t._weights.bf16 = True
+    before = [p.detach().clone() for p in t._weights.trained()]
+    assert {p.dtype for p in before} == {torch.float32}
+    assert {p.dtype for p in t._weights.model.parameters()} == {
+        torch.bfloat16 if rank else torch.float32,
+        torch.float32,
+    }
+    trained = await t.train(two_prompts(), iteration=0)
+    moved = [float((a - b.detach()).abs().max()) for a, b in zip(before, t._weights.trained(), strict=True)]
+    assert trained.metrics["grad_norm"] > 0 and sum(distance > 0 for distance in moved) >= len(moved) // 2
+    assert 0 < max(moved) < 2e-6
 
 
 async def test_adapter_targets_that_do_not_exist_are_named(tmp_path: Path) -> None:
