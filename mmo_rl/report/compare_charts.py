@@ -101,27 +101,47 @@ def series(arm: Arm, key: str) -> Series:
     return Series(arm, tuple(points))
 
 
-def curves(all_series: Sequence[Series], key: str, *, highlighted: Sequence[Arm]) -> str:
-    """All arms' curves on one pair of axes: the highlighted ones in colour with their bands, the others in grey."""
+def curves(all_series: Sequence[Series], key: str) -> str:
+    """All arms' curves on one pair of axes, with their bands."""
+    x, y = _curve_axes(all_series, key)
+    drawn = [_curve(one, x, y) for one in reversed(all_series)]
+    return _svg([_frame(x, y, "iteration"), *drawn], f"{key} by iteration")
+
+
+def panels(all_series: Sequence[Series], key: str, *, count: int) -> list[str]:
+    """One chart for each of the first ``count`` arms, on the same axes: its curve in colour, all others in grey. The
+    grey ones are in the markup once, for that many arms would fill the page."""
+    x, y = _curve_axes(all_series, key)
+    lines = [[_xy(x, y, at, mean) for at, mean, *_ in s.points] for s in all_series]
+    name = "faint-" + "".join(c if c.isalnum() else "-" for c in key)
+    faint = "".join(f'<polyline class="line faint" points="{_path(line)}"/>' for line in lines)
+    behind = [f'<g id="{name}">{faint}</g>', *[f'<use href="#{name}"/>'] * (count - 1)]
+    return [
+        _svg([_frame(x, y, "iteration"), back, _curve(one, x, y)], f"{key} by iteration, {one.arm.short}")
+        for one, back in zip(all_series[:count], behind, strict=False)
+    ]
+
+
+def _curve_axes(all_series: Sequence[Series], key: str) -> tuple[Axis, Axis]:
     points = [p for s in all_series for p in s.points]
-    chosen = {arm.number for arm in highlighted}
     x = _iterations([at for at, *_ in points])
     y = axis([mean for _, mean, *_ in points], unit=unit_of(key), reach=[v for p in points for v in p[2:]], log=False)
-    parts = [_frame(x, y, "iteration")]
-    for one in sorted(all_series, key=lambda s: (s.arm.number in chosen, -s.arm.number)):
-        line = [_xy(x, y, at, mean) for at, mean, _, _ in one.points]
-        if one.arm.number not in chosen:
-            parts.append(f'<polyline class="line faint" points="{_path(line)}"/>')
-            continue
-        band = [_xy(x, y, at, high) for at, _, _, high in one.points]
-        band += [_xy(x, y, at, low) for at, _, low, _ in reversed(one.points)]
-        parts.append(f'<polygon class="band {colour(one.arm)}" points="{_path(band)}"/>')
-        parts.append(f'<polyline class="line {colour(one.arm)}" points="{_path(line)}"/>')
-        parts += [
-            _dot(x, y, at, mean, f"dot {colour(one.arm)}", 2.2, f"{one.arm.short}, iteration {at}: {y.label(mean)}")
-            for at, mean, *_ in one.points
-        ]
-    return _svg(parts, f"{key} by iteration")
+    return x, y
+
+
+def _curve(one: Series, x: Axis, y: Axis) -> str:
+    line = [_xy(x, y, at, mean) for at, mean, _, _ in one.points]
+    band = [_xy(x, y, at, high) for at, _, _, high in one.points]
+    band += [_xy(x, y, at, low) for at, _, low, _ in reversed(one.points)]
+    parts = [
+        f'<polygon class="band {colour(one.arm)}" points="{_path(band)}"/>',
+        f'<polyline class="line {colour(one.arm)}" points="{_path(line)}"/>',
+    ]
+    parts += [
+        _dot(x, y, at, mean, f"dot {colour(one.arm)}", 2.2, f"{one.arm.short}, iteration {at}: {y.label(mean)}")
+        for at, mean, *_ in one.points
+    ]
+    return "".join(parts)
 
 
 # --- parameter against metric ---------------------------------------------------------------------------------------
@@ -230,7 +250,7 @@ def _labels(places: Mapping[int, tuple[float, float]], dots: Sequence[tuple[floa
 
 # --- parallel coordinates -------------------------------------------------------------------------------------------
 
-STEP, PARALLEL_HEIGHT, LONGEST = 150.0, 300.0, 18
+STEP, PARALLEL_HEIGHT, LONGEST = 130.0, 300.0, 18
 LINES = 80
 
 
@@ -246,8 +266,8 @@ def parallel(compared: Compared) -> str | None:
         found = estimate(unit[0], key).value if by_arm else unit[1].summary.get(key)
         return found if is_number(found) and math.isfinite(found) else None
 
-    results = dict.fromkeys([compared.main, *([compared.cost] if compared.cost else []), *compared.metrics])
-    wanted = [*compared.columns[:5], *list(results)[:3][::-1]]
+    other = [key for key in compared.metrics if unit_of(key) != unit_of(compared.main) and key != compared.cost][:1]
+    wanted = [*compared.columns[:5], *other, *([compared.cost] if compared.cost else []), compared.main]
     columns = {key: [value(unit, key) for unit in units] for key in wanted}
     columns = {k: v for k, v in columns.items() if len({said(x) for x in v if x is not None}) > 1}
     if len(columns) < 2 or compared.main not in columns:

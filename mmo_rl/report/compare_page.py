@@ -7,7 +7,7 @@ from typing import Any
 
 from mmo_rl.report.arms import Arm, arms_of, is_number, said
 from mmo_rl.report.charts import shown
-from mmo_rl.report.compare_charts import COLOURS, axis, colour, curves, parallel, parameter, pareto, series
+from mmo_rl.report.compare_charts import axis, colour, curves, panels, parallel, parameter, pareto, series
 from mmo_rl.report.compare_table import headed, heading, interval, legend, number, probability, sentence, told
 from mmo_rl.report.compared import Compared, Pair, by_seed, estimate, unit_of
 from mmo_rl.report.page import page
@@ -21,8 +21,8 @@ PANELS = 24
 ROWS = 40
 
 
-def compare_page(compared: Compared, *, curves: Sequence[str] = (), command: str = "") -> str:
-    """The page as text. ``curves`` are keys of metrics.jsonl; those that no run has are left out."""
+def compare_page(compared: Compared, *, curve_keys: Sequence[str] = (), command: str = "") -> str:
+    """The page as text. ``curve_keys`` are keys of metrics.jsonl; those that no run has are left out."""
     drawn = pareto(compared)
     return page(
         "compare.html.j2",
@@ -42,7 +42,8 @@ def compare_page(compared: Compared, *, curves: Sequence[str] = (), command: str
         ascending=compared.ascending,
         pairs=_pairs(compared, compared.main),
         other_pairs=[_pairs(compared, key) for key in compared.metrics if key != compared.main],
-        learning=_learning(compared, list(curves) or list(CURVES)),
+        overlaid=len(compared.arms) <= OVERLAID,
+        learning=_learning(compared, list(curve_keys) or list(CURVES)),
         parameters=_parameters(compared),
         pareto=None if drawn is None else {"svg": drawn[0], "front": drawn[1], "cost": headed(compared.cost or "")},
         smaller=compared.ascending,
@@ -80,12 +81,12 @@ def verdict(compared: Compared) -> Verdict:
             "better", f"{title}, apart from all {len(others)} other arms" if len(others) > 1 else title, detail
         )
     unclear = [_called(p.b if p.a.number == first.number else p.a) for p in against if p not in clear]
-    named = ", ".join(unclear[:4]) + (f" and {len(unclear) - 4} more" if len(unclear) > 4 else "")
+    named = f"{len(unclear)} other arms" if len(unclear) > 4 else ", ".join(unclear)
     return Verdict("unclear", title, f"No difference is shown between it and {named} (t test over seeds, Holm).")
 
 
 def _called(arm: Arm) -> str:
-    return f"{arm.number}, {arm.short}," if " " in arm.short else arm.short
+    return f"Arm {arm.number} ({arm.short})" if " " in arm.short else arm.short
 
 
 def _names(compared: Compared) -> str:
@@ -194,22 +195,14 @@ def _learning(compared: Compared, keys: Sequence[str]) -> list[dict[str, Any]]:
         every = [s for s in (series(arm, key) for arm in compared.arms) if s.points]
         if not every:
             continue
-        arms = [s.arm for s in every]
         if len(compared.arms) <= OVERLAID:
-            panels: list[dict[str, Any]] = [
-                {"title": headed(key), "svg": curves(every, key, highlighted=arms), "arm": None, "colour": ""}
-            ]
+            charts: list[dict[str, Any]] = [{"title": headed(key), "svg": curves(every, key), "colour": ""}]
         else:
-            panels = [
-                {
-                    "title": f"{arm.number} {arm.short}",
-                    "svg": curves(every, key, highlighted=[arm]),
-                    "arm": arm,
-                    "colour": colour(arm) if arm.number <= COLOURS else "a1",
-                }
-                for arm in arms[:PANELS]
+            charts = [
+                {"title": f"{one.arm.number} {one.arm.short}", "svg": svg, "colour": colour(one.arm)}
+                for one, svg in zip(every, panels(every, key, count=PANELS), strict=False)
             ]
-        drawn.append({"metric": headed(key), "panels": panels, "more": max(0, len(arms) - PANELS)})
+        drawn.append({"metric": headed(key), "panels": charts, "more": max(0, len(every) - PANELS)})
     return drawn
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 NARROWEST = 26
 """Characters of a metric's column on the terminal."""
+ARMS_SHOWN = 30
 PAIRS_SHOWN = 20
 
 
@@ -30,12 +31,13 @@ def number(value: float | None, key: str, *, signed: bool = False, bare: bool = 
     if not math.isfinite(value):
         return "unknown"
     unit = unit_of(key)
-    if unit == "usd" and max(abs(value), abs(beside)) >= 100:
-        value = float(round(value))
-        text = f"{abs(value):,.0f}"
-        return (MINUS if value < 0 else "+" if signed and value else "") + ("" if bare else "$") + text
-    if unit in ("usd", "share"):
-        return amount(value, "usd" if unit == "usd" else "share", signed=signed, bare=bare)
+    if unit == "usd":
+        widest = max(abs(value), abs(beside))
+        text = f"{abs(value):,.{0 if widest >= 100 else 1 if widest >= 10 else 2}f}"
+        sign = MINUS if value < 0 else "+" if signed and value else ""
+        return sign + ("" if bare else "$") + text
+    if unit == "share":
+        return amount(value, "share", signed=signed, bare=bare)
     size = abs(value)
     text = f"{size:,.0f}" if size >= 1000 or float(value).is_integer() else f"{size:.3g}"
     sign = MINUS if value < 0 else "+" if signed and value else ""
@@ -109,7 +111,7 @@ def print_compared(compared: Compared, console: Console) -> None:
     table.add_column("seeds", justify="right")
     for key in shown:
         table.add_column(headed(key), header_style="bold", overflow="fold")
-    for arm in compared.arms:
+    for arm in compared.arms[:ARMS_SHOWN]:
         table.add_row(
             str(arm.number),
             *(said(arm.values[column]) for column in compared.columns),
@@ -117,6 +119,8 @@ def print_compared(compared: Compared, console: Console) -> None:
             *(_cell(arm, key) for key in shown),
         )
     console.print(table)
+    if len(compared.arms) > ARMS_SHOWN:
+        console.print(f"and {len(compared.arms) - ARMS_SHOWN} more arms, all in the page", style="dim")
     if more:
         console.print(Text(f"also in the page, CSV and JSON: {', '.join(more)}", style="dim"))
     _print_pairs(compared, console)

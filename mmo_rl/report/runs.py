@@ -77,6 +77,8 @@ def read_run(path: Path) -> Run:
         status, summary, config = folder.status(), folder.summary(), _config(path)
         overrides, provenance = _list(path / "overrides.yaml"), folder.provenance() or {}
         rows = folder.read("metrics")
+        if not config and summary:
+            raise ValueError("it has no config.yaml, so what it was asked is not known")
     except (MmoRlError, OSError, ValueError) as error:
         reason = error.message if isinstance(error, MmoRlError) else str(error)
         return Run(id=name, location=str(path), state="unreadable", reason=reason)

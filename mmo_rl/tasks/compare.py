@@ -83,7 +83,7 @@ def _write(folder: Any, compared: Compared, curves: Sequence[str], context: Cont
     command = "mmo-rl " + " ".join(_quoted(o) for o in context.overrides)
     folder.write_text("compare.csv", as_csv(compared))
     folder.write_text("compare.json", json_text(compared))
-    folder.write_text("compare.html", compare_page(compared, curves=curves, command=command))
+    folder.write_text("compare.html", compare_page(compared, curve_keys=curves, command=command))
 
 
 def _output(context: Context, output: str | None) -> Path:
