@@ -10,8 +10,11 @@ from typing import Any
 from mmo_rl.errors import ConfigError, MmoRlError
 from mmo_rl.report.mask import mask
 from mmo_rl.report.runs import Run, flat
+from mmo_rl.report.wandb_report import _has_key
 
 TIMEOUT_S = 60
+ROWS = 10_000
+"""Of a run's history; with more, W&B sends a sample."""
 STATES = {
     "finished": "done",
     "running": "running",
@@ -34,6 +37,10 @@ def wandb_runs(path: str) -> list[Run]:
         raise ConfigError(
             f"compare.wandb: found {path!r}, expected entity/project/group",
             hint="for example compare.wandb=my-team/mmo-rl/window_length; the group is the run's name=...",
+        )
+    if not _has_key():
+        raise ConfigError(
+            "compare.wandb: W&B has no key", hint="set WANDB_API_KEY or type `wandb login`; compare.runs needs none"
         )
     entity, project, group = parts
     import requests
@@ -62,7 +69,8 @@ def _run(found: Any) -> Run:
     summary = {k: v for k, v in _plain(found.summary).items() if k.startswith(OURS)}
     state = STATES.get(found.state, str(found.state))
     seed = config.get("seed")
-    rows = [dict(row) for row in found.scan_history() if isinstance(row.get("iteration"), (int, float))]
+    history = found.history(samples=ROWS, pandas=False) if state == "done" and summary else []
+    rows = [dict(row) for row in history if isinstance(row.get("iteration"), (int, float))]
     return Run(
         id=f"{found.group or found.project}/{found.id}",
         location=str(found.url),
