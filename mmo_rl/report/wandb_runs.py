@@ -43,7 +43,6 @@ def wandb_runs(path: str) -> list[Run]:
             "compare.wandb: W&B has no key", hint="set WANDB_API_KEY or type `wandb login`; compare.runs needs none"
         )
     entity, project, group = parts
-    import requests
     import wandb
     from wandb.errors import Error as WandbError
 
@@ -51,7 +50,7 @@ def wandb_runs(path: str) -> list[Run]:
         api = wandb.Api(timeout=TIMEOUT_S, overrides={"base_url": os.environ.get("WANDB_BASE_URL")})
         found = list(api.runs(f"{entity}/{project}", filters={"group": group}, order="+created_at", lazy=False))
         runs = [_run(one) for one in found]
-    except (WandbError, requests.RequestException, ValueError, OSError) as error:
+    except (WandbError, ValueError, OSError) as error:
         raise MmoRlError(
             f"W&B could not be asked for {path}: {mask(str(error) or type(error).__name__)}",
             hint="is WANDB_API_KEY set, and may that key read this project? wandb login --verify checks it",

@@ -20,6 +20,7 @@ async def run(
     *,
     runs: str | list[str] | None = None,
     wandb: str | None = None,
+    wandb_report: bool = False,
     by: str | list[str] | None = None,
     metrics: str | list[str] | None = None,
     sort: str | None = None,
@@ -34,12 +35,17 @@ async def run(
     comparison, and writes ``compare.html``, ``compare.csv`` and ``compare.json`` into ``output``.
 
     The other keys are those of `mmo_rl.report.compared.compare_runs`; ``curves`` are keys of metrics.jsonl. Raises
-    `ConfigError` where there is nothing to compare.
+    `ConfigError` where there is nothing to compare. ``wandb_report`` also writes a draft report into the W&B project.
     """
     from mmo_rl.report.compare_table import as_csv, as_markdown, json_text, print_compared
     from mmo_rl.report.compared import compare_runs
     from mmo_rl.report.run_folder import RunFolder
 
+    if wandb_report and wandb is None:
+        raise ConfigError(
+            "compare.wandb_report writes about runs that are on W&B",
+            hint="compare.wandb=entity/project/group names them",
+        )
     found = await _found(_listed(runs), wandb)
     compared = compare_runs(
         found,
@@ -52,6 +58,10 @@ async def run(
     )
     folder = RunFolder(_output(context, output))
     _write(folder, compared, _listed(curves), context)
+    if wandb_report and wandb is not None:
+        from mmo_rl.report.wandb_page import write_wandb_report
+
+        context.console.print(f"W&B report {write_wandb_report(compared, wandb)}", soft_wrap=True, highlight=False)
     if format == "table":
         print_compared(compared, context.console)
         context.console.print(f"\npage       {folder.path / 'compare.html'}", soft_wrap=True, highlight=False)

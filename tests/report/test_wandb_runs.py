@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,13 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
 from mmo_rl.errors import ConfigError, MmoRlError
-from mmo_rl.report.compared import compare_runs, estimate
+from mmo_rl.report.compared import Compared, compare_runs, estimate
+from mmo_rl.report.runs import Run
+from mmo_rl.report.wandb_page import write_wandb_report
 from mmo_rl.report.wandb_runs import wandb_runs
 
 KEY = "0123456789" * 4
+WHEN = "2026-01-01T00:00:00Z"
 
 
 def node(
@@ -81,6 +85,25 @@ def answering(server: HTTPServer, runs: list[dict[str, Any]]) -> list[dict[str, 
                     "runs": {"edges": edges, "pageInfo": page},
                 }
             }
+        elif "upsertView" in query:
+            view = {
+                "id": "Vmlldzox",
+                "type": "runs/draft",
+                "name": "n",
+                "displayName": "d",
+                "description": "",
+                "updatedAt": WHEN,
+            }
+            place = {"project": {"id": "1", "name": "mmo-rl", "entityName": "team"}, "createdAt": WHEN}
+            me = {"name": "me", "username": "me", "photoUrl": None}
+            data = {"upsertView": {"view": {**view, **place, "user": me, "spec": variables["spec"]}, "inserted": True}}
+        elif "query GetProjects" in query:
+            project = {"id": "1", "internalId": "1", "name": "mmo-rl", "entityName": "team", "createdAt": WHEN}
+            ours = {"node": {**project, "isBenchmark": False, "user": None, "__typename": "Project"}, "cursor": "c"}
+            page = {"endCursor": None, "hasNextPage": False, "__typename": "PageInfo"}
+            data = {"models": {"edges": [ours], "pageInfo": page, "__typename": "ProjectConnection"}}
+        elif "query ProjectInternalId" in query:
+            data = {"project": {"id": "1", "internalId": "1"}}
         elif "history" in query:
             rows = [json.dumps({"_step": i, "iteration": i, "play/pnl": 10.0 * i}) for i in range(2)]
             data = {"project": {"run": {"history": rows}}}
@@ -146,3 +169,46 @@ def test_without_a_key_nobody_is_asked_to_type_one(monkeypatch: pytest.MonkeyPat
 def test_another_form_of_path_is_refused_before_anything_is_asked(path: str) -> None:
     with pytest.raises(ConfigError, match="expected entity/project/group"):
         wandb_runs(path)
+
+
+def group() -> Compared:
+    config = {"name": "dropout", "task": "train"}
+    return compare_runs(
+        [
+            Run(
+                id=f"dropout/{rate}{seed}",
+                location="/x",
+                state="done",
+                seed=seed,
+                config={**config, "sampler.max_dropout": rate},
+                summary={"eval/pnl_trained": 100.0 - 50 * rate + seed * (1 + rate), "train/tokens": 1000 - 500 * rate},
+                rows=[{"iteration": 0, "play/pnl": 1.0}],
+            )
+            for rate in (0.0, 0.5)
+            for seed in (0, 1)
+        ]
+    )
+
+
+def test_a_report_without_its_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
+    with pytest.raises(ConfigError, match="needs the package wandb-workspaces") as error:
+        write_wandb_report(group(), "team/mmo-rl/dropout")
+    assert "mmo-rl[reports]" in str(error.value.hint)
+
+
+@pytest.mark.filterwarnings("ignore")  # that package's own
+def test_a_report_holds_the_verdict_the_tables_and_charts_of_the_group(server: HTTPServer) -> None:
+    """By the real package, where this extra is installed, to a server that takes it."""
+    pytest.importorskip("wandb_workspaces")
+    asked = answering(server, [])
+    assert write_wandb_report(group(), "team/mmo-rl/dropout").startswith(server.url_for("/team/mmo-rl/reports/"))
+    (sent,) = (q["variables"] for q in asked if "upsertView" in q["query"])
+    assert (sent["entityName"], sent["projectName"], sent["type"]) == ("team", "mmo-rl", "runs/draft")
+    spec = json.loads(sent["spec"])
+    blocks = {block["type"]: block for block in spec["blocks"]}
+    assert "max_dropout=0 is highest" in json.dumps(blocks["heading"])
+    grid = blocks["panel-grid"]["metadata"]
+    assert grid["runSets"][0]["filters"]["filters"][0]["value"] == "dropout"
+    kinds = [panel["viewType"] for panel in grid["panelBankSectionConfig"]["panels"]]
+    assert kinds == ["Run History Line Plot", "Scatter Plot", "Parallel Coordinates Plot"]
