@@ -316,7 +316,7 @@ def _parallel_axis(values: Sequence[Any], unit: str) -> tuple[dict[str, float], 
         few = sorted({float(v) for v in there}) if len(distinct) <= 5 else []
         far = all(scale.at(b) - scale.at(a) > 0.08 for a, b in pairwise(few))
         ticks = few if few and far else list(scale.ticks)
-        named = [(scale.at(t), said(t) if few and not unit else scale.label(t)) for t in ticks]
+        named = [(scale.at(t), said(t) if few and not unit and abs(t) < 1e4 else scale.label(t)) for t in ticks]
         return {said(v): scale.at(v) for v in there}, named
     at = {v: (0.5 if len(distinct) == 1 else 1 - i / (len(distinct) - 1)) for i, v in enumerate(sorted(distinct))}
     every = max(1, math.ceil(len(distinct) / 14))

@@ -104,6 +104,7 @@ def _row(compared: Compared, arm: Arm) -> dict[str, Any]:
         cells.append({"key": found.value, "value": text, "interval": bounds, "part": part})
     return {
         "number": arm.number,
+        "short": arm.short,
         "colour": colour(arm),
         "values": [
             {"key": arm.values[c], "value": said(arm.values[c]), "word": not is_number(arm.values[c])}

@@ -150,8 +150,12 @@ def _print_pairs(compared: Compared, console: Console) -> None:
     pairs = compared.pairs[compared.main]
     if not pairs:
         return
+    if all(pair.p is None for pair in pairs):
+        console.print(f"\nno two arms have two seeds in common: nothing can be said of differences in {compared.main}")
+        return
+    count = f"{len(pairs)} pair{'s' * (len(pairs) != 1)}"
     table = Table(
-        title=f"differences in {headed(compared.main)}, paired by seed; Holm: for all {len(pairs)} pairs",
+        title=f"differences in {headed(compared.main)}, paired by seed; Holm: for {count}",
         title_justify="left",
         title_style="",
         box=None,

@@ -39,6 +39,8 @@ METRICS = {
 """The columns that are shown unless others are asked for, by task; the first that exists is what is sorted by."""
 COSTS = ("judge/cost_usd", "train/tokens", "time/total_s", "data/trajectories_used")
 """What P&L is set against unless another key is asked for: the first of which not all runs have the same."""
+MARKETS = ("evaluate.scenarios", "evaluate.agents")
+"""Beside those of the market, the keys that decide what a dollar of P&L is worth."""
 ALL_PAIRS = 12
 """With more arms they are compared with one arm only: nobody reads hundreds of pairs."""
 
@@ -343,7 +345,7 @@ def _notes(arms: Sequence[Arm], columns: Sequence[str], full: Sequence[str], one
             )
     if len({tuple(sorted({run.seed for run in arm.runs}, key=str)) for arm in arms}) > 1:
         notes.append("Not all arms have the same seeds: a difference is taken over the seeds that both have.")
-    other_markets = [c for c in columns if c.partition(".")[0] in ("market", "evaluate")]
+    other_markets = [c for c in columns if c.partition(".")[0] == "market" or c in MARKETS]
     if other_markets:
         notes.append(
             f"The arms were measured on different markets ({', '.join(other_markets)}): their dollars are not on one "

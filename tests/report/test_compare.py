@@ -215,6 +215,16 @@ def test_runs_of_different_tasks_are_refused(tmp_path: Path) -> None:
     assert len(compare_runs(runs, where={"task": "train"}).runs) == 1
 
 
+def test_other_markets_and_other_code_are_told(tmp_path: Path) -> None:
+    market = {"_target_": "mmo_rl.market.spec.MarketSpec"}
+    for name, drift in (("a", 0.0), ("b", 0.05)):
+        path = write(tmp_path / "g" / name, market={**market, "drift_bias": drift})
+        RunFolder(path).write_provenance({"git": {"commit": name * 40}})
+    notes = " ".join(compare_runs(find_runs(["g"], roots=[tmp_path])).notes)
+    assert "measured on different markets (market.drift_bias)" in notes
+    assert "2 versions of the code: aaaaaaaaaa (1), bbbbbbbbbb (1)" in notes
+
+
 # --- numbers ----------------------------------------------------------------------------------------------------------
 
 
@@ -244,7 +254,7 @@ def test_one_seed_has_its_own_interval_and_nothing_is_said(tmp_path: Path) -> No
     assert (pair.n, pair.p, pair.verdict) == (1, None, "nothing can be said")
     text = printed(compared)
     assert "[80, 130]*" in text
-    assert "one seed in common" in text
+    assert "no two arms have two seeds in common: nothing can be said" in text
 
 
 def test_missing_numbers_stay_missing(tmp_path: Path) -> None:
