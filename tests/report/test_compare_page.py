@@ -1,0 +1,128 @@
+"""The page about many runs, as a browser shows it: complete without a network or a script, sorted by a click."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from mmo_rl.report.compare_page import compare_page, verdict
+from mmo_rl.report.compared import Compared, compare_runs
+from mmo_rl.report.runs import Run
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+def runs(rates: int, hours: int, seeds: int) -> list[Run]:
+    """Larger rates cost less and earn less; seeds shift all arms alike, and each a little."""
+    made = []
+    for r, h, seed in product(range(rates), range(hours), range(seeds)):
+        pnl = 1000.0 - 100 * r - 10 * h + 40 * seed + (7 * r + 3 * h + 5 * seed) % 4
+        made.append(
+            Run(
+                id=f"g/{r}{h}{seed}",
+                location=f"/runs/g/{r}{h}{seed}",
+                state="done",
+                seed=seed,
+                config={"name": "<g>", "sampler.max_dropout": r / 10, "trainer.learning_rate": 10.0 ** (h - 5)},
+                summary={
+                    "eval/pnl_trained": pnl,
+                    "eval/pnl_trained_low": pnl - 50,
+                    "eval/pnl_trained_high": pnl + 50,
+                    "eval/error_rate_trained": 0.01 * r,
+                    "train/tokens": 100_000 - 9_000 * r,
+                },
+                rows=[{"iteration": i, "play/pnl": pnl * i / 5, "judge/score_mean": 0.5} for i in range(6)],
+                commit="abcdef1234567890",
+            )
+        )
+    return made
+
+
+def compared(rates: int, hours: int, seeds: int) -> Compared:
+    return compare_runs([*runs(rates, hours, seeds), Run(id="g/x", location="/x", state="failed", reason="<broke>")])
+
+
+class Document(HTMLParser):
+    """Counts elements and collects ids and addresses."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.ids: set[str] = set()
+        self.addresses: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.ids |= {value for name, value in attrs if name == "id" and value}
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "action", "data")]
+
+
+@pytest.mark.parametrize(("rates", "hours", "seeds"), [(2, 1, 1), (2, 1, 3), (4, 3, 3), (1, 1, 2), (6, 5, 2)])
+def test_the_page_has_every_part_that_the_runs_allow(rates: int, hours: int, seeds: int) -> None:
+    arms = rates * hours
+    page = compare_page(compared(rates, hours, seeds), command="mmo-rl task=compare 'compare.runs=runs/<g>'")
+    document = Document(page)
+    assert {"verdict", "forest", "arms", "left-out"} <= document.ids
+    assert ("pairs" in document.ids) == (arms > 1)
+    assert ("curves" in document.ids) is True
+    assert ("parameters" in document.ids) == ("pareto" in document.ids) == ("parallel" in document.ids) == (arms > 1)
+    assert page.count('<tr><td data-v="') == arms
+    assert all(address.startswith(("#", "data:")) for address in document.addresses)
+    assert "&lt;g&gt;" in page and "<g>" not in page.replace('<g id="faint', "")
+    assert "&lt;broke&gt;" in page
+
+
+def test_the_verdict_claims_no_more_than_is_shown() -> None:
+    one_seed = verdict(compared(2, 1, 1))
+    assert (one_seed.kind, one_seed.title) == (
+        "unclear",
+        "max_dropout=0 is highest: eval/pnl_trained $1,000, from one seed",
+    )
+    clear = verdict(compared(2, 1, 5))
+    assert (clear.kind, clear.title) == ("better", "max_dropout=0 is highest: eval/pnl_trained $1,081")
+    assert verdict(compared(1, 1, 2)).title.startswith("One arm")
+    same = compare_runs([*runs(1, 1, 2), *(r for r in runs(2, 1, 4) if r.config["sampler.max_dropout"] and r.seed)])
+    assert verdict(same).kind == "unclear"  # one seed in common
+
+
+def test_a_metric_that_no_run_has_is_not_drawn() -> None:
+    page = compare_page(compared(2, 1, 2), curve_keys=["play/nothing"])
+    assert "Learning curves" not in page
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH: the page's script is not run")
+def test_a_browser_shows_it_without_complaint_and_sorts_by_a_click(tmp_path: Path) -> None:
+    page = compare_page(compared(4, 3, 2))
+    click = "document.querySelectorAll('#arms th')[2].click();"  # trainer.learning_rate
+    measured = """
+      document.title = JSON.stringify([
+        [...document.querySelectorAll('#arms tbody tr')].map((row) => row.cells[2].dataset.v).join(),
+        document.documentElement.scrollWidth <= window.innerWidth,
+        [...document.querySelectorAll('figure > svg')].filter((s) => s.getBoundingClientRect().height > 100).length,
+      ]);"""
+    path = tmp_path / "compare.html"
+    path.write_text(page.replace("</script>\n</body>", f"{click}{measured}</script>\n</body>"), encoding="utf-8")
+    dom, console = browse(path, tmp_path / "profile")
+    assert console == []
+    title = dom.split("<title>")[1].split("</title>")[0]
+    order = ",".join(value for value in ("0.001", "0.0001", "0.00001") for _ in range(4))
+    assert (
+        title.replace("1e-05", "0.00001") == f'["{order}",true,28]'
+    )  # 2 x 12 panels, 2 parameters, the front, the strands
+
+
+def browse(path: Path, profile: Path) -> tuple[str, list[str]]:
+    """The document after its scripts ran, and what the browser's console says."""
+    assert CHROMIUM is not None
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+    more = ["--enable-logging=stderr", "--log-level=0", "--window-size=500,900", f"--user-data-dir={profile}"]
+    done = subprocess.run(
+        [CHROMIUM, *flags, *more, "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=60, check=True
+    )
+    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
