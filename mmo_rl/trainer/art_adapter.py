@@ -10,13 +10,11 @@ import inspect
 import math
 import os
 import random
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from mmo_rl.errors import TrainerError
 from mmo_rl.types import PolicyCall, TrainingGroup, TrainingSample
-
-LossName = Literal["ppo", "cispo"]
 
 
 def import_art() -> Any:
@@ -106,11 +104,20 @@ def answer_tokens(tokenizer: Any, groups: Sequence[TrainingGroup]) -> int:
     return sum(len(_answer(call, _rendered(call, tokenizer), tokenizer)[0]) for call in calls)
 
 
-def pack(tokenizer: Any, groups: Sequence[TrainingGroup], *, packed_tokens: int, seed: int) -> dict[str, Any] | None:
+def pack(
+    tokenizer: Any,
+    groups: Sequence[TrainingGroup],
+    *,
+    packed_tokens: int,
+    seed: int,
+    weight: Callable[[float], float] = lambda advantage: advantage,
+) -> dict[str, Any] | None:
     """ART's packed tensors of the groups, each of shape [rows, packed_tokens]; None when no group carries signal.
 
-    ``packed_tokens`` grows to the longest single history. ART draws from Python's global generator; it is seeded here
-    and put back, so that the same groups and seed give the same rows in the same order.
+    ``weight`` turns an answer's group-normalised advantage into what stands in its place; answers of weight 0 are
+    left out. ART scales the whole set so that the mean size of a weight is 1. ``packed_tokens`` grows to the longest
+    single history. ART draws from Python's global generator; it is seeded here and put back, so that the same groups
+    and seed give the same rows in the same order.
     """
     import_art()
     from art.preprocessing.pack import packed_tensors_from_tokenized_results
@@ -120,8 +127,14 @@ def pack(tokenizer: Any, groups: Sequence[TrainingGroup], *, packed_tokens: int,
     random.seed(seed)
     try:
         art_groups = [to_art_group(group, tokenizer=tokenizer) for group in groups]
-        results = list(tokenize_trajectory_groups(tokenizer, art_groups, False, True))
+        results = list(
+            tokenize_trajectory_groups(
+                tokenizer, art_groups, False, True, drop_zero_advantage_trajectories=weight(0) == 0
+            )
+        )
         results = [result for result in results if any(result.assistant_mask)]
+        for result in results:
+            result.advantage = weight(result.advantage)
         if not results:
             return None
         _share_prompts_only(results)
@@ -152,14 +165,12 @@ def _share_prompts_only(results: Sequence[Any]) -> None:
         result.prompt_length = max(0, min(result.prompt_length, first[result.prompt_id] - 1))
 
 
-def policy_loss(rows: dict[str, Any], new_logprobs: Any, *, loss: LossName, clip_epsilon: float) -> Any:
-    """ART's GRPO loss of packed rows, a scalar tensor; ``new_logprobs[r, i]`` is that of token i + 1 of row r.
+def art_loss(rows: dict[str, Any], new_logprobs: Any, config: dict[str, Any]) -> Any:
+    """ART's loss summed over the trained tokens of packed rows: PPO where ``config`` has ``ppo``, else CISPO.
 
-    ``ppo`` clips the importance ratio to 1 ± clip_epsilon (Schulman et al. 2017); ``cispo`` clips the detached ratio as
-    a weight (MiniMax-M1, 2025). Tokens with unknown behaviour logprobs have ratio 1: plain REINFORCE.
-    """
+    Tokens with unknown behaviour logprobs have ratio 1."""
     import art.loss
 
     wrap = getattr(art.loss, "LossInputs", None)
-    config: dict[str, Any] = {"ppo": True, "epsilon": clip_epsilon} if loss == "ppo" else {}
-    return art.loss.loss_fn(rows if wrap is None else wrap(inputs=rows), new_logprobs, None, None, config).policy_loss
+    inputs = rows if wrap is None else wrap(inputs=rows)
+    return art.loss.loss_fn(inputs, new_logprobs, None, None, config, "sum").policy_loss

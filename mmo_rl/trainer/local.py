@@ -13,21 +13,20 @@ from pydantic import Field
 
 from mmo_rl.errors import TrainerError
 from mmo_rl.rng import derive_seed
-from mmo_rl.trainer.art_adapter import LossName, answer_tokens, pack, policy_loss
+from mmo_rl.trainer.art_adapter import answer_tokens, pack
 from mmo_rl.trainer.base import Capabilities
 from mmo_rl.trainer.checkpoints import Checkpoints
+from mmo_rl.trainer.losses import Loss, LossName
 from mmo_rl.types import PolicyVersion, Trained, TrainingGroup
-
-NO_SPREAD = 1e-12
-"""Rewards closer than this are equal: rounding must not become gradient."""
 
 
 class LocalTrainer:
     """Trains all weights of a small model on the CPU (float32) or one GPU.
 
     ``learning_rate`` of AdamW; ``epochs`` passes over an iteration's data; ``packed_tokens`` the length of a packed
-    row and ``rows_per_step`` how many of them make a gradient step; ``clip_epsilon`` of PPO; ``max_grad_norm`` of
-    gradient clipping. ``missing_logprobs`` says what to do with answers recorded without logprobs: ``score`` them once
+    row and ``rows_per_step`` how many of them make a gradient step; ``loss`` and its constants ``clip_epsilon``,
+    ``awr_beta`` and ``awr_cap`` are those of `mmo_rl.trainer.losses`; ``max_grad_norm`` of gradient clipping.
+    ``missing_logprobs`` says what ``ppo`` and ``cispo`` do with answers recorded without logprobs: ``score`` them once
     with the policy as it is before the update, train them as plain ``reinforce``, or ``refuse``.
 
     Checkpoints are folders ``checkpoints/NNNN`` in the run folder, in Hugging Face format with the optimizer's state
@@ -45,6 +44,8 @@ class LocalTrainer:
         rows_per_step: Annotated[int, Field(ge=1)] = 4,
         loss: LossName = "ppo",
         clip_epsilon: Annotated[float, Field(gt=0, lt=1)] = 0.2,
+        awr_beta: Annotated[float, Field(gt=0)] = 1.0,
+        awr_cap: Annotated[float, Field(gt=0, le=20)] = 2.0,
         max_grad_norm: Annotated[float, Field(gt=0)] = 1.0,
         missing_logprobs: Literal["score", "reinforce", "refuse"] = "score",
         device: Literal["cpu", "cuda"] = "cpu",
@@ -58,8 +59,7 @@ class LocalTrainer:
         self._epochs = epochs
         self._packed_tokens = packed_tokens
         self._rows_per_step = rows_per_step
-        self._loss: LossName = loss
-        self._clip_epsilon = clip_epsilon
+        self._loss = Loss(loss, clip_epsilon, awr_beta, awr_cap)
         self._max_grad_norm = max_grad_norm
         self._missing_logprobs = missing_logprobs
         self._device = device
@@ -119,7 +119,7 @@ class LocalTrainer:
                         f"the reward of {sample.trajectory_id} in group {group.group_id} is {sample.reward}",
                         hint="a judge must answer finite scores; see judgments.jsonl in the run folder",
                     )
-        signal = [g for g in groups if _spread(g) > NO_SPREAD]
+        signal = self._loss.teaching(groups)
         selected = answer_tokens(self._tokenizer, groups) * self._epochs
         if not signal:
             return Trained(self._checkpoints.version(self._current), 0, 0, len(groups), {}, selected)
@@ -128,6 +128,7 @@ class LocalTrainer:
             signal,
             packed_tokens=self._packed_tokens,
             seed=derive_seed(self._seed, "pack", iteration),
+            weight=self._loss.weight,
         )
         if packed is None:
             raise TrainerError("there was signal but no trainable token", hint="check that LLM calls were recorded")
@@ -155,7 +156,7 @@ class LocalTrainer:
 
         unknown = packed["assistant_mask"] & packed["logprobs"].isnan()
         share = float(unknown.sum() / packed["assistant_mask"].sum())
-        if share == 0 or self._missing_logprobs == "reinforce":
+        if share == 0 or not self._loss.uses_ratio or self._missing_logprobs == "reinforce":
             return share
         if self._missing_logprobs == "refuse":
             raise TrainerError(
@@ -202,7 +203,7 @@ class LocalTrainer:
                 if not batch["assistant_mask"].any():
                     continue
                 new_logprobs, entropy = self._logprobs(batch)
-                loss = policy_loss(batch, new_logprobs, loss=self._loss, clip_epsilon=self._clip_epsilon)
+                loss = self._loss.of(batch, new_logprobs) / (batch["assistant_mask"][:, 1:].sum() + 1e-6)
                 self._optimizer.zero_grad()
                 loss.backward()
                 norm = torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._max_grad_norm)
@@ -235,9 +236,4 @@ class LocalTrainer:
             return 0.0, 0.0
         ratio = (new_logprobs - old)[known]
         kl = (ratio.exp() - 1 - ratio).mean().item()
-        return kl, ((ratio.exp() - 1).abs() > self._clip_epsilon).float().mean().item()
-
-
-def _spread(group: TrainingGroup) -> float:
-    rewards = [sample.reward for sample in group.samples]
-    return max(rewards) - min(rewards)
+        return kl, ((ratio.exp() - 1).abs() > self._loss.clip_epsilon).float().mean().item()
