@@ -43,13 +43,14 @@ class Checkpoints:
         return PolicyVersion(self._name, version, str(path) if version or path.is_dir() else self._base)
 
     def rewind(self, version: int | None = None) -> int:
-        """Forgets the versions after ``version`` (None: the newest stays the newest) and gives back its number.
+        """Forgets the versions after ``version`` (None: the newest stays the newest) and gives back its number; with
+        -1 all of them, a warm start too, which leaves version 0, the base model.
 
         Raises `LostVersion` where it is not there, `TrainerError` where it is damaged or of another model; nothing is
         forgotten then."""
         published = self.published()
         chosen = max(published, default=0) if version is None else version
-        if chosen != 0 and chosen not in published:
+        if chosen > 0 and chosen not in published:
             raise LostVersion(
                 f"checkpoint {chosen} is not in {self._folder}", hint="remove the run folder to start afresh"
             )
@@ -59,7 +60,7 @@ class Checkpoints:
         for later in published:
             if later > chosen:
                 self._remove(later)
-        return chosen
+        return max(chosen, 0)
 
     def publish(self, version: int, save: Callable[[Path], None]) -> PolicyVersion:
         """Has ``save`` write into a folder that becomes the version once all of it is on the disk. Raises

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -49,6 +50,11 @@ class LocalTrainer:
         max_grad_norm: Annotated[float, Field(gt=0)] = 1.0,
         missing_logprobs: Literal["score", "reinforce", "refuse"] = "score",
         device: Literal["cpu", "cuda"] = "cpu",
+        warm_start: Annotated[float, Field(ge=0, le=1)] = 0.0,
+        warm_start_epochs: Annotated[int, Field(ge=1)] = 1,
+        warm_start_learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None,
+        keep_last: Annotated[int, Field(ge=1)] | None = None,
+        keep_best: Annotated[int, Field(ge=0)] = 1,
         seed: int,
         model_location: str,
         model_name: str,
@@ -63,6 +69,11 @@ class LocalTrainer:
         self._max_grad_norm = max_grad_norm
         self._missing_logprobs = missing_logprobs
         self._device = device
+        self._warm_share = warm_start
+        self._warm_epochs = warm_start_epochs
+        self._warm_rate = warm_start_learning_rate or learning_rate
+        self._keep_last = keep_last
+        self._keep_best = keep_best
         self._seed = seed
         self._checkpoints = Checkpoints(folder=checkpoints, name=model_name, base=model_location)
         self._load_model = load_model
@@ -83,6 +94,27 @@ class LocalTrainer:
         where there was signal but no gradient step, or where the update isn't finite."""
         return await asyncio.to_thread(self._train, groups, iteration)
 
+    @property
+    def imitated_share(self) -> float:
+        return self._warm_share
+
+    async def warm_start(self, groups: Sequence[TrainingGroup]) -> Trained:
+        """Imitates all answers of ``groups``, with an optimizer that is then forgotten, and publishes version 0."""
+        imitator = copy.copy(self)
+        imitator._loss = Loss("sft")
+        imitator._epochs = self._warm_epochs
+        imitator._learning_rate = self._warm_rate
+        imitator._optimizer = imitator._new_optimizer()
+        return await asyncio.to_thread(imitator._train, groups, -1)
+
+    def removable(self, earned: Mapping[int, float]) -> list[int]:
+        """The versions that ``keep_last`` and ``keep_best`` do not ask for; ``earned`` by version, from play."""
+        return self._checkpoints.removable(earned, last=self._keep_last, best=self._keep_best)
+
+    def remove(self, versions: Collection[int]) -> None:
+        """Removes the weights of these versions."""
+        self._checkpoints.remove(versions)
+
     async def aclose(self) -> None:
         """Lets go of the model."""
         self._model = self._tokenizer = self._optimizer = None
@@ -94,12 +126,15 @@ class LocalTrainer:
 
         self._current = version
         self._model, self._tokenizer = self._load_model(self._checkpoints.version(version).path, device=self._device)
-        self._optimizer = torch.optim.AdamW(
-            self._model.parameters(), lr=self._learning_rate, betas=(0.9, 0.95), weight_decay=0.0
-        )
+        self._optimizer = self._new_optimizer()
         if version:
             file = self._checkpoints.path(version) / "optimizer.pt"
             self._optimizer.load_state_dict(torch.load(file, map_location=self._device, weights_only=True))
+
+    def _new_optimizer(self) -> Any:
+        import torch
+
+        return torch.optim.AdamW(self._model.parameters(), lr=self._learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
 
     def _save(self, folder: Path) -> None:
         import torch
