@@ -46,7 +46,7 @@ class Publisher:
         await self._start(batch_id, policy, selection.trajectory_ids, scored)
         trained = await self._attempt(batch_id, self.trainer.train(groups, iteration=iteration))
         if trained.gradient_steps == 0:
-            reason = no_signal(groups, scored)
+            reason = no_signal(groups, scored, trained)
             await self.registry.fail_batch(batch_id, reason.message)
             if needs_signal:
                 raise reason

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from mmo_rl.errors import JudgeError, SourceError, TrainerError
-from mmo_rl.types import Score, ScoredGroup, Selection, TrainingGroup, Unscored
+from mmo_rl.types import Score, ScoredGroup, Selection, Trained, TrainingGroup, Unscored
 
 
 def nothing_selected(selection: Selection, overrides: Sequence[str]) -> SourceError:
@@ -34,13 +34,22 @@ def nothing_to_imitate(selection: Selection, overrides: Sequence[str]) -> Source
     )
 
 
-def no_signal(groups: Sequence[TrainingGroup], scored: Sequence[ScoredGroup]) -> TrainerError:
-    """The error for groups none of which carries signal: no reward in them differs from the others."""
+def no_signal(
+    groups: Sequence[TrainingGroup], scored: Sequence[ScoredGroup], trained: Trained | None = None
+) -> TrainerError:
+    """The error for groups none of which carries signal: no reward in them differs from the others. ``trained`` is
+    what the trainer says of them."""
     if not groups:
         count = sum(isinstance(j, Score) for s in scored for j in s.judgments.values())
         return TrainerError(
             f"nothing can be trained: none of {count} scored trajectories has an LLM call with a prompt and an answer",
             hint="mmo-rl task=check shows the trainable LLM calls of every window",
+        )
+    if trained is not None and (too_long := int(trained.metrics.get("histories_too_long", 0))):
+        return TrainerError(
+            f"nothing can be trained: {too_long} LLM calls are longer than the model's context, and what is left of "
+            f"{len(groups)} groups has no rewards that differ",
+            hint="model.context_length=N, where the model can; or play with shorter prompts",
         )
     alone = sum(len(group.samples) == 1 for group in groups)
     equal = f"in {len(groups) - alone} all rewards are equal" if alone < len(groups) else ""

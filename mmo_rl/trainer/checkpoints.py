@@ -37,10 +37,13 @@ class Checkpoints:
             return []
         return sorted(int(p.name) for p in self._folder.iterdir() if p.name.isdecimal())
 
+    def saved(self, version: int) -> Path | None:
+        """The folder of a version; None for the base model."""
+        return self.path(version) if version or self.path(0).is_dir() else None
+
     def version(self, version: int) -> PolicyVersion:
         """A published version; 0 without a folder of its own is the base model."""
-        path = self.path(version)
-        return PolicyVersion(self._name, version, str(path) if version or path.is_dir() else self._base)
+        return PolicyVersion(self._name, version, str(self.saved(version) or self._base))
 
     def rewind(self, version: int | None = None) -> int:
         """Forgets the versions after ``version`` (None: the newest stays the newest) and gives back its number; with

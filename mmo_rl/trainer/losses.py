@@ -72,9 +72,9 @@ class Loss:
         i + 1 of row r. With ``ppo`` and ``cispo``, tokens with unknown behaviour logprobs have ratio 1."""
         import torch
 
-        if not self.uses_ratio:
-            now = torch.nn.functional.pad(new_logprobs.detach()[:, :-1], (1, 0))
-            rows = rows | {"logprobs": now}
+        now = torch.nn.functional.pad(new_logprobs.detach()[:, :-1], (1, 0))
+        old = torch.where(rows["logprobs"].isnan(), now, rows["logprobs"]) if self.uses_ratio else now
+        rows = rows | {"logprobs": old}
         config = {"ppo": True, "epsilon": self.clip_epsilon} if self.name == "ppo" else {}
         return art_loss(rows, new_logprobs, config)
 
@@ -83,3 +83,17 @@ def spread(group: TrainingGroup) -> float:
     """The distance between the best and the worst reward."""
     rewards = [sample.reward for sample in group.samples]
     return max(rewards) - min(rewards)
+
+
+def k3(rows: dict[str, Any], new_logprobs: Any) -> Any:
+    """Schulman's k3 estimate of KL(policy || base), summed over the trained tokens of packed rows, with gradient: a
+    scalar tensor. ``reference`` of ``rows`` holds the base model's logprobs, [r, i] that of token i.
+
+    exp(d) - 1 - d with d = log p_base - log p is never negative, and unbiased for tokens that the policy drew
+    (joschu.net/blog/kl-approx.html; as GRPO's penalty: Shao et al. 2024)."""
+    import torch
+
+    trained = torch.nn.functional.pad(rows["assistant_mask"][:, 1:], (0, 1), value=False)
+    base = torch.nn.functional.pad(rows["reference"][:, 1:], (0, 1))[trained]
+    apart = base - new_logprobs[trained]
+    return (apart.exp() - 1 - apart).sum()
