@@ -4,8 +4,8 @@
 
 An accident is ``WHAT:module:Class.method:N`` and happens at the Nth call there. WHAT is ``before`` or ``after``, when
 the process ends by SIGKILL, or ``full``: during the call no file can grow large. ``rewards:equal``, ``rewards:nan``
-and ``rewards:one`` have the judge answer so. What takes long to import is imported once; every command is a fork of this
-process. Prints how each ended, a line each.
+and ``rewards:one`` have the judge answer so. What takes long to import is imported once; every command is a fork of
+this process. Prints how each ended, a line each.
 """
 
 from __future__ import annotations
