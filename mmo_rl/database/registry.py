@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 
 from mmo_rl.clock import utc_now
@@ -61,13 +61,14 @@ class Registry:
         three or none. Returns the model's id. Raises `DatabaseError` where the batch was never started."""
         now = naive_utc(self._now())
         model_id = f"{policy.name}-{batch_id}"  # a name and version occur in many runs, a batch in one
-        reward = metrics.get("reward")
         async with self._database.acquire() as connection:
             base_model = await connection.fetchval(
                 "update training_batches set status = 'completed', error = null,"
-                ' "completedAt" = coalesce("completedAt", $2) where "batchId" = $1 returning "baseModel"',
+                ' "completedAt" = coalesce("completedAt", $2),'
+                ' "trainingLoss" = $3 where "batchId" = $1 returning "baseModel"',
                 batch_id,
                 now,
+                _finite(metrics.get("loss")),
             )
             if base_model is None:
                 raise DatabaseError(
@@ -89,7 +90,7 @@ class Registry:
                 base_model,
                 batch_id,
                 policy.path,
-                reward if reward is not None and math.isfinite(reward) else None,
+                _finite(metrics.get("reward")),
                 to_json(dict(metrics)),
                 wandb_run_id,
                 now,
@@ -113,3 +114,34 @@ class Registry:
                 error.replace("\x00", ""),
                 naive_utc(self._now()),
             )
+
+    async def note_measured(self, batch_id: str, score: float | None, metrics: Mapping[str, float | None]) -> None:
+        """Adds what was measured of a batch's model on held-out markets to its metrics; ``score`` is what it earned."""
+        async with self._database.acquire() as connection:
+            await connection.execute(
+                'update trained_models set "benchmarkScore" = $2, "updatedAt" = $4,'
+                ' "evalMetrics" = coalesce("evalMetrics"::jsonb, \'{}\') || $3::jsonb'
+                ' where "trainingBatch" = $1',
+                batch_id,
+                _finite(score),
+                to_json(dict(metrics)),
+                naive_utc(self._now()),
+            )
+
+    async def archive(self, batch_ids: Collection[str]) -> set[str]:
+        """Enters these batches' models as archived, before their weights are removed, and gives back the batches of
+        those that are: a model that is deployed, or that agents use, stays what it is."""
+        now = naive_utc(self._now())
+        async with self._database.acquire() as connection:
+            rows = await connection.fetch(
+                'update trained_models set status = \'archived\', "archivedAt" = coalesce("archivedAt", $2),'
+                ' "updatedAt" = $2 where "trainingBatch" = any($1::text[]) and status <> \'deployed\''
+                ' and "agentsUsing" = 0 returning "trainingBatch" as batch',
+                list(batch_ids),
+                now,
+            )
+        return {row["batch"] for row in rows}
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

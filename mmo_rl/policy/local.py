@@ -11,7 +11,7 @@ from pydantic import Field
 
 from mmo_rl.errors import PolicyError
 from mmo_rl.policy.base import Completion
-from mmo_rl.policy.model import ModelSpec, find_checkpoint
+from mmo_rl.policy.model import ModelSpec, find_checkpoint, require_whole
 from mmo_rl.types import Message, PolicyVersion
 
 if TYPE_CHECKING:
@@ -101,8 +101,12 @@ def local_policy(
     batch_size: Annotated[int, Field(ge=1)] = 256,
 ) -> LocalPolicy:
     """The base model, or the checkpoint at ``path`` (`find_checkpoint`). Raises `PolicyError` where it cannot be
-    loaded."""
-    version = PolicyVersion(model.name, 0, model.location()) if path is None else find_checkpoint(path, name=model.name)
+    loaded, is damaged, or is of another model."""
+    if path is None:
+        version = PolicyVersion(model.name, 0, model.location())
+    else:
+        version = find_checkpoint(path, name=model.name)
+        require_whole(version, model)
     return open_policy(version, model, device=device, batch_size=batch_size)
 
 

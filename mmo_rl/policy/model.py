@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from mmo_rl.errors import PolicyError
+from mmo_rl.manifest import problem
 from mmo_rl.types import PolicyVersion
 
 SHIPPED = Path(__file__).parent / "models"
@@ -85,3 +86,16 @@ def find_checkpoint(text: str, *, name: str) -> PolicyVersion:
             )
         found = numbered[-1]
     return PolicyVersion(name, int(found.name) if found.name.isdecimal() else 0, str(found))
+
+
+def require_whole(version: PolicyVersion, spec: ModelSpec) -> None:
+    """Raises `PolicyError` where a checkpoint is damaged or of another model than ``spec``."""
+    base = spec.path or str(SHIPPED / spec.base_model)
+    wrong = problem(Path(version.path), model=spec.name, base=base, needed=lambda name: name != "trainer_state.pt")
+    if wrong is None:
+        return
+    what, other = wrong
+    hint = "choose another version of that run: the folders beside it"
+    if other is not None and other != spec.name:
+        hint = f"mmo-rl ... model={other}, or a checkpoint of {spec.name}"
+    raise PolicyError(f"the checkpoint {version.path} cannot be used: {what}", hint=hint)

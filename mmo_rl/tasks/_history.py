@@ -5,15 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmo_rl.types import JudgeUsage, PolicyVersion, SelectedWindow, Selection, Tallies, Trained, Window
+
+if TYPE_CHECKING:
+    from mmo_rl.report.run_folder import RunFolder
+
+WARM_START = -1
+"""The number of the warm start among the iterations."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Iteration:
-    """One finished iteration. ``usage`` is what the judge cost in it and ``tallies`` what it noticed of itself;
-    ``seconds`` the wall time by stage."""
+    """One finished iteration, or the warm start before the first. ``usage`` is what the judge cost in it and
+    ``tallies`` what it noticed of itself; ``seconds`` the wall time by stage."""
 
     iteration: int
     selection: Selection
@@ -60,6 +66,66 @@ class Iteration:
             seconds=row["seconds"],
             tallies={name: tuple(sums) for name, sums in row.get("tallies", {}).items()},
         )
+
+
+@dataclass(slots=True)
+class Past:
+    """What a run folder says has been done: the warm start, if any, and the iterations, which a run adds to."""
+
+    warm: Iteration | None
+    iterations: list[Iteration]
+
+    @classmethod
+    def of(cls, folder: RunFolder) -> Past:
+        """The rows of checkpoints.jsonl; other rows that a killed run wrote after the last of them are taken back."""
+        rows = [Iteration.from_row(row) for row in folder.read("checkpoints")]
+        warm = [row for row in rows if row.iteration == WARM_START]
+        past = cls(warm[-1] if warm else None, [row for row in rows if row.iteration != WARM_START])
+        past._take_back(folder)
+        return past
+
+    def version(self, *, nothing: int) -> int:
+        """The version of the policy that the next iteration starts from; ``nothing`` where nothing was published."""
+        if self.iterations:
+            return self.iterations[-1].trained.policy.version
+        return nothing if self.warm is None else self.warm.trained.policy.version
+
+    def forget_last(self, folder: RunFolder) -> None:
+        """The last iteration was in vain: its version is gone."""
+        self.iterations.pop()
+        folder.truncate_after("checkpoints", self._last)
+        self._take_back(folder)
+
+    @property
+    def _last(self) -> int:
+        return self.iterations[-1].iteration if self.iterations else WARM_START
+
+    def _take_back(self, folder: RunFolder) -> None:
+        folder.truncate_after("metrics", self._last)
+        folder.truncate_after("judgments", self._last)
+
+
+def warm_numbers(warm: Iteration | None) -> dict[str, float]:
+    """What a warm start did, as metrics of the first iteration."""
+    if warm is None:
+        return {}
+    numbers: dict[str, float] = {"steps": warm.trained.gradient_steps, "tokens": warm.trained.tokens}
+    numbers |= {name: warm.trained.metrics[name] for name in ("answers", "loss") if name in warm.trained.metrics}
+    return {f"train/warm_start_{name}": value for name, value in numbers.items()}
+
+
+def earnings(history: Sequence[Iteration], metrics: Sequence[Mapping[str, Any]]) -> dict[int, float]:
+    """What each version earned on average when it played the windows of an iteration, in game dollars, from the rows
+    of metrics.jsonl."""
+    earned: dict[int, float] = {}
+    by_iteration = {row.get("iteration"): row.get("play/pnl") for row in metrics}
+    player = 0
+    for done in history:
+        pnl = by_iteration.get(done.iteration)
+        if pnl is not None and player not in earned:
+            earned[player] = pnl
+        player = done.trained.policy.version
+    return earned
 
 
 def total_usage(history: Sequence[Iteration]) -> JudgeUsage:

@@ -6,8 +6,8 @@ import shlex
 from collections import Counter
 from collections.abc import Sequence
 
-from mmo_rl.errors import JudgeError, SourceError
-from mmo_rl.types import ScoredGroup, Selection, Unscored
+from mmo_rl.errors import JudgeError, SourceError, TrainerError
+from mmo_rl.types import Score, ScoredGroup, Selection, Trained, TrainingGroup, Unscored
 
 
 def nothing_selected(selection: Selection, overrides: Sequence[str]) -> SourceError:
@@ -21,6 +21,44 @@ def nothing_selected(selection: Selection, overrides: Sequence[str]) -> SourceEr
     return SourceError(
         f"none of {selection.windows_available} windows is ready; trajectories left out: {reasons}",
         hint="mmo-rl task=check says why; sampler.min_agents=N and sampler.min_actions=N set the bar",
+    )
+
+
+def nothing_to_imitate(selection: Selection, overrides: Sequence[str]) -> SourceError:
+    """The error for a warm start that finds no trajectory."""
+    why = nothing_selected(selection, overrides)
+    return SourceError(
+        f"trainer.warm_start has nothing to imitate: {why.message}",
+        hint="record somebody who plays well first: mmo-rl task=collect collect.strategies=[informed,balanced]; or "
+        "start without: trainer.warm_start=0",
+    )
+
+
+def no_signal(
+    groups: Sequence[TrainingGroup], scored: Sequence[ScoredGroup], trained: Trained | None = None
+) -> TrainerError:
+    """The error for groups none of which carries signal: no reward in them differs from the others. ``trained`` is
+    what the trainer says of them."""
+    if not groups:
+        count = sum(isinstance(j, Score) for s in scored for j in s.judgments.values())
+        return TrainerError(
+            f"nothing can be trained: none of {count} scored trajectories has an LLM call with a prompt and an answer",
+            hint="mmo-rl task=check shows the trainable LLM calls of every window",
+        )
+    if trained is not None and (too_long := int(trained.metrics.get("histories_too_long", 0))):
+        return TrainerError(
+            f"nothing can be trained: {too_long} LLM calls are longer than the model's context, and what is left of "
+            f"{len(groups)} groups has no rewards that differ",
+            hint="model.context_length=N, where the model can; or play with shorter prompts",
+        )
+    alone = sum(len(group.samples) == 1 for group in groups)
+    equal = f"in {len(groups) - alone} all rewards are equal" if alone < len(groups) else ""
+    one = f"{alone} have one member, which there is nothing to compare with" if alone else ""
+    return TrainerError(
+        f"no group carries signal, so nothing was trained: of {len(groups)} groups "
+        + " and ".join(part for part in (one, equal) if part),
+        hint="the run's judgments.jsonl has the scores; choose a judge that tells them apart (judge=NAME), or "
+        "more agents a window (sampler.min_agents=N, collect.agents=N)",
     )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mmo_rl.tasks._history import Iteration, total_usage
+from mmo_rl.types import PolicyVersion
 
 if TYPE_CHECKING:
     from mmo_rl.config import Context
@@ -65,6 +67,19 @@ def summarize(
         stage_seconds={**seconds, "total": sum(seconds.values())},
         seed=seed,
     )
+
+
+def tell_checkpoint(context: Context, policy: PolicyVersion) -> None:
+    """Where the trained policy lies, and what to type to measure it, play it and serve it."""
+    kept = [o for o in context.overrides if o.lstrip("+").partition("=")[0].partition(".")[0] in ("model", "market")]
+    lines = [f"Checkpoint: {policy.path}"]
+    for does, task in (
+        ("measure", ["task=evaluate", f"evaluate.b={policy.path}"]),
+        ("play", ["task=collect", f"policy.path={policy.path}"]),
+        ("serve", ["task=serve", f"serve.runs=[{policy.path}]"]),
+    ):
+        lines.append(f"  {does:<8} {shlex.join(['mmo-rl', *task, *kept])}")
+    context.console.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
 
 
 def data_card(context: Context, history: Sequence[Iteration]) -> dict[str, Any]:

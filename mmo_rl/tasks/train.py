@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from mmo_rl.clock import utc_now
-from mmo_rl.errors import TrainerError
-from mmo_rl.tasks._history import Iteration, spending, spent
+from mmo_rl.tasks._history import WARM_START, Iteration, Past, earnings, spending, spent, summed, warm_numbers
 from mmo_rl.tasks._judged import keep_judgments, refuse_if_poor
 from mmo_rl.tasks._planned import note_plan
 from mmo_rl.tasks._progress import Advance, Stages
-from mmo_rl.tasks._reasons import nothing_selected, refuse_if_none
-from mmo_rl.tasks._results import add_seconds, data_card, note_provenance, summarize
+from mmo_rl.tasks._publish import Publisher
+from mmo_rl.tasks._reasons import nothing_selected, nothing_to_imitate, refuse_if_none
+from mmo_rl.tasks._results import add_seconds, data_card, note_provenance, summarize, tell_checkpoint
 from mmo_rl.tasks._select import select, used
-from mmo_rl.types import Group, PolicyVersion, Score, ScoredGroup, Selection
+from mmo_rl.types import Group, PolicyVersion, ScoredGroup, Selection, Trained
 
 if TYPE_CHECKING:
     from mmo_rl.config import Context
@@ -34,7 +34,8 @@ async def run(context: Context) -> float | None:
 
     folder = context.run_folder
     assert folder is not None
-    history = _finished_iterations(folder)
+    past = Past.of(folder)
+    history = past.iterations
     _require_model(context)
     report = context.components.report()
     failed, exported = True, None
@@ -44,22 +45,21 @@ async def run(context: Context) -> float | None:
         loop = await Loop.build(context, folder)
         await note_plan(context, folder)
         with Stages(console=context.console, iterations=context.settings.iterations, done=len(history)) as stages:
-            policy = await loop.trainer.resume(history[-1].trained.policy.version if history else 0)
+            policy = await loop.begin(past, stages)
             for iteration in range(len(history), context.settings.iterations):
-                done = await loop.iterate(iteration, policy, history, stages)
+                done = await loop.iterate(iteration, policy, past, stages)
                 if done is None:
                     break
                 history.append(done)
                 policy = done.trained.policy
+                await loop.prune(history, stages)
                 loop.describe(history)
             exported = loop.describe(history)
-            if loop.trains and not any(i.trained.gradient_steps for i in history):
-                raise TrainerError(
-                    "no group of any iteration carried signal: nothing was trained", hint="mmo-rl task=check"
-                )
             evaluations = await loop.evaluate(policy, stages)
             seconds = add_seconds([*(i.seconds for i in history), {"evaluate": stages.seconds.get("evaluate", 0.0)}])
         summary = summarize(context, folder, history, evaluations, seconds)
+        if loop.publisher is not None:
+            await loop.publisher.note_measured(history, summary)
         note_provenance(context, folder, history)
         report.finish(summary)
         write_report(folder)
@@ -71,6 +71,7 @@ async def run(context: Context) -> float | None:
         context.console.print(f"Exported: {exported}", highlight=False, soft_wrap=True)
         return None
     print_summary(context.console, summary, folder.path)
+    tell_checkpoint(context, policy)
     improvement = summary["eval/pnl_improvement"]
     return improvement if isinstance(improvement, float) else None
 
@@ -87,7 +88,7 @@ class Loop:
     trainer: Any
     evaluator: Any
     collector: Any
-    registry: Any  # None where nothing is trained
+    publisher: Publisher | None  # None where nothing is trained
     report: Any
     scenario_id: str | None
     scenario_start: datetime | None
@@ -114,6 +115,9 @@ class Loop:
             scenario_id = f"{context.settings.name}-{folder.run_id()}"
             hours = int(-(-context.settings.iterations * collector.windows * collector.window_hours // 1))
             scenario_start = await reserve_hours(database, scenario_id=scenario_id, hours=hours, now=utc_now())
+        report = components.report()
+        run = f"{context.settings.name}-{folder.run_id()}"
+        publisher = Publisher(trainer=trainer, registry=Registry(database=database), report=report, run=run)
         return cls(
             context=context,
             folder=folder,
@@ -123,22 +127,82 @@ class Loop:
             trainer=trainer,
             evaluator=components.evaluator() if components.has("evaluate") and trains else None,
             collector=collector,
-            registry=Registry(database=database) if trains else None,
-            report=components.report(),
+            publisher=publisher if trains else None,
+            report=report,
             scenario_id=scenario_id,
             scenario_start=scenario_start,
         )
 
     @property
     def trains(self) -> bool:
-        return self.registry is not None
+        return self.publisher is not None
 
-    async def iterate(
-        self, iteration: int, policy: PolicyVersion, history: Sequence[Iteration], stages: Stages
-    ) -> Iteration | None:
+    async def begin(self, past: Past, stages: Stages) -> PolicyVersion:
+        """What the next iteration starts from: the last version of the run's ``past``, else the warm start, else the
+        base model. Iterations whose version is gone are forgotten, and come again."""
+        from mmo_rl.trainer.base import LostVersion, WarmStarter
+
+        warms = isinstance(self.trainer, WarmStarter) and self.trainer.imitated_share > 0
+        while True:
+            try:
+                policy: PolicyVersion = await self.trainer.resume(past.version(nothing=-1 if warms else 0))
+                break
+            except LostVersion as lost:
+                if not past.iterations:
+                    raise
+                stages.say(f"{lost.message}: iteration {past.iterations[-1].iteration + 1} is done again")
+                past.forget_last(self.folder)
+        if not warms or past.iterations:
+            await self.prune(past.iterations, stages)
+            return policy
+        if past.warm is None or policy.path == self.context.components.model().location():
+            past.warm = await self._warm_start(policy, stages)
+            self.folder.append("checkpoints", past.warm.row())
+            policy = past.warm.trained.policy
+        return policy
+
+    async def _warm_start(self, policy: PolicyVersion, stages: Stages) -> Iteration:
+        """Imitates the best of what was recorded before this run; without play of its own that is also what the first
+        iteration trains on, judged once and paid once where judgments are kept."""
+        assert self.publisher is not None
+        before, usage = dict(stages.seconds), self.judge.usage
+        with stages.stage("select", "select for the warm start"):
+            selection = await select(self.source, self.sampler, iteration=0, used_windows=(), scenario_id=None)
+        if not selection.used:
+            raise nothing_to_imitate(selection, self.context.overrides)
+        with stages.stage("judge", "judge for the warm start") as advance:
+            scored = [s async for s in _counted(self.judge, self.source.groups(selection), selection, advance)]
+            unscored = refuse_if_none(scored, self.context.overrides)
+        with stages.stage("train", "warm start"):
+            trained, answers = await self.publisher.warm_start(scored, policy)
+        stages.say(
+            f"warm start  the best {answers} answers of {selection.used} trajectories imitated, "
+            f"{trained.gradient_steps} gradient steps"
+        )
+        return Iteration(
+            iteration=WARM_START,
+            selection=selection,
+            trained=replace(trained, metrics={**trained.metrics, "answers": answers}),
+            usage=spent(usage, self.judge.usage),
+            unscored=unscored,
+            rejected={},
+            seconds={k: v - before.get(k, 0.0) for k, v in stages.seconds.items()},
+        )
+
+    async def prune(self, history: Sequence[Iteration], stages: Stages) -> None:
+        """Removes the checkpoints that the config does not ask to keep."""
+        if self.publisher is None:
+            return
+        # Recorded play of others says nothing about this run's versions.
+        earned = earnings(history, self.folder.read("metrics")) if self.collector is not None else {}
+        if removed := await self.publisher.prune(history, earned):
+            stages.say(f"checkpoints removed, as trainer.keep_last and keep_best say: {', '.join(map(str, removed))}")
+
+    async def iterate(self, iteration: int, policy: PolicyVersion, past: Past, stages: Stages) -> Iteration | None:
         """One round; None when no unused window is left to train on."""
         from mmo_rl.judge.findings import since
 
+        history = past.iterations
         before, rejected = dict(stages.seconds), Counter(self.source.rejected)
         usage, tallies = self.judge.usage, self.judge.tallies
         if self.collector is not None:
@@ -170,55 +234,51 @@ class Loop:
             seed = self.context.settings.seed
             refuse_if_poor(self.judge, self.folder.read("judgments"), self.context.overrides, seed=seed)
         with stages.stage("train") as advance:
-            trained = await self._train(iteration, scored, selection, policy)
+            trained = await self._train(iteration, scored, selection, policy, history)
         seconds = {k: v - before.get(k, 0.0) for k, v in stages.seconds.items()}
+        usage = spent(usage, self.judge.usage)
+        if iteration == 0 and past.warm is not None:  # what came before the first iteration is counted with it
+            usage, seconds = summed([past.warm.usage, usage]), add_seconds([past.warm.seconds, seconds])
         done = Iteration(
             iteration=iteration,
             selection=selection,
             trained=trained,
-            usage=spent(usage, self.judge.usage),
+            usage=usage,
             tallies=since(tallies, self.judge.tallies),
             unscored=unscored,
             rejected=dict(Counter(self.source.rejected) - rejected),
             seconds=seconds,
         )
-        self._publish_numbers(done, scored, rows, stages)
+        self._publish_numbers(done, past.warm if iteration == 0 else None, scored, rows, stages)
         return done
 
     async def _train(
-        self, iteration: int, scored: list[ScoredGroup], selection: Selection, policy: PolicyVersion
-    ) -> Any:
-        """Trains on the policy view alone and registers the new version with the trajectories it came from."""
+        self,
+        iteration: int,
+        scored: list[ScoredGroup],
+        selection: Selection,
+        policy: PolicyVersion,
+        history: Sequence[Iteration],
+    ) -> Trained:
         from mmo_rl.trainer.policy_view import training_groups
 
-        groups = training_groups(scored)
-        if self.registry is None:
-            return await self.trainer.train(groups, iteration=iteration)
-        batch_id = f"{self.context.settings.name}-{self.folder.run_id()}-{iteration:04d}"
-        rewards = {i: j.value for s in scored for i, j in s.judgments.items() if isinstance(j, Score)}
-        await self.registry.start_batch(
-            batch_id, policy.name, str(policy.version), list(selection.trajectory_ids), rewards
-        )
-        try:
-            trained = await self.trainer.train(groups, iteration=iteration)
-        except BaseException as error:
-            await self.registry.fail_batch(batch_id, str(error) or type(error).__name__)
-            raise
-        await self.registry.publish(
-            batch_id,
-            trained.policy,
-            dict(trained.metrics),
-            list(selection.recorded_ids),
-            self.report.tracking_id,
-        )
-        return trained
+        if self.publisher is None:
+            exported: Trained = await self.trainer.train(training_groups(scored), iteration=iteration)
+            return exported
+        needs_signal = not any(done.trained.gradient_steps for done in history)
+        return await self.publisher.train(iteration, scored, selection, policy, needs_signal=needs_signal)
 
     def describe(self, history: Sequence[Iteration]) -> str | None:
         """Has an exporter note what its data are; None where the trainer trains."""
         return None if self.trains else self.trainer.describe(data_card(self.context, history))
 
     def _publish_numbers(
-        self, done: Iteration, scored: list[ScoredGroup], rows: list[dict[str, Any]], stages: Stages
+        self,
+        done: Iteration,
+        warm: Iteration | None,
+        scored: list[ScoredGroup],
+        rows: list[dict[str, Any]],
+        stages: Stages,
     ) -> None:
         from mmo_rl.judge.findings import numbers
         from mmo_rl.report.iteration import iteration_metrics
@@ -232,7 +292,7 @@ class Loop:
             stage_seconds=done.seconds,
             seed=self.context.settings.seed,
         )
-        self.report.iteration(done.iteration, metrics)
+        self.report.iteration(done.iteration, metrics | warm_numbers(warm))
         self.folder.append("checkpoints", done.row())
         played = "".join(
             f"  {label} {metrics[key]:{form}}"
@@ -244,6 +304,8 @@ class Loop:
             if key in metrics
         )
         did = f"{done.trained.gradient_steps} gradient steps"
+        if self.trains and not done.trained.gradient_steps:
+            did = "no group carries signal, the policy stays"
         if not self.trains:
             did = f"{done.trained.metrics['histories']:,.0f} histories"
         stages.next_iteration(
@@ -285,15 +347,6 @@ def _require_model(context: Context) -> None:
 
     if context.components.trainer().capabilities.trains:
         require_model(context.components.model().location())
-
-
-def _finished_iterations(folder: RunFolder) -> list[Iteration]:
-    """The iterations that are whole; rows that a killed run wrote after them are taken back."""
-    history = [Iteration.from_row(row) for row in folder.read("checkpoints")]
-    last = history[-1].iteration if history else -1
-    folder.truncate_after("metrics", last)
-    folder.truncate_after("judgments", last)
-    return history
 
 
 async def _counted(

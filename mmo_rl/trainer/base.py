@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
+from mmo_rl.errors import TrainerError
 from mmo_rl.types import PolicyVersion, Trained, TrainingGroup
 
 
@@ -20,11 +21,16 @@ class Capabilities:
     trains: bool = True
 
 
+class LostVersion(TrainerError):
+    """A version that was published once is not there any more."""
+
+
 class Trainer(Protocol):
     """Trains on the policy view only: no type that reaches it can hold ground truth.
 
     ``train`` raises `TrainerError` where there was signal (a group whose rewards differ) but no gradient step, and
-    publishes nothing then. Every published version is durable: ``resume`` gives the newest one, or the base model.
+    publishes nothing then. Every published version is durable: ``resume`` gives the newest one, or the base model, and
+    raises `LostVersion` where the one that it was asked for is gone.
     """
 
     capabilities: Capabilities
@@ -34,6 +40,28 @@ class Trainer(Protocol):
     async def train(self, groups: Sequence[TrainingGroup], *, iteration: int) -> Trained: ...
 
     async def aclose(self) -> None: ...
+
+
+@runtime_checkable
+class Pruner(Protocol):
+    """A trainer that keeps its versions on this machine: ``removable`` are those that its config does not ask to keep,
+    given what versions earned when they played; ``remove`` removes versions."""
+
+    def removable(self, earned: Mapping[int, float]) -> list[int]: ...
+
+    def remove(self, versions: Collection[int]) -> None: ...
+
+
+@runtime_checkable
+class WarmStarter(Protocol):
+    """A trainer that can begin with imitation. ``imitated_share`` in [0, 1] of the best answers is what its config asks
+    to imitate (0: none); ``warm_start`` imitates them all once and publishes what the first iteration starts from, as
+    version 0. Raises `TrainerError`, and publishes nothing, where no gradient step was taken."""
+
+    @property
+    def imitated_share(self) -> float: ...
+
+    async def warm_start(self, groups: Sequence[TrainingGroup]) -> Trained: ...
 
 
 class Exporter(Trainer, Protocol):

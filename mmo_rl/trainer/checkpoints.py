@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
-from mmo_rl.errors import TrainerError
+from mmo_rl.errors import MmoRlError, TrainerError
+from mmo_rl.manifest import problem, seal, sync_folder
+from mmo_rl.trainer.base import LostVersion
 from mmo_rl.types import PolicyVersion
+
+FULL_BELOW_BYTES = 1 << 20
+"""A disk with less left is full: libraries that write weights do not always say why they could not."""
 
 
 class Checkpoints:
-    """Folders ``NNNN`` below ``folder``, one a version; version 0 is the base model at ``base``."""
+    """Folders ``NNNN`` below ``folder``, one a version, each with a manifest of its files (`mmo_rl.manifest`).
+
+    Version 0 is what the first iteration starts from: the base model at ``base``, or, after a warm start, ``0000``.
+    """
 
     def __init__(self, *, folder: Path, name: str, base: str) -> None:
         self._folder = folder
@@ -19,46 +28,107 @@ class Checkpoints:
         self._base = base
 
     def path(self, version: int) -> Path:
-        """The folder of a version above 0."""
+        """The folder of a version."""
         return self._folder / f"{version:04d}"
 
     def published(self) -> list[int]:
-        """All versions above 0, oldest first."""
+        """All versions that have a folder, oldest first."""
         if not self._folder.is_dir():
             return []
-        return sorted(int(p.name) for p in self._folder.iterdir() if p.name.isdigit())
+        return sorted(int(p.name) for p in self._folder.iterdir() if p.name.isdecimal())
+
+    def saved(self, version: int) -> Path | None:
+        """The folder of a version; None for the base model."""
+        return self.path(version) if version or self.path(0).is_dir() else None
 
     def version(self, version: int) -> PolicyVersion:
-        """A published version, or with 0 the base model."""
-        return PolicyVersion(self._name, version, str(self.path(version)) if version else self._base)
+        """A published version; 0 without a folder of its own is the base model."""
+        return PolicyVersion(self._name, version, str(self.saved(version) or self._base))
 
     def rewind(self, version: int | None = None) -> int:
-        """Forgets the versions after ``version`` (None: the newest stays the newest) and gives back its number.
+        """Forgets the versions after ``version`` (None: the newest stays the newest) and gives back its number; with
+        -1 all of them, a warm start too, which leaves version 0, the base model.
 
-        Raises `TrainerError` where it was never published."""
+        Raises `LostVersion` where it is not there, `TrainerError` where it is damaged or of another model; nothing is
+        forgotten then."""
         published = self.published()
         chosen = max(published, default=0) if version is None else version
-        if chosen != 0 and chosen not in published:
-            raise TrainerError(
+        if chosen > 0 and chosen not in published:
+            raise LostVersion(
                 f"checkpoint {chosen} is not in {self._folder}", hint="remove the run folder to start afresh"
             )
+        self._refuse_wrong(chosen)
+        for leftover in self._folder.glob("[0-9]*.*"):
+            shutil.rmtree(leftover)
         for later in published:
             if later > chosen:
-                shutil.rmtree(self.path(later))
-        return chosen
+                self._remove(later)
+        return max(chosen, 0)
 
     def publish(self, version: int, save: Callable[[Path], None]) -> PolicyVersion:
-        """Has ``save`` write into a folder that becomes the version when it is whole. Raises `TrainerError`, and
-        leaves nothing, where it cannot be written."""
+        """Has ``save`` write into a folder that becomes the version once all of it is on the disk. Raises
+        `TrainerError`, and leaves nothing, where it cannot be written."""
         partial = self._folder / f"{version:04d}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
         try:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
             save(partial)
+            seal(partial, model=self._name, base=self._base, version=version)
+            if self.path(version).exists():
+                self._remove(version)
             partial.rename(self.path(version))
-        except OSError as error:
+            sync_folder(self._folder)
+        except MmoRlError:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        except Exception as error:  # torch and safetensors each have their own word for a disk that refuses
+            reason = self._why(error)
             shutil.rmtree(partial, ignore_errors=True)
             raise TrainerError(
-                f"could not save checkpoint {version}: {error.strerror}",
-                hint=f"make room on the disk of {self._folder} and run the same command again",
+                f"could not save checkpoint {version}: {reason}; nothing of it was published",
+                hint=f"make room on the disk of {self._folder} and run the same command again: it goes on from the "
+                "last iteration that was saved",
             ) from error
         return self.version(version)
+
+    def removable(self, earned: Mapping[int, float], *, last: int | None, best: int) -> list[int]:
+        """The versions, oldest first, that are neither among the ``last`` newest (None: all are kept) nor among the
+        ``best`` that earned most when they played (``earned`` by version; of equals the older). Version 0 stays."""
+        published = [version for version in self.published() if version]
+        if last is None:
+            return []
+        most = sorted((v for v in published if v in earned), key=lambda v: (-earned[v], v))[:best]
+        return [version for version in published[:-last] if version not in most]
+
+    def remove(self, versions: Collection[int]) -> None:
+        """Removes these versions' folders, those that are there."""
+        for version in sorted(set(versions) & set(self.published())):
+            self._remove(version)
+
+    def _remove(self, version: int) -> None:
+        """A folder that is being removed has no version's name any more, however far the removal gets."""
+        going = self._folder / f"{version:04d}.removed"
+        shutil.rmtree(going, ignore_errors=True)
+        self.path(version).rename(going)
+        shutil.rmtree(going)
+
+    def _refuse_wrong(self, version: int) -> None:
+        folder = self.path(version)
+        wrong = problem(folder, model=self._name, base=self._base) if folder.is_dir() else None
+        if wrong is None:
+            return
+        what, other = wrong
+        hint = f"remove it and run the same command again, which goes on from the version before: rm -r {folder}"
+        if other is not None:
+            hint = "give this run a folder of its own (name=...), or remove the run folder to start afresh"
+        raise TrainerError(f"the checkpoint {folder} cannot be used: {what}", hint=hint)
+
+    def _why(self, error: Exception) -> str:
+        if isinstance(error, OSError) and error.errno != errno.ENOSPC:
+            return error.strerror or str(error)
+        told = str(error).splitlines()[0] if str(error) else type(error).__name__
+        full = isinstance(error, OSError) or "No space left" in told or self._free() < FULL_BELOW_BYTES
+        return "the disk is full" if full else told
+
+    def _free(self) -> int:
+        return shutil.disk_usage(next(p for p in (self._folder, *self._folder.parents) if p.exists())).free

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
@@ -79,6 +81,11 @@ class LocalTrainer:
         lora_alpha: Annotated[int, Field(ge=1)] = 32,
         lora_targets: str | list[str] = "all-linear",
         device: Literal["cpu", "cuda"] = "cpu",
+        warm_start: Annotated[float, Field(ge=0, le=1)] = 0.0,
+        warm_start_epochs: Annotated[int, Field(ge=1)] = 1,
+        warm_start_learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None,
+        keep_last: Annotated[int, Field(ge=1)] | None = None,
+        keep_best: Annotated[int, Field(ge=0)] = 1,
         seed: int,
         model: BaseModel | None = None,
         model_location: str,
@@ -102,6 +109,11 @@ class LocalTrainer:
             kl_to_base=kl_to_base,
         )
         self._device = device
+        self._warm_share = warm_start
+        self._warm_epochs = warm_start_epochs
+        self._warm_rate = warm_start_learning_rate or learning_rate
+        self._keep_last = keep_last
+        self._keep_best = keep_best
         self._seed = seed
         self._base = model_location
         self._checkpoints = Checkpoints(folder=checkpoints, name=model_name, base=model_location)
@@ -127,6 +139,40 @@ class LocalTrainer:
         self._weights, self._current = weights, trained.policy.version
         return trained
 
+    @property
+    def imitated_share(self) -> float:
+        return self._warm_share
+
+    async def warm_start(self, groups: Sequence[TrainingGroup]) -> Trained:
+        """Imitates all answers of ``groups`` and publishes version 0, which the first iteration then loads as a run
+        that was killed would, with an optimizer of its own."""
+        weights = await asyncio.to_thread(self._load) if self._weights is None else self._weights
+        self._weights = None
+        imitator = copy.copy(self)
+        imitator._loss = Loss("sft")
+        imitator._update = replace(
+            self._update,
+            loss=imitator._loss,
+            schedule=Schedule(self._warm_rate),
+            epochs=self._warm_epochs,
+            kl_to_base=0.0,
+        )
+        trained = await asyncio.to_thread(imitator._train, weights, groups, -1)
+        if not trained.gradient_steps:
+            raise TrainerError(
+                "the warm start has nothing to imitate: every answer is longer than the model's context",
+                hint="model.context_length=N, or a market with shorter prompts",
+            )
+        return trained
+
+    def removable(self, earned: Mapping[int, float]) -> list[int]:
+        """The versions that ``keep_last`` and ``keep_best`` do not ask for; ``earned`` by version, from play."""
+        return self._checkpoints.removable(earned, last=self._keep_last, best=self._keep_best)
+
+    def remove(self, versions: Collection[int]) -> None:
+        """Removes the weights of these versions."""
+        self._checkpoints.remove(versions)
+
     async def aclose(self) -> None:
         """Lets go of the model."""
         self._weights = None
@@ -137,7 +183,7 @@ class LocalTrainer:
         if self._device == "cuda" and not torch.cuda.is_available():
             raise TrainerError("there is no CUDA device here", hint="trainer.device=cpu, or a machine with a GPU")
         weights = Weights.load(
-            self._checkpoints.path(self._current) if self._current else None,
+            self._checkpoints.saved(self._current),
             base=self._base,
             load_model=self._load_model,
             device=self._device,
@@ -145,6 +191,8 @@ class LocalTrainer:
             keep_base=self._update.kl_to_base > 0,
             seed=derive_seed(self._seed, "lora"),
         )
+        if self._current == 0:  # what imitation taught the optimizer is no part of the policy
+            weights.optimizer.state.clear()
         require_packable(weights.model)
         return weights
 

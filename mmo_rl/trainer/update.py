@@ -33,7 +33,7 @@ class Schedule:
 
     def rate(self, *, iteration: int, step: int, steps: int) -> float:
         """The rate of a step, counted from 0, of the ``steps`` of an iteration."""
-        share = min(1.0, (iteration + step / steps) / self.iterations)
+        share = min(1.0, max(0.0, (iteration + step / steps) / self.iterations))  # a warm start is before 0
         if share < self.warmup:
             return self.peak * min(1.0, (share + 1 / (steps * self.iterations)) / self.warmup)
         left = (1 - share) / (1 - self.warmup)

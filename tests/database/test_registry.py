@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import asyncpg
 import pytest
 
 from mmo_rl.database.database import Database
@@ -106,3 +107,64 @@ async def test_what_was_never_started_is_not_published(recorded: Database) -> No
         await publish(Registry(database=recorded))
     assert await rows(recorded, "select * from trained_models") == []
     assert await rows(recorded, 'select from trajectories where "usedInTraining"') == []
+
+
+async def test_publishing_is_all_or_nothing(recorded: Database) -> None:
+    """The last of its statements fails, as on a lost connection or a full disk of the server."""
+    registry = Registry(database=recorded)
+    await start(registry)
+    async with recorded.acquire() as connection:
+        await connection.execute(
+            "create function refuse() returns trigger language plpgsql as"
+            " $$ begin raise exception 'no space left' using errcode = 'disk_full'; end $$"
+        )
+        await connection.execute(
+            "create trigger refuse before update on trajectories for each row"
+            " when (new.\"trajectoryId\" = 't2') execute function refuse()"
+        )
+    with pytest.raises(asyncpg.DiskFullError):
+        await publish(registry)
+    assert await rows(recorded, 'select status, "completedAt" as at from training_batches') == [
+        {"status": "training", "at": None}
+    ]
+    assert await rows(recorded, "select from trained_models") == []
+    assert await rows(recorded, 'select from trajectories where "usedInTraining"') == []
+    async with recorded.acquire() as connection:
+        await connection.execute("drop trigger refuse on trajectories")
+    await publish(registry)
+    assert len(await rows(recorded, 'select from trajectories where "usedInTraining"')) == 2
+
+
+async def test_what_is_removed_is_archived_first_unless_it_is_in_use(recorded: Database) -> None:
+    registry = Registry(database=recorded)
+    batches = ["b-0001", "b-0002", "b-0003", "b-0004"]
+    for batch in batches:
+        await registry.start_batch(batch, "tiny", "0", [], {})
+        await registry.publish(batch, POLICY, {}, [])
+    async with recorded.acquire() as connection:
+        await connection.execute("update trained_models set status = 'deployed' where \"trainingBatch\" = 'b-0001'")
+        await connection.execute('update trained_models set "agentsUsing" = 2 where "trainingBatch" = \'b-0002\'')
+    assert await registry.archive(["b-0001", "b-0002", "b-0003", "unknown"]) == {"b-0003"}
+    states = 'select "trainingBatch" as batch, status, "archivedAt" as at from trained_models order by 1'
+    before = await rows(recorded, states)
+    assert [row["status"] for row in before] == ["deployed", "ready", "archived", "ready"]
+    assert before[2]["at"] is not None and before[3]["at"] is None
+    assert await registry.archive(["b-0003"]) == {"b-0003"}  # as often as a killed run asks
+    assert await rows(recorded, states) == before
+
+
+async def test_what_was_measured_joins_the_model_s_own_numbers(recorded: Database) -> None:
+    registry = Registry(database=recorded)
+    await start(registry)
+    await registry.publish("b-0003", POLICY, {"loss": 0.25, "reward": 0.5}, ["t1"])
+    await registry.note_measured("b-0003", 120.5, {"eval/pnl_trained": 120.5, "eval/pnl_base": None})
+    (model,) = await rows(recorded, 'select "benchmarkScore" as score, "evalMetrics" as metrics from trained_models')
+    assert model["score"] == 120.5
+    assert json.loads(model["metrics"]) == {
+        "loss": 0.25,
+        "reward": 0.5,
+        "eval/pnl_trained": 120.5,
+        "eval/pnl_base": None,
+    }
+    (batch,) = await rows(recorded, 'select "trainingLoss" as loss from training_batches')
+    assert batch["loss"] == 0.25

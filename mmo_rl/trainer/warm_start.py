@@ -1,0 +1,39 @@
+"""What a warm start imitates: the best of what was judged."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from mmo_rl.errors import TrainerError
+from mmo_rl.types import TrainingGroup
+
+
+def best_answers(groups: Sequence[TrainingGroup], *, share: float) -> list[TrainingGroup]:
+    """The ``share`` (in (0, 1], rounded up) of all samples with the highest rewards, in their groups: decisions where
+    the judge gave credit by decision, else trajectories. Of equal rewards those that come first.
+
+    Raises `TrainerError` where a reward is not finite, or all are equal and ``share`` would be drawn by chance."""
+    rewards = [sample.reward for group in groups for sample in group.samples]
+    for group in groups:
+        for sample in group.samples:
+            if not math.isfinite(sample.reward):
+                raise TrainerError(
+                    f"the reward of {sample.trajectory_id} in group {group.group_id} is {sample.reward}",
+                    hint="a judge must answer finite scores; see judgments.jsonl in the run folder",
+                )
+    if share < 1 and len(set(rewards)) < 2:
+        raise TrainerError(
+            f"there is no best to imitate: all of {len(rewards)} rewards are equal",
+            hint="trainer.warm_start=1 imitates everything, trainer.warm_start=0 nothing; or choose another judge",
+        )
+    order = sorted(range(len(rewards)), key=lambda number: -rewards[number])
+    chosen = set(order[: math.ceil(share * len(rewards))])
+    kept, number = [], 0
+    for group in groups:
+        samples = tuple(s for n, s in enumerate(group.samples, start=number) if n in chosen)
+        number += len(group.samples)
+        if samples:
+            kept.append(replace(group, samples=samples))
+    return kept
