@@ -74,9 +74,9 @@ async def test_a_job_is_submitted_followed_and_published(fake: Fake, make: Make,
     assert told[0] == (0, 1, "job job-1") and told[-1] == (4, 4, "job job-1")
     (sent,) = fake.jobs
     assert sent["experimental_config"]["learning_rate"] == 5e-6 and sent["experimental_config"]["ppo"] is False
-    ((first, _),) = [g["trajectories"] for g in sent["trajectory_groups"]]
+    ((first, second),) = [g["trajectories"] for g in sent["trajectory_groups"]]
     *prompt, choice = first["messages_and_choices"]
-    assert prompt == list(PROMPT) and first["reward"] == 0.0
+    assert prompt == list(PROMPT) and (first.get("reward", 0.0), second["reward"]) == (0.0, 1.0)
     assert [t["token"] for t in choice["logprobs"]["content"]] == ["token_id:5", "token_id:6", "token_id:2"]
     assert (choice["prompt_token_ids"], choice["token_ids"]) == ([1, 2], [5, 6, 2])
     assert len(first["additional_histories"]) == 1, "every call is a history of its own"
