@@ -236,7 +236,7 @@ class TinkerTrainer(ArtBackendTrainer):
     """ART's TinkerBackend: Tinker trains a LoRA and answers; the key is in ``TINKER_API_KEY``, where Tinker's own
     client reads it."""
 
-    capabilities = Capabilities(needs_network=True, serves=True)
+    capabilities = Capabilities(needs_network=True, serves=True, model_prices=False)
 
     @classmethod
     def _require(cls) -> None:

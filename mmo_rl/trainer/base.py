@@ -13,13 +13,15 @@ from mmo_rl.types import PolicyVersion, Trained, TrainingGroup
 class Capabilities:
     """What a trainer needs and does; checked before anything is started. One that does not train (``trains`` False)
     publishes no policy: the run then plays nothing, evaluates nothing and registers no model. One that ``serves`` is a
-    `ServingTrainer`: its policies are not weights on this machine."""
+    `ServingTrainer`: its policies are not weights on this machine. ``model_prices``: the prices of the group ``model``
+    are those of its backend."""
 
     needs_gpu: bool = False
     needs_network: bool = False
     uses_logprobs: bool = True
     trains: bool = True
     serves: bool = False
+    model_prices: bool = True
 
 
 @dataclass(frozen=True, slots=True)
