@@ -58,6 +58,8 @@ class TrainingApi:
         self._client = self._module.Client(api_key=api_key, base_url=base_url)
         # ART's client waits half a second or more, however long a run's own retries are meant to take.
         self._client.max_retries = 0
+        # A line for every look at a job would fill a run's log.
+        logging.getLogger("httpx").setLevel(logging.WARNING)
         self.base_url = str(self._client.base_url).rstrip("/")
         self._key_name = key_name
         self._timeout_s = timeout_s

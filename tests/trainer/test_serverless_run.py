@@ -96,14 +96,15 @@ async def test_a_run_survives_a_kill_and_a_failed_job_and_ends_with_everything_r
     with serving(fake):
         command = ("model=qwen3_14b", f"trainer.base_url={fake.url}", "trainer.poll_s=0.05", *SMALL)
         killed = start(root, *command)
-        assert await asyncio.to_thread(fake.hold.looked.wait, 60), killed.communicate()  # type: ignore[attr-defined]
+        looked = await asyncio.to_thread(fake.hold.looked.wait, 240)  # type: ignore[attr-defined]
         killed.send_signal(signal.SIGKILL)
-        killed.communicate()
+        told = killed.communicate()
+        assert looked, told
         fake.fail = "out of memory on the trainer"
         fake.hold.clear()
-        told = ended(start(root, *command), code=1)
-        assert "training job job-1 of iteration 0 failed: out of memory on the trainer" in told
-        assert "Traceback" not in told and len(fake.jobs) == 1, "the killed run's job was followed"
+        failed = ended(start(root, *command), code=1)
+        assert "training job job-1 of iteration 0 failed: out of memory on the trainer" in failed
+        assert "Traceback" not in failed and len(fake.jobs) == 1, "the killed run's job was followed"
         assert await rows(root, "select status from training_batches") == [("failed",)]
         fake.fail = None
         ended(start(root, *command), code=0)
