@@ -8,6 +8,7 @@ from typing import Any
 
 from mmo_rl.errors import TrainerError
 from mmo_rl.tasks._history import WARM_START, Iteration
+from mmo_rl.tasks._progress import Advance
 from mmo_rl.tasks._reasons import no_signal
 from mmo_rl.types import PolicyVersion, Score, ScoredGroup, Selection, Trained
 
@@ -34,6 +35,7 @@ class Publisher:
         policy: PolicyVersion,
         *,
         needs_signal: bool,
+        on_step: Advance | None = None,
     ) -> Trained:
         """One iteration's training on the policy view alone.
 
@@ -44,7 +46,7 @@ class Publisher:
         groups = training_groups(scored)
         batch_id = self.batch_id(iteration)
         await self._start(batch_id, policy, selection.trajectory_ids, scored)
-        trained = await self._attempt(batch_id, self.trainer.train(groups, iteration=iteration))
+        trained = await self._attempt(batch_id, self.trainer.train(groups, iteration=iteration, on_step=on_step))
         if trained.gradient_steps == 0:
             reason = no_signal(groups, scored, trained)
             await self.registry.fail_batch(batch_id, reason.message)

@@ -208,7 +208,7 @@ class Loop:
         if self.collector is not None:
             with stages.stage("collect", f"collect {self.collector.windows} windows") as advance:
                 await self.collector.collect(
-                    self._policy(policy),
+                    await self.context.components.published(policy),
                     iteration=iteration,
                     scenario_id=self.scenario_id,
                     start=self.scenario_start,
@@ -234,7 +234,7 @@ class Loop:
             seed = self.context.settings.seed
             refuse_if_poor(self.judge, self.folder.read("judgments"), self.context.overrides, seed=seed)
         with stages.stage("train") as advance:
-            trained = await self._train(iteration, scored, selection, policy, history)
+            trained = await self._train(iteration, scored, selection, policy, history, advance)
         seconds = {k: v - before.get(k, 0.0) for k, v in stages.seconds.items()}
         usage = spent(usage, self.judge.usage)
         if iteration == 0 and past.warm is not None:  # what came before the first iteration is counted with it
@@ -259,14 +259,17 @@ class Loop:
         selection: Selection,
         policy: PolicyVersion,
         history: Sequence[Iteration],
+        advance: Advance,
     ) -> Trained:
-        from mmo_rl.trainer.policy_view import training_groups
-
         if self.publisher is None:
+            from mmo_rl.trainer.policy_view import training_groups
+
             exported: Trained = await self.trainer.train(training_groups(scored), iteration=iteration)
             return exported
         needs_signal = not any(done.trained.gradient_steps for done in history)
-        return await self.publisher.train(iteration, scored, selection, policy, needs_signal=needs_signal)
+        return await self.publisher.train(
+            iteration, scored, selection, policy, needs_signal=needs_signal, on_step=advance
+        )
 
     def describe(self, history: Sequence[Iteration]) -> str | None:
         """Has an exporter note what its data are; None where the trainer trains."""
@@ -320,8 +323,9 @@ class Loop:
 
         if self.evaluator is None:
             return Evaluations()
-        base = self._policy(PolicyVersion(policy.name, 0, self.context.components.model().location()))
-        trained = self._policy(policy)
+        components = self.context.components
+        base = await components.published(PolicyVersion(policy.name, 0, components.model().location()))
+        trained = await components.published(policy)
         measured = {}
         for key, player, decoding in (
             ("base", base, "sampled"),
@@ -335,17 +339,13 @@ class Loop:
             measured["oracle"] = await self.evaluator.oracle()
         return Evaluations(**measured)
 
-    def _policy(self, version: PolicyVersion) -> Any:
-        from mmo_rl.policy.local import open_policy
-
-        return open_policy(version, self.context.components.model())
-
 
 def _require_model(context: Context) -> None:
     """Weights that cannot be had are found missing before anything is played or paid."""
     from mmo_rl.policy.local import require_model
 
-    if context.components.trainer().capabilities.trains:
+    able = context.components.trainer().capabilities
+    if able.trains and not able.serves:
         require_model(context.components.model().location())
 
 

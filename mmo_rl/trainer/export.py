@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mmo_rl.errors import TrainerError
-from mmo_rl.trainer.base import Capabilities
+from mmo_rl.trainer.base import Capabilities, OnStep
 from mmo_rl.types import PolicyCall, PolicyVersion, Trained, TrainingGroup, TrainingSample
 
 CARD = "card.json"
@@ -58,7 +58,7 @@ class ExportTrainer:
             )
         return self._base
 
-    async def train(self, groups: Sequence[TrainingGroup], *, iteration: int) -> Trained:
+    async def train(self, groups: Sequence[TrainingGroup], *, iteration: int, on_step: OnStep | None = None) -> Trained:
         """Writes the iteration's file, replacing an older one. Raises `TrainerError` where there is nothing to write,
         a reward is not finite, or the folder cannot be written."""
         lines = [_line(history) for group in groups for history in _histories(group)]

@@ -16,7 +16,7 @@ from pydantic import Field
 from mmo_rl.errors import TrainerError
 from mmo_rl.rng import derive_seed
 from mmo_rl.trainer.art_adapter import Encoder, pack
-from mmo_rl.trainer.base import Capabilities
+from mmo_rl.trainer.base import Capabilities, OnStep
 from mmo_rl.trainer.batch import require_finite, staleness, within_context
 from mmo_rl.trainer.checkpoints import Checkpoints
 from mmo_rl.trainer.forward import Rows, require_packable, score
@@ -128,14 +128,14 @@ class LocalTrainer:
         self._weights = await asyncio.to_thread(self._load)
         return self._checkpoints.version(self._current)
 
-    async def train(self, groups: Sequence[TrainingGroup], *, iteration: int) -> Trained:
+    async def train(self, groups: Sequence[TrainingGroup], *, iteration: int, on_step: OnStep | None = None) -> Trained:
         """One iteration's update; publishes version ``iteration + 1``, or keeps the policy where no group carries
         signal. Raises `TrainerError`, publishes nothing and goes on from the version before, where a reward isn't
         finite, where there was signal but no gradient step, or where the update isn't finite."""
         weights = await asyncio.to_thread(self._load) if self._weights is None else self._weights
         # Whatever happens to them now, half an update must not be gone on from.
         self._weights = None
-        trained = await asyncio.to_thread(self._train, weights, groups, iteration)
+        trained = await asyncio.to_thread(self._train, weights, groups, iteration, on_step)
         self._weights, self._current = weights, trained.policy.version
         return trained
 
@@ -198,7 +198,9 @@ class LocalTrainer:
 
     # --- the update --------------------------------------------------------------------------------------------------
 
-    def _train(self, weights: Weights, groups: Sequence[TrainingGroup], iteration: int) -> Trained:
+    def _train(
+        self, weights: Weights, groups: Sequence[TrainingGroup], iteration: int, on_step: OnStep | None = None
+    ) -> Trained:
         import torch
 
         started = time.perf_counter()
@@ -231,7 +233,7 @@ class LocalTrainer:
         rows = {name: value.to(self._device) for name, value in packed.items() if isinstance(value, torch.Tensor)}
         metrics |= self._complete(weights, rows, iteration)
         torch.manual_seed(derive_seed(self._seed, "train", iteration))
-        steps, measured = self._update.run(weights, rows, iteration=iteration)
+        steps, measured = self._update.run(weights, rows, iteration=iteration, on_step=on_step)
         tokens = int(rows["assistant_mask"].sum()) * self._update.epochs
         if steps == 0 or tokens == 0:
             raise TrainerError("there was signal but nothing was trained", hint="report this with the run's log.txt")

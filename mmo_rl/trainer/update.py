@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from mmo_rl.errors import TrainerError
+from mmo_rl.trainer.base import OnStep
 from mmo_rl.trainer.forward import Rows, micro_batches, token_logprobs
 from mmo_rl.trainer.losses import Loss, k3
 from mmo_rl.trainer.weights import Weights
@@ -55,7 +56,9 @@ class Update:
     max_grad_norm: float
     kl_to_base: float
 
-    def run(self, weights: Weights, rows: Rows, *, iteration: int) -> tuple[int, dict[str, float]]:
+    def run(
+        self, weights: Weights, rows: Rows, *, iteration: int, on_step: OnStep | None = None
+    ) -> tuple[int, dict[str, float]]:
         """Trains on packed ``rows`` (with ``reference``, the base model's logprobs, where there is a coefficient).
 
         Returns the number of gradient steps and the means of what was measured over them. Raises `TrainerError` where
@@ -70,6 +73,8 @@ class Update:
         for number, batch in enumerate(steps):
             rate = self.schedule.rate(iteration=iteration, step=number, steps=len(steps))
             measured.append(self._step(weights, batch, rate=rate, iteration=iteration))
+            if on_step is not None:
+                on_step(number + 1, len(steps), "")
             if (number + 1) % max(1, len(steps) // 10) == 0:
                 _log.info("iteration %d: gradient step %d of %d", iteration + 1, number + 1, len(steps))
         names = dict.fromkeys(name for step in measured for name in step)
