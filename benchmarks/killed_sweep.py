@@ -184,20 +184,21 @@ def disturbed(project: Project, arguments: argparse.Namespace, peaceful_s: float
 
 
 def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    judge, other_judge = Judge(), Judge()
+    judge = Judge()
     judge.start()
-    other_judge.start()
-    peaceful, killed = (
-        Project(folder / name, j.url, arguments.launcher) for name, j in (("peaceful", judge), ("killed", other_judge))
-    )
+    # One address for both: it is a part of a job's key.
+    peaceful, killed = (Project(folder / name, judge.url, arguments.launcher) for name in ("peaceful", "killed"))
+    folder.chmod(0o755)  # a server that root starts runs as somebody else, who has to get at its data here
     peaceful.root.mkdir()
     peaceful.record()
     shutil.copytree(peaceful.root, killed.root, symlinks=True)
     began = time.perf_counter()
     peaceful_output, _ = peaceful.start(arguments.quick).communicate()
     peaceful_s = time.perf_counter() - began
+    asked_in_peace = len(judge.asked)
+    judge.asked.clear()
     output, kills, run_again = disturbed(killed, arguments, peaceful_s)
-    again, unexplained = other_judge.paid_twice(kills)
+    again, unexplained = judge.paid_twice(kills)
     before, after = peaceful.numbers(), killed.numbers()
     differing = [n for n in before if before[n] != after.get(n)]
     jobs = 4 if arguments.quick else 12
@@ -208,8 +209,8 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "done_killed": len(killed.done()),
         "jobs_whose_numbers_differ": len(differing),
         "done_jobs_run_again": run_again,
-        "judgments": len({question for question, _ in other_judge.asked}),
-        "judgments_undisturbed": len(judge.asked),
+        "judgments": len({question for question, _ in judge.asked}),
+        "judgments_undisturbed": asked_in_peace,
         "answered_twice": again,
         "answered_twice_unexplained": unexplained,
         "undisturbed_s": round(peaceful_s, 1),
@@ -217,6 +218,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     result["passed"] = (
         result["done_undisturbed"] == result["done_killed"] == jobs
         and not (differing or run_again or unexplained)
+        and result["judgments"] == asked_in_peace
         and len(kills) == arguments.kills
     )
     if not result["passed"]:

@@ -107,7 +107,11 @@ class JobRunner:
         value: Any = returned._return_value
         if returned.status == JobStatus.COMPLETED:
             self.ended[i] = Ended("done", value)
-        elif not self._jobs[i].is_running():  # else another process has its folder
+            return
+        end = self._jobs[i].stored()
+        if end is not None and end.status == "done":  # another sweep had its folder, and has just ended it
+            self.ended[i] = Ended("skipped", end.value)
+        elif not self._jobs[i].is_running():  # else another process has its folder, and is waited for
             self.ended[i] = Ended("not ready" if isinstance(value, NotReady) else "failed", error=value)
 
     def _worker_died(
