@@ -4,7 +4,7 @@
 
 Twelve jobs (3 window lengths x 2 dropouts x 2 seeds) train the shipped model on the same recorded play, judged over
 HTTP by a judge on loopback that counts. One sweep runs undisturbed; the other is killed with its whole process tree
-(SIGKILL, the database server included) at seeded random moments, and started again with the same command. Exit code 1
+(SIGKILL) at seeded random moments, and started again with the same command. Exit code 1
 unless all of this holds:
 
 - both end with the same numbers in every job (times, costs and cache hits aside);
