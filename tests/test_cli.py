@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import json
 import os
 import signal
@@ -19,6 +21,7 @@ from mmo_rl.__main__ import main
 from mmo_rl.cli.job import Outcome, outcome
 from mmo_rl.cli.settings import task_names
 from mmo_rl.errors import DatabaseError, NotReady
+from mmo_rl.report.run_folder import RunFolder
 
 
 @dataclass
@@ -434,3 +437,213 @@ def test_a_committed_sweep_runs_with_multirun(cli: Cli, train: Any) -> None:
     assert cli("-m", "+experiments=rates").code == 0
     assert seeds == [4, 5]
     assert len(folders("rates")) == 2
+
+
+def test_a_sweep_that_grows_runs_only_what_is_new_and_says_so(cli: Cli, train: Any) -> None:
+    seeds = train(lambda context: context.settings.seed + 0.5)
+    assert cli("-m", "seed=0,1").code == 0
+    ran = cli("-m", "seed=0,1,1,2")
+    assert ran.code == 0
+    assert seeds == [0, 1, 2]
+    assert "2 done before, skipped" in ran.out and "1 new" in ran.out
+    assert "seed=1  skipped (was done)  1.5" in ran.out  # the stored result, once
+    assert ran.out.count("seed=1") == 1
+
+
+def test_yaml_edited_during_a_sweep_changes_no_job_of_it_and_is_noticed_by_the_next(cli: Cli, train: Any) -> None:
+    Path("experiments").mkdir()
+    experiment = Path("experiments/mine.yaml")
+    experiment.write_text("# @package _global_\nname: mine\niterations: 2\n")
+    iterations = []
+
+    def edits(context: Any) -> float:
+        iterations.append(context.settings.iterations)
+        experiment.write_text("# @package _global_\nname: mine\niterations: 3\n")
+        return 1.0
+
+    train(edits)
+    assert cli("-m", "+experiments=mine", "seed=0,1").code == 0
+    assert iterations == [2, 2]
+    ran = cli("-m", "+experiments=mine", "seed=0,1")
+    assert iterations == [2, 2, 3, 3]
+    assert "2 of another configuration than now, run anew" in ran.out
+    assert len(folders("mine")) == 4
+
+
+def test_a_job_that_leaves_with_an_exit_code_fails_alone(cli: Cli, train: Any) -> None:
+    seeds = train(lambda context: sys.exit(3) if context.settings.seed == 0 else 1.0)
+    ran = cli("-m", "seed=0,1")
+    assert ran.code == 1
+    assert seeds == [0, 1]
+    assert "sys.exit(3)" in ran.out and str(folders()[0].resolve().parent) in ran.out
+    assert "1 failed, 1 done" in ran.out
+
+
+def test_an_interrupted_sweep_shows_its_table_and_goes_on(cli: Cli, train: Any) -> None:
+    def stops(context: Any) -> float:
+        if context.settings.seed == 1:
+            raise KeyboardInterrupt
+        return 1.0
+
+    train(stops)
+    ran = cli("-m", "seed=0,1,2")
+    assert ran.code == 130
+    assert "1 done, 1 interrupted, 1 not started" in ran.out
+    assert "the same command continues" in ran.err
+    seeds = train(lambda context: 1.0)
+    ran = cli("-m", "seed=0,1,2")
+    assert ran.code == 0
+    assert seeds == [1, 2]
+    assert "1 stopped half way, continued" in ran.out
+
+
+def test_two_sweeps_of_one_name_share_the_work(cli: Cli, train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmo_rl.cli.launch.POLL_S", 0.01)
+    assert train(lambda context: 1.0) == []
+    assert cli("-m", "seed=0,1").code == 0
+    for folder in folders():
+        (folder / "status.json").unlink()
+    other = RunFolder(folders()[0].resolve())
+    with contextlib.ExitStack() as at_work:
+        at_work.enter_context(other.locked())
+        other.set_status("running")
+        ours = set()
+
+        def other_ends(context: Any) -> float:
+            ours.add(context.settings.seed)
+            other.set_status("done", result=7.25)
+            at_work.close()
+            return 1.0
+
+        train(other_ends)
+        ran = cli("-m", "seed=0,1")
+    assert ran.code == 0
+    assert len(ours) == 1
+    assert "1 at work in another process, waited for" in ran.out
+    assert "7.25" in ran.out and "1 done" in ran.out and "1 skipped" in ran.out
+
+
+@pytest.mark.parametrize(("module", "choice", "extra"), [("hydra_ray_launcher", "launcher=ray", "ray")])
+def test_a_launcher_that_is_not_installed(cli: Cli, module: str, choice: str, extra: str, tmp_path: Path) -> None:
+    if importlib.util.find_spec(f"hydra_plugins.{module}") is not None:
+        pytest.skip(f"{module} is installed")
+    ran = cli("-m", f"hydra/{choice}", "seed=0,1")
+    assert ran.code == 2
+    assert ran.err == (
+        f"mmo-rl: hydra/{choice} needs a package that is not installed\n  -> pip install 'mmo-rl[{extra}]'\n"
+    )
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local", "submitit_slurm"])
+def test_launcher_presets_compose_without_a_word(cli: Cli, launcher: str) -> None:
+    ran = cli("--cfg", "hydra", f"hydra/launcher={launcher}")
+    assert (ran.code, ran.err) == (0, "")
+    assert "launcher" in ran.out
+
+
+def test_the_shell_completes_groups_choices_and_experiments(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def completions(line: str) -> set[str]:
+        monkeypatch.setenv("COMP_LINE", f"mmo-rl {line}")
+        monkeypatch.setenv("COMP_POINT", str(len(f"mmo-rl {line}")))
+        return set(cli("-sc", "query=bash").out.split())
+
+    assert {"sampler=", "sampler."} <= completions("samp")
+    assert completions("sampler=") >= {"sampler=hourly", "sampler=daily"}
+    assert "+experiments=pilot" in completions("+experiments=")
+    assert "hydra/launcher=joblib" in completions("hydra/launcher=")
+    assert "sampler.max_dropout=" in completions("sampler.max_d")
+    assert "eval" in cli("-sc", "install=bash").out or "complete" in cli("-sc", "install=bash").out
+
+
+# --- searches ---------------------------------------------------------------------------------------------------------
+
+SEARCH = ("-m", "hydra/sweeper=optuna", "name=search", "iterations=int(interval(1,9))", "sampler.max_dropout=0,0.3")
+
+
+def test_a_search_counts_all_its_trials_and_continues(cli: Cli, train: Any) -> None:
+    import warnings
+
+    warnings.simplefilter("ignore", ResourceWarning)
+    train(lambda context: -abs(context.settings.iterations - 4.0))
+    ran = cli(*SEARCH, "hydra.sweeper.n_trials=4")
+    assert ran.code == 0, ran.err
+    assert ran.out.count(" done ") == 4
+    assert "best: trial" in ran.out
+    seeds = train(lambda context: -abs(context.settings.iterations - 4.0))
+    ran = cli(*SEARCH, "hydra.sweeper.n_trials=4")
+    assert ran.code == 0
+    assert seeds == []
+    ran = cli(*SEARCH, "hydra.sweeper.n_trials=6")
+    assert "4 of 6 trials are finished" in ran.out
+    assert ran.out.count(" done ") == 6
+    tried = [line.split()[1:3] for line in ran.out.splitlines() if " done " in line and "iterations=" in line]
+    assert len({tuple(t) for t in tried}) > 3  # a search that goes on does not repeat its first trials
+    assert Path("runs/search/optuna.db").exists()
+    ran = cli(*SEARCH, "hydra.sweeper.n_trials=1", "seed=5")
+    assert "a new search begins" in ran.out
+
+
+def test_failed_and_killed_trials_are_run_again(cli: Cli, train: Any) -> None:
+    def fails(context: Any) -> float:
+        raise DatabaseError("gone")
+
+    train(fails)
+    ran = cli(*SEARCH, "hydra.sweeper.n_trials=2", "hydra.sweeper.sampler=random")
+    assert ran.code == 1
+    assert ran.out.count(" failed ") == 2 and "gone" in ran.out and "log.txt" in ran.out
+
+    def stops(context: Any) -> float:
+        raise KeyboardInterrupt
+
+    train(stops)
+    assert cli(*SEARCH, "hydra.sweeper.n_trials=2", "hydra.sweeper.sampler=random").code == 130
+    train(lambda context: 1.0)
+    ran = cli(*SEARCH, "hydra.sweeper.n_trials=2", "hydra.sweeper.sampler=random")
+    assert ran.code == 0
+    assert "0 of 2 trials are finished, 2 failed" in ran.out
+    assert sum(" done " in line for line in ran.out.splitlines()) == 2
+
+
+def test_a_grid_search_ends_with_its_grid(cli: Cli, train: Any) -> None:
+    train(lambda context: float(context.settings.iterations))
+    search = (
+        "-m",
+        "hydra/sweeper=optuna",
+        "name=grid",
+        "hydra.sweeper.sampler=grid",
+        "hydra.sweeper.direction=minimize",
+    )
+    ran = cli(*search, "iterations=range(1,4)", "sampler.max_dropout=0,0.3", "hydra.sweeper.n_jobs=4")
+    assert ran.code == 0
+    assert len(folders("grid")) == 6
+    assert "iterations=1" in ran.out.split("best:")[1]
+    ran = cli(*search, "sampler.max_dropout=interval(0,0.3)")
+    assert ran.code == 2 and "an interval has no grid" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["seed=1"], "there is nothing to search"),
+        (["iterations=1,2", "evaluate=none"], "a search needs a number from every job"),
+        (["iterations=1,2", "hydra.sweeper.n_trials=0"], "hydra.sweeper.n_trials: found 0, expected a whole number"),
+        (["iterations=1,2", "hydra.sweeper.sampler=cma"], "found 'cma', expected one of tpe, random, grid"),
+        (["sampler.max_dropout=interval(2,5)"], "sampler.max_dropout"),
+        (["iterations=interval(1,9)"], "KEY='int(interval(1,9))'"),
+        (["trainer.learning_rate=tag(log,interval(0,1))"], "low > 0"),
+    ],
+)
+def test_searches_that_cannot_be(cli: Cli, train: Any, overrides: list[str], told: str, tmp_path: Path) -> None:
+    seeds = train(lambda context: 0.0)
+    ran = cli("-m", "hydra/sweeper=optuna", *overrides)
+    assert ran.code == 2, ran.err
+    assert told in ran.err
+    assert seeds == []
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_trial_without_a_number_says_so(cli: Cli, train: Any) -> None:
+    train(lambda context: None)
+    ran = cli(*SEARCH, "hydra.sweeper.n_trials=1")
+    assert "a search needs a number" in ran.out

@@ -6,6 +6,7 @@ import os
 
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
 from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigResult
 from hydra.plugins.search_path_plugin import SearchPathPlugin
@@ -67,6 +68,15 @@ class ExperimentsSearchPath(SearchPathPlugin):
         # The search path of other applications is none of our business.
         if not any(str(entry.path).endswith(str(shipped("conf"))) for entry in search_path.get_path()):
             return
+        _forget_presets_of_the_same_name()
         folders = dict.fromkeys([project_root() / GROUP, shipped(GROUP)])
         for folder in folders:
             search_path.append("mmo-rl", f"{ExperimentsConfigSource.scheme()}://{folder}")
+
+
+def _forget_presets_of_the_same_name() -> None:
+    """Launcher packages bring presets of their own: Hydra would take one for the schema of ours that bears its name."""
+    repository = ConfigStore.instance().repo.get("hydra", {})
+    for path in (shipped("conf") / "hydra").glob("*/*.yaml"):
+        if path.parent.name in ("launcher", "sweeper"):
+            repository.get(path.parent.name, {}).pop(path.name, None)

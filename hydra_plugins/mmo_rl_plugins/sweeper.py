@@ -1,45 +1,76 @@
-"""The default sweeper: the whole sweep is checked before its first job, and one failed job stops no other."""
+"""The default sweeper: the whole sweep is checked before its first job, finished jobs are skipped, and one failed job
+stops no other."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.utils import JobReturn
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from mmo_rl.cli.carried import CarriedConfigs
+from mmo_rl.cli.sweep import Job, Overrides, announce, checked, print_table, report
 
 
 class CheckedSweeper(BasicSweeper):
-    """Composes and validates every job first (raises `ConfigError` naming the bad ones), then launches them.
+    """Composes and validates every job first (raises `ConfigError` naming the bad ones), then launches what is left to
+    do. Raises `MmoRlError` at the end where a job failed, after all of them had their turn and the table was printed.
 
-    Raises `MmoRlError` at the end where a job failed, after all of them had their turn and the table was printed.
+    The same command again continues: what is done is skipped with its stored result, the rest runs.
     """
 
-    def sweep(self, arguments: list[str]) -> Any:
-        from mmo_rl.cli.sweep import Sweep
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        from mmo_rl.cli.launchers import launcher_missing
 
-        assert self.config is not None
-        assert self.launcher is not None
+        carried = HydraContext(
+            config_loader=CarriedConfigs(hydra_context.config_loader.get_search_path()),
+            callbacks=hydra_context.callbacks,
+        )
+        try:
+            super().setup(hydra_context=carried, task_function=task_function, config=config)
+        except (ImportError, RuntimeError) as error:
+            raise launcher_missing(config, error) from None
+
+    def sweep(self, arguments: list[str]) -> Any:
+        from rich.console import Console
+
         assert self.hydra_context is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        self.overrides = self.split_arguments(
-            parser.parse_overrides([*self._parse_config(), *arguments]), self.max_batch_size
+        parsed = parser.parse_overrides([*self._parse_config(), *arguments])
+        ((*overrides,),) = self.split_arguments(parsed, None)
+        console = Console()
+        jobs = self.checked(overrides)
+        announce(jobs, console)
+        runner = self.runner(jobs, console)
+        try:
+            ended = runner.run(self.max_batch_size)
+        except KeyboardInterrupt:
+            print_table(jobs, runner.so_far(), console)
+            raise
+        report(jobs, ended, console)
+        return [end.value for end in ended]
+
+    def checked(self, overrides: list[Overrides]) -> list[Job]:
+        loader, config = self.hydra_context.config_loader, self.config  # type: ignore[union-attr]
+        assert config is not None
+        return checked(overrides, compose=lambda job: loader.load_sweep_config(config, job))
+
+    def runner(self, jobs: list[Job], console: Any) -> Any:
+        from mmo_rl.cli.launch import JobRunner
+
+        assert self.launcher is not None
+        one_by_one = isinstance(self.launcher, BasicLauncher)
+        launch = self.launcher.launch
+        return JobRunner(
+            jobs,
+            lambda batch, first: launch(batch, initial_job_idx=first),
+            one_by_one=one_by_one,
+            console=console,
         )
-        sweep = Sweep.checked(
-            [list(job) for batch in self.overrides for job in batch],
-            compose=lambda job: self.hydra_context.config_loader.load_sweep_config(self.config, job),  # type: ignore[union-attr, arg-type]
-        )
-        returns: list[Sequence[JobReturn]] = []
-        done = 0
-        while not self.is_done():
-            batch = self.get_job_batch()
-            results = self.launcher.launch(batch, initial_job_idx=done)
-            done += len(batch)
-            returns.append(results)
-        sweep.report([result for batch_results in returns for result in batch_results])
-        return returns
 
 
 ConfigStore.instance().store(

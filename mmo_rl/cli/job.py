@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import logging
 import os
 from collections.abc import Iterator
@@ -54,11 +55,22 @@ def job(cfg: DictConfig) -> Result:
         outcome.result = _run(cfg, Path(hydra_config.runtime.output_dir), tuple(hydra_config.overrides.task))
     except Exception as error:
         _remove_empty(Path(hydra_config.runtime.output_dir))
+        if swept and _aside():
+            from mmo_rl.cli.explain import explain
+
+            # Back to the sweep through a pickle, which not every exception survives; its traceback is in the log.
+            raise explain(error, list(hydra_config.overrides.task)) from None
         if swept:
             raise
         outcome.error = error
         return None
     return outcome.result
+
+
+def _aside() -> bool:
+    """Whether this is a job of a sweep that works beside others in a process of its own: its words go to its log."""
+    config = HydraConfig.get()
+    return config.mode == RunMode.MULTIRUN and not str(config.launcher.get("_target_")).endswith(".BasicLauncher")
 
 
 def same_config(status: dict[str, Any] | None, sha256: str) -> bool:
@@ -72,7 +84,7 @@ def _run(cfg: DictConfig, output_dir: Path, overrides: tuple[str, ...]) -> Resul
     from mmo_rl.cli.settings import check_task, config_sha256, validate
 
     settings = validate(cfg)
-    console = Console()
+    console = Console(quiet=_aside() and output_dir.resolve() != project_root())
     if output_dir.resolve() == project_root():  # a task that leaves no run folder
         check_task(settings, overrides)
         with _logging_to(settings.home / "log.txt"):
@@ -109,6 +121,8 @@ def _perform_in(
     from mmo_rl.cli.settings import masked
 
     before = (folder.status() or {}).get("status")
+    if console.quiet:
+        console = _console_of_log()
     with folder.locked(), _logging_to(folder.log_path):
         if before in ("failed", "interrupted"):
             console.print(f"This run was {before} before; it continues in {folder.path}", soft_wrap=True)
@@ -120,7 +134,12 @@ def _perform_in(
         except (KeyboardInterrupt, asyncio.CancelledError):
             folder.set_status("interrupted", error="interrupted")
             raise
-        except (SystemExit, BrokenPipeError):  # the reader of our output has left; rich answers that with an exit
+        except (SystemExit, BrokenPipeError) as error:
+            if not _reader_left(error):
+                told = MmoRlError(f"its code left with sys.exit({getattr(error, 'code', '')})")
+                folder.set_status("failed", error=str(told))
+                log.info("the task %s failed", settings.task, exc_info=True)
+                raise told from None
             finished = folder.summary() is not None
             folder.set_status(
                 "done" if finished else "interrupted", error=None if finished else "the output was closed"
@@ -131,6 +150,31 @@ def _perform_in(
             raise
         folder.set_status("done", result=result)
         return result
+
+
+def _reader_left(error: BaseException) -> bool:
+    """Whether whoever read our output has left; rich answers that with an exit."""
+    return isinstance(error, BrokenPipeError) or isinstance(error.__context__, BrokenPipeError)
+
+
+class _ToLog(io.TextIOBase):
+    """A console's file: every line of it is a line of the log."""
+
+    def __init__(self) -> None:
+        self._rest = ""
+
+    def write(self, text: str) -> int:
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in lines:
+            if line.strip():
+                log.info("%s", line.rstrip())
+        return len(text)
+
+
+def _console_of_log() -> Console:
+    from rich.console import Console
+
+    return Console(file=_ToLog(), width=120, force_terminal=False, color_system=None)  # type: ignore[arg-type]
 
 
 def _perform(settings: Settings, console: Console, folder: RunFolder | None, overrides: tuple[str, ...]) -> Result:
@@ -199,6 +243,14 @@ def _logging_to(path: Path) -> Iterator[None]:
         def format(self, record: logging.LogRecord) -> str:
             return mask(super().format(record))
 
+    said: list[str] = [""]
+
+    def is_new(record: logging.LogRecord) -> bool:
+        """A line that is logged and then printed, where what is printed is logged, stands there once."""
+        repeated = said[0] == record.getMessage().rstrip() and not record.exc_info
+        said[0] = record.getMessage().rstrip()
+        return not repeated
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handler = logging.FileHandler(path, encoding="utf-8", delay=True)
@@ -209,6 +261,7 @@ def _logging_to(path: Path) -> Iterator[None]:
             f"cannot write {path}: {error.strerror or error}",
             hint="make its folder writable, or choose others: MMO_RL_HOME=DIR for data, MMO_RL_ROOT=DIR for runs",
         ) from None
+    handler.addFilter(is_new)
     handler.setFormatter(Masking("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
     root.addHandler(handler)

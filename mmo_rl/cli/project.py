@@ -20,6 +20,8 @@ from pathlib import Path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+from mmo_rl.cli.launchers import jobs_at_once
+
 PACKAGE = Path(__file__).resolve().parent.parent
 
 
@@ -63,10 +65,12 @@ def job_key(overrides: Sequence[str]) -> str:
 
 
 def register_resolvers() -> None:
-    """``${mmo_rl.root:}``, ``${mmo_rl.home:}`` and ``${mmo_rl.job_key:${hydra.overrides.task}}`` for the YAML files."""
+    """``${mmo_rl.root:}``, ``${mmo_rl.home:}``, ``${mmo_rl.job_key:${hydra.overrides.task}}`` and ``${mmo_rl.jobs:GB}``
+    for the YAML files."""
     OmegaConf.register_new_resolver("mmo_rl.root", lambda: str(project_root()), replace=True)
     OmegaConf.register_new_resolver("mmo_rl.home", lambda: str(home()), replace=True)
     OmegaConf.register_new_resolver("mmo_rl.job_key", lambda overrides: job_key(overrides), replace=True)
+    OmegaConf.register_new_resolver("mmo_rl.jobs", lambda gigabytes: jobs_at_once(gigabytes), replace=True)
 
 
 register_resolvers()

@@ -1,13 +1,13 @@
-"""A sweep as a whole: every job checked before the first starts, and told of in one table at the end."""
+"""A sweep as a whole: every job checked before the first starts, what earlier ones left of it, one table at the end."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -15,122 +15,189 @@ from omegaconf.errors import OmegaConfBaseException
 from mmo_rl.cli.project import project_root
 from mmo_rl.errors import ConfigError, MmoRlError, NotReady
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from mmo_rl.report.run_folder import RunFolder
+
 Overrides = list[str]
+Before = Literal["new", "done", "failed", "interrupted", "changed", "running"]
+"""What a job's folder held before this sweep; ``changed`` is a run of another config, ``running`` one at work now."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One job of a sweep before it runs. ``folder`` is None for tasks that leave none; ``finished`` says that a run of
-    this very config has been done before."""
+    """One job of a sweep, valid. ``name`` is what sets it apart from the others; ``folder`` is None for tasks that
+    leave none."""
 
+    name: str
     overrides: Overrides
-    folder: Path | None
-    finished: bool
-    task: str = "train"
+    config: DictConfig
+    sha256: str
+    task: str
+    iterations: int
+    folder: RunFolder | None
+    before: Before
+
+    @property
+    def key(self) -> str:
+        """What tells it from the sweep's other jobs."""
+        return " ".join(self.overrides) if self.folder is None else str(self.folder.path)
+
+    def stored(self) -> Ended | None:
+        """What the folder says of a run of this very config that has come to an end, or None."""
+        from mmo_rl.cli.job import same_config
+
+        status = None if self.folder is None else self.folder.status()
+        if status is None or not same_config(status, self.sha256):
+            return None
+        if status["status"] == "done":
+            return Ended("done", status.get("result"))
+        if status["status"] in ("failed", "interrupted"):
+            return Ended(status["status"], error=MmoRlError(status.get("error") or status["status"]))
+        return None
+
+    def is_running(self) -> bool:
+        """Whether some process is at work in the folder."""
+        return self.folder is not None and (self.folder.status() or {}).get("status") == "running"
 
 
-class Sweep:
-    """The jobs of a sweep, all of them valid."""
+@dataclass(frozen=True)
+class Ended:
+    """How a job of this sweep ended; ``skipped`` is one that was done before."""
 
-    def __init__(self, jobs: Sequence[Job]) -> None:
-        self._jobs = jobs
-        everywhere = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
-        self._names = [" ".join(o for o in job.overrides if o not in everywhere) or "(defaults)" for job in jobs]
+    status: Literal["done", "skipped", "failed", "not ready", "interrupted", "not started"]
+    value: Any = None
+    error: BaseException | None = None
 
-    @classmethod
-    def checked(cls, sweep: Sequence[Overrides], compose: Callable[[Overrides], DictConfig]) -> Sweep:
-        """Composes and validates every job. Raises one `ConfigError` that names each bad job by its overrides."""
-        jobs: list[Job] = []
-        wrong: list[str] = []
-        for overrides in sweep:
-            try:
-                jobs.append(_checked(overrides, compose))
-            except (MmoRlError, HydraException, OmegaConfBaseException) as error:
-                wrong.append(f"{' '.join(overrides)}\n    {_told(error, overrides)}")
-        if wrong:
-            listed = "\n  ".join([*wrong[:10], *([f"... and {len(wrong) - 10} more"] if len(wrong) > 10 else [])])
-            raise ConfigError(
-                f"{len(wrong)} of the {len(sweep)} jobs of this sweep cannot run; nothing was started\n  {listed}"
-            )
-        return cls(jobs)
+    @property
+    def failed(self) -> bool:
+        return self.status in ("failed", "not ready")
 
-    def report(self, results: Sequence[JobReturn]) -> None:
-        """Prints a line a job; raises `MmoRlError` where one failed."""
-        from rich.console import Console
-        from rich.table import Table
-
-        if self._tell_together(results):
-            return
-        table = Table("job", "status", "result", "run folder", box=None, pad_edge=False, title_justify="left")
-        for column in table.columns:
-            column.overflow = "fold"
-        failed = 0
-        for job, name, result in zip(self._jobs, self._names, results, strict=True):
-            status, shown = "done", ""
-            if result.status == JobStatus.FAILED:
-                failed += 1
-                error = _error_of(result)
-                status = "not ready" if isinstance(error, NotReady) else "failed"
-                shown = (str(error) or type(error).__name__).splitlines()[0]
-            elif job.finished:
-                status = "skipped (was done)"
-            if result.status == JobStatus.COMPLETED and isinstance(result.return_value, (int, float)):
-                shown = f"{result.return_value:.4g}"
-            table.add_row(name, status, shown, "" if job.folder is None else str(job.folder))
-        Console(soft_wrap=True).print(table)
-        if failed:
-            raise _failure([_error_of(r) for r in results if r.status == JobStatus.FAILED], len(results))
-
-    def _tell_together(self, results: Sequence[JobReturn]) -> bool:
-        """Whether the task prints the results of all jobs at once, and did; not where one failed."""
-        from rich.console import Console
-
-        from mmo_rl.cli.settings import task_module
-
-        tasks = {job.task for job in self._jobs}
-        tell = getattr(task_module(tasks.pop()), "tell", None) if len(tasks) == 1 else None
-        if tell is None or any(result.status == JobStatus.FAILED for result in results):
-            return False
-        tell([(name, r.return_value) for name, r in zip(self._names, results, strict=True)], Console())
-        return True
+    @property
+    def told(self) -> str:
+        """The result, or the reason in one line."""
+        if self.error is not None:
+            return (str(self.error) or type(self.error).__name__).splitlines()[0]
+        number = isinstance(self.value, (int, float)) and not isinstance(self.value, bool)
+        return f"{self.value:.4g}" if number else ""
 
 
-def _failure(errors: Sequence[BaseException], jobs: int) -> MmoRlError:
-    """What a sweep with failed jobs ends with: exit code 3 where all that failed is readiness, else 1."""
-    if all(isinstance(error, NotReady) for error in errors):
-        return NotReady(f"{len(errors)} of the {jobs} jobs are not ready")
-    return MmoRlError(
-        f"{len(errors)} of the {jobs} jobs failed",
+def checked(sweep: Sequence[Overrides], compose: Callable[[Overrides], DictConfig]) -> list[Job]:
+    """Composes and validates every job, once; two that are the same become one. Raises one `ConfigError` that names
+    each bad job by its overrides."""
+    jobs: dict[str, Job] = {}
+    wrong: list[str] = []
+    everywhere = set.intersection(*map(set, sweep)) if len(sweep) > 1 else set()
+    for overrides in sweep:
+        name = " ".join(o for o in overrides if o not in everywhere) or "(defaults)"
+        try:
+            job = _checked(name, overrides, compose)
+        except (MmoRlError, HydraException, OmegaConfBaseException) as error:
+            wrong.append(f"{' '.join(overrides)}\n    {_explained(error, overrides)}")
+        else:
+            jobs.setdefault(job.key, job)
+    if wrong:
+        listed = "\n  ".join([*wrong[:10], *([f"... and {len(wrong) - 10} more"] if len(wrong) > 10 else [])])
+        raise ConfigError(
+            f"{len(wrong)} of the {len(sweep)} jobs of this sweep cannot run; nothing was started\n  {listed}"
+        )
+    return list(jobs.values())
+
+
+def announce(jobs: Sequence[Job], console: Console) -> None:
+    """Says what an earlier sweep left to do; nothing where all is new."""
+    counts = Counter(job.before for job in jobs)
+    told = {
+        "done": "done before, skipped",
+        "failed": "failed before, run again",
+        "interrupted": "stopped half way, continued",
+        "changed": "of another configuration than now, run anew (the old folders are kept)",
+        "running": "at work in another process, waited for",
+        "new": "new",
+    }
+    if set(counts) != {"new"} and any(job.folder is not None for job in jobs):
+        console.print(f"{len(jobs)} jobs, of which", highlight=False)
+        for state, words in told.items():
+            if counts[state]:  # type: ignore[index]
+                console.print(f"  {counts[state]:>3} {words}", highlight=False)  # type: ignore[index]
+
+
+def report(jobs: Sequence[Job], ended: Sequence[Ended], console: Console) -> None:
+    """Prints the table; raises `MmoRlError` where a job failed (`NotReady` where readiness is all that did)."""
+    if not _tell_together(jobs, ended, console):
+        print_table(jobs, ended, console)
+    raise_failures(ended)
+
+
+def print_table(jobs: Sequence[Job], ended: Sequence[Ended], console: Console) -> None:
+    from rich.table import Table
+
+    table = Table("job", "status", "result", "run folder", box=None, pad_edge=False, title_justify="left")
+    for column in table.columns:
+        column.overflow = "fold"
+    for job, end in zip(jobs, ended, strict=True):
+        status = "skipped (was done)" if end.status == "skipped" else end.status
+        place = ""
+        if job.folder is not None and end.status != "not started":
+            log = job.folder.log_path
+            place = str(log if end.failed and log.exists() else job.folder.path)
+        table.add_row(job.name, status, end.told, place)
+    console.print(table, soft_wrap=True)
+    counts = Counter(end.status for end in ended)
+    console.print(", ".join(f"{n} {status}" for status, n in counts.items()), highlight=False)
+
+
+def raise_failures(ended: Sequence[Ended]) -> None:
+    """Raises where a job failed: exit code 3 where all that failed is readiness, else 1."""
+    failures = [end for end in ended if end.failed]
+    if not failures:
+        return
+    if all(end.status == "not ready" for end in failures):
+        raise NotReady(f"{len(failures)} of the {len(ended)} jobs are not ready")
+    raise MmoRlError(
+        f"{len(failures)} of the {len(ended)} jobs failed",
         hint="the log.txt in their folders says why; the same command repeats only those",
     )
 
 
-def _checked(overrides: Overrides, compose: Callable[[Overrides], DictConfig]) -> Job:
-    from mmo_rl.cli.job import same_config
+def _tell_together(jobs: Sequence[Job], ended: Sequence[Ended], console: Console) -> bool:
+    """Whether the task prints the results of all jobs at once, and did; not where one failed."""
+    from mmo_rl.cli.settings import task_module
+
+    tasks = {job.task for job in jobs}
+    tell = getattr(task_module(tasks.pop()), "tell", None) if len(tasks) == 1 else None
+    if tell is None or any(end.status not in ("done", "skipped") for end in ended):
+        return False
+    tell([(job.name, end.value) for job, end in zip(jobs, ended, strict=True)], console)
+    return True
+
+
+def _checked(name: str, overrides: Overrides, compose: Callable[[Overrides], DictConfig]) -> Job:
     from mmo_rl.cli.settings import check_task, config_sha256, validate
-
-    config = compose(overrides)
-    folder = Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir
-    task_config = OmegaConf.masked_copy(config, [str(k) for k in config if k != "hydra"])
-    settings = validate(task_config)
-    if folder.resolve() == project_root():
-        check_task(settings, overrides)
-        return Job(overrides, None, finished=False, task=settings.task)
-
     from mmo_rl.report.run_folder import RunFolder
 
-    status = RunFolder(folder).status()
-    finished = status is not None and status["status"] == "done" and same_config(status, config_sha256(settings))
-    if not finished:
+    config = compose(overrides)
+    path = Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir
+    settings = validate(OmegaConf.masked_copy(config, [str(k) for k in config if k != "hydra"]))
+    folder = None if path.resolve() == project_root() else RunFolder(path)
+    sha256 = config_sha256(settings)
+    before = _before(None if folder is None else folder.status(), sha256)
+    if before != "done":
         check_task(settings, overrides)
-    return Job(overrides, folder, finished, settings.task)
+    return Job(name, overrides, config, sha256, settings.task, settings.iterations, folder, before)
 
 
-def _told(error: Exception, overrides: Overrides) -> str:
+def _before(status: Mapping[str, Any] | None, sha256: str) -> Before:
+    from mmo_rl.cli.job import same_config
+
+    if status is None:
+        return "new"
+    state: Before = status["status"]
+    return state if state == "running" or same_config(dict(status), sha256) else "changed"
+
+
+def _explained(error: Exception, overrides: Overrides) -> str:
     from mmo_rl.cli.explain import explain
 
     return explain(error, overrides).message.replace("\n", "\n    ")
-
-
-def _error_of(result: JobReturn) -> Any:
-    return result._return_value

@@ -1,0 +1,92 @@
+"""Submitit's launchers, of which a job that dies takes no other with it, and of which the local one has a limit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, JobStatus
+
+from mmo_rl.errors import MmoRlError
+
+POLL_S = 0.2
+
+try:
+    from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf  # type: ignore[import-untyped]
+    from hydra_plugins.hydra_submitit_launcher.submitit_launcher import (  # type: ignore[import-untyped]
+        BaseSubmititLauncher,
+    )
+except ImportError:  # the extra `slurm` brings it
+    pass
+else:
+
+    class IndependentJobs(BaseSubmititLauncher):
+        """Submits jobs, at most ``n_jobs`` at a time (None: all at once, the queue decides), and waits for all of them.
+
+        A job whose process died, was killed or ran out of time is a failed `JobReturn` and stops no other; an interrupt
+        cancels those that have not ended.
+        """
+
+        def __init__(self, n_jobs: int | None = None, **params: Any) -> None:
+            super().__init__(**params)
+            self._n_jobs = n_jobs
+
+        def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+            executor = self._executor()
+            calls = [
+                (list(overrides), "hydra.sweep.dir", number, f"job_id_for_{number}", Singleton.get_state())
+                for number, overrides in enumerate(job_overrides, start=initial_job_idx)
+            ]
+            jobs: list[Any] = []
+            try:
+                while len(jobs) < len(calls):
+                    working = sum(not job.done() for job in jobs)
+                    free = len(calls) if self._n_jobs is None else self._n_jobs - working
+                    if more := calls[len(jobs) : len(jobs) + max(0, free)]:
+                        jobs += executor.map_array(self, *zip(*more, strict=True))
+                    else:
+                        time.sleep(POLL_S)
+                while not all(job.done() for job in jobs):
+                    time.sleep(POLL_S)
+            except BaseException:
+                for job in jobs:
+                    job.cancel(check=False)
+                raise
+            return [_returned(job, call[0]) for job, call in zip(jobs, calls, strict=True)]
+
+        def _executor(self) -> Any:
+            import submitit
+            from omegaconf import OmegaConf
+
+            params = dict(self.params)
+            folder = params.pop("submitit_folder")
+            timeouts = {f"{self._EXECUTOR}_{k}": params.pop(k) for k in ("max_num_timeout",) if k in params}
+            executor = submitit.AutoExecutor(cluster=self._EXECUTOR, folder=folder, **timeouts)
+            common = set(OmegaConf.structured(BaseQueueConf).keys())
+            executor.update_parameters(
+                **{k if k in common else f"{self._EXECUTOR}_{k}": value for k, value in params.items()}
+            )
+            return executor
+
+    class SubmititLocal(IndependentJobs):
+        _EXECUTOR = "local"
+
+    class SubmititSlurm(IndependentJobs):
+        _EXECUTOR = "slurm"
+
+
+def _returned(job: Any, overrides: list[str]) -> JobReturn:
+    from submitit.core.utils import FailedJobError, UncompletedJobError
+
+    try:
+        returned: JobReturn = job.results()[0]
+    except (FailedJobError, UncompletedJobError):
+        error = MmoRlError(
+            f"its process died (killed, out of memory or out of time), state {job.state}",
+            hint=f"its output: {job.paths.stderr}; the same command continues",
+        )
+        returned = JobReturn(overrides=overrides, status=JobStatus.FAILED)
+        returned.return_value = error
+    return returned

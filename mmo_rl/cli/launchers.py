@@ -1,0 +1,50 @@
+"""What launchers need of the machine: how many jobs fit on it at once, and the package that brings each of them."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from mmo_rl.errors import ConfigError
+
+EXTRAS = {
+    "hydra_joblib_launcher": "sweep",
+    "submitit": "slurm",
+    "hydra_ray_launcher": "ray",
+}
+"""What is named in a launcher's class, by the extra that installs its package."""
+
+
+def jobs_at_once(gigabytes: float = 4.0) -> int:
+    """How many jobs of ``gigabytes`` of memory each run side by side here: at most one a processor, at least 1."""
+    return max(1, min(_processors(), int(_memory_gb() // gigabytes)))
+
+
+def launcher_missing(config: DictConfig, error: Exception) -> Exception:
+    """What to raise where Hydra cannot make the launcher: which package to install, or ``error`` itself."""
+    target = str(config.hydra.launcher.get("_target_"))
+    choice = str(config.hydra.runtime.choices.get("hydra/launcher"))
+    for part, extra in EXTRAS.items():
+        if part in target:
+            return ConfigError(
+                f"hydra/launcher={choice} needs a package that is not installed", hint=f"pip install 'mmo-rl[{extra}]'"
+            )
+    return error
+
+
+def _processors() -> int:
+    """Those that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _memory_gb() -> float:
+    """Of the machine, or of the container where that is less."""
+    sizes = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")] if hasattr(os, "sysconf") else [8 * 2**30]
+    with suppress(OSError, ValueError):  # no limit is the word "max"
+        sizes.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(sizes) / 2**30

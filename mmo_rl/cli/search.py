@@ -1,0 +1,260 @@
+"""A search over keys: a study that outlives its process, in ``runs/<name>/optuna.db``.
+
+A study belongs to one command (what is searched, what is fixed, the resolved config): the same command continues it,
+another one begins its own in the same file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from hydra.core.override_parser.types import IntervalSweep, Override
+
+from mmo_rl.cli.sweep import Ended, Job
+from mmo_rl.errors import ConfigError
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+    from optuna.study import Study
+    from optuna.trial import FrozenTrial, Trial
+
+Direction = Literal["maximize", "minimize"]
+Sampler = Literal["tpe", "random", "grid"]
+_ERROR, _FOLDER = "error", "folder"
+
+
+@dataclass(frozen=True)
+class Space:
+    """What is searched, by key, and the overrides that every trial shares."""
+
+    searched: Mapping[str, BaseDistribution]
+    fixed: Sequence[str]
+
+    @classmethod
+    def of(cls, parsed: Sequence[Override]) -> Space:
+        """From overrides in Hydra's sweep syntax; the last of several for one key counts."""
+        last = {override.get_key_element(): override for override in parsed}
+        searched = {key: _distribution(o) for key, o in last.items() if o.is_sweep_override()}
+        fixed = [f"{key}={o.get_value_element_as_str()}" for key, o in last.items() if not o.is_sweep_override()]
+        if not searched:
+            raise ConfigError(
+                "there is nothing to search: no key has several values",
+                hint="give one: trainer.learning_rate='tag(log,interval(1e-5,1e-2))', sampler=hourly,daily, or "
+                "hydra.sweeper.params in an experiment",
+            )
+        return cls(searched, fixed)
+
+    def overrides(self, params: Mapping[str, Any]) -> list[str]:
+        """The whole command of one trial."""
+        return [*self.fixed, *named(params, self.searched)]
+
+    def first(self) -> dict[str, Any]:
+        """A point of the space: of each key the first choice or the lowest value, but inside of an interval."""
+
+        def one(distribution: Any) -> Any:
+            if hasattr(distribution, "choices"):
+                return distribution.choices[0]
+            inside = isinstance(distribution.low, float) and distribution.step is None
+            return distribution.low + (distribution.high - distribution.low) * 0.382 if inside else distribution.low
+
+        return {key: one(distribution) for key, distribution in self.searched.items()}
+
+    def grid(self) -> dict[str, list[Any]]:
+        """Every value of every key; raises `ConfigError` where a key has endlessly many."""
+        return {key: _values(key, distribution) for key, distribution in self.searched.items()}
+
+
+def named(params: Mapping[str, Any], keys: Sequence[str] | Mapping[str, Any]) -> list[str]:
+    return [f"{key}={params[key]}" for key in keys if key in params]
+
+
+class Search:
+    """One study: `ask` for trials, `tell` how their jobs ended."""
+
+    def __init__(self, study: Study, space: Space, *, n_trials: int, sampler: Sampler, seed: int, n_jobs: int) -> None:
+        from optuna.trial import TrialState
+
+        self._study = study
+        self._space = space
+        self._n_trials = n_trials
+        self._sampler = sampler
+        self._seed = seed
+        self._n_jobs = n_jobs
+        self._failed_now = 0
+        self._states = TrialState
+        self.again = self._queue_failed()
+        """How many trials failed or were killed before, and are run again."""
+        if sampler == "grid":
+            grid = space.grid()
+            for values in itertools.product(*grid.values()):
+                study.enqueue_trial(dict(zip(grid, values, strict=True)), skip_if_exists=True)
+
+    @property
+    def finished(self) -> int:
+        return sum(t.state == self._states.COMPLETE for t in self._study.trials)
+
+    def trials(self) -> list[FrozenTrial]:
+        """All that have begun."""
+        return [t for t in self._study.trials if t.state != self._states.WAITING]
+
+    def best(self) -> FrozenTrial | None:
+        return self._study.best_trial if self.finished else None
+
+    def ask(self) -> list[Trial]:
+        """The next batch; empty when there are enough. A trial that fails now is not tried again before the next
+        start."""
+        trials: list[Trial] = []
+        room = min(self._n_jobs, self._n_trials - self.finished - self._failed_now)
+        for _ in range(room):
+            known = self._study.trials
+            # Numbers depend on how many trials there are, so that a search that goes on does not repeat its first ones.
+            self._study.sampler = self._make_sampler((self._seed + len(known)) % 2**32)
+            waiting = any(t.state == self._states.WAITING for t in known)
+            if self._sampler == "grid" and not waiting:
+                break
+            trials.append(self._study.ask(dict(self._space.searched)))
+        return trials
+
+    def tell(self, trial: Trial, end: Ended, folder: Path | None) -> None:
+        """Records a trial's end: its number, or that it failed and why."""
+        if folder is not None:
+            trial.set_user_attr(_FOLDER, str(folder))
+        value = end.value
+        if end.status in ("done", "skipped") and _is_number(value):
+            self._study.tell(trial, value)
+            return
+        reason = end.told or end.status
+        if end.status in ("done", "skipped"):
+            reason = f"its job returned {value!r}, and a search needs a number"
+        trial.set_user_attr(_ERROR, reason)
+        self._study.tell(trial, state=self._states.FAIL)
+        self._failed_now += 1
+
+    def _queue_failed(self) -> int:
+        """Trials that failed, or that a killed search left unfinished, are to be run again, each once."""
+        for trial in self._study.trials:
+            if trial.state == self._states.RUNNING:
+                self._study.tell(trial.number, state=self._states.FAIL)
+        trials = self._study.trials
+        taken = [t.params for t in trials if t.state == self._states.COMPLETE]
+        taken += [t.system_attrs.get("fixed_params", {}) for t in trials if t.state == self._states.WAITING]
+        for trial in trials:
+            if trial.state == self._states.FAIL and trial.params and trial.params not in taken:
+                self._study.enqueue_trial(trial.params)
+                taken.append(trial.params)
+        failed = [t.params for t in trials if t.state == self._states.FAIL]
+        waiting = [t for t in self._study.trials if t.state == self._states.WAITING]
+        return sum(t.system_attrs.get("fixed_params") in failed for t in waiting)
+
+    def _make_sampler(self, seed: int) -> Any:
+        from optuna import samplers
+
+        if self._sampler == "tpe":
+            return samplers.TPESampler(seed=seed)
+        return samplers.RandomSampler(seed=seed)
+
+
+@contextmanager
+def opened(path: Path, *, job: Job, space: Space, direction: Direction) -> Iterator[Study]:
+    """The study of this very search, for this process alone. ``job`` is one of its jobs, for the config's fingerprint.
+
+    Raises `ConfigError` where another process is at this file.
+    """
+    import optuna
+    from filelock import FileLock, Timeout
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_suffix(".lock"), is_singleton=False)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ConfigError(
+            f"another process is at the search in {path}", hint="wait for it, or give this one another name: name=..."
+        ) from None
+    storage = None
+    try:
+        storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
+        yield optuna.create_study(
+            storage=storage, study_name=_name(job, space, direction), direction=direction, load_if_exists=True
+        )
+    finally:
+        if storage is not None:
+            storage.remove_session()
+            storage.engine.dispose()
+        lock.release()
+
+
+def other_studies(study: Study) -> int:
+    """How many studies of other commands or configs the same file holds."""
+    return len(study._storage.get_all_studies()) - 1
+
+
+def ended_of(trial: FrozenTrial) -> Ended:
+    """A trial as a row of the table."""
+    from optuna.trial import TrialState
+
+    if trial.state == TrialState.COMPLETE:
+        return Ended("done", trial.value)
+    return Ended("failed", error=ConfigError(trial.user_attrs.get(_ERROR, "it was killed")))
+
+
+def folder_of(trial: FrozenTrial) -> Path | None:
+    folder = trial.user_attrs.get(_FOLDER)
+    return None if folder is None else Path(folder)
+
+
+def _name(job: Job, space: Space, direction: str) -> str:
+    from optuna.distributions import distribution_to_json
+
+    searched = {key: distribution_to_json(distribution) for key, distribution in space.searched.items()}
+    text = json.dumps([sorted(searched.items()), sorted(space.fixed), direction, job.sha256])
+    return hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
+
+
+def _distribution(override: Override) -> BaseDistribution:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    value: Any = override.value()
+    if isinstance(value, IntervalSweep):
+        assert value.start is not None
+        assert value.end is not None
+        log = "log" in value.tags
+        if value.start > value.end or (log and value.start <= 0):
+            raise ConfigError(
+                f"{override.input_line}: expected interval(low, high) with low <= high" + (", low > 0" if log else "")
+            )
+        if isinstance(value.start, int) and isinstance(value.end, int):
+            return IntDistribution(value.start, value.end, log=log)
+        return FloatDistribution(value.start, value.end, log=log)
+    choices = list(override.sweep_string_iterator())
+    if override.is_range_sweep() and not value.shuffle and choices:
+        numbers = [float(choice) for choice in choices]
+        if all(choice.lstrip("-").isdigit() for choice in choices):
+            return IntDistribution(int(min(numbers)), int(max(numbers)), step=abs(int(value.step)))
+        return FloatDistribution(min(numbers), max(numbers), step=abs(float(value.step)))
+    return CategoricalDistribution(choices)
+
+
+def _values(key: str, distribution: Any) -> list[Any]:
+    if hasattr(distribution, "choices"):
+        return list(distribution.choices)
+    if distribution.step is None or distribution.log:
+        raise ConfigError(
+            f"{key}: an interval has no grid",
+            hint=f"{key}=range(low,high,step), {key}=a,b,c, or hydra.sweeper.sampler=tpe",
+        )
+    count = round((distribution.high - distribution.low) / distribution.step) + 1
+    return list(itertools.islice(itertools.count(distribution.low, distribution.step), count))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
