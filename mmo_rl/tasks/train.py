@@ -191,7 +191,7 @@ class Loop:
         """Trains on the policy view alone and registers the new version with the trajectories it came from."""
         from mmo_rl.trainer.policy_view import training_groups
 
-        groups = training_groups(scored)
+        groups = training_groups(scored, self.trainer.assistant_turns)
         if self.registry is None:
             return await self.trainer.train(groups, iteration=iteration)
         batch_id = f"{self.context.settings.name}-{self.folder.run_id()}-{iteration:04d}"

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from mmo_rl.types import PolicyVersion, Trained, TrainingGroup
+
+AssistantTurns = Literal["action", "all"]
+"""Whose answers are trained: `mmo_rl.trainer.policy_view.policy_calls`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +28,11 @@ class Trainer(Protocol):
 
     ``train`` raises `TrainerError` where there was signal (a group whose rewards differ) but no gradient step, and
     publishes nothing then. Every published version is durable: ``resume`` gives the newest one, or the base model.
+    ``assistant_turns`` says which answers it wants in the groups.
     """
 
     capabilities: Capabilities
+    assistant_turns: AssistantTurns
 
     async def resume(self, version: int | None = None) -> PolicyVersion: ...
 

@@ -14,7 +14,7 @@ from pydantic import Field
 from mmo_rl.errors import TrainerError
 from mmo_rl.rng import derive_seed
 from mmo_rl.trainer.art_adapter import LossName, answer_tokens, pack, policy_loss
-from mmo_rl.trainer.base import Capabilities
+from mmo_rl.trainer.base import AssistantTurns, Capabilities
 from mmo_rl.trainer.checkpoints import Checkpoints
 from mmo_rl.types import PolicyVersion, Trained, TrainingGroup
 
@@ -29,6 +29,7 @@ class LocalTrainer:
     row and ``rows_per_step`` how many of them make a gradient step; ``clip_epsilon`` of PPO; ``max_grad_norm`` of
     gradient clipping. ``missing_logprobs`` says what to do with answers recorded without logprobs: ``score`` them once
     with the policy as it is before the update, train them as plain ``reinforce``, or ``refuse``.
+    ``assistant_turns`` takes the answers that chose an ``action``, or ``all`` (`mmo_rl.trainer.policy_view`).
 
     Checkpoints are folders ``checkpoints/NNNN`` in the run folder, in Hugging Face format with the optimizer's state
     beside them; a folder appears whole or not at all.
@@ -47,6 +48,7 @@ class LocalTrainer:
         clip_epsilon: Annotated[float, Field(gt=0, lt=1)] = 0.2,
         max_grad_norm: Annotated[float, Field(gt=0)] = 1.0,
         missing_logprobs: Literal["score", "reinforce", "refuse"] = "score",
+        assistant_turns: AssistantTurns = "action",
         device: Literal["cpu", "cuda"] = "cpu",
         seed: int,
         model_location: str,
@@ -62,6 +64,7 @@ class LocalTrainer:
         self._clip_epsilon = clip_epsilon
         self._max_grad_norm = max_grad_norm
         self._missing_logprobs = missing_logprobs
+        self.assistant_turns: AssistantTurns = assistant_turns
         self._device = device
         self._seed = seed
         self._checkpoints = Checkpoints(folder=checkpoints, name=model_name, base=model_location)
