@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Protocol
@@ -14,17 +13,11 @@ from pydantic import Field
 
 from mmo_rl.errors import TrainerError
 from mmo_rl.trainer.base import AssistantTurns, Capabilities
+from mmo_rl.trainer.export_card import FILES, readme, said, total
 from mmo_rl.trainer.export_formats import FormatName, Rows, art_rows, chat_rows, dpo_rows, require_finite
 from mmo_rl.types import JsonDict, PolicyVersion, Trained, TrainingGroup
 
 CARD, README = "card.json", "README.md"
-FILES: Mapping[FormatName, str] = {"art": "iteration", "chat": "chat", "dpo": "dpo"}
-"""How the files of each format begin; the number of the iteration follows."""
-SAID = {
-    "art": "ART JSONL: every answer with its prompt, reward and group",
-    "chat": "chats for supervised fine-tuning: the best share by reward",
-    "dpo": "preference pairs in TRL's conversational form: two answers to one prompt",
-}
 
 
 class Folder(Protocol):
@@ -112,10 +105,10 @@ class ExportTrainer:
         """Writes the data card: ``facts`` (judge, dropout, fingerprint, config...) and what the files hold. Returns a
         sentence about the whole."""
         files = self._card().get("files", [])
-        formats = {name: _total(name, [file for file in files if file["format"] == name]) for name in self._formats}
+        formats = {name: total(name, [file for file in files if file["format"] == name]) for name in self._formats}
         self._write(CARD, _json({"run": self._run, "formats": formats, "files": files, **facts}))
-        self._write(README, _readme(self._run, formats))
-        told = "; ".join(_said(name, total) for name, total in formats.items())
+        self._write(README, readme(self._run, formats))
+        told = "; ".join(said(name, whole) for name, whole in formats.items())
         return f"{told}: {self.folder}"
 
     async def aclose(self) -> None:
@@ -192,49 +185,3 @@ class ExportTrainer:
 
 def _json(value: Mapping[str, Any]) -> str:
     return json.dumps(value, indent=2) + "\n"
-
-
-def _total(name: FormatName, files: Sequence[JsonDict]) -> JsonDict:
-    """What the files of one format hold together; counts are sums over the iterations."""
-    left_out: Counter[str] = Counter()
-    for file in files:
-        left_out.update(file["left_out"])
-    counts: Counter[str] = Counter()
-    for file in files:
-        counts.update({key: value for key, value in file.items() if isinstance(value, int) and key != "iteration"})
-    return {
-        "what": SAID[name],
-        "files": [file["name"] for file in files if file["name"] is not None],
-        "rows": 0,
-        **counts,
-        "left_out": dict(left_out),
-    }
-
-
-def _said(name: FormatName, total: JsonDict) -> str:
-    if name != "art" or not total["rows"]:
-        return f"{total['rows']:,} {'pairs' if name == 'dpo' else 'chats' if name == 'chat' else 'histories'}"
-    return (
-        f"{total['rows']:,} histories of {total['trajectories']:,} trajectories in {total['groups']:,} groups,"
-        f" {total['with_logprobs']:,} with logprobs"
-    )
-
-
-def _readme(run: str, formats: Mapping[FormatName, JsonDict]) -> str:
-    """A dataset card as the Hugging Face hub reads it."""
-    present = {name: total for name, total in formats.items() if total["files"]}
-    configs = "".join(f"- config_name: {name}\n  data_files: {FILES[name]}-*.jsonl\n" for name in present)
-    lines = [
-        f"| `{name}` | {total['rows']:,} | {total['what']} | "
-        + (", ".join(f"{count:,} {reason}" for reason, count in total["left_out"].items()) or "nothing")
-        + " |"
-        for name, total in formats.items()
-    ]
-    return (
-        (f"---\nconfigs:\n{configs}---\n" if configs else "")
-        + f"# Training set of {run}\n\n"
-        + "Made by mmo-rl; `card.json` says of which data, who scored them, and what each file holds.\n\n"
-        + "| format | rows | what a row is | answers left out |\n|---|---|---|---|\n"
-        + "\n".join(lines)
-        + "\n"
-    )

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
@@ -252,6 +253,26 @@ async def test_the_same_iteration_again_gives_the_same_bytes(tmp_path: Path) -> 
     assert written[0].keys() >= {"iteration-0000.jsonl", "chat-0000.jsonl", "dpo-0000.jsonl"}
     await exporter(tmp_path, min_margin=1.0).train(groups, iteration=0)
     assert not (tmp_path / "export" / "dpo-0000.jsonl").exists()
+
+
+async def test_the_dataset_card_names_every_column_of_every_file(scored: Make, tmp_path: Path) -> None:
+    """`datasets` takes the columns of the first file for those of all, unless it is told; tokens come second here."""
+    trainer = exporter(tmp_path)
+    for iteration in (0, 1):
+        await trainer.train(training_groups([scored(steps=2, logprobs=iteration == 1)]), iteration=iteration)
+    trainer.describe({})
+    header = yaml.safe_load((tmp_path / "export" / "README.md").read_text().split("---\n")[1])
+    assert [c["config_name"] for c in header["configs"]] == ["art", "chat", "dpo"]
+    for config, info in zip(header["configs"], header["dataset_info"], strict=True):
+        files = sorted((tmp_path / "export").glob(config["data_files"]))
+        rows = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+        columns = {feature["name"]: feature for feature in info["features"]}
+        assert len(files) == 2 and {key for row in rows for key in row} <= columns.keys()
+        for row in rows:
+            for key in ("messages", "prompt", "chosen", "rejected"):
+                named = {part["name"] for part in columns.get(key, {"list": []})["list"]}
+                assert all(message.keys() <= named for message in row.get(key, []))
+            assert row.get("metadata", {}).keys() <= {p["name"] for p in columns.get("metadata", {}).get("struct", [])}
 
 
 async def test_whose_answers_are_exported_is_told(scored: Make, tmp_path: Path) -> None:
