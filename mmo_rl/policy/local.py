@@ -24,19 +24,26 @@ HUB_TIMEOUT_S = 10.0
 
 
 def load_model(
-    location: str, *, device: str = "cpu", threads: int | None = None, cache: Path | None = None
+    location: str,
+    *,
+    device: str = "cpu",
+    threads: int | None = None,
+    dtype: str | None = None,
+    cache: Path | None = None,
 ) -> tuple[Any, Any]:
-    """The transformers model (float32 on a CPU, bfloat16 on CUDA) and its tokenizer. ``threads`` of the processor
-    compute from then on in this process, whatever the environment says (None: as it was).
+    """The transformers model and its tokenizer.
+
     ``location`` is a folder, a hub id or a GGUF file; the last is unpacked into ``cache`` the first time (None: every
-    time).
+    time). A folder that holds a LoRA adapter gives the base model that it names, with the adapter at work. Weights are
+    kept in ``dtype`` (None: float32 on a CPU, bfloat16 on CUDA). ``threads`` of the processor compute from then on in
+    this process, whatever the environment says (None: as it was).
 
     Raises `PolicyError` where they cannot be loaded or the tokenizer has no chat template.
     """
     if is_gguf(location):
         with tempfile.TemporaryDirectory(prefix="mmo_rl-") if cache is None else nullcontext(cache) as folder:
             unpacked_to = str(_unpacked(location, Path(folder)))
-            return load_model(unpacked_to, device=device, threads=threads)
+            return load_model(unpacked_to, device=device, threads=threads, dtype=dtype)
     try:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -49,10 +56,10 @@ def load_model(
         torch.set_num_threads(threads)
     # The bars of transformers would break those of a run.
     disable_progress_bar()
-    dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
+    kept = getattr(torch, dtype or ("bfloat16" if device.startswith("cuda") else "float32"))
     try:
         tokenizer = AutoTokenizer.from_pretrained(location)
-        model = AutoModelForCausalLM.from_pretrained(location, dtype=dtype).to(device)
+        model = AutoModelForCausalLM.from_pretrained(location, dtype=kept).to(device)
     except (OSError, ValueError) as error:
         raise PolicyError(
             f"could not load the model {location}: {str(error).splitlines()[0]}",

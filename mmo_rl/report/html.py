@@ -28,14 +28,18 @@ CURVES = (
     Curve("judge/score_std", "Spread of scores in a group", "", "no spread, no signal"),
     Curve("judge/oracle_tau", "Judge's agreement with the oracle", "", "Kendall's tau-b inside windows, -1 to 1"),
     Curve("judge/pnl_tau", "Judge's agreement with P&L", "", "Kendall's tau-b inside windows, -1 to 1"),
+    Curve("train/reward_mean", "Mean reward", "", "of all that was judged; relative inside a group"),
+    Curve("train/zero_variance_share", "Groups without contrast", "share", "equal rewards, nothing to learn"),
     Curve("train/entropy", "Entropy", "", "nats a token; a collapse to 0 ends exploration"),
     Curve("train/kl", "KL divergence", "", "from the policy that played"),
+    Curve("train/kl_base", "KL divergence from the base", "", "k3 estimate over the trained tokens"),
     Curve("train/loss", "Loss"),
     Curve("train/grad_norm", "Gradient norm", "", "before clipping"),
-    Curve(
-        "train/unknown_logprobs_share", "Tokens with unknown logprobs", "share", "scored once with the policy as it was"
-    ),
+    Curve("train/unknown_logprobs_share", "Tokens with unknown logprobs", "share", "see trainer.missing_logprobs"),
     Curve("train/clip_fraction", "Clipped tokens", "share", "moved further than one update may"),
+    Curve("train/unclipped_tokens_share", "Tokens trained without a clip", "share", "as plain REINFORCE"),
+    Curve("train/stale_tokens_share", "Answers of other policies", "share", "of the tokens whose policy is known"),
+    Curve("train/version_lag", "Policy lag", "", "versions between who answered and who is trained"),
     Curve("train/gradient_steps", "Gradient steps"),
     Curve("train/tokens", "Trained tokens"),
     Curve("train/tokens_per_s", "Trained tokens a second"),
@@ -175,6 +179,16 @@ def _judge(summary: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
         ("groups without signal", _count(flat), False),
         ("gradient steps", _count(summary.get("train/gradient_steps")), False),
         ("trained tokens", _count(summary.get("train/tokens")), False),
+        *_unusual(summary),
+    ]
+
+
+def _unusual(summary: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
+    """What is worth a word only where it is there."""
+    long, unclipped = summary.get("train/histories_too_long"), summary.get("train/unclipped_tokens_share")
+    return [
+        *([("histories longer than the context", _count(long), True)] if long else []),
+        *([("tokens trained without a clip", amount(unclipped, "share"), True)] if unclipped else []),
     ]
 
 

@@ -73,6 +73,7 @@ def build_summary(
         "train/tokens": sum(t.tokens for t in trained),
         "train/tokens_selected": _total([t.tokens_selected for t in trained]),
         "train/groups_skipped_zero_variance": sum(t.groups_skipped_zero_variance for t in trained),
+        **_trained_how(trained),
     }
     e = evaluations
     for prefix, base, tuned in (
@@ -88,6 +89,18 @@ def build_summary(
     summary |= {f"time/{stage}_s": None for stage in STAGES}
     summary |= {f"time/{stage}_s": round(seconds, 3) for stage, seconds in stage_seconds.items()}
     return summary
+
+
+def _trained_how(trained: Sequence[Trained]) -> dict[str, float]:
+    """Shares of all trained tokens, and what was left out; nothing where the trainer doesn't say."""
+    numbers: dict[str, float] = {}
+    tokens = sum(t.tokens for t in trained)
+    for share in ("unknown_logprobs_share", "unclipped_tokens_share"):
+        told = [t.metrics[share] * t.tokens for t in trained if share in t.metrics]
+        if told and tokens:
+            numbers[f"train/{share}"] = sum(told) / tokens
+    too_long = [t.metrics["histories_too_long"] for t in trained if "histories_too_long" in t.metrics]
+    return numbers | ({"train/histories_too_long": sum(too_long)} if too_long else {})
 
 
 def _total(counts: Sequence[int | None]) -> int | None:

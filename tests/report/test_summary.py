@@ -125,6 +125,17 @@ def test_training_and_time_are_sums() -> None:
     assert (result["time/judge_s"], result["time/render_s"], result["time/select_s"]) == (1.5, 0.125, None)
 
 
+def test_how_tokens_were_trained_is_weighted_by_tokens_and_left_out_where_nobody_says() -> None:
+    def trained(tokens: int, unclipped: float, too_long: int) -> Trained:
+        metrics = {"unknown_logprobs_share": 1.0, "unclipped_tokens_share": unclipped, "histories_too_long": too_long}
+        return Trained(PolicyVersion("p", 1, "w"), 4, tokens, 0, metrics)
+
+    result = summarise(Evaluations(), trained=[trained(1000, 1.0, 2), trained(3000, 0.0, 1)])
+    assert result["train/unclipped_tokens_share"] == 0.25 and result["train/unknown_logprobs_share"] == 1.0
+    assert result["train/histories_too_long"] == 3
+    assert "train/unclipped_tokens_share" not in summarise(Evaluations())
+
+
 def test_evaluation_by_hand() -> None:
     result = summarise(
         Evaluations(base=measured("b", 20), trained=measured("t", 50), oracle=measured("o", 100), base_greedy=None)

@@ -10,7 +10,7 @@ import pytest
 
 from mmo_rl.policy.local import load_model
 from mmo_rl.policy.model import SHIPPED
-from mmo_rl.trainer.art_adapter import answer_tokens, pack, to_art_group
+from mmo_rl.trainer.art_adapter import pack, to_art_group
 from mmo_rl.trainer.base import AssistantTurns
 from mmo_rl.trainer.local import LocalTrainer
 from mmo_rl.trainer.policy_view import training_groups
@@ -85,7 +85,6 @@ def test_all_assistant_turns_are_trained_when_asked(scored: Make, decisions: boo
         packed = pack(tokenizer, groups, packed_tokens=512, seed=0)
         assert packed is not None
         mask = packed["assistant_mask"]
-        assert int(mask.sum()) == answer_tokens(tokenizer, groups)
         return int(mask.sum()), tokenizer.decode(packed["tokens"][mask].tolist())
 
     def length(text: str) -> int:
