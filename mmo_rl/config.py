@@ -134,7 +134,8 @@ class Components:
     def _load_model(self) -> Any:
         from mmo_rl.policy.local import load_model
 
-        return partial(load_model, threads=self.model().threads)
+        spec = self.model()
+        return partial(load_model, threads=spec.threads, cache=spec.cache)
 
     def evaluator(self) -> Any:
         return self._make_now("evaluate")

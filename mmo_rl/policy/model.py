@@ -9,6 +9,7 @@ from pydantic import Field
 
 from mmo_rl.errors import PolicyError
 from mmo_rl.manifest import problem
+from mmo_rl.policy.gguf import is_gguf
 from mmo_rl.types import PolicyVersion
 
 SHIPPED = Path(__file__).parent / "models"
@@ -18,7 +19,8 @@ class ModelSpec:
     """A base model and its limits.
 
     ``base_model`` is the name of a model shipped with this package (``tiny``), a local folder in Hugging Face format,
-    or a hub id; ``path`` overrides it with a folder. ``context_length`` and ``max_completion_tokens`` in tokens;
+    or a hub id; ``path`` overrides it with a folder or a GGUF file, which is unpacked under ``home`` once
+    (`mmo_rl.policy.unpack`). ``context_length`` and ``max_completion_tokens`` in tokens;
     ``lora_rank`` 0 trains all weights. ``active_parameters_b`` in billions are those that a token passes through (fewer
     than all in a mixture of experts). ``threads`` of this machine's processor compute it (None: torch's choice, which
     depends on the machine and on the jobs beside this one; so do the last digits of sums, and with them which token is
@@ -41,6 +43,7 @@ class ModelSpec:
         price_completion_usd_per_mtok: Annotated[float, Field(ge=0)] | None = None,
         price_training_usd_per_mtok: Annotated[float, Field(ge=0)] | None = None,
         price_date: str | None = None,
+        home: Path | None = None,
     ) -> None:
         self.name = name
         self.base_model = base_model
@@ -54,19 +57,34 @@ class ModelSpec:
         self.price_completion_usd_per_mtok = price_completion_usd_per_mtok
         self.price_training_usd_per_mtok = price_training_usd_per_mtok
         self.price_date = price_date
+        self.cache = None if home is None else home / "models"
 
     def location(self) -> str:
-        """The folder or hub id that transformers loads. Raises `PolicyError` for a folder that isn't there."""
+        """The folder, GGUF file or hub id that `mmo_rl.policy.local.load_model` loads. Raises `PolicyError` for one
+        that isn't there."""
         if self.path is not None:
             folder = Path(self.path).expanduser()
+            if is_gguf(folder.name):
+                if not folder.is_file():
+                    raise PolicyError(f"model.path={self.path} is not there", hint="check the path")
+                return str(folder.resolve())
             if not (folder / "config.json").exists():
                 raise PolicyError(
-                    f"model.path={self.path} holds no config.json",
-                    hint="give a folder in Hugging Face format, or leave model.path out",
+                    f"model.path={self.path} {_found(folder)}",
+                    hint="give a folder in Hugging Face format or a GGUF file, or leave model.path out",
                 )
             return str(folder)
         shipped = SHIPPED / self.base_model
         return str(shipped) if shipped.is_dir() else self.base_model
+
+
+def _found(folder: Path) -> str:
+    if not folder.exists():
+        return "is not there"
+    if not folder.is_dir():
+        return "is a file, and its name does not end in .gguf"
+    files = sorted(file.name for file in folder.glob("*.gguf"))
+    return f"is a folder without config.json; it has {files[0]}" if files else "holds no config.json"
 
 
 def find_checkpoint(text: str, *, name: str) -> PolicyVersion:

@@ -18,6 +18,7 @@ from mmo_rl.tasks._dry_play import DryPolicy, DrySource
 from mmo_rl.tasks._reasons import nothing_selected
 from mmo_rl.tasks._select import select, used
 from mmo_rl.tasks._tokens import Tokens
+from mmo_rl.trainer.base import AssistantTurns
 from mmo_rl.trainer.policy_view import training_groups
 from mmo_rl.types import Group, PolicyCall, Score, ScoredGroup, SelectedWindow, Selection, Trajectory
 
@@ -103,6 +104,7 @@ class Reckoner:
         evaluate: Mapping[str, Any] | None,
         seed: int,
         epochs: int,
+        assistant_turns: AssistantTurns,
         identity: Mapping[str, Any],
         policy_tokens: Tokens,
         overrides: Sequence[str],
@@ -116,6 +118,7 @@ class Reckoner:
         self._evaluate = evaluate
         self._seed = seed
         self._epochs = epochs
+        self._assistant_turns: AssistantTurns = assistant_turns
         self._identity = identity
         self._tokens = policy_tokens
         self._overrides = overrides
@@ -126,7 +129,13 @@ class Reckoner:
 
     async def count(self, sampler: Any, judge: Any, judge_tokens: Tokens | None) -> Counts:
         """Raises `SourceError` where nothing would be trained on, as the run itself would."""
-        tally = _Tally(judge=judge, judge_tokens=judge_tokens, policy_tokens=self._tokens, seen=self._seen)
+        tally = _Tally(
+            judge=judge,
+            judge_tokens=judge_tokens,
+            policy_tokens=self._tokens,
+            assistant_turns=self._assistant_turns,
+            seen=self._seen,
+        )
         selections: list[Selection] = []
         chain = hashlib.sha256(json.dumps(self._identity["first"], sort_keys=True, default=str).encode())
         for iteration in range(self._iterations):
@@ -212,10 +221,19 @@ class Reckoner:
 class _Tally:
     """Adds up groups: those that are read exactly, the rest by their number of members."""
 
-    def __init__(self, *, judge: Any, judge_tokens: Tokens | None, policy_tokens: Tokens, seen: Seen) -> None:
+    def __init__(
+        self,
+        *,
+        judge: Any,
+        judge_tokens: Tokens | None,
+        policy_tokens: Tokens,
+        assistant_turns: AssistantTurns,
+        seen: Seen,
+    ) -> None:
         self._judge = judge
         self._judge_tokens = judge_tokens
         self._policy_tokens = policy_tokens
+        self._assistant_turns: AssistantTurns = assistant_turns
         self._seen = seen
         self.world: str | None = None
         self.windows_read = 0
@@ -273,7 +291,7 @@ class _Tally:
         else:
             (scored,) = [s async for s in self._judge.score(_one(group))]
         selected = trained = context = 0
-        for training in training_groups([scored]):
+        for training in training_groups([scored], self._assistant_turns):
             mean = sum(sample.reward for sample in training.samples) / len(training.samples)
             for moves in (True, False):
                 samples = [s for s in training.samples if (abs(s.reward - mean) > NO_ADVANTAGE) is moves]

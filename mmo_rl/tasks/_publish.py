@@ -43,7 +43,7 @@ class Publisher:
         ``needs_signal``."""
         from mmo_rl.trainer.policy_view import training_groups
 
-        groups = training_groups(scored)
+        groups = training_groups(scored, self.trainer.assistant_turns)
         batch_id = self.batch_id(iteration)
         await self._start(batch_id, policy, selection.trajectory_ids, scored)
         trained = await self._attempt(batch_id, self.trainer.train(groups, iteration=iteration, on_step=on_step))
@@ -61,7 +61,7 @@ class Publisher:
         from mmo_rl.trainer.policy_view import training_groups
         from mmo_rl.trainer.warm_start import best_answers
 
-        groups = training_groups(scored)
+        groups = training_groups(scored, self.trainer.assistant_turns)
         if not groups:
             raise no_signal(groups, scored)
         best = best_answers(groups, share=self.trainer.imitated_share)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from mmo_rl.errors import PolicyError
+from mmo_rl.policy.gguf import is_gguf, read_gguf
 from mmo_rl.types import Message
 
 CHARACTERS_A_TOKEN = 3.4
@@ -104,11 +106,16 @@ def tokens_of_model(base_model: str, location: str) -> Tokens:
     """Of a model that is trained or played: its files are looked for on this machine only, nothing is downloaded."""
     try:
         from transformers import AutoTokenizer
+
+        from mmo_rl.policy.unpack import build_tokenizer
     except ImportError:
         return Estimate(f"{base_model}: estimated, transformers is not installed")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(location, local_files_only=True)
-    except (OSError, ValueError):
+        if is_gguf(location):
+            tokenizer = build_tokenizer(read_gguf(location).metadata)
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(location, local_files_only=True)
+    except (OSError, ValueError, PolicyError):
         return Estimate(f"{base_model}: estimated, its tokenizer is not on this machine")
     if tokenizer.chat_template is None:
         return Estimate(f"{base_model}: estimated, its tokenizer has no chat template")

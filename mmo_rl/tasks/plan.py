@@ -96,6 +96,7 @@ async def make_plan(
         evaluate=nodes["evaluate"] if trains else None,
         seed=context.settings.seed,
         epochs=int(trainer.get("epochs", 1)),
+        assistant_turns=trainer.get("assistant_turns", "action"),
         identity={
             "first": {"market": nodes["market"], "model": nodes["model"], "collect": nodes["collect"]},
             "later": {"trainer": trainer, "judge": judge_node},

@@ -264,7 +264,8 @@ class Loop:
         if self.publisher is None:
             from mmo_rl.trainer.policy_view import training_groups
 
-            exported: Trained = await self.trainer.train(training_groups(scored), iteration=iteration)
+            groups = training_groups(scored, self.trainer.assistant_turns)
+            exported: Trained = await self.trainer.train(groups, iteration=iteration)
             return exported
         needs_signal = not any(done.trained.gradient_steps for done in history)
         return await self.publisher.train(

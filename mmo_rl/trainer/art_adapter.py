@@ -63,6 +63,10 @@ class Encoder:
             self._known[id(call)] = call, self._encode(call)
         return self._known[id(call)][1]
 
+    def answer_tokens(self, groups: Sequence[TrainingGroup]) -> int:
+        """Tokens of all answers in the groups, those without an advantage included."""
+        return sum(len(self(call).answer) for group in groups for sample in group.samples for call in sample.calls)
+
     def _encode(self, call: PolicyCall) -> Encoded:
         messages = [dict(m) for m in call.messages]
         rendered = self.tokenizer.apply_chat_template(

@@ -14,9 +14,9 @@ from typing import Annotated, Any, Literal, Protocol
 from pydantic import Field
 
 from mmo_rl.errors import ConfigError, TrainerError
-from mmo_rl.trainer.art_adapter import answer_tokens, to_art_group
+from mmo_rl.trainer.art_adapter import Encoder, to_art_group
 from mmo_rl.trainer.art_client import has_tokens, import_art_modules
-from mmo_rl.trainer.base import Capabilities, OnStep, Served
+from mmo_rl.trainer.base import AssistantTurns, Capabilities, OnStep, Served
 from mmo_rl.trainer.journal import Job, Journal, fingerprint
 from mmo_rl.trainer.signal import with_signal
 from mmo_rl.types import PolicyVersion, Trained, TrainingGroup
@@ -61,6 +61,7 @@ class ArtBackendTrainer:
         loss: Literal["cispo", "ppo"] = "cispo",
         clip_epsilon: Annotated[float, Field(gt=0, lt=1)] | None = None,
         missing_logprobs: Literal["score", "reinforce", "refuse"] = "score",
+        assistant_turns: AssistantTurns = "action",
         model: BaseModel,
         checkpoints: Path,
         backend: Backend | None = None,
@@ -69,6 +70,7 @@ class ArtBackendTrainer:
             self._require()
         self._options = {"learning_rate": learning_rate, "loss_fn": loss, "ppo": loss == "ppo", "epsilon": clip_epsilon}
         self._missing_logprobs = missing_logprobs
+        self.assistant_turns: AssistantTurns = assistant_turns
         self._base = model
         self._folder = checkpoints
         self._journal = Journal(folder=checkpoints)
@@ -116,14 +118,15 @@ class ArtBackendTrainer:
         """One iteration's update; publishes version ``iteration + 1``, or keeps the policy where no group carries
         signal. Raises `TrainerError`, and publishes nothing, where there was signal but no gradient step."""
         signal = with_signal(groups)
-        selected = answer_tokens(self._tokenizer, groups)
+        encoder = Encoder(self._tokenizer)
+        selected = encoder.answer_tokens(groups)
         if not signal:
             return Trained(self._version(self._current), 0, 0, len(groups), {}, selected)
         calls = [call for group in signal for sample in group.samples for call in sample.calls]
         unknown = sum(not has_tokens(call) for call in calls) / len(calls)
         options = self._known_options(unknown)
         before = await self._model.get_step()
-        art_groups = [to_art_group(group, tokenizer=self._tokenizer) for group in signal]
+        art_groups = [to_art_group(group, tokenizer=self._tokenizer, encoder=encoder) for group in signal]
         if on_step is not None:
             on_step(0, 1, "")
         try:
@@ -141,7 +144,7 @@ class ArtBackendTrainer:
                 f"there was signal but nothing was trained (step {before} -> {result.step}, {steps} gradient steps)",
                 hint="trainer.missing_logprobs=reinforce trains answers without logprobs",
             )
-        tokens = answer_tokens(self._tokenizer, signal)
+        tokens = encoder.answer_tokens(signal)
         job = Job(
             iteration=iteration,
             step_before=before,

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from mmo_rl.errors import TrainerError
 from mmo_rl.types import PolicyVersion, Trained, TrainingGroup
+
+AssistantTurns = Literal["action", "all"]
+"""Whose answers are trained: `mmo_rl.trainer.policy_view.policy_calls`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +51,12 @@ class Trainer(Protocol):
 
     ``train`` raises `TrainerError` where there was signal (a group whose rewards differ) but no gradient step, and
     publishes nothing then. Every published version is durable: ``resume`` gives the newest one, or the base model, and
-    raises `LostVersion` where the one that it was asked for is gone.
+    raises `LostVersion` where the one that it was asked for is gone. ``assistant_turns`` says which answers it wants in
+    the groups.
     """
 
     capabilities: Capabilities
+    assistant_turns: AssistantTurns
 
     async def resume(self, version: int | None = None) -> PolicyVersion: ...
 

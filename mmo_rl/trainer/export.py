@@ -1,20 +1,23 @@
-"""Writes the training set for other trainers instead of training: ART JSONL and a data card."""
+"""Writes the training set for other trainers instead of training: ART JSONL, chats, preference pairs, and a card."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
+
+from pydantic import Field
 
 from mmo_rl.errors import TrainerError
-from mmo_rl.trainer.base import Capabilities, OnStep
-from mmo_rl.types import PolicyCall, PolicyVersion, Trained, TrainingGroup, TrainingSample
+from mmo_rl.trainer.base import AssistantTurns, Capabilities, OnStep
+from mmo_rl.trainer.export_card import FILES, readme, said, total
+from mmo_rl.trainer.export_formats import FormatName, Rows, art_rows, chat_rows, dpo_rows, require_finite
+from mmo_rl.types import JsonDict, PolicyVersion, Trained, TrainingGroup
 
-CARD = "card.json"
+CARD, README = "card.json", "README.md"
 
 
 class Folder(Protocol):
@@ -23,22 +26,37 @@ class Folder(Protocol):
 
 
 class ExportTrainer:
-    """Implements `mmo_rl.trainer.base.Exporter`: a file ``iteration-NNNN.jsonl`` an iteration, and ``card.json``, in
-    the folder ``path`` (None: ``export`` in the run folder).
+    """Implements `mmo_rl.trainer.base.Exporter`: a file of each of the ``formats`` an iteration in the folder ``path``
+    (None: ``export`` in the run folder), with ``card.json`` and a ``README.md`` by which Hugging Face's ``datasets``
+    loads each format by name.
 
-    A line is one history, that of one LLM call: ``messages`` as the policy saw them and, last, its answer; ``reward``
-    in [0, 1]; ``metadata`` with ``trajectoryId``, ``groupId`` (histories to compare with each other), ``step`` (null
-    where the whole trajectory has one reward) and ``call`` (its number within that step or trajectory); where recorded
-    ``promptTokenIds``, ``tokenIds`` and ``logprobs``. Nothing that the policy did not know is in it. A file appears
-    whole or not at all.
+    ``art`` are files ``iteration-NNNN.jsonl`` of all answers; ``chat`` are ``chat-NNNN.jsonl``, the ``best_share`` by
+    reward for supervised fine-tuning; ``dpo`` are ``dpo-NNNN.jsonl``, preference pairs whose rewards differ by
+    ``min_margin`` or more. The functions of `mmo_rl.trainer.export_formats` define their rows. Nothing that the policy
+    did not know is in a row, its reward apart. A file appears whole or not at all, and not where it would be empty;
+    the same iteration exported again replaces it with the same bytes.
     """
 
     capabilities = Capabilities(uses_logprobs=False, trains=False)
 
     def __init__(
-        self, *, path: str | None = None, run_folder: Folder, model_name: str, group: str, job_key: str
+        self,
+        *,
+        path: str | None = None,
+        formats: Annotated[list[FormatName], Field(min_length=1)],
+        assistant_turns: AssistantTurns = "action",
+        best_share: Annotated[float, Field(gt=0, le=1)] = 0.1,
+        min_margin: Annotated[float, Field(ge=0, le=1)] = 0.1,
+        run_folder: Folder,
+        model_name: str,
+        group: str,
+        job_key: str,
     ) -> None:
         self.folder = Path(path).expanduser() if path is not None else run_folder.path / "export"
+        self.assistant_turns: AssistantTurns = assistant_turns
+        self._formats = tuple(dict.fromkeys(formats))
+        self._best_share = best_share
+        self._min_margin = min_margin
         self._run = f"{group}/{job_key}"
         self._base = PolicyVersion(model_name, 0, "")
 
@@ -46,32 +64,28 @@ class ExportTrainer:
         """The base model: there is no other. Raises `TrainerError` where the folder holds another run's export or
         cannot be written: before anything is judged."""
         self._make_folder()
-        card = self.folder / CARD
-        try:
-            owner = json.loads(card.read_text()).get("run") if card.exists() else self._run
-        except (OSError, ValueError, AttributeError):
-            owner = "something that is not a data card"
-        if owner != self._run:
-            raise TrainerError(
-                f"{self.folder} holds the export of another run ({owner})",
-                hint="choose another folder (trainer.path=...), or remove that one",
-            )
+        self._card()
         return self._base
 
     async def train(self, groups: Sequence[TrainingGroup], *, iteration: int, on_step: OnStep | None = None) -> Trained:
-        """Writes the iteration's file, replacing an older one. Raises `TrainerError` where there is nothing to write,
+        """Writes the iteration's files, replacing older ones. Raises `TrainerError` where there is nothing to write,
         a reward is not finite, or the folder cannot be written."""
-        lines = [_line(history) for group in groups for history in _histories(group)]
-        if not lines:
+        require_finite(groups)
+        histories = sum(len(sample.calls) for group in groups for sample in group.samples)
+        if not histories:
             raise TrainerError(
                 "nothing can be exported: no scored trajectory has an LLM call with a prompt and an answer",
                 hint="mmo-rl task=check shows the trainable LLM calls of every window",
             )
-        name = f"iteration-{iteration:04d}.jsonl"
-        self._write(name, "".join(lines))
-        for file in self.folder.glob("iteration-*.jsonl"):
-            if file.name > name:  # left by a run that was killed: those iterations come again
-                file.unlink()
+        made = {name: self._rows(name, groups) for name in self._formats}
+        # Files of this and of later iterations were left by a run that was killed: those iterations come again.
+        kept = [file for file in self._card().get("files", ()) if file["iteration"] < iteration]
+        for begin in FILES.values():
+            for file in self.folder.glob(f"{begin}-*.jsonl"):
+                if file.name > f"{begin}-{iteration:04d}.jsonl":
+                    file.unlink()
+        written = [self._write_rows(name, rows, iteration) for name, rows in made.items()]
+        self._write(CARD, _json({"run": self._run, "files": [*kept, *written]}))
         spread = sum(len({sample.reward for sample in group.samples}) > 1 for group in groups)
         rewards = [sample.reward for group in groups for sample in group.samples]
         return Trained(
@@ -80,37 +94,67 @@ class ExportTrainer:
             tokens=0,
             groups_skipped_zero_variance=len(groups) - spread,
             metrics={
-                "histories": float(len(lines)),
+                "histories": float(histories),
                 "groups": float(len(groups)),
                 "reward_mean": sum(rewards) / len(rewards),
+                **{f"{name}_rows": float(len(rows.rows)) for name, rows in made.items()},
             },
         )
 
     def describe(self, facts: Mapping[str, Any]) -> str:
         """Writes the data card: ``facts`` (judge, dropout, fingerprint, config...) and what the files hold. Returns a
         sentence about the whole."""
-        files, totals = [], {"histories": 0, "with_token_ids": 0, "with_logprobs": 0}
-        trajectories: set[str] = set()
-        groups: set[str] = set()
-        for file in sorted(self.folder.glob("iteration-*.jsonl")):
-            content = file.read_bytes()
-            rows = [json.loads(line) for line in content.splitlines()]
-            files.append({"name": file.name, "histories": len(rows), "sha256": hashlib.sha256(content).hexdigest()})
-            trajectories |= {row["metadata"]["trajectoryId"] for row in rows}
-            groups |= {f"{file.name}/{row['metadata']['groupId']}" for row in rows}
-            totals["histories"] += len(rows)
-            totals["with_token_ids"] += sum("tokenIds" in row for row in rows)
-            totals["with_logprobs"] += sum("logprobs" in row for row in rows)
-        counts = {"trajectories": len(trajectories), "groups": len(groups)} | totals
-        card = {"run": self._run, "format": "ART JSONL, one history a line", "counts": counts, "files": files}
-        self._write(CARD, json.dumps(card | dict(facts), indent=2) + "\n")
-        return (
-            f"{counts['histories']:,} histories of {counts['trajectories']:,} trajectories in"
-            f" {counts['groups']:,} groups, {counts['with_logprobs']:,} with logprobs: {self.folder}"
-        )
+        files = self._card().get("files", [])
+        formats = {name: total(name, [file for file in files if file["format"] == name]) for name in self._formats}
+        self._write(CARD, _json({"run": self._run, "formats": formats, "files": files, **facts}))
+        self._write(README, readme(self._run, formats))
+        told = "; ".join(said(name, whole) for name, whole in formats.items())
+        return f"{told}: {self.folder}"
 
     async def aclose(self) -> None:
         """Holds nothing."""
+
+    def _rows(self, name: FormatName, groups: Sequence[TrainingGroup]) -> Rows:
+        if name == "art":
+            return art_rows(groups)
+        if name == "chat":
+            return chat_rows(groups, best_share=self._best_share)
+        return dpo_rows(groups, min_margin=self._min_margin)
+
+    def _write_rows(self, name: FormatName, rows: Rows, iteration: int) -> JsonDict:
+        """Writes the file of one format, or takes it away where it would be empty; returns its entry in the card."""
+        file = f"{FILES[name]}-{iteration:04d}.jsonl"
+        text = "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows.rows)
+        if text:
+            self._write(file, text)
+        else:
+            (self.folder / file).unlink(missing_ok=True)
+        return {
+            "name": file if text else None,
+            "format": name,
+            "iteration": iteration,
+            "rows": len(rows.rows),
+            "left_out": dict(rows.left_out),
+            **rows.facts,
+            "sha256": hashlib.sha256(text.encode()).hexdigest() if text else None,
+        }
+
+    def _card(self) -> JsonDict:
+        """The card of what lies in the folder. Raises `TrainerError` where that is another run's."""
+        file = self.folder / CARD
+        owner, card = self._run, {}
+        try:
+            if file.exists():
+                card = json.loads(file.read_text(encoding="utf-8"))
+                owner = card.get("run")
+        except (OSError, ValueError, AttributeError):
+            owner = "something that is not a data card"
+        if owner != self._run:
+            raise TrainerError(
+                f"{self.folder} holds the export of another run ({owner})",
+                hint="choose another folder (trainer.path=...), or remove that one",
+            )
+        return card
 
     def _write(self, name: str, text: str) -> None:
         self._make_folder()
@@ -139,32 +183,5 @@ class ExportTrainer:
         )
 
 
-def _histories(group: TrainingGroup) -> Iterator[tuple[TrainingGroup, TrainingSample, int, PolicyCall]]:
-    for sample in group.samples:
-        if not math.isfinite(sample.reward):
-            raise TrainerError(
-                f"the reward of {sample.trajectory_id} in group {group.group_id} is {sample.reward}",
-                hint="a judge must answer finite scores; see judgments.jsonl in the run folder",
-            )
-        for number, call in enumerate(sample.calls):
-            yield group, sample, number, call
-
-
-def _line(history: tuple[TrainingGroup, TrainingSample, int, PolicyCall]) -> str:
-    group, sample, number, call = history
-    # Only what a chat template reads: a recorded message may carry further keys.
-    messages = [{"role": m["role"], "content": m["content"]} for m in call.messages]
-    tokens = {"promptTokenIds": call.prompt_token_ids, "tokenIds": call.token_ids, "logprobs": call.logprobs}
-    row = {
-        "messages": [*messages, {"role": "assistant", "content": call.response}],
-        "reward": sample.reward,
-        "metadata": {
-            "trajectoryId": sample.trajectory_id,
-            "groupId": group.group_id,
-            "step": sample.step,
-            "call": number,
-        },
-        "metrics": {},
-        **{name: list(values) for name, values in tokens.items() if values is not None},
-    }
-    return json.dumps(row, separators=(",", ":")) + "\n"
+def _json(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, indent=2) + "\n"

@@ -16,7 +16,7 @@ from pydantic import Field
 from mmo_rl.errors import TrainerError
 from mmo_rl.rng import derive_seed
 from mmo_rl.trainer.art_adapter import Encoder, pack
-from mmo_rl.trainer.base import Capabilities, OnStep
+from mmo_rl.trainer.base import AssistantTurns, Capabilities, OnStep
 from mmo_rl.trainer.batch import require_finite, staleness, within_context
 from mmo_rl.trainer.checkpoints import Checkpoints
 from mmo_rl.trainer.forward import Rows, require_packable, score
@@ -47,6 +47,7 @@ class LocalTrainer:
     it, the step does not. ``loss`` and its constants ``clip_epsilon``, ``awr_beta`` and ``awr_cap`` are those of
     `mmo_rl.trainer.losses`; ``kl_to_base`` the coefficient of the divergence from the base model, which at 0 isn't
     computed; ``max_grad_norm`` of gradient clipping.
+    ``assistant_turns`` takes the answers that chose an ``action``, or ``all`` (`mmo_rl.trainer.policy_view`).
 
     ``missing_logprobs`` says what ``ppo`` and ``cispo`` do with answers recorded without logprobs. ``score`` has the
     policy that the iteration starts with score them, once, before its first step: as every window is trained on once,
@@ -78,6 +79,7 @@ class LocalTrainer:
         kl_to_base: Annotated[float, Field(ge=0)] = 0.0,
         max_grad_norm: Annotated[float, Field(gt=0)] = 1.0,
         missing_logprobs: Literal["score", "reinforce", "refuse"] = "score",
+        assistant_turns: AssistantTurns = "action",
         lora_alpha: Annotated[int, Field(ge=1)] = 32,
         lora_targets: str | list[str] = "all-linear",
         device: Literal["cpu", "cuda"] = "cpu",
@@ -98,6 +100,7 @@ class LocalTrainer:
         self._context_length = model.context_length if model else None
         self._packed_tokens = packed_tokens
         self._missing_logprobs = missing_logprobs
+        self.assistant_turns: AssistantTurns = assistant_turns
         self._loss = Loss(loss, clip_epsilon, awr_beta, awr_cap)
         self._update = Update(
             loss=self._loss,
@@ -206,7 +209,7 @@ class LocalTrainer:
         started = time.perf_counter()
         require_finite(groups)
         encoder = Encoder(weights.tokenizer)
-        selected = sum(len(encoder(c).answer) for g in groups for s in g.samples for c in s.calls)
+        selected = encoder.answer_tokens(groups)
         policy = self._checkpoints.version(self._current)
         kept, too_long = within_context(groups, encoder, context_length=self._context_length)
         teaching = self._loss.teaching(kept)

@@ -2,21 +2,32 @@
 
 This is the only door from recordings to a trainer. It copies prompts, answers, token ids and logprobs; ground truth
 (`Action.correctness`, ``gameKnowledge``, outcomes, P&L) and judges' explanations have no field to pass through.
+
+Every recorded LLM call is a history of its own, with exactly the prompt that the policy saw, and of a history
+the answer alone is trained. An assistant message inside a prompt never is: it is the answer of an earlier call, with a
+history, a prompt and tokens of its own, or nobody knows that the policy said it (an example, a summary).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from mmo_rl.trainer.base import AssistantTurns
 from mmo_rl.types import LLMCall, PolicyCall, Score, ScoredGroup, Step, TrainingGroup, TrainingSample
 
 
-def policy_calls(step: Step) -> tuple[PolicyCall, ...]:
-    """The calls of a step that chose its action; calls with an empty prompt or answer can't be trained on."""
+def policy_calls(step: Step, assistant_turns: AssistantTurns = "action") -> tuple[PolicyCall, ...]:
+    """The calls of a step whose answers are trained, in recorded order: those that chose its action (purpose
+    ``action``), or ``all`` (also ``reasoning``, ``evaluation``, ``response``, ``other``...).
+
+    Calls with an empty prompt or answer can't be trained on.
+    """
     return tuple(
         _policy_call(call)
         for call in step.llm_calls
-        if call.purpose == "action" and call.response and any(m["content"] for m in call.messages)
+        if (assistant_turns == "all" or call.purpose == "action")
+        and call.response
+        and any(m["content"] for m in call.messages)
     )
 
 
@@ -32,41 +43,41 @@ def _policy_call(call: LLMCall) -> PolicyCall:
     )
 
 
-def training_groups(scored: Iterable[ScoredGroup]) -> list[TrainingGroup]:
+def training_groups(scored: Iterable[ScoredGroup], assistant_turns: AssistantTurns = "action") -> list[TrainingGroup]:
     """GRPO groups of everything that was scored.
 
     Where every score of a group gives credit by decision, the decisions of one step number form a group of their own
-    (all agents faced the same market at that tick); otherwise a trajectory's calls share its score. Unscored members
-    are left out.
+    (all agents faced the same market at that tick); otherwise a trajectory's calls share its score. The calls of a
+    step that ``assistant_turns`` (`policy_calls`) takes share that step's reward. Unscored members are left out.
     """
     groups: list[TrainingGroup] = []
     for item in scored:
         scores = [s for s in item.judgments.values() if isinstance(s, Score)]
         if scores and all(s.decisions is not None for s in scores):
-            groups += _decision_groups(item)
+            groups += _decision_groups(item, assistant_turns)
         else:
-            groups.append(_trajectory_group(item))
+            groups.append(_trajectory_group(item, assistant_turns))
     return [group for group in groups if group.samples]
 
 
-def _trajectory_group(item: ScoredGroup) -> TrainingGroup:
+def _trajectory_group(item: ScoredGroup, assistant_turns: AssistantTurns) -> TrainingGroup:
     samples = []
     for trajectory in item.group.members:
         score = item.judgments.get(trajectory.trajectory_id)
-        calls = tuple(call for step in trajectory.steps for call in policy_calls(step))
+        calls = tuple(call for step in trajectory.steps for call in policy_calls(step, assistant_turns))
         if isinstance(score, Score) and calls:
             samples.append(TrainingSample(trajectory.trajectory_id, None, calls, score.value))
     return TrainingGroup(item.group.group_id, tuple(samples))
 
 
-def _decision_groups(item: ScoredGroup) -> list[TrainingGroup]:
+def _decision_groups(item: ScoredGroup, assistant_turns: AssistantTurns) -> list[TrainingGroup]:
     by_step: dict[int, list[TrainingSample]] = {}
     for trajectory in item.group.members:
         score = item.judgments.get(trajectory.trajectory_id)
         if not isinstance(score, Score) or score.decisions is None:
             continue
         for step in trajectory.steps:
-            calls = policy_calls(step)
+            calls = policy_calls(step, assistant_turns)
             reward = score.decisions.get(step.number)
             if calls and reward is not None:
                 by_step.setdefault(step.number, []).append(

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from mmo_rl.errors import ConfigError, TrainerError
 from mmo_rl.trainer.art_client import has_tokens, recorded_group
-from mmo_rl.trainer.base import Capabilities, OnStep, Served
+from mmo_rl.trainer.base import AssistantTurns, Capabilities, OnStep, Served
 from mmo_rl.trainer.journal import Job, Journal, fingerprint
 from mmo_rl.trainer.serverless_api import ApiError, TrainingApi
 from mmo_rl.trainer.signal import with_signal
@@ -69,6 +69,7 @@ class ServerlessTrainer:
         loss: Literal["cispo", "ppo"] = "cispo",
         clip_epsilon: Annotated[float, Field(gt=0, lt=1)] | None = None,
         missing_logprobs: Literal["leave_out", "reinforce", "refuse"] = "leave_out",
+        assistant_turns: AssistantTurns = "action",
         base_url: str | None = None,
         api_key_env: Annotated[str, Field(min_length=1)] = "WANDB_API_KEY",
         entity: str | None = None,
@@ -94,6 +95,7 @@ class ServerlessTrainer:
             "scale_rewards": True,
         }
         self._missing_logprobs = missing_logprobs
+        self.assistant_turns: AssistantTurns = assistant_turns
         self._base_url = base_url
         self._api_key_env = api_key_env
         self._entity = entity

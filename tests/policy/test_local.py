@@ -103,3 +103,15 @@ def test_a_model_computes_with_its_own_number_of_threads() -> None:
     beside_others = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     ran = subprocess.run([sys.executable, "-c", script], env=beside_others, capture_output=True, text=True, check=True)
     assert ran.stdout.split() == ["2"]
+
+
+def test_a_tokenizer_without_a_chat_template_is_refused(tmp_path: Path) -> None:
+    """It cannot say what the policy would have seen; a base model's often has none."""
+    for file in TINY.iterdir():
+        if file.name != "chat_template.jinja":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    config = tmp_path / "tokenizer_config.json"
+    config.write_text(json.dumps({k: v for k, v in json.loads(config.read_text()).items() if k != "chat_template"}))
+    with pytest.raises(PolicyError, match="has no chat template") as caught:
+        load_model(str(tmp_path))
+    assert "instruct model" in str(caught.value.hint)

@@ -87,8 +87,11 @@ async def test_the_plain_commands_lead_to_a_training_set(run: Run, babylon_url: 
     assert len(by_trajectory) == 18, "all but the one that was alone in its window"
     assert by_trajectory == {name: whole[name] for name in by_trajectory}, "a history for every LLM call"
     assert all(0 <= line["reward"] <= 1 and line["messages"][-1]["role"] == "assistant" for line in lines)
-    assert card["counts"]["histories"] == len(lines) == 2740
-    assert card["data"]["trajectories"] == card["counts"]["trajectories"] == len(used)
+    art, chat, dpo = (card["formats"][name] for name in ("art", "chat", "dpo"))
+    assert art["rows"] == len(lines) == 2740
+    assert card["data"]["trajectories"] == art["trajectories"] == len(used)
+    assert chat["taken"] == -(-chat["ranked"] // 10) and chat["rows"] + sum(chat["left_out"].values()) == len(lines)
+    assert 2 * dpo["rows"] + sum(dpo["left_out"].values()) == len(lines)
     assert card["iterations"][0]["dropout_rate"] == 0.0 and "oracle" in card["judge"]["_target_"]
     # A training set is no training: nothing was written to the game's database.
     assert await sql(babylon_url, 'select * from trajectories order by "trajectoryId"') == before
@@ -108,10 +111,11 @@ async def test_no_leak_field_is_in_the_files(run: Run, babylon_url: str, tmp_pat
     await sql(babylon_url, f"update market_outcomes set \"newsEvents\" = '[\"{CANARY}\"]', sentiment = '{CANARY}'")
     out = run(*EXPORT, "collect=none", "evaluate=none", "database=embedded", "report=local", "trainer.path=set")
     assert "are off" not in out and "Exported: " in out
-    text = "".join(file.read_text() for file in (tmp_path / "set").glob("iteration-*"))
+    text = "".join(file.read_text() for file in (tmp_path / "set").glob("*-0*.jsonl"))
     assert "Should you trade?" in text
     for secret in (CANARY, "correctness", "gameKnowledge", "actualOutcome", "endPrice", "changePercent"):
         assert secret not in text
     prices = await sql(babylon_url, 'select "endPrice"::text as price from market_outcomes')
-    answers = "".join(json.loads(line)["messages"][-1]["content"] for line in text.splitlines())
+    rows = [json.loads(line) for line in text.splitlines()]
+    answers = "".join(m["content"] for row in rows for m in row.get("messages", [])[-1:] + row.get("chosen", []))
     assert prices and not any(row["price"] in answers for row in prices)

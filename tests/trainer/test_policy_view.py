@@ -2,7 +2,8 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import msgspec
 import pytest
@@ -10,6 +11,8 @@ import pytest
 from mmo_rl.policy.local import load_model
 from mmo_rl.policy.model import SHIPPED
 from mmo_rl.trainer.art_adapter import pack, to_art_group
+from mmo_rl.trainer.base import AssistantTurns
+from mmo_rl.trainer.local import LocalTrainer
 from mmo_rl.trainer.policy_view import training_groups
 from mmo_rl.types import LLMCall, ScoredGroup, TrainingGroup, TrainingSample, Unscored
 
@@ -70,6 +73,48 @@ def test_every_action_call_is_a_history_of_its_own(scored: Make) -> None:
     assert [m["content"] for m in first.messages_and_choices[:2]] == [
         m["content"] for m in group.samples[0].calls[0].messages
     ]
+
+
+@pytest.mark.parametrize("decisions", [False, True])
+def test_all_assistant_turns_are_trained_when_asked(scored: Make, decisions: bool) -> None:
+    """Each step has a call that chose its action and one that reasoned; the latter answers "why"."""
+    _, tokenizer = load_model(str(SHIPPED / "tiny"))
+
+    def trained(turns: AssistantTurns) -> tuple[int, str]:
+        groups = training_groups([scored(steps=3, decisions=decisions)], turns)
+        packed = pack(tokenizer, groups, packed_tokens=512, seed=0)
+        assert packed is not None
+        mask = packed["assistant_mask"]
+        return int(mask.sum()), tokenizer.decode(packed["tokens"][mask].tolist())
+
+    def length(text: str) -> int:
+        return len(tokenizer(text, add_special_tokens=False)["input_ids"]) + 1
+
+    actions = 2 * sum(length(f'{{"ticker":"NOVA","action":"BUY","size":{1 + number}}}') for number in range(3))
+    tokens, text = trained("action")
+    assert (tokens, "why" in text) == (actions, False)
+    tokens, text = trained("all")
+    assert (tokens, text.count("why")) == (actions + 2 * 3 * length("why"), 6)
+
+
+async def test_the_trainer_says_whose_answers_it_wants(scored: Make, tmp_path: Path) -> None:
+    counted = {}
+    for turns in get_args(AssistantTurns):
+        trainer = LocalTrainer(
+            learning_rate=1e-4,
+            assistant_turns=turns,
+            seed=0,
+            model_location=str(SHIPPED / "tiny"),
+            model_name="tiny",
+            checkpoints=tmp_path / turns,
+            load_model=load_model,
+        )
+        await trainer.resume(0)
+        groups = training_groups([scored(steps=2)], trainer.assistant_turns)
+        trained = await trainer.train(groups, iteration=0)
+        assert trained.tokens == trained.tokens_selected
+        counted[turns] = trained.tokens
+    assert 0 < counted["action"] < counted["all"]
 
 
 def test_decisions_of_one_tick_are_a_group(scored: Make) -> None:

@@ -1,0 +1,113 @@
+"""What the files of an export hold, told to people and to Hugging Face's ``datasets``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+
+from mmo_rl.trainer.export_formats import FormatName
+from mmo_rl.types import JsonDict
+
+FILES: Mapping[FormatName, str] = {"art": "iteration", "chat": "chat", "dpo": "dpo"}
+"""How the files of each format begin; the number of the iteration follows."""
+SAID: Mapping[FormatName, str] = {
+    "art": "ART JSONL: every answer with its prompt, reward and group",
+    "chat": "chats for supervised fine-tuning: the best share by reward",
+    "dpo": "preference pairs in TRL's conversational form: two answers to one prompt",
+}
+
+
+def _feature(name: str, **kind: Any) -> JsonDict:
+    return {"name": name, **(kind or {"dtype": "string"})}
+
+
+_MESSAGES = [_feature("role"), _feature("content")]
+# Told in full, because what was not recorded is not in a row: two files of one format may differ in their columns.
+FEATURES: Mapping[FormatName, list[JsonDict]] = {
+    "art": [
+        _feature("messages", list=_MESSAGES),
+        _feature("reward", dtype="float64"),
+        _feature(
+            "metadata",
+            struct=[
+                _feature("trajectoryId"),
+                _feature("groupId"),
+                _feature("step", dtype="int64"),
+                _feature("call", dtype="int64"),
+            ],
+        ),
+        _feature("metrics", struct=[]),
+        _feature("promptTokenIds", list="int64"),
+        _feature("tokenIds", list="int64"),
+        _feature("logprobs", list="float64"),
+    ],
+    "chat": [_feature("messages", list=[*_MESSAGES, _feature("weight", dtype="int64")])],
+    "dpo": [
+        *(_feature(name, list=_MESSAGES) for name in ("prompt", "chosen", "rejected")),
+        *(_feature(name, dtype="float64") for name in ("score_chosen", "score_rejected")),
+    ],
+}
+"""The columns of each format, as ``dataset_info`` of a Hugging Face dataset card."""
+
+
+def total(name: FormatName, files: Sequence[JsonDict]) -> JsonDict:
+    """What the files of one format hold together; counts are sums over the iterations."""
+    left_out: Counter[str] = Counter()
+    for file in files:
+        left_out.update(file["left_out"])
+    counts: Counter[str] = Counter()
+    for file in files:
+        counts.update({key: value for key, value in file.items() if isinstance(value, int) and key != "iteration"})
+    return {
+        "what": SAID[name],
+        "files": [file["name"] for file in files if file["name"] is not None],
+        "rows": 0,
+        **counts,
+        "left_out": dict(left_out),
+    }
+
+
+def said(name: FormatName, whole: JsonDict) -> str:
+    """A few words about one format, of its `total`."""
+    if name != "art" or not whole["rows"]:
+        return f"{whole['rows']:,} {'pairs' if name == 'dpo' else 'chats' if name == 'chat' else 'histories'}"
+    return (
+        f"{whole['rows']:,} histories of {whole['trajectories']:,} trajectories in {whole['groups']:,} groups,"
+        f" {whole['with_logprobs']:,} with logprobs"
+    )
+
+
+def readme(run: str, formats: Mapping[FormatName, JsonDict]) -> str:
+    """A dataset card as the Hugging Face hub reads it; ``formats`` are the `total` of each."""
+    present = [name for name, whole in formats.items() if whole["files"]]
+    header = {
+        "configs": [{"config_name": name, "data_files": f"{FILES[name]}-*.jsonl"} for name in present],
+        "dataset_info": [{"config_name": name, "features": FEATURES[name]} for name in present],
+    }
+    lines = [
+        f"| `{name}` | {whole['rows']:,} | {whole['what']} | {_reasons(whole['left_out'])} |"
+        for name, whole in formats.items()
+    ]
+    return (
+        f"---\n{_Plain.text(header)}---\n# Training set of {run}\n\n"
+        "Made by mmo-rl; `card.json` says of which data, who scored them, and what each file holds.\n\n"
+        "| format | rows | what a row is | answers left out |\n|---|---|---|---|\n" + "\n".join(lines) + "\n"
+    )
+
+
+def _reasons(left_out: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {reason}" for reason, count in left_out.items()) or "nothing"
+
+
+class _Plain(yaml.SafeDumper):
+    """Writes a list that appears twice twice: the hub reads no YAML anchors."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+    @classmethod
+    def text(cls, value: JsonDict) -> str:
+        return str(yaml.dump(value, Dumper=cls, sort_keys=False))
