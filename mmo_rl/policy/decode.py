@@ -179,10 +179,11 @@ def choose(logp: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
     if all(row.temperature == 0 for row in rows):
         return logp.argmax(-1)
     # A greedy row among sampled ones draws too, which costs nothing, and keeps its argmax.
-    temperature = torch.tensor([row.temperature or 1.0 for row in rows], device=logp.device)
+    temperature = torch.tensor([row.temperature or 1.0 for row in rows], dtype=logp.dtype, device=logp.device)
     probabilities = (logp / temperature[:, None]).softmax(-1)
     if any(row.top_p < 1 for row in rows):
-        probabilities = _nucleus(probabilities, torch.tensor([row.top_p for row in rows], device=logp.device))
+        top_p = torch.tensor([row.top_p for row in rows], dtype=logp.dtype, device=logp.device)
+        probabilities = _nucleus(probabilities, top_p)
     cumulative = probabilities.double().cumsum(-1)
     drawn = torch.tensor([row.draw.random() for row in rows], dtype=torch.double, device=logp.device)
     tokens = torch.searchsorted(cumulative, (drawn * cumulative[:, -1])[:, None], right=True)[:, 0]
