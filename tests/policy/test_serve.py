@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -224,17 +225,17 @@ def test_what_asks_for_nothing_is_understood(url: str) -> None:
     ).is_success
 
 
-async def test_the_key_is_asked_for_and_never_told() -> None:
+def test_the_key_is_asked_for_and_never_told() -> None:
     with serving(key="sesame") as url:
         for key in ("Bearer wrong", "Bearer ", "sesame", "Bearer s\u00e9same"):
             answer = httpx.get(f"{url}/models", headers={"authorization": key.encode()})
             assert answer.status_code == 401 and "sesame" not in answer.text
-        async with openai.AsyncOpenAI(base_url=url, api_key="sesame") as client:
-            assert [model.id async for model in client.models.list()] == ["tiny", "tiny@0"]
+        with openai.OpenAI(base_url=url, api_key="sesame") as client:
+            assert [model.id for model in client.models.list()] == ["tiny", "tiny@0"]
         assert state(url)["status"] == "ok"
 
 
-async def test_versions_stand_side_by_side_and_new_ones_appear(tmp_path: Path) -> None:
+def test_versions_stand_side_by_side_and_new_ones_appear(tmp_path: Path) -> None:
     import torch
 
     model, tokenizer = load_model(str(TINY), threads=2)
@@ -261,12 +262,14 @@ async def test_versions_stand_side_by_side_and_new_ones_appear(tmp_path: Path) -
         assert names == ["tiny", "tiny@0", "tiny@1", "tiny@2"]
         assert httpx.get(f"{url}/models/tiny").json()["root"] == "tiny@2"
         assert state(url)["loaded"] == ["tiny@1"]
-        with_all = await asyncio.gather(*(asyncio.to_thread(answer, f"tiny@{n % 3}") for n in range(9)))
-        assert [name for name, _ in with_all] == [f"tiny@{n % 3}" for n in range(9)]
+        wanted = [f"tiny@{n % 3}" for n in range(9)]
+        with ThreadPoolExecutor(9) as pool:
+            assert [name for name, _ in pool.map(answer, wanted)] == wanted
         shutil.rmtree(tmp_path / "0001")
         assert post(url, model="tiny@1").status_code == 404
-        (tmp_path / "0002" / "model.safetensors").write_bytes(b"damaged")
-        broken = post(url, model="tiny@2")
+        publish(3)
+        (tmp_path / "0003" / "model.safetensors").write_bytes(b"damaged")
+        broken = post(url, model="tiny")
         assert broken.status_code == 500 and "could not be loaded" in broken.json()["error"]["message"]
         assert answer("tiny@0")[0] == "tiny@0"
 
