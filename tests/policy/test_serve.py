@@ -44,9 +44,11 @@ def serving(checkpoints: Path | None = None, *, key: str | None = None, **change
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
-        server.should_exit = True
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +229,7 @@ def test_what_asks_for_nothing_is_understood(url: str) -> None:
 
 def test_the_key_is_asked_for_and_never_told() -> None:
     with serving(key="sesame") as url:
-        for key in ("Bearer wrong", "Bearer ", "sesame", "Bearer s\u00e9same"):
+        for key in ("Bearer wrong", "Basic sesame", "sesame", "Bearer s\u00e9same"):
             answer = httpx.get(f"{url}/models", headers={"authorization": key.encode()})
             assert answer.status_code == 401 and "sesame" not in answer.text
         with openai.OpenAI(base_url=url, api_key="sesame") as client:
@@ -262,8 +264,8 @@ def test_versions_stand_side_by_side_and_new_ones_appear(tmp_path: Path) -> None
         assert names == ["tiny", "tiny@0", "tiny@1", "tiny@2"]
         assert httpx.get(f"{url}/models/tiny").json()["root"] == "tiny@2"
         assert state(url)["loaded"] == ["tiny@1"]
-        wanted = [f"tiny@{n % 3}" for n in range(9)]
-        with ThreadPoolExecutor(9) as pool:
+        wanted = [f"tiny@{1 + n % 2}" for n in range(6)]
+        with ThreadPoolExecutor(6) as pool:
             assert [name for name, _ in pool.map(answer, wanted)] == wanted
         shutil.rmtree(tmp_path / "0001")
         assert post(url, model="tiny@1").status_code == 404
