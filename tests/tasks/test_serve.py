@@ -82,7 +82,7 @@ def test_a_served_run_plays_as_it_does_here_and_trains_on_what_it_recorded(tmp_p
     run = a_run(tmp_path, "0123456789", versions=(1, 2))
 
     async def play(policy: Any, temperature: float) -> Any:
-        arena = MarketArena(spec=MarketSpec(ticks=4))
+        arena = MarketArena(spec=MarketSpec(ticks=2))
         return await arena.play(policy, market_seeds=[1, 2], seats=[None, None], temperature=temperature, seed=0)
 
     async def both(url: str) -> list[Any]:
