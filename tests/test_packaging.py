@@ -44,7 +44,8 @@ def modules(requirements: list[str]) -> set[str]:
 
 
 def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None:
-    assert imported("mmo_rl", "hydra_plugins") == modules([*PROJECT["dependencies"], *EXTRAS["local"], *EXTRAS["env"]])
+    declared = [*PROJECT["dependencies"], *EXTRAS["local"], *EXTRAS["env"], *EXTRAS["serve"]]
+    assert imported("mmo_rl", "hydra_plugins") == modules(declared)
 
 
 def test_the_base_install_has_no_torch() -> None:

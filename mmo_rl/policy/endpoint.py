@@ -14,8 +14,7 @@ from mmo_rl.chat.client import CallFailed, ChatClient, api_key, remedy
 from mmo_rl.chat.wire import Reply
 from mmo_rl.concurrency import gather_ordered
 from mmo_rl.errors import PolicyError
-from mmo_rl.policy.base import Completion
-from mmo_rl.rng import derive_seed
+from mmo_rl.policy.base import Completion, completion_seed
 from mmo_rl.types import Message
 
 _log = logging.getLogger(__name__)
@@ -35,7 +34,8 @@ class EndpointPolicy:
     Token ids (``return_token_ids``, as vLLM has it) and logprobs are asked for where ``ask_logprobs``, and recorded
     where the server gives them; a server that refuses such a request is asked without. Logprobs that the server counts
     differently from its token ids are dropped. A request is tried ``attempts`` times (see `ChatClient`);
-    ``timeout_s`` is the deadline of each try.
+    ``timeout_s`` is the deadline of each try. ``version`` is recorded with the play (None: the N of ``NAME@N``, as
+    ``task=serve`` names its versions, else 0).
 
     ``api_key_env`` names the environment variable that holds the key. Raises `ConfigError` where the key is not set
     and the endpoint is known to need one; as a context manager, `PolicyError` at once where nobody listens at the
@@ -55,11 +55,11 @@ class EndpointPolicy:
         max_backoff_s: Annotated[float, Field(gt=0)] = 60.0,
         max_completion_tokens: Annotated[int, Field(ge=1)] = 256,
         ask_logprobs: bool = True,
-        version: Annotated[int, Field(ge=0)] = 0,
+        version: Annotated[int, Field(ge=0)] | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.name = model
-        self.version = version
+        self.version = _version_in(model) if version is None else version
         self._api_key_env = api_key_env
         self._concurrency = concurrency
         self._max_completion_tokens = max_completion_tokens
@@ -106,7 +106,7 @@ class EndpointPolicy:
             number, prompt = numbered
             parameters = {
                 "temperature": temperature,
-                "seed": derive_seed(seed, "completion", number) % 2**31,
+                "seed": completion_seed(seed, number),
                 "max_completion_tokens": self._max_completion_tokens,
             }
             try:
@@ -145,6 +145,11 @@ class EndpointPolicy:
     def _unusable(self, failure: CallFailed) -> PolicyError:
         hint = remedy(failure, setting="policy", variable=self._api_key_env)
         return PolicyError(f"the policy {self.name} cannot be used: {failure.reason}", hint=hint)
+
+
+def _version_in(model: str) -> int:
+    _, _, number = model.rpartition("@")
+    return int(number) if number.isdecimal() and "@" in model else 0
 
 
 def _extra(wish: dict[str, Any]) -> dict[str, Any]:
