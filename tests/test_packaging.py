@@ -44,14 +44,8 @@ def modules(requirements: list[str]) -> set[str]:
 
 
 def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None:
-    declared = [
-        *PROJECT["dependencies"],
-        *EXTRAS["local"],
-        *EXTRAS["env"],
-        *EXTRAS["serve"],
-        *EXTRAS["sweep"],
-        *EXTRAS["slurm"],
-    ]
+    extras = ("local", "env", "serve", "sweep", "slurm")
+    declared = [*PROJECT["dependencies"], *(requirement for extra in extras for requirement in EXTRAS[extra])]
     assert imported("mmo_rl", "hydra_plugins") == modules(declared)
 
 
