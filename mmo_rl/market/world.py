@@ -91,12 +91,14 @@ class World:
         if self._public is None:
             self._public = self._publish()
         quotes, questions = self._public
+        max_order, max_bet = self._exchange.affordable(agent)
         return Observation(
             tick=self.tick,
             ticks=self.spec.ticks,
             cash_usd=account.cash,
             equity_usd=self.equity(agent),
-            unit_usd=self.spec.unit_usd,
+            max_order=max_order,
+            max_bet=max_bet,
             quotes=quotes,
             questions=questions,
             news=() if self.done else self._news[self.tick],
@@ -221,7 +223,7 @@ class World:
             price = maker.price(yes=yes)
             gains.append((spec.question_unit_usd * (1.0 / price - 1.0), name, "BUY" if yes else "SELL"))
         gain, name, action = max(gains)
-        size = min(spec.max_size, int(account.cash / (spec.unit_usd * (1 + spec.fee * spec.leverage))))
+        size = self._exchange.affordable(agent)[0]
         if gain <= 0 or size < 1:
             return '{"ticker":"","action":"HOLD","size":0}'
         if contrary:
