@@ -489,13 +489,16 @@ class ScoredGroup:
 
 @dataclass(frozen=True, slots=True)
 class PolicyCall:
-    """The policy view of one LLM call: what the policy saw and answered, and nothing else."""
+    """The policy view of one LLM call: what the policy saw and answered, by which name and version, where recorded,
+    and nothing else."""
 
     messages: tuple[Message, ...]
     response: str
     prompt_token_ids: tuple[int, ...] | None = None
     token_ids: tuple[int, ...] | None = None
     logprobs: tuple[float, ...] | None = None
+    model: str | None = None
+    model_version: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,9 +20,12 @@ if TYPE_CHECKING:
 HUB_TIMEOUT_S = 10.0
 
 
-def load_model(location: str, *, device: str = "cpu", threads: int | None = None) -> tuple[Any, Any]:
-    """The transformers model (float32 on a CPU, bfloat16 on CUDA) and its tokenizer. ``threads`` of the processor
-    compute from then on in this process, whatever the environment says (None: as it was).
+def load_model(
+    location: str, *, device: str = "cpu", threads: int | None = None, dtype: str | None = None
+) -> tuple[Any, Any]:
+    """The transformers model and its tokenizer; a folder that holds a LoRA adapter gives the base model that it names,
+    with the adapter at work. Weights are kept in ``dtype`` (None: float32 on a CPU, bfloat16 on CUDA). ``threads`` of
+    the processor compute from then on in this process, whatever the environment says (None: as it was).
 
     Raises `PolicyError` where they cannot be loaded or the tokenizer has no chat template.
     """
@@ -38,10 +41,10 @@ def load_model(location: str, *, device: str = "cpu", threads: int | None = None
         torch.set_num_threads(threads)
     # The bars of transformers would break those of a run.
     disable_progress_bar()
-    dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
+    kept = getattr(torch, dtype or ("bfloat16" if device.startswith("cuda") else "float32"))
     try:
         tokenizer = AutoTokenizer.from_pretrained(location)
-        model = AutoModelForCausalLM.from_pretrained(location, dtype=dtype).to(device)
+        model = AutoModelForCausalLM.from_pretrained(location, dtype=kept).to(device)
     except (OSError, ValueError) as error:
         raise PolicyError(
             f"could not load the model {location}: {str(error).splitlines()[0]}",

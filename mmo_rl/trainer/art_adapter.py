@@ -10,13 +10,12 @@ import inspect
 import math
 import os
 import random
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from mmo_rl.errors import TrainerError
 from mmo_rl.types import PolicyCall, TrainingGroup, TrainingSample
-
-LossName = Literal["ppo", "cispo"]
 
 
 def import_art() -> Any:
@@ -38,17 +37,58 @@ def import_art() -> Any:
     return art
 
 
-def to_art_group(group: TrainingGroup, *, tokenizer: Any) -> Any:
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """The tokens of one recorded call; ``recorded`` says whether the answer's are the recorded ones."""
+
+    prompt: tuple[int, ...]
+    answer: tuple[int, ...]
+    recorded: bool
+
+    @property
+    def length(self) -> int:
+        """Of prompt and answer, in tokens."""
+        return len(self.prompt) + len(self.answer)
+
+
+class Encoder:
+    """What a tokenizer makes of recorded calls. Rendering a prompt is slow: every call is rendered once."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self._known: dict[int, tuple[PolicyCall, Encoded]] = {}
+
+    def __call__(self, call: PolicyCall) -> Encoded:
+        if id(call) not in self._known:
+            self._known[id(call)] = call, self._encode(call)
+        return self._known[id(call)][1]
+
+    def _encode(self, call: PolicyCall) -> Encoded:
+        messages = [dict(m) for m in call.messages]
+        rendered = self.tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=True, return_dict=False
+        )
+        prompt = tuple(rendered)
+        # Ids of another tokenizer or chat template mean nothing here: then the text is what was recorded.
+        foreign = call.prompt_token_ids is not None and tuple(call.prompt_token_ids) != prompt
+        if call.token_ids is not None and not foreign:
+            return Encoded(prompt, tuple(call.token_ids), True)
+        answer = self.tokenizer(call.response, add_special_tokens=False)["input_ids"]
+        return Encoded(prompt, (*answer, self.tokenizer.eos_token_id), False)
+
+
+def to_art_group(group: TrainingGroup, *, tokenizer: Any, encoder: Encoder | None = None) -> Any:
     """An ``art.TrajectoryGroup``; every recorded call is a history of its own with exactly the prompt it saw."""
     art = import_art()
-    return art.TrajectoryGroup(_to_art_trajectory(art, sample, tokenizer) for sample in group.samples)
+    encoder = encoder or Encoder(tokenizer)
+    return art.TrajectoryGroup(_to_art_trajectory(art, sample, encoder) for sample in group.samples)
 
 
-def _to_art_trajectory(art: Any, sample: TrainingSample, tokenizer: Any) -> Any:
+def _to_art_trajectory(art: Any, sample: TrainingSample, encoder: Encoder) -> Any:
 
     # Newer versions call the history of messages and choices LegacyHistory; their History is something else.
     history = getattr(art.trajectories, "LegacyHistory", None) or art.trajectories.History
-    first, *others = ([*(dict(m) for m in call.messages), _choice(call, tokenizer)] for call in sample.calls)
+    first, *others = ([*(dict(m) for m in call.messages), _choice(call, encoder(call))] for call in sample.calls)
     return art.Trajectory(
         messages_and_choices=first,
         additional_histories=[history(messages_and_choices=messages) for messages in others],
@@ -57,17 +97,14 @@ def _to_art_trajectory(art: Any, sample: TrainingSample, tokenizer: Any) -> Any:
     )
 
 
-def _choice(call: PolicyCall, tokenizer: Any) -> Any:
+def _choice(call: PolicyCall, encoded: Encoded) -> Any:
     """An OpenAI ``Choice`` whose tokens are the recorded ids; ids and logprobs that weren't recorded are the text's
     own tokens with logprob NaN (unknown)."""
     from openai.types.chat import ChatCompletionMessage, ChatCompletionTokenLogprob
     from openai.types.chat.chat_completion import Choice, ChoiceLogprobs
 
-    # Older versions render the prompt, newer ones take the ids as given: they must be the same.
-    rendered = _rendered(call, tokenizer)
-    token_ids, recorded = _answer(call, rendered, tokenizer)
-    logprobs: Sequence[float] = (float("nan"),) * len(token_ids)
-    if call.logprobs is not None and recorded:
+    logprobs: Sequence[float] = (float("nan"),) * len(encoded.answer)
+    if call.logprobs is not None and encoded.recorded:
         # -inf is unknown too: the versions disagree about it.
         logprobs = [p if math.isfinite(p) else float("nan") for p in call.logprobs]
     choice = Choice(
@@ -77,40 +114,31 @@ def _choice(call: PolicyCall, tokenizer: Any) -> Any:
         logprobs=ChoiceLogprobs(
             content=[
                 ChatCompletionTokenLogprob(token=f"token_id:{token}", logprob=logprob, top_logprobs=[])
-                for token, logprob in zip(token_ids, logprobs, strict=True)
+                for token, logprob in zip(encoded.answer, logprobs, strict=True)
             ]
         ),
     )
-    choice.prompt_token_ids = rendered
-    choice.token_ids = list(token_ids)
+    # Older versions render the prompt, newer ones take the ids as given: they are the same.
+    choice.prompt_token_ids = list(encoded.prompt)
+    choice.token_ids = list(encoded.answer)
     return choice
 
 
-def _rendered(call: PolicyCall, tokenizer: Any) -> list[int]:
-    messages = [dict(m) for m in call.messages]
-    return list(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False))
-
-
-def _answer(call: PolicyCall, rendered: Sequence[int], tokenizer: Any) -> tuple[tuple[int, ...], bool]:
-    """The tokens of the answer, and whether they are the recorded ones."""
-    # Ids of another tokenizer or chat template mean nothing here: then the text is what was recorded.
-    foreign = call.prompt_token_ids is not None and list(call.prompt_token_ids) != list(rendered)
-    if call.token_ids is not None and not foreign:
-        return tuple(call.token_ids), True
-    return (*tokenizer(call.response, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id), False
-
-
-def answer_tokens(tokenizer: Any, groups: Sequence[TrainingGroup]) -> int:
-    """Tokens of all answers in the groups, those without an advantage included: as many as `pack` marks at most."""
-    calls = [call for group in groups for sample in group.samples for call in sample.calls]
-    return sum(len(_answer(call, _rendered(call, tokenizer), tokenizer)[0]) for call in calls)
-
-
-def pack(tokenizer: Any, groups: Sequence[TrainingGroup], *, packed_tokens: int, seed: int) -> dict[str, Any] | None:
+def pack(
+    tokenizer: Any,
+    groups: Sequence[TrainingGroup],
+    *,
+    packed_tokens: int,
+    seed: int,
+    weight: Callable[[float], float] = lambda advantage: advantage,
+    encoder: Encoder | None = None,
+) -> dict[str, Any] | None:
     """ART's packed tensors of the groups, each of shape [rows, packed_tokens]; None when no group carries signal.
 
-    ``packed_tokens`` grows to the longest single history. ART draws from Python's global generator; it is seeded here
-    and put back, so that the same groups and seed give the same rows in the same order.
+    ``weight`` turns an answer's group-normalised advantage into what stands in its place; answers of weight 0 are
+    left out. ART scales the whole set so that the mean size of a weight is 1. ``packed_tokens`` grows to the longest
+    single history. ART draws from Python's global generator; it is seeded here and put back, so that the same groups
+    and seed give the same rows in the same order.
     """
     import_art()
     from art.preprocessing.pack import packed_tensors_from_tokenized_results
@@ -119,9 +147,16 @@ def pack(tokenizer: Any, groups: Sequence[TrainingGroup], *, packed_tokens: int,
     state = random.getstate()
     random.seed(seed)
     try:
-        art_groups = [to_art_group(group, tokenizer=tokenizer) for group in groups]
-        results = list(tokenize_trajectory_groups(tokenizer, art_groups, False, True))
+        encoder = encoder or Encoder(tokenizer)
+        art_groups = [to_art_group(group, tokenizer=tokenizer, encoder=encoder) for group in groups]
+        results = list(
+            tokenize_trajectory_groups(
+                tokenizer, art_groups, False, True, drop_zero_advantage_trajectories=weight(0) == 0
+            )
+        )
         results = [result for result in results if any(result.assistant_mask)]
+        for result in results:
+            result.advantage = weight(result.advantage)
         if not results:
             return None
         _share_prompts_only(results)
@@ -152,14 +187,12 @@ def _share_prompts_only(results: Sequence[Any]) -> None:
         result.prompt_length = max(0, min(result.prompt_length, first[result.prompt_id] - 1))
 
 
-def policy_loss(rows: dict[str, Any], new_logprobs: Any, *, loss: LossName, clip_epsilon: float) -> Any:
-    """ART's GRPO loss of packed rows, a scalar tensor; ``new_logprobs[r, i]`` is that of token i + 1 of row r.
+def art_loss(rows: dict[str, Any], new_logprobs: Any, config: dict[str, Any]) -> Any:
+    """ART's loss summed over the trained tokens of packed rows: PPO where ``config`` has ``ppo``, else CISPO.
 
-    ``ppo`` clips the importance ratio to 1 ± clip_epsilon (Schulman et al. 2017); ``cispo`` clips the detached ratio as
-    a weight (MiniMax-M1, 2025). Tokens with unknown behaviour logprobs have ratio 1: plain REINFORCE.
-    """
+    Tokens with unknown behaviour logprobs have ratio 1."""
     import art.loss
 
     wrap = getattr(art.loss, "LossInputs", None)
-    config: dict[str, Any] = {"ppo": True, "epsilon": clip_epsilon} if loss == "ppo" else {}
-    return art.loss.loss_fn(rows if wrap is None else wrap(inputs=rows), new_logprobs, None, None, config).policy_loss
+    inputs = rows if wrap is None else wrap(inputs=rows)
+    return art.loss.loss_fn(inputs, new_logprobs, None, None, config, "sum").policy_loss

@@ -3,35 +3,57 @@
 from __future__ import annotations
 
 import asyncio
-import math
+import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import Field
 
 from mmo_rl.errors import TrainerError
 from mmo_rl.rng import derive_seed
-from mmo_rl.trainer.art_adapter import LossName, answer_tokens, pack, policy_loss
+from mmo_rl.trainer.art_adapter import Encoder, pack
 from mmo_rl.trainer.base import Capabilities
+from mmo_rl.trainer.batch import require_finite, staleness, within_context
 from mmo_rl.trainer.checkpoints import Checkpoints
+from mmo_rl.trainer.forward import Rows, require_packable, score
+from mmo_rl.trainer.losses import Loss, LossName
+from mmo_rl.trainer.update import Schedule, ScheduleName, Update
+from mmo_rl.trainer.weights import Lora, Weights
 from mmo_rl.types import PolicyVersion, Trained, TrainingGroup
 
-NO_SPREAD = 1e-12
-"""Rewards closer than this are equal: rounding must not become gradient."""
+_log = logging.getLogger(__name__)
+
+
+class BaseModel(Protocol):
+    """What a trainer asks of the base model: its limit in tokens, and the rank of its LoRA adapter (0: none)."""
+
+    context_length: int
+    lora_rank: int
 
 
 class LocalTrainer:
-    """Trains all weights of a small model on the CPU (float32) or one GPU.
+    """Trains a causal language model on the CPU (float32) or one GPU (bfloat16): all weights, or with
+    ``model.lora_rank`` above 0 an adapter, whose output is scaled by ``lora_alpha`` / rank, at ``lora_targets``
+    (``all-linear``, or module names such as q_proj).
 
-    ``learning_rate`` of AdamW; ``epochs`` passes over an iteration's data; ``packed_tokens`` the length of a packed
-    row and ``rows_per_step`` how many of them make a gradient step; ``clip_epsilon`` of PPO; ``max_grad_norm`` of
-    gradient clipping. ``missing_logprobs`` says what to do with answers recorded without logprobs: ``score`` them once
-    with the policy as it is before the update, train them as plain ``reinforce``, or ``refuse``.
+    ``learning_rate`` of AdamW at its highest; ``schedule`` and ``warmup_share`` are those of `Schedule`, over
+    ``iterations``. ``epochs`` passes over an iteration's data; ``packed_tokens`` the length of a packed row (rows grow
+    to the longest history; attention takes memory by its square), ``rows_per_step`` how many of them make a gradient
+    step and ``micro_batch_tokens`` how many of their tokens are computed at a time, at least one row: memory depends on
+    it, the step does not. ``loss`` and its constants ``clip_epsilon``, ``awr_beta`` and ``awr_cap`` are those of
+    `mmo_rl.trainer.losses`; ``kl_to_base`` the coefficient of the divergence from the base model, which at 0 isn't
+    computed; ``max_grad_norm`` of gradient clipping.
 
-    Checkpoints are folders ``checkpoints/NNNN`` in the run folder, in Hugging Face format with the optimizer's state
-    beside them; a folder appears whole or not at all.
+    ``missing_logprobs`` says what ``ppo`` and ``cispo`` do with answers recorded without logprobs. ``score`` has the
+    policy that the iteration starts with score them, once, before its first step: as every window is trained on once,
+    so is every answer scored once, and its ratio starts at 1. (Scores of the run's first policy would not: after some
+    iterations most ratios would lie outside the clip, and nothing more could be learnt.) ``reinforce`` trains them
+    with ratio 1 and so without a clip, with a warning; ``refuse`` raises.
+
+    Checkpoints are folders ``checkpoints/NNNN`` in the run folder, in Hugging Face format (of an adapter: it alone)
+    with the optimizer's state beside them; a folder appears whole or not at all.
     """
 
     capabilities = Capabilities()
@@ -40,204 +62,179 @@ class LocalTrainer:
         self,
         *,
         learning_rate: Annotated[float, Field(gt=0, le=1)],
+        schedule: ScheduleName = "constant",
+        warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+        iterations: Annotated[int, Field(ge=1)] = 1,
         epochs: Annotated[int, Field(ge=1)] = 1,
         packed_tokens: Annotated[int, Field(ge=16)] = 512,
         rows_per_step: Annotated[int, Field(ge=1)] = 4,
+        micro_batch_tokens: Annotated[int, Field(ge=1)] = 2048,
         loss: LossName = "ppo",
         clip_epsilon: Annotated[float, Field(gt=0, lt=1)] = 0.2,
+        awr_beta: Annotated[float, Field(gt=0)] = 1.0,
+        awr_cap: Annotated[float, Field(gt=0, le=20)] = 2.0,
+        kl_to_base: Annotated[float, Field(ge=0)] = 0.0,
         max_grad_norm: Annotated[float, Field(gt=0)] = 1.0,
         missing_logprobs: Literal["score", "reinforce", "refuse"] = "score",
+        lora_alpha: Annotated[int, Field(ge=1)] = 32,
+        lora_targets: str | list[str] = "all-linear",
         device: Literal["cpu", "cuda"] = "cpu",
         seed: int,
+        model: BaseModel | None = None,
         model_location: str,
         model_name: str,
         checkpoints: Path,
         load_model: Callable[..., tuple[Any, Any]],
     ) -> None:
-        self._learning_rate = learning_rate
-        self._epochs = epochs
+        targets = lora_targets if isinstance(lora_targets, str) else tuple(lora_targets)
+        self._lora = Lora(model.lora_rank if model else 0, lora_alpha, targets)
+        self._context_length = model.context_length if model else None
         self._packed_tokens = packed_tokens
-        self._rows_per_step = rows_per_step
-        self._loss: LossName = loss
-        self._clip_epsilon = clip_epsilon
-        self._max_grad_norm = max_grad_norm
         self._missing_logprobs = missing_logprobs
+        self._loss = Loss(loss, clip_epsilon, awr_beta, awr_cap)
+        self._update = Update(
+            loss=self._loss,
+            schedule=Schedule(learning_rate, schedule, warmup_share, iterations),
+            epochs=epochs,
+            rows_per_step=rows_per_step,
+            micro_batch_tokens=micro_batch_tokens,
+            max_grad_norm=max_grad_norm,
+            kl_to_base=kl_to_base,
+        )
         self._device = device
         self._seed = seed
+        self._base = model_location
         self._checkpoints = Checkpoints(folder=checkpoints, name=model_name, base=model_location)
         self._load_model = load_model
-        self._model: Any = None
-        self._tokenizer: Any = None
-        self._optimizer: Any = None
+        self._weights: Weights | None = None
         self._current = 0
 
     async def resume(self, version: int | None = None) -> PolicyVersion:
-        """Loads a published version (the newest by default; 0 is the base model) and forgets those after it."""
-        chosen = self._checkpoints.rewind(version)
-        await asyncio.to_thread(self._load, chosen)
-        return self._checkpoints.version(chosen)
+        """Loads a published version (the newest by default; 0 is the base model) and forgets those after it. Raises
+        `TrainerError` for a checkpoint of another model, and where ``device`` is not there."""
+        self._current = self._checkpoints.rewind(version)
+        self._weights = await asyncio.to_thread(self._load)
+        return self._checkpoints.version(self._current)
 
     async def train(self, groups: Sequence[TrainingGroup], *, iteration: int) -> Trained:
         """One iteration's update; publishes version ``iteration + 1``, or keeps the policy where no group carries
-        signal. Raises `TrainerError`, and publishes nothing,
-        where there was signal but no gradient step, or where the update isn't finite."""
-        return await asyncio.to_thread(self._train, groups, iteration)
+        signal. Raises `TrainerError`, publishes nothing and goes on from the version before, where a reward isn't
+        finite, where there was signal but no gradient step, or where the update isn't finite."""
+        weights = await asyncio.to_thread(self._load) if self._weights is None else self._weights
+        # Whatever happens to them now, half an update must not be gone on from.
+        self._weights = None
+        trained = await asyncio.to_thread(self._train, weights, groups, iteration)
+        self._weights, self._current = weights, trained.policy.version
+        return trained
 
     async def aclose(self) -> None:
         """Lets go of the model."""
-        self._model = self._tokenizer = self._optimizer = None
+        self._weights = None
 
-    # --- checkpoints -----------------------------------------------------------------------------------------------
-
-    def _load(self, version: int) -> None:
+    def _load(self) -> Weights:
         import torch
 
-        self._current = version
-        self._model, self._tokenizer = self._load_model(self._checkpoints.version(version).path, device=self._device)
-        self._optimizer = torch.optim.AdamW(
-            self._model.parameters(), lr=self._learning_rate, betas=(0.9, 0.95), weight_decay=0.0
+        if self._device == "cuda" and not torch.cuda.is_available():
+            raise TrainerError("there is no CUDA device here", hint="trainer.device=cpu, or a machine with a GPU")
+        weights = Weights.load(
+            self._checkpoints.path(self._current) if self._current else None,
+            base=self._base,
+            load_model=self._load_model,
+            device=self._device,
+            lora=self._lora,
+            keep_base=self._update.kl_to_base > 0,
+            seed=derive_seed(self._seed, "lora"),
         )
-        if version:
-            file = self._checkpoints.path(version) / "optimizer.pt"
-            self._optimizer.load_state_dict(torch.load(file, map_location=self._device, weights_only=True))
-
-    def _save(self, folder: Path) -> None:
-        import torch
-
-        self._model.save_pretrained(folder)
-        self._tokenizer.save_pretrained(folder)
-        torch.save(self._optimizer.state_dict(), folder / "optimizer.pt")
+        require_packable(weights.model)
+        return weights
 
     # --- the update --------------------------------------------------------------------------------------------------
 
-    def _train(self, groups: Sequence[TrainingGroup], iteration: int) -> Trained:
+    def _train(self, weights: Weights, groups: Sequence[TrainingGroup], iteration: int) -> Trained:
+        import torch
+
         started = time.perf_counter()
-        for group in groups:
-            for sample in group.samples:
-                if not math.isfinite(sample.reward):
-                    raise TrainerError(
-                        f"the reward of {sample.trajectory_id} in group {group.group_id} is {sample.reward}",
-                        hint="a judge must answer finite scores; see judgments.jsonl in the run folder",
-                    )
-        signal = [g for g in groups if _spread(g) > NO_SPREAD]
-        selected = answer_tokens(self._tokenizer, groups) * self._epochs
-        if not signal:
-            return Trained(self._checkpoints.version(self._current), 0, 0, len(groups), {}, selected)
+        require_finite(groups)
+        encoder = Encoder(weights.tokenizer)
+        selected = sum(len(encoder(c).answer) for g in groups for s in g.samples for c in s.calls)
+        policy = self._checkpoints.version(self._current)
+        kept, too_long = within_context(groups, encoder, context_length=self._context_length)
+        teaching = self._loss.teaching(kept)
+        rewards = [sample.reward for group in groups for sample in group.samples]
+        metrics = {
+            "zero_variance_share": 1 - len(teaching) / max(1, len(kept)),
+            "histories_too_long": too_long,
+            **({"reward_mean": sum(rewards) / len(rewards)} if rewards else {}),
+            **staleness(teaching, encoder, policy=policy),
+        }
+        skipped, selected = len(kept) - len(teaching), selected * self._update.epochs
+        if not teaching:
+            return Trained(policy, 0, 0, skipped, metrics, selected)
         packed = pack(
-            self._tokenizer,
-            signal,
+            weights.tokenizer,
+            teaching,
             packed_tokens=self._packed_tokens,
             seed=derive_seed(self._seed, "pack", iteration),
+            weight=self._loss.weight,
+            encoder=encoder,
         )
         if packed is None:
             raise TrainerError("there was signal but no trainable token", hint="check that LLM calls were recorded")
-        unknown = self._fill_logprobs(packed)
-        metrics = self._optimize(packed, iteration)
-        steps = int(metrics.pop("gradient_steps"))
-        tokens = int(packed["assistant_mask"].sum()) * self._epochs
+        rows = {name: value.to(self._device) for name, value in packed.items() if isinstance(value, torch.Tensor)}
+        metrics |= self._complete(weights, rows, iteration)
+        torch.manual_seed(derive_seed(self._seed, "train", iteration))
+        steps, measured = self._update.run(weights, rows, iteration=iteration)
+        tokens = int(rows["assistant_mask"].sum()) * self._update.epochs
         if steps == 0 or tokens == 0:
             raise TrainerError("there was signal but nothing was trained", hint="report this with the run's log.txt")
         seconds = time.perf_counter() - started
-        policy = self._checkpoints.publish(iteration + 1, self._save)
-        self._current = policy.version
         return Trained(
-            policy=policy,
+            policy=self._checkpoints.publish(iteration + 1, weights.save),
             gradient_steps=steps,
             tokens=tokens,
-            groups_skipped_zero_variance=len(groups) - len(signal),
-            metrics=metrics | {"tokens_per_s": tokens / seconds, "unknown_logprobs_share": unknown},
+            groups_skipped_zero_variance=skipped,
+            metrics=metrics | measured | self._speed(rows, tokens, seconds),
             tokens_selected=selected,
         )
 
-    def _fill_logprobs(self, packed: dict[str, Any]) -> float:
-        """Deals with unknown behaviour logprobs as told; returns their share of the trained tokens."""
+    def _speed(self, rows: Rows, tokens: int, seconds: float) -> dict[str, float]:
+        """Tokens a second: trained, of all histories with shared prompts counted once, and with the padding too."""
+        padded = rows["tokens"].numel() * self._update.epochs
+        real = int((rows["group_ids"] != -1).sum()) * self._update.epochs
+        return {
+            "tokens_per_s": tokens / seconds,
+            "packed_tokens_per_s": real / seconds,
+            "padded_tokens_per_s": padded / seconds,
+            "padding_share": 1 - real / padded,
+        }
+
+    def _complete(self, weights: Weights, rows: Rows, iteration: int) -> dict[str, float]:
+        """Puts the logprobs that the update needs and the data lack into ``rows``: those of unknown behaviour, as
+        told, and those of the base model."""
         import torch
 
-        unknown = packed["assistant_mask"] & packed["logprobs"].isnan()
-        share = float(unknown.sum() / packed["assistant_mask"].sum())
-        if share == 0 or self._missing_logprobs == "reinforce":
-            return share
-        if self._missing_logprobs == "refuse":
+        unknown = rows["assistant_mask"] & rows["logprobs"].isnan()
+        share = float(unknown.sum() / rows["assistant_mask"].sum())
+        unclipped = 1.0 if self._loss.name == "reinforce" else 0.0
+        options: dict[str, Any] = {"micro_batch_tokens": self._update.micro_batch_tokens, "bf16": weights.bf16}
+        if share and self._loss.uses_ratio and self._missing_logprobs == "refuse":
             raise TrainerError(
                 f"{share:.0%} of the trained tokens have no recorded logprobs",
                 hint="trainer.missing_logprobs=score scores them with the starting policy",
             )
-        with torch.no_grad():
-            for first in range(0, len(unknown), self._rows_per_step):
-                part = slice(first, first + self._rows_per_step)
-                scored = self._logprobs({k: v[part] for k, v in packed.items() if isinstance(v, torch.Tensor)})[0]
-                scored = torch.nn.functional.pad(scored[:, :-1], (1, 0))
-                packed["logprobs"][part] = torch.where(unknown[part], scored, packed["logprobs"][part])
-        return share
-
-    def _logprobs(self, rows: dict[str, Any]) -> tuple[Any, Any]:
-        """Log-probability of every next token that is trained (0 elsewhere), shape [rows, tokens], and the mean
-        entropy at those places. Logits are made only where they are needed."""
-        import torch
-
-        groups, parents = rows["group_ids"], rows["parent_ids"]
-        length = groups.shape[1]
-        same = (groups[:, :, None] == groups[:, None, :]) | (parents[:, :, None] == groups[:, None, :])
-        mask = same & torch.ones(length, length, dtype=torch.bool, device=groups.device).tril()
-        hidden = self._model.model(
-            input_ids=rows["tokens"], attention_mask=mask[:, None], position_ids=rows["input_pos"], use_cache=False
-        ).last_hidden_state
-        trained = torch.nn.functional.pad(rows["assistant_mask"][:, 1:], (0, 1), value=False)
-        logp = self._model.lm_head(hidden[trained]).float().log_softmax(-1)
-        targets = torch.nn.functional.pad(rows["tokens"][:, 1:], (0, 1))[trained]
-        chosen = logp.gather(1, targets[:, None])[:, 0]
-        entropy = -(logp.exp() * logp).sum(-1).mean()
-        return torch.zeros_like(rows["logprobs"]).masked_scatter(trained, chosen), entropy.detach()
-
-    def _optimize(self, packed: dict[str, Any], iteration: int) -> dict[str, float]:
-        import torch
-
-        torch.manual_seed(derive_seed(self._seed, "train", iteration))
-        totals: dict[str, float] = dict.fromkeys(("loss", "entropy", "grad_norm", "kl", "clip_fraction"), 0.0)
-        steps = 0
-        rows = {k: v.to(self._device) for k, v in packed.items() if isinstance(v, torch.Tensor)}
-        for _ in range(self._epochs):
-            for first in range(0, rows["tokens"].shape[0], self._rows_per_step):
-                batch = {k: v[first : first + self._rows_per_step] for k, v in rows.items()}
-                if not batch["assistant_mask"].any():
-                    continue
-                new_logprobs, entropy = self._logprobs(batch)
-                loss = policy_loss(batch, new_logprobs, loss=self._loss, clip_epsilon=self._clip_epsilon)
-                self._optimizer.zero_grad()
-                loss.backward()
-                norm = torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._max_grad_norm)
-                if not torch.isfinite(loss) or not torch.isfinite(norm):
-                    raise TrainerError(
-                        f"the update of iteration {iteration} isn't finite (loss {loss.item()})",
-                        hint="lower trainer.learning_rate",
-                    )
-                self._optimizer.step()
-                steps += 1
-                drift, clipped = self._drift(batch, new_logprobs.detach())
-                for name, value in (
-                    ("loss", loss.item()),
-                    ("entropy", entropy.item()),
-                    ("grad_norm", norm.item()),
-                    ("kl", drift),
-                    ("clip_fraction", clipped),
-                ):
-                    totals[name] += value
-        return {name: total / max(1, steps) for name, total in totals.items()} | {"gradient_steps": steps}
-
-    def _drift(self, batch: dict[str, Any], new_logprobs: Any) -> tuple[float, float]:
-        """Schulman's k3 estimate of KL(behaviour || policy) over trained tokens with known behaviour logprobs, and the
-        share of their ratios outside the clip range."""
-        import torch
-
-        old = torch.nn.functional.pad(batch["logprobs"][:, 1:], (0, 1), value=float("nan"))
-        known = ~old.isnan()
-        if not known.any():
-            return 0.0, 0.0
-        ratio = (new_logprobs - old)[known]
-        kl = (ratio.exp() - 1 - ratio).mean().item()
-        return kl, ((ratio.exp() - 1).abs() > self._clip_epsilon).float().mean().item()
-
-
-def _spread(group: TrainingGroup) -> float:
-    rewards = [sample.reward for sample in group.samples]
-    return max(rewards) - min(rewards)
+        if share and self._loss.uses_ratio and self._missing_logprobs == "score":
+            rows["logprobs"] = torch.where(unknown, score(weights.model, rows, **options), rows["logprobs"])
+        elif share and self._loss.uses_ratio:
+            unclipped = share
+        if share and unclipped:
+            _log.warning(
+                "iteration %d: %.0f %% of the trained tokens were given by an unknown policy and are trained as plain "
+                "REINFORCE, without a ratio or a clip. A policy can collapse this way: "
+                "trainer.missing_logprobs=score with trainer.loss=ppo does not, nor does trainer.loss=awr",
+                iteration + 1,
+                100 * share,
+            )
+        if self._update.kl_to_base:
+            with weights.base_model() as base:
+                rows["reference"] = score(base, rows, **options)
+        return {"unknown_logprobs_share": share, "unclipped_tokens_share": unclipped}

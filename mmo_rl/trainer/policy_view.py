@@ -21,7 +21,15 @@ def policy_calls(step: Step) -> tuple[PolicyCall, ...]:
 
 
 def _policy_call(call: LLMCall) -> PolicyCall:
-    return PolicyCall(call.messages, call.response, call.prompt_token_ids, call.token_ids, call.logprobs)
+    return PolicyCall(
+        call.messages,
+        call.response,
+        call.prompt_token_ids,
+        call.token_ids,
+        call.logprobs,
+        call.model,
+        call.model_version,
+    )
 
 
 def training_groups(scored: Iterable[ScoredGroup]) -> list[TrainingGroup]:

@@ -1,0 +1,130 @@
+"""One iteration's gradient steps: accumulated over micro-batches, clipped, at a scheduled learning rate, measured."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from mmo_rl.errors import TrainerError
+from mmo_rl.trainer.forward import Rows, micro_batches, token_logprobs
+from mmo_rl.trainer.losses import Loss, k3
+from mmo_rl.trainer.weights import Weights
+
+_log = logging.getLogger(__name__)
+
+ScheduleName = Literal["constant", "linear", "cosine"]
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """The learning rate over a run of ``iterations``: up from 0 during the first ``warmup`` share of it, then
+    ``constant``, or down to 0 at its end, ``linear`` or as half a ``cosine`` (Loshchilov and Hutter 2017).
+
+    It follows from the iteration and the step alone, so a run that was killed goes on at the same rate.
+    """
+
+    peak: float
+    kind: ScheduleName = "constant"
+    warmup: float = 0.0
+    iterations: int = 1
+
+    def rate(self, *, iteration: int, step: int, steps: int) -> float:
+        """The rate of a step, counted from 0, of the ``steps`` of an iteration."""
+        share = min(1.0, (iteration + step / steps) / self.iterations)
+        if share < self.warmup:
+            return self.peak * min(1.0, (share + 1 / (steps * self.iterations)) / self.warmup)
+        left = (1 - share) / (1 - self.warmup)
+        shape = {"constant": 1.0, "linear": left, "cosine": (1 + math.cos(math.pi * (1 - left))) / 2}
+        return self.peak * shape[self.kind]
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """How an iteration's rows change the weights. ``rows_per_step`` packed rows make a gradient step; at most
+    ``micro_batch_tokens`` of their tokens, but at least one row, are on their way through the model at a time, which
+    changes memory and speed and not the step. ``kl_to_base`` is the coefficient of `k3`."""
+
+    loss: Loss
+    schedule: Schedule
+    epochs: int
+    rows_per_step: int
+    micro_batch_tokens: int
+    max_grad_norm: float
+    kl_to_base: float
+
+    def run(self, weights: Weights, rows: Rows, *, iteration: int) -> tuple[int, dict[str, float]]:
+        """Trains on packed ``rows`` (with ``reference``, the base model's logprobs, where there is a coefficient).
+
+        Returns the number of gradient steps and the means of what was measured over them. Raises `TrainerError` where
+        a step isn't finite; the weights then are of no use.
+        """
+        steps = [
+            {name: tensor[first : first + self.rows_per_step] for name, tensor in rows.items()}
+            for first in range(0, len(rows["tokens"]), self.rows_per_step)
+        ]
+        steps = [step for step in steps if step["assistant_mask"].any()] * self.epochs
+        measured: list[dict[str, float]] = []
+        for number, batch in enumerate(steps):
+            rate = self.schedule.rate(iteration=iteration, step=number, steps=len(steps))
+            measured.append(self._step(weights, batch, rate=rate, iteration=iteration))
+            if (number + 1) % max(1, len(steps) // 10) == 0:
+                _log.info("iteration %d: gradient step %d of %d", iteration + 1, number + 1, len(steps))
+        names = dict.fromkeys(name for step in measured for name in step)
+        return len(steps), {name: _mean([m[name] for m in measured if name in m]) for name in names}
+
+    def _step(self, weights: Weights, batch: Rows, *, rate: float, iteration: int) -> dict[str, float]:
+        import torch
+
+        count = batch["assistant_mask"][:, 1:].sum() + 1e-6
+        weights.optimizer.zero_grad()
+        total = from_base = 0.0
+        new_logprobs, entropies = torch.zeros_like(batch["logprobs"]), []
+        parts = batch | {"place": torch.arange(len(new_logprobs), device=new_logprobs.device)}
+        for part in micro_batches(parts, self.micro_batch_tokens):
+            new, entropy = token_logprobs(weights.model, part, bf16=weights.bf16)
+            loss = self.loss.of(part, new) / count
+            if self.kl_to_base:
+                divergence = k3(part, new) / count
+                from_base += divergence.item()
+                loss = loss + self.kl_to_base * divergence
+            loss.backward()
+            total += loss.item()
+            new_logprobs[part["place"]] = new.detach()
+            entropies.append(entropy)
+        norm = torch.nn.utils.clip_grad_norm_(weights.trained(), self.max_grad_norm).item()
+        if not math.isfinite(total) or not math.isfinite(norm):
+            raise TrainerError(
+                f"the update of iteration {iteration} isn't finite (loss {total}, gradient norm {norm})",
+                hint="lower trainer.learning_rate",
+            )
+        for group in weights.optimizer.param_groups:
+            group["lr"] = rate
+        weights.optimizer.step()
+        measured = {
+            "loss": total,
+            "entropy": torch.cat(entropies).mean().item(),
+            "grad_norm": norm,
+            "learning_rate": rate,
+            **self._drift(batch, new_logprobs),
+        }
+        return measured | ({"kl_base": from_base} if self.kl_to_base else {})
+
+    def _drift(self, batch: Rows, new_logprobs: Any) -> dict[str, float]:
+        """Schulman's k3 estimate of KL(behaviour || policy) over trained tokens with known behaviour logprobs, and the
+        share of their ratios outside the clip range; nothing where none is known."""
+        import torch
+
+        old = torch.nn.functional.pad(batch["logprobs"][:, 1:], (0, 1), value=float("nan"))
+        known = ~old.isnan()
+        if not known.any():
+            return {}
+        ratio = (new_logprobs - old)[known]
+        moved = (ratio.exp() - 1).abs() > self.loss.clip_epsilon
+        return {"kl": (ratio.exp() - 1 - ratio).mean().item(), "clip_fraction": moved.float().mean().item()}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

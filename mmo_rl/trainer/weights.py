@@ -1,0 +1,149 @@
+"""The weights in training: all of a model's, or a LoRA adapter beside frozen ones, with their optimizer.
+
+On CUDA matrices are multiplied in bfloat16. An update of a few millionths would be rounded away in weights of eight
+bits of precision, so what is trained is kept in float32: all weights, or the adapter's, beside a base in bfloat16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmo_rl.errors import TrainerError
+
+STATE = "trainer_state.pt"
+"""Of a checkpoint: the optimizer's state and torch's random state."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lora:
+    """An adapter of low rank (Hu et al. 2021): ``rank`` 0 is none; its output is scaled by ``alpha`` / ``rank``.
+    ``targets`` are the modules that get one: ``all-linear`` or names such as q_proj."""
+
+    rank: int = 0
+    alpha: int = 32
+    targets: str | tuple[str, ...] = "all-linear"
+
+
+class Weights:
+    """A loaded version of the policy: ``model`` (transformers) and ``tokenizer``; ``bf16`` says how to multiply."""
+
+    def __init__(self, *, model: Any, tokenizer: Any, adapted: Any, base: Any, bf16: bool, optimizer: Any) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.bf16 = bf16
+        self.optimizer = optimizer
+        self._adapted = adapted
+        self._base = base
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path | None,
+        *,
+        base: str,
+        load_model: Callable[..., tuple[Any, Any]],
+        device: str,
+        lora: Lora,
+        keep_base: bool,
+        seed: int,
+    ) -> Weights:
+        """The checkpoint in ``folder``, None for the untrained model at ``base``, with the optimizer where it was.
+
+        ``keep_base`` keeps a frozen copy of the base model at hand, which an adapter doesn't need: it is switched off
+        instead. Raises `TrainerError` for a checkpoint of another model or of other LoRA settings.
+        """
+        import torch
+
+        adapted = frozen = None
+        if lora.rank:
+            model, tokenizer = load_model(base, device=device)
+            adapted = _adapt(model, folder, lora, seed)
+        else:
+            model, tokenizer = load_model(base if folder is None else str(folder), device=device, dtype="float32")
+            frozen = load_model(base, device=device)[0].requires_grad_(False) if keep_base else None
+        trained = [p for p in (adapted or model).parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(trained, betas=(0.9, 0.95), weight_decay=0.0)
+        if folder is not None:
+            state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+            try:
+                optimizer.load_state_dict(state["optimizer"])
+            except ValueError as error:
+                raise TrainerError(
+                    f"{folder / STATE} belongs to other weights than those that are trained here: {error}",
+                    hint="remove the run folder to start afresh",
+                ) from error
+            torch.set_rng_state(state["rng"])
+            if state["cuda_rng"] and device.startswith("cuda"):
+                torch.cuda.set_rng_state_all(state["cuda_rng"])
+        return cls(
+            model=model,
+            tokenizer=tokenizer,
+            adapted=adapted,
+            base=frozen,
+            bf16=device.startswith("cuda"),
+            optimizer=optimizer,
+        )
+
+    def trained(self) -> list[Any]:
+        """The parameters that the optimizer changes."""
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+    @contextmanager
+    def base_model(self) -> Iterator[Any]:
+        """The model as it was before any training; the trained one is not to be used meanwhile."""
+        if self._adapted is None:
+            yield self._base
+        else:
+            with self._adapted.disable_adapter():
+                yield self.model
+
+    def save(self, folder: Path) -> None:
+        """Writes the weights (of an adapter: it alone), the tokenizer and what `load` needs to go on."""
+        import torch
+
+        (self._adapted or self.model).save_pretrained(folder)
+        if self._adapted is not None:
+            self.model.config.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        state = {
+            "optimizer": self.optimizer.state_dict(),
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state_all() if self.bf16 else [],
+        }
+        torch.save(state, folder / STATE)
+
+
+def _adapt(model: Any, folder: Path | None, lora: Lora, seed: int) -> Any:
+    """``model`` with the adapter in ``folder``, or with one that changes nothing yet; its base is frozen."""
+    try:
+        import peft
+    except ImportError as error:
+        raise TrainerError(
+            "model.lora_rank above 0 needs peft, which isn't installed", hint="pip install 'mmo-rl[local]'"
+        ) from error
+    import torch
+
+    if folder is not None:
+        try:
+            return peft.PeftModel.from_pretrained(model, str(folder), is_trainable=True)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise TrainerError(
+                f"{folder} holds no adapter of this model: {str(error).splitlines()[0]}",
+                hint="remove the run folder to start afresh",
+            ) from error
+    targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
+    settings = peft.LoraConfig(
+        task_type="CAUSAL_LM", r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=targets
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        try:
+            return peft.get_peft_model(model, settings)
+        except ValueError as error:
+            raise TrainerError(
+                f"no LoRA adapter fits: {str(error).splitlines()[0]}", hint="trainer.lora_targets=all-linear"
+            ) from error
