@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from mmo_rl.rng import derive_seed
 from mmo_rl.types import Message
 
 
@@ -35,3 +36,8 @@ class Policy(Protocol):
     async def complete(
         self, prompts: Sequence[Sequence[Message]], *, temperature: float, seed: int
     ) -> list[Completion]: ...
+
+
+def completion_seed(seed: int, number: int) -> int:
+    """The seed of prompt ``number`` of one `Policy.complete`: as many bits as every endpoint takes."""
+    return derive_seed(seed, "completion", number) % 2**31

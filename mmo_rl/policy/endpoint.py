@@ -14,8 +14,7 @@ from mmo_rl.chat.client import CallFailed, ChatClient, api_key, remedy
 from mmo_rl.chat.wire import Reply
 from mmo_rl.concurrency import gather_ordered
 from mmo_rl.errors import PolicyError
-from mmo_rl.policy.base import Completion
-from mmo_rl.rng import derive_seed
+from mmo_rl.policy.base import Completion, completion_seed
 from mmo_rl.types import Message
 
 _log = logging.getLogger(__name__)
@@ -106,7 +105,7 @@ class EndpointPolicy:
             number, prompt = numbered
             parameters = {
                 "temperature": temperature,
-                "seed": derive_seed(seed, "completion", number) % 2**31,
+                "seed": completion_seed(seed, number),
                 "max_completion_tokens": self._max_completion_tokens,
             }
             try:

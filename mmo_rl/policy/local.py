@@ -5,17 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from mmo_rl.errors import PolicyError
-from mmo_rl.policy.base import Completion
+from mmo_rl.policy.base import Completion, completion_seed
+from mmo_rl.policy.decode import Batch, Row
 from mmo_rl.policy.model import ModelSpec, find_checkpoint
 from mmo_rl.types import Message, PolicyVersion
-
-if TYPE_CHECKING:
-    import torch
 
 HUB_TIMEOUT_S = 10.0
 
@@ -120,9 +118,11 @@ def open_policy(version: PolicyVersion, spec: ModelSpec, *, device: str = "cpu",
 
 
 class LocalPolicy:
-    """Samples from a transformers model with a key-value cache, left-padded, ``batch_size`` prompts at a time.
+    """Answers with a transformers model on this machine, ``batch_size`` prompts at a time.
 
-    Recorded logprobs are those of the unscaled distribution (temperature 1), as a trainer expects them.
+    Each prompt draws from a generator of its own, seeded as `policy=endpoint` seeds its requests (`completion_seed`),
+    so that the same weights behind ``task=serve`` answer the same. Recorded logprobs are those of the unscaled
+    distribution (temperature 1), as a trainer expects them.
     """
 
     def __init__(
@@ -149,68 +149,41 @@ class LocalPolicy:
         return await asyncio.to_thread(self._complete, prompts, temperature, seed)
 
     def _complete(self, prompts: Sequence[Sequence[Message]], temperature: float, seed: int) -> list[Completion]:
-        import torch
-
-        ids = [self._encode(prompt) for prompt in prompts]
-        generator = torch.Generator().manual_seed(seed)
-        completions: list[Completion] = []
-        for first in range(0, len(ids), self.batch_size):
-            completions += self._generate(ids[first : first + self.batch_size], temperature, generator)
-        return completions
-
-    def _encode(self, prompt: Sequence[Message]) -> list[int]:
-        text = self.tokenizer.apply_chat_template([dict(m) for m in prompt], tokenize=False, add_generation_prompt=True)
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    def _generate(self, prompts: list[list[int]], temperature: float, generator: torch.Generator) -> list[Completion]:
-        import torch
-        from transformers import DynamicCache
-
-        rows, longest = len(prompts), max(map(len, prompts))
-        device = self.model.device
-        pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id
-        tokens = torch.full((rows, longest), pad, dtype=torch.long)
-        mask = torch.zeros((rows, longest), dtype=torch.long)
-        for row, prompt in enumerate(prompts):
-            tokens[row, longest - len(prompt) :] = torch.tensor(prompt)
-            mask[row, longest - len(prompt) :] = 1
-        tokens, mask = tokens.to(device), mask.to(device)
-        positions = (mask.cumsum(-1) - 1).clamp_min(0)
-        cache = DynamicCache()
-        answers: list[list[int]] = [[] for _ in prompts]
-        logprobs: list[list[float]] = [[] for _ in prompts]
-        open_rows = torch.ones(rows, dtype=torch.bool)
-        with torch.inference_mode():
-            for _ in range(self.max_completion_tokens):
-                output = self.model(
-                    input_ids=tokens,
-                    attention_mask=mask,
-                    position_ids=positions,
-                    past_key_values=cache,
-                    use_cache=True,
-                    logits_to_keep=1,
-                )
-                logp = output.logits[:, -1].float().log_softmax(-1).cpu()
-                if temperature == 0:
-                    chosen = logp.argmax(-1)
-                else:
-                    chosen = torch.multinomial((logp / temperature).softmax(-1), 1, generator=generator)[:, 0]
-                chosen_logp = logp.gather(1, chosen[:, None])[:, 0].tolist()
-                for row in open_rows.nonzero()[:, 0].tolist():
-                    answers[row].append(int(chosen[row]))
-                    logprobs[row].append(chosen_logp[row])
-                open_rows &= chosen != self.tokenizer.eos_token_id
-                if not open_rows.any():
-                    break
-                tokens = chosen[:, None].to(device)
-                mask = torch.cat([mask, mask.new_ones(rows, 1)], dim=1)
-                positions = positions[:, -1:] + 1
+        rows = [
+            Row(
+                prompt=encode(self.tokenizer, prompt),
+                max_tokens=self.max_completion_tokens,
+                seed=completion_seed(seed, number),
+                temperature=temperature,
+            )
+            for number, prompt in enumerate(prompts)
+        ]
+        batch = new_batch(self.model, self.tokenizer)
+        for first in range(0, len(rows), self.batch_size):
+            batch.join(rows[first : first + self.batch_size])
+            while batch.rows:
+                batch.step()
         return [
             Completion(
-                text=self.tokenizer.decode(answer, skip_special_tokens=True),
-                prompt_token_ids=tuple(prompt),
-                token_ids=tuple(answer),
-                logprobs=tuple(logprob),
+                text=self.tokenizer.decode(row.token_ids, skip_special_tokens=True),
+                prompt_token_ids=tuple(row.prompt),
+                token_ids=tuple(row.token_ids),
+                logprobs=tuple(row.logprobs),
             )
-            for prompt, answer, logprob in zip(prompts, answers, logprobs, strict=True)
+            for row in rows
         ]
+
+
+def new_batch(model: Any, tokenizer: Any) -> Batch:
+    """An empty batch of a loaded model; its answers end with the tokenizer's end token or one that the model's
+    generation config names."""
+    named = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    ends = {tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])} - {None}
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    return Batch(model=model, end_ids=ends, pad_id=pad)
+
+
+def encode(tokenizer: Any, prompt: Sequence[Message]) -> list[int]:
+    """The token ids of a chat, ready for an answer."""
+    text = tokenizer.apply_chat_template([dict(m) for m in prompt], tokenize=False, add_generation_prompt=True)
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
