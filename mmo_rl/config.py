@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from mmo_rl.report.run_folder import RunFolder
+    from mmo_rl.types import PolicyVersion
 
 __all__ = ["COMPONENTS", "Components", "Context", "Settings", "config_sha256", "masked", "validate"]
 
@@ -178,6 +179,26 @@ class Components:
 
     async def policy(self) -> Any:
         return await self._make("policy")
+
+    async def published(self, version: PolicyVersion) -> Any:
+        """The policy of a version that this run's trainer published, or of its base model: weights on this machine, or
+        the endpoint of the trainer's backend, asked as ``policy=endpoint`` says where that is chosen."""
+        trainer = self.trainer()
+        if not trainer.capabilities.serves:
+            from mmo_rl.policy.local import open_policy
+
+            return open_policy(version, self.model())
+        key = f"policy {version.version}"
+        if key not in self._made:
+            from mmo_rl.policy.endpoint import EndpointPolicy
+
+            chosen = self._settings.nodes["policy"] or {}
+            options = dict(chosen) if str(chosen.get(TARGET, "")).endswith(".EndpointPolicy") else {}
+            options |= {"max_completion_tokens": self.model().max_completion_tokens, "version": version.version}
+            options |= asdict(trainer.served(version.version))
+            options.pop(TARGET, None)
+            self._made[key] = await self._stack.enter_async_context(EndpointPolicy(**options))
+        return self._made[key]
 
     # --- how -------------------------------------------------------------------------------------------------------
 

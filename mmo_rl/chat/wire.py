@@ -17,8 +17,9 @@ Provider = Literal["openai", "litellm"]
 @dataclass(frozen=True, slots=True)
 class Reply:
     """What came back. ``text`` is empty and ``finish_reason`` None where the endpoint gave none; token counts are None
-    where it did not count. Token ids (vLLM's ``return_token_ids``) and logprobs (``logprobs``, one a completion token)
-    are None unless the request asked for them and the endpoint gave them whole."""
+    where it did not count. Token ids (vLLM's ``return_token_ids``, or the names of tokens) and logprobs
+    (``logprobs``, one a completion token) are None unless the request asked for them and the endpoint gave them
+    whole."""
 
     text: str
     finish_reason: str | None
@@ -116,7 +117,7 @@ def parse_reply(body: str) -> Reply:
         prompt_tokens=_count(usage.get("prompt_tokens")),
         completion_tokens=_count(usage.get("completion_tokens")),
         prompt_token_ids=_ids(data.get("prompt_token_ids")),
-        token_ids=_ids(choice.get("token_ids")),
+        token_ids=_ids(choice.get("token_ids")) or _named_ids(choice.get("logprobs")),
         logprobs=_logprobs(choice.get("logprobs")),
     )
 
@@ -141,6 +142,18 @@ def _ids(value: object) -> tuple[int, ...] | None:
     if not isinstance(value, list) or not value or any(_count(item) is None for item in value):
         return None
     return tuple(value)
+
+
+def _named_ids(value: object) -> tuple[int, ...] | None:
+    """Token ids from logprobs that name tokens ``token_id:N``, as vLLM does with ``return_tokens_as_token_ids``."""
+    content = value.get("content") if isinstance(value, dict) else None
+    if not isinstance(content, list) or not content:
+        return None
+    names = [str(entry.get("token")) if isinstance(entry, dict) else "" for entry in content]
+    numbers = [name.removeprefix("token_id:") for name in names if name.startswith("token_id:")]
+    if len(numbers) != len(names) or not all(number.isdecimal() for number in numbers):
+        return None
+    return tuple(int(number) for number in numbers)
 
 
 def _logprobs(value: object) -> tuple[float, ...] | None:

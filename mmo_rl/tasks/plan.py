@@ -78,7 +78,8 @@ async def make_plan(
 
     nodes, components = context.settings.nodes, context.components
     trainer, judge_node, sampler_node = (_needed(context, name) for name in ("trainer", "judge", "sampler"))
-    backend = _backend(load(trainer[TARGET]), trainer)
+    kind: Any = load(trainer[TARGET])
+    backend = _backend(kind, trainer)
     trains = backend != "export"
     dry = DrySource() if components.has("collect") and trains else None
     spec, arena = components.model(), components.arena()
@@ -113,25 +114,30 @@ async def make_plan(
         varied.append((" ".join(f"sampler.{key}={value}" for key, value in change.items()), then))
     given = {"cpu_tflops": 0.05, "gpu_tflops": 150.0, "gpu_usd_per_hour": None, "judge_call_s": 6.0} | dict(rates or {})
     price_date = getattr(judge, "price_date", None)
+    prices = Prices(prompt=None, answer=None, training=None, date=None)
+    if kind.capabilities.model_prices:
+        prices = Prices(
+            prompt=spec.price_prompt_usd_per_mtok,
+            answer=spec.price_completion_usd_per_mtok,
+            training=spec.price_training_usd_per_mtok,
+            date=spec.price_date,
+        )
     return Plan(
         model=spec.name,
         judge=model,
         parameters_b=spec.active_parameters_b,
         backend=backend,
         counts=counts,
-        prices=Prices(
-            prompt=spec.price_prompt_usd_per_mtok,
-            answer=spec.price_completion_usd_per_mtok,
-            training=spec.price_training_usd_per_mtok,
-            date=spec.price_date,
-        ),
+        prices=prices,
         rates=Rates(judge_concurrency=int(judge_node.get("concurrency", 1)), **given),  # type: ignore[arg-type]
         judge_price_date=price_date,
         judge_counted=judge_tokens is None or (judge_tokens.counted and dry is None),
         policy_counted=policy_tokens.counted and dry is None,
         format=format,
         changes=tuple(varied),
-        notes=tuple(_notes(spec, model, price_date, counts, [policy_tokens, judge_tokens], dry is not None)),
+        notes=tuple(
+            _notes(spec.name, prices, model, price_date, counts, [policy_tokens, judge_tokens], dry is not None)
+        ),
     )
 
 
@@ -198,7 +204,13 @@ async def _with_kept(context: Context, counts: Counts) -> Counts:
 
 
 def _notes(
-    spec: Any, judge: str | None, price_date: str | None, counts: Counts, tokens: Sequence[Any], dry: bool
+    name: str,
+    prices: Prices,
+    judge: str | None,
+    price_date: str | None,
+    counts: Counts,
+    tokens: Sequence[Any],
+    dry: bool,
 ) -> list[str]:
     notes = ["tokens         " + "; ".join(t.how for t in tokens if t is not None)]
     if dry:
@@ -208,10 +220,10 @@ def _notes(
     if counts.windows_read < counts.windows:
         read = f"{counts.windows_read} of {counts.windows} windows"
         notes.append(f"               {read} were read (plan.max_windows), the others are taken to be like them")
-    if spec.price_date:
-        notes.append(f"prices         {spec.name}: as of {spec.price_date} (conf/model/{spec.name}.yaml)")
+    if prices.date:
+        notes.append(f"prices         {name}: as of {prices.date} (conf/model/{name}.yaml)")
     else:
-        notes.append(f"prices         {spec.name}: not known (model.price_*_usd_per_mtok)")
+        notes.append(f"prices         {name}: not known (model.price_*_usd_per_mtok)")
     if judge is not None:
         known = all(call.usd is not None for call in counts.calls)
         dated = f"as of {price_date} (conf/judge/ruler.yaml)" if price_date else "as set" if known else "not known"

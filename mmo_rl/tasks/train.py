@@ -144,7 +144,7 @@ class Loop:
         if self.collector is not None:
             with stages.stage("collect", f"collect {self.collector.windows} windows") as advance:
                 await self.collector.collect(
-                    self._policy(policy),
+                    await self.context.components.published(policy),
                     iteration=iteration,
                     scenario_id=self.scenario_id,
                     start=self.scenario_start,
@@ -170,7 +170,7 @@ class Loop:
             seed = self.context.settings.seed
             refuse_if_poor(self.judge, self.folder.read("judgments"), self.context.overrides, seed=seed)
         with stages.stage("train") as advance:
-            trained = await self._train(iteration, scored, selection, policy)
+            trained = await self._train(iteration, scored, selection, policy, advance)
         seconds = {k: v - before.get(k, 0.0) for k, v in stages.seconds.items()}
         done = Iteration(
             iteration=iteration,
@@ -186,7 +186,12 @@ class Loop:
         return done
 
     async def _train(
-        self, iteration: int, scored: list[ScoredGroup], selection: Selection, policy: PolicyVersion
+        self,
+        iteration: int,
+        scored: list[ScoredGroup],
+        selection: Selection,
+        policy: PolicyVersion,
+        advance: Advance,
     ) -> Any:
         """Trains on the policy view alone and registers the new version with the trajectories it came from."""
         from mmo_rl.trainer.policy_view import training_groups
@@ -199,8 +204,9 @@ class Loop:
         await self.registry.start_batch(
             batch_id, policy.name, str(policy.version), list(selection.trajectory_ids), rewards
         )
+        options = {"on_step": advance} if self.trainer.capabilities.serves else {}
         try:
-            trained = await self.trainer.train(groups, iteration=iteration)
+            trained = await self.trainer.train(groups, iteration=iteration, **options)
         except BaseException as error:
             await self.registry.fail_batch(batch_id, str(error) or type(error).__name__)
             raise
@@ -258,8 +264,9 @@ class Loop:
 
         if self.evaluator is None:
             return Evaluations()
-        base = self._policy(PolicyVersion(policy.name, 0, self.context.components.model().location()))
-        trained = self._policy(policy)
+        components = self.context.components
+        base = await components.published(PolicyVersion(policy.name, 0, components.model().location()))
+        trained = await components.published(policy)
         measured = {}
         for key, player, decoding in (
             ("base", base, "sampled"),
@@ -273,17 +280,13 @@ class Loop:
             measured["oracle"] = await self.evaluator.oracle()
         return Evaluations(**measured)
 
-    def _policy(self, version: PolicyVersion) -> Any:
-        from mmo_rl.policy.local import open_policy
-
-        return open_policy(version, self.context.components.model())
-
 
 def _require_model(context: Context) -> None:
     """Weights that cannot be had are found missing before anything is played or paid."""
     from mmo_rl.policy.local import require_model
 
-    if context.components.trainer().capabilities.trains:
+    able = context.components.trainer().capabilities
+    if able.trains and not able.serves:
         require_model(context.components.model().location())
 
 

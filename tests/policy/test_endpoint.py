@@ -81,11 +81,13 @@ async def test_token_ids_and_logprobs_are_kept_as_vllm_gives_them(endpoint: Endp
     [
         ({"logprobs": {"content": [{"token": "a", "logprob": -0.5}]}}, (None, (-0.5,))),
         ({"logprobs": {"content": [{"token": "a", "logprob": -0.5}]}, "token_ids": [7, 2]}, ((7, 2), None)),
+        ({"logprobs": {"content": [{"token": "token_id:7", "logprob": -0.5}]}}, ((7,), (-0.5,))),
+        ({"logprobs": {"content": [{"token": "token_id:x", "logprob": -0.5}]}}, (None, (-0.5,))),
         ({"logprobs": None, "token_ids": None}, (None, None)),
         ({"logprobs": {"content": [{"token": "a", "logprob": None}]}, "token_ids": ["7"]}, (None, None)),
         ({"logprobs": {"tokens": ["a"], "token_logprobs": [-1.0]}}, (None, None)),
     ],
-    ids=["openai", "miscounted", "nothing", "damaged", "completions-form"],
+    ids=["openai", "miscounted", "named", "misnamed", "nothing", "damaged", "completions-form"],
 )
 async def test_only_whole_token_data_is_kept(endpoint: Endpoint, choice: Any, expected: Any) -> None:
     endpoint.script = lambda body, number: completion("a", choice=choice)

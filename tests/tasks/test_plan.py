@@ -106,6 +106,18 @@ async def test_an_unknown_price_is_unknown_and_not_nothing(tmp_path: Path) -> No
     assert as_json([("job", plan)])["total"]["usd_unknown"] == ["judge"]
 
 
+@pytest.mark.parametrize(
+    ("trainer", "backend", "dated"),
+    [("serverless", "serverless", True), ("tinker", "serverless", False), ("art_local", "own GPU", True)],
+)
+async def test_trainers_elsewhere_are_planned_without_a_key_and_at_their_own_prices(
+    tmp_path: Path, trainer: str, backend: str, dated: bool
+) -> None:
+    plan = await plan_of(tmp_path, f"trainer={trainer}", "model=qwen3_14b", *SMALL, changes=False)
+    assert plan.backend == backend and (plan.prices.date is not None) == dated
+    assert bill(plan).unknown == ({"serverless": (), "art_local": ("training",)}.get(trainer, ("training", "playing")))
+
+
 async def test_the_formulas_are_those_that_are_told(tmp_path: Path) -> None:
     plan = await plan_of(tmp_path, "model=qwen3_14b", *SMALL, gpu_tflops=100.0, gpu_usd_per_hour=2.0)
     counts = plan.counts

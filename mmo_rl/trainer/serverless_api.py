@@ -1,0 +1,201 @@
+"""The routes of W&B Training through ART's own client: bounded in time, retried where that can help, and with errors
+that say what to do."""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import UTC
+from typing import Any, TypeVar
+
+from mmo_rl.chat.wire import describe
+from mmo_rl.clock import utc_now
+from mmo_rl.errors import TrainerError
+from mmo_rl.trainer.art_client import import_art_modules
+
+_log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+REFUSED = frozenset({408, 409, 425, 429})
+"""Statuses below 500 of requests that were not carried out and may be sent again."""
+UNCLEAR = frozenset({502, 504})
+"""A gateway's statuses that leave open whether the server behind it has carried out the request."""
+
+
+class ApiError(TrainerError):
+    """``transient``: the same request may succeed later. ``unclear``: the server may have carried it out."""
+
+    def __init__(self, message: str, *, hint: str | None, transient: bool = False, unclear: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.transient = transient
+        self.unclear = unclear
+
+
+class TrainingApi:
+    """W&B Training at ``base_url`` (None: W&B's own). ``api_key`` is never shown; ``key_name`` is the variable that
+    holds it, for messages.
+
+    A request is tried ``attempts`` times where it was limited (429), failed on the server's side (5xx) or was cut off;
+    between two tries it waits as long as ``Retry-After`` asks, or ``backoff_s`` doubled each time, and never longer
+    than ``max_backoff_s``. ``timeout_s`` is the deadline of each try. A job is never sent a second time where the first
+    may have arrived. Raises `ApiError`.
+    """
+
+    def __init__(
+        self,
+        *,
+        api_key: str,
+        key_name: str,
+        base_url: str | None,
+        timeout_s: float,
+        attempts: int,
+        backoff_s: float,
+        max_backoff_s: float,
+    ) -> None:
+        self._module = import_art_modules("art.serverless.client")
+        self._client = self._module.Client(api_key=api_key, base_url=base_url)
+        # ART's client waits half a second or more, however long a run's own retries are meant to take.
+        self._client.max_retries = 0
+        self.base_url = str(self._client.base_url).rstrip("/")
+        self._key_name = key_name
+        self._timeout_s = timeout_s
+        self._attempts = attempts
+        self._backoff_s = backoff_s
+        self._max_backoff_s = max_backoff_s
+
+    @property
+    def training_options(self) -> frozenset[str]:
+        """The options of a training job that the installed version of ART knows."""
+        return frozenset(self._module.ExperimentalTrainingConfig.__annotations__)
+
+    async def register(self, *, entity: str | None, project: str, name: str, base_model: str) -> Any:
+        """The model of this name, made where there is none: ``id``, ``entity``, ``project``, ``name``."""
+        return await self._call(
+            f"register {base_model}",
+            lambda: self._client.models.create(
+                entity=entity, project=project, name=name, base_model=base_model, return_existing=True
+            ),
+        )
+
+    async def latest_checkpoint(self, model_id: str) -> tuple[int, dict[str, float]]:
+        """The step and metrics of the newest checkpoint; step 0 where nothing was trained."""
+
+        async def first() -> tuple[int, dict[str, float]]:
+            async for found in self._client.models.checkpoints.list(limit=1, order="desc", model_id=model_id):
+                return found.step, dict(found.metrics or {})
+            return 0, {}
+
+        return await self._call("list the checkpoints", first)
+
+    async def submit(self, *, model_id: str, groups: Sequence[Any], options: Mapping[str, Any]) -> str:
+        """Submits a training job; returns its id. Raises `ApiError` that is ``unclear`` where it may have arrived."""
+        job = await self._call(
+            "submit the training job",
+            lambda: self._client.training_jobs.create(
+                model_id=model_id, trajectory_groups=list(groups), experimental_config=dict(options)
+            ),
+            once=True,
+        )
+        return str(job.id)
+
+    async def events(self, job_id: str, *, after: str | None) -> list[Any]:
+        """The events of a job (``id``, ``type``, ``data``) that came after the one with the id ``after``."""
+        more = {} if after is None else {"after": after}
+
+        async def rest() -> list[Any]:
+            return [e async for e in self._client.training_jobs.events.list(training_job_id=job_id, **more)]
+
+        return await self._call(f"follow the training job {job_id}", rest)
+
+    async def aclose(self) -> None:
+        await self._client.close()
+
+    # --- retries ------------------------------------------------------------------------------------------------------
+
+    async def _call(self, what: str, request: Callable[[], Awaitable[T]], *, once: bool = False) -> T:
+        import openai
+
+        wait_s = self._backoff_s
+        for attempt in range(1, self._attempts + 1):
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    return await request()
+            except (openai.APIError, TimeoutError) as error:
+                failure = self._failure(what, error)
+                if not failure.transient or attempt == self._attempts or (once and failure.unclear):
+                    raise failure from error
+                asked = _asked_wait_s(error)
+                if asked is not None and asked > self._max_backoff_s:
+                    raise failure from error
+                pause = min(wait_s, self._max_backoff_s) if asked is None else asked
+                _log.info("%s; trying again in %.1f s", failure.message, pause)
+            await asyncio.sleep(pause)
+            wait_s *= 2
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    # --- failures -----------------------------------------------------------------------------------------------------
+
+    def _failure(self, what: str, error: Exception) -> ApiError:
+        import openai
+
+        start = f"could not {what} at {self.base_url}"
+        again = "run the same command again: it goes on where it is"
+        if isinstance(error, openai.APIStatusError):
+            status, said = error.status_code, describe(error)
+            if status in {401, 403}:
+                hint = f"export {self._key_name}=... with a key from https://wandb.ai/authorize"
+                if status == 403:
+                    hint += ", or name a team that it may use: trainer.entity=TEAM"
+                return ApiError(f"{start}: the key in {self._key_name} was refused ({said})", hint=hint)
+            if status == 404:
+                return ApiError(f"{start}: {said}", hint="check trainer.base_url (it usually ends in /v1)")
+            if status == 429:
+                return ApiError(f"{start}: {said}", hint=f"wait for your limit, then {again}", transient=True)
+            if status in REFUSED or status >= 500:
+                return ApiError(f"{start}: {said}", hint=again, transient=True, unclear=status in UNCLEAR)
+            return ApiError(
+                f"{start}: {said}", hint="check model, trainer.entity and trainer.project against what it says"
+            )
+        if isinstance(error, TimeoutError | openai.APITimeoutError):
+            unclear = not _never_connected(error)
+            return ApiError(
+                f"{start}: no answer within {self._timeout_s:g} s",
+                hint=f"raise trainer.timeout_s, check trainer.base_url, or {again}",
+                transient=True,
+                unclear=unclear,
+            )
+        if isinstance(error, openai.APIConnectionError):
+            return ApiError(
+                f"{start}: {describe(error)}",
+                hint=f"check the network and trainer.base_url, then {again}",
+                transient=True,
+                unclear=not _never_connected(error),
+            )
+        return ApiError(f"{start}: {describe(error)}", hint="check trainer.base_url", unclear=True)
+
+
+def _never_connected(error: BaseException) -> bool:
+    import httpx
+
+    causes = httpx.ConnectError | httpx.ConnectTimeout | httpx.UnsupportedProtocol
+    return isinstance(error.__cause__, causes)
+
+
+def _asked_wait_s(error: Exception) -> float | None:
+    """What Retry-After asks for: seconds, or the time until a date; None where it says nothing."""
+    response = getattr(error, "response", None)
+    asked = None if response is None else response.headers.get("retry-after")
+    if asked is None:
+        return None
+    try:
+        return max(0.0, float(asked))
+    except ValueError:
+        pass
+    try:
+        moment = email.utils.parsedate_to_datetime(asked)
+    except ValueError:
+        return None
+    moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+    return max(0.0, (moment - utc_now()).total_seconds())
