@@ -221,12 +221,12 @@ def pass_bare(groups: Sequence[TrainingGroup], *, steps: int, device: str, threa
 def race(groups: Sequence[TrainingGroup], *, rounds: int, device: str, threads: int) -> dict[str, Any]:
     """Medians over rounds in which everybody has a turn; a round before them warms up."""
     trl = importlib.util.find_spec("trl") is not None
-    seconds: dict[str, list[float]] = {"local": [], "floor": []} | ({"trl": []} if trl else {})
+    others: dict[str, Callable[..., float]] = {"floor": pass_bare} | ({"trl": train_with_trl} if trl else {})
+    seconds: dict[str, list[float]] = {name: [] for name in ("local", *others)}
     tokens = steps = 0
     for number in range(rounds + 1):
         took: dict[str, float] = {}
         took["local"], tokens, steps = train_locally(groups, device=device, threads=threads)
-        others: dict[str, Callable[..., float]] = {"floor": pass_bare} | ({"trl": train_with_trl} if trl else {})
         for name, run in others.items():
             took[name] = run(groups, steps=steps, device=device, threads=threads)
         if number:

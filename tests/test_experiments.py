@@ -24,15 +24,8 @@ from mmo_rl.cli.project import shipped
 from mmo_rl.cli.settings import Settings, validate
 
 EXPERIMENTS = sorted(path.stem for path in shipped("experiments").glob("*.yaml"))
-TINIEST = (
-    "iterations=2",
-    "collect.windows=2",
-    "collect.agents=5",
-    "sampler.max_windows=2",
-    "evaluate.markets=2",
-    "evaluate.agents=1",
-    "report=local",
-)
+SMALLEST = ("iterations=2", "sampler.max_windows=2", "evaluate.markets=2", "evaluate.agents=1", "report=local")
+SMALLEST_PLAY = ("collect.windows=4", "collect.agents=5")
 
 
 def head(name: str) -> str:
@@ -54,7 +47,7 @@ def arms(name: str) -> list[list[str]]:
     )
     params = [f"{key}={values}" for key, values in swept.items() if key != "seed"]
     jobs = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(params), None)
-    return [list(job) for (jobs_of_batch) in jobs for job in jobs_of_batch]
+    return [list(job) for batch in jobs for job in batch]
 
 
 def settings(name: str, *overrides: str) -> Settings:
@@ -64,12 +57,12 @@ def settings(name: str, *overrides: str) -> Settings:
 
 
 def is_local(composed: Settings) -> bool:
-    """Whether it needs neither a key, nor a server, nor weights that are not shipped."""
+    """Whether it trains, and needs neither a key, nor a server, nor weights that are not shipped."""
     nodes = composed.nodes
     targets = [str((nodes[name] or {}).get("_target_")) for name in ("judge", "trainer")]
     source, model = nodes["source"] or {}, nodes["model"] or {}
     remote = any(word in target for word in ("ruler", "serverless") for target in targets)
-    return not remote and source.get("dsn_env") is None and model.get("name") == "tiny"
+    return composed.task == "train" and not remote and source.get("dsn_env") is None and model.get("name") == "tiny"
 
 
 LOCAL = [name for name in EXPERIMENTS if is_local(settings(name, *arms(name)[-1]))]
@@ -107,28 +100,25 @@ def project() -> Iterator[Path]:
 def test_two_iterations_of_every_local_experiment_run(
     name: str, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of its last arm, the most extreme one where it sweeps over a number."""
+    """Of its last arm: where it sweeps over a number, the most extreme one."""
     monkeypatch.setenv("MMO_RL_ROOT", str(project))
-    monkeypatch.delenv("MMO_RL_HOME", raising=False)
-    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    for variable in ("MMO_RL_HOME", "HYDRA_FULL_ERROR"):
+        monkeypatch.delenv(variable, raising=False)
     if name == "offline":
-        run(monkeypatch, "offline_recording", [])
-    run(monkeypatch, name, arms(name)[-1])
-    (folder,) = (project / "runs" / name).iterdir() if name != "offline_recording" else [project]
-    if name != "offline_recording":
-        assert json.loads((folder / "status.json").read_text())["status"] == "done"
-        assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
+        assert run(monkeypatch, "+experiments=offline_recording", "seed=0", "collect.windows=4") == 0
+    plays = settings(name, *arms(name)[-1]).nodes["collect"] is not None
+    small = SMALLEST + SMALLEST_PLAY if plays else SMALLEST
+    assert run(monkeypatch, f"+experiments={name}", "seed=0", *arms(name)[-1], *small) == 0
+    (folder,) = (project / "runs" / name).iterdir()
+    assert json.loads((folder / "status.json").read_text())["status"] == "done"
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
 
 
-def run(monkeypatch: pytest.MonkeyPatch, name: str, job: list[str]) -> None:
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """The exit code of the command line, in this process: what is slow to import is imported once."""
     terminate = signal.getsignal(signal.SIGTERM)
-    windows = ["collect.windows=4"] if name == "offline_recording" else []
-    skipped = ("collect.",) if name == "offline" else ()
-    small = [o for o in TINIEST if not o.startswith(skipped or "-")]
-    if name == "offline_recording":
-        small = [o for o in small if not o.startswith(("collect.", "iterations"))]
-    monkeypatch.setattr(sys, "argv", ["mmo-rl", "-m", f"+experiments={name}", "seed=0", *job, *small, *windows])
+    monkeypatch.setattr(sys, "argv", ["mmo-rl", "-m", *arguments])
     try:
-        assert main() == 0
+        return main()
     finally:
         signal.signal(signal.SIGTERM, terminate)

@@ -22,20 +22,21 @@ _HOURS_A_YEAR = 8760.0
 
 
 class Exchange:
-    """The accounts of ``agents`` agents and the house that trades with them.
+    """The accounts of ``agents`` agents, who begin with ``cash_usd`` each, and the house that trades with them.
 
     ``tick`` of ``window`` is now; ``paths`` are this window's prices without the agents' impact, ``questions`` all
     there have been, ``makers`` price those that are open.
     """
 
-    def __init__(self, *, spec: MarketSpec, agents: int) -> None:
+    def __init__(self, *, spec: MarketSpec, agents: int, cash_usd: float) -> None:
         self.spec = spec
+        self._cash_usd = cash_usd
         self.window = -1
         self.tick = 0
         self.paths: Mapping[str, list[float]] = {}
         self.questions: dict[str, HiddenQuestion] = {}
         self.makers: dict[str, Maker] = {}
-        self.accounts = [Account(spec.start_cash_usd, spec.start_cash_usd) for _ in range(agents)]
+        self.accounts = [Account(cash_usd, cash_usd) for _ in range(agents)]
         self._impact: dict[str, float] = {}
         self._books: dict[str, PerpBook] = {}
         self._settled_makers = self._liquidated = self._funding = 0.0
@@ -119,7 +120,7 @@ class Exchange:
     def ledger(self) -> Ledger:
         """Where the agents' money went since the market began. The house's side comes from its own books, not from
         the accounts."""
-        start, spec = self.spec.start_cash_usd, self.spec
+        start, spec = self._cash_usd, self.spec
         lots = [lot for account in self.accounts for lot in account.lots]
         makers = self._settled_makers
         for name, maker in self.makers.items():

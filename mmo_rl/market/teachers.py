@@ -71,6 +71,7 @@ def demonstrations(
     while True:
         draw = rng(seed, "demonstrations", episode)
         rules = copy.copy(spec)
+        rules.least_cash_usd = None
         if episode % 2:
             rules.start_cash_usd = draw.uniform(0.05, 1.0) * spec.start_cash_usd
         world = World(spec=rules, seed=derive_seed(seed, "demonstration-market", episode), agents=agents)

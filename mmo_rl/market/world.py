@@ -45,7 +45,10 @@ class World:
         self.spec = spec
         self._order_rng = rng(seed, "order")
         self._source = Hidden(spec=spec, seed=seed)
-        self._exchange = Exchange(spec=spec, agents=agents)
+        cash_usd = spec.start_cash_usd
+        if spec.least_cash_usd is not None:
+            cash_usd = rng(seed, "cash").uniform(spec.least_cash_usd, spec.start_cash_usd)
+        self._exchange = Exchange(spec=spec, agents=agents, cash_usd=cash_usd)
         self._accounts = self._exchange.accounts
         self._makers, self._questions = self._exchange.makers, self._exchange.questions
         self._posts: deque[tuple[int, Post]] = deque(maxlen=max(1, 2 * spec.posts))
