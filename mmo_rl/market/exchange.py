@@ -22,20 +22,21 @@ _HOURS_A_YEAR = 8760.0
 
 
 class Exchange:
-    """The accounts of ``agents`` agents and the house that trades with them.
+    """The accounts of ``agents`` agents, who begin with ``cash_usd`` each, and the house that trades with them.
 
     ``tick`` of ``window`` is now; ``paths`` are this window's prices without the agents' impact, ``questions`` all
     there have been, ``makers`` price those that are open.
     """
 
-    def __init__(self, *, spec: MarketSpec, agents: int) -> None:
+    def __init__(self, *, spec: MarketSpec, agents: int, cash_usd: float) -> None:
         self.spec = spec
+        self._cash_usd = cash_usd
         self.window = -1
         self.tick = 0
         self.paths: Mapping[str, list[float]] = {}
         self.questions: dict[str, HiddenQuestion] = {}
         self.makers: dict[str, Maker] = {}
-        self.accounts = [Account(spec.start_cash_usd, spec.start_cash_usd) for _ in range(agents)]
+        self.accounts = [Account(cash_usd, cash_usd) for _ in range(agents)]
         self._impact: dict[str, float] = {}
         self._books: dict[str, PerpBook] = {}
         self._settled_makers = self._liquidated = self._funding = 0.0
@@ -87,6 +88,14 @@ class Exchange:
             return self._sell_stakes(account, order) if order.verb == "CLOSE" else self._buy_stake(account, order)
         return ActionResult(order, False, f"{shown(order.ticker, 20)} is not listed")
 
+    def affordable(self, agent: int) -> tuple[int, int]:
+        """The largest sizes that an agent's cash pays for, fees included: of an order on a ticker at the market's own
+        leverage, and of one on a question."""
+        cash, sizes = self.accounts[agent].cash, range(self.spec.max_size, 0, -1)
+        order = next((size for size in sizes if sum(self._order_cost(size, self.spec.leverage)) <= cash), 0)
+        bet = next((size for size in sizes if sum(self._bet_cost(size)) <= cash), 0)
+        return order, bet
+
     def price(self, name: str) -> float:
         """A ticker's price now, the agents' impact included."""
         price = self.paths[name][self.tick]
@@ -111,7 +120,7 @@ class Exchange:
     def ledger(self) -> Ledger:
         """Where the agents' money went since the market began. The house's side comes from its own books, not from
         the accounts."""
-        start, spec = self.spec.start_cash_usd, self.spec
+        start, spec = self._cash_usd, self.spec
         lots = [lot for account in self.accounts for lot in account.lots]
         makers = self._settled_makers
         for name, maker in self.makers.items():
@@ -140,9 +149,8 @@ class Exchange:
             return ActionResult(order, False, f"leverage is {self.spec.leverage:g} here, got {leverage:g}")
         if limit is not None and leverage > limit:
             return ActionResult(order, False, f"leverage is at most {limit:g} here, got {leverage:g}")
-        margin = order.size * self.spec.unit_usd
+        margin, fee = self._order_cost(order.size, leverage)
         size_usd = margin * leverage
-        fee = self.spec.fee * size_usd
         if margin + fee > account.cash:
             return ActionResult(order, False, f"costs {margin + fee:.0f}, cash is {account.cash:.0f}")
         units = order.size if order.verb == "BUY" else -order.size
@@ -158,6 +166,16 @@ class Exchange:
         account.fees += fee
         account.lots.append(lot)
         return ActionResult(order, True, price=price, amount_usd=size_usd)
+
+    def _order_cost(self, size: int, leverage: float) -> tuple[float, float]:
+        """Margin and fee of an order on a ticker."""
+        margin = size * self.spec.unit_usd
+        return margin, self.spec.fee * (margin * leverage)
+
+    def _bet_cost(self, size: int) -> tuple[float, float]:
+        """Stake and fee of an order on a question."""
+        stake = size * self.spec.question_unit_usd
+        return stake, self.spec.fee * stake
 
     def _push(self, units: int, size_usd: float) -> float:
         """The log move that an order of this side and size makes."""
@@ -201,8 +219,7 @@ class Exchange:
     def _buy_stake(self, account: Account, order: Order) -> ActionResult:
         if order.leverage is not None and order.leverage != 1.0:
             return ActionResult(order, False, f"{order.ticker} is a question: it has no leverage")
-        amount = order.size * self.spec.question_unit_usd
-        fee = self.spec.fee * amount
+        amount, fee = self._bet_cost(order.size)
         if amount + fee > account.cash:
             return ActionResult(order, False, f"costs {amount + fee:.0f}, cash is {account.cash:.0f}")
         yes = order.verb == "BUY"

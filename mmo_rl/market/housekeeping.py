@@ -37,18 +37,13 @@ def _kept(observation: Observation, text: str) -> str:
     held = observation.positions.get(wish["ticker"], 0)
     if wish["ticker"] in observation.old and held * (1 if wish["action"] == "BUY" else -1) < 0:
         return _close(wish["ticker"])
-    size = affordable(observation, wish["size"])
+    size = min(wish["size"], observation.affordable(wish["ticker"]))
     if size < wish["size"] and (owned := observation.old or tuple(observation.positions)):
         return _close(owned[0])
     if size == wish["size"]:
         return text
     wish |= {"size": size} if size else {"ticker": "", "action": "HOLD", "size": 0}
     return json.dumps(wish, separators=(",", ":"))
-
-
-def affordable(observation: Observation, size: int) -> int:
-    """The size that the cash allows, with a hundredth set aside for fees."""
-    return min(size, int(observation.cash_usd / (observation.unit_usd * 1.01)))
 
 
 def _close(name: str) -> str:

@@ -7,7 +7,8 @@ The user message of a tick, line by line::
     AUDIT 41%                 a question and the price of a YES share, in cents
     news NOVA sinks @wire     a line of news: instrument, what is said of it, who says it
     post agent2: sell NOVA    what another agent wrote (markets with posts)
-    cash 10                   the agent's free cash, in thousands of dollars
+    cash 10 order 3 bet 3     the agent's free cash in thousands of dollars, and the largest sizes it pays for now, of
+                              an order on a ticker and of one on a question
     held NOVA+2 AUDIT-1       what it holds, in signed units of size: long or YES is +, short or NO is -
 
 The answer is one JSON object, ``{"ticker": NAME, "action": "BUY" | "SELL" | "CLOSE" | "HOLD", "size": 1..max_size}``:
@@ -34,7 +35,7 @@ def render(
     """
     lines = [market_lines(observation) if market is None else market]
     lines += [f"post {post}" for post in observation.posts]
-    lines.append(f"cash {observation.cash_usd / 1000:.0f}")
+    lines.append(f"cash {observation.cash_usd / 1000:.0f} order {observation.max_order} bet {observation.max_bet}")
     held = " ".join(f"{name}{units:+d}" for name, units in observation.positions.items() if units)
     if held:
         lines.append(f"held {held}")
@@ -67,7 +68,8 @@ def explain(spec: MarketSpec) -> str:
             "at each one you give one order. Make your account worth as much as you can by the end.",
             "Each message shows: the tick (t0 is the first); tickers with their price change since the window began in "
             "percent; questions with the price of a YES share in cents; news as INSTRUMENT PHRASE @SOURCE; your cash "
-            "in thousands of dollars; what you hold in units (+ is long or YES, - is short or NO).",
+            "in thousands of dollars with the largest sizes it pays for now, of an order on a ticker and of a bet on a "
+            "question; what you hold in units (+ is long or YES, - is short or NO).",
             f"A unit of a ticker is a position with {spec.unit_usd:g} dollars of margin at leverage {spec.leverage:g}: "
             f"BUY is long, SELL is short. A unit of a question is {spec.question_unit_usd:g} dollars of YES "
             "shares (BUY) or NO shares (SELL); a share pays 1 dollar if its side comes true. "

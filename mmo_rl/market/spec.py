@@ -32,6 +32,8 @@ class MarketSpec:
     Money is in game dollars. ``drift_low``/``drift_high`` bound the size of a ticker's hidden log drift over the
     window, ``drift_bias`` is added to it (bull or bear markets), ``noise`` is the log volatility over the window.
     ``reliable_accuracy`` and ``rumour_accuracy`` are the chances that a news line names the true direction.
+    Agents begin with ``start_cash_usd``; with ``least_cash_usd`` each market draws a sum between the two for all of its
+    agents, so that what to do when the cash runs out is learnt from the first window on.
     One unit of size is a margin of ``unit_usd`` in a ticker or a stake of ``question_unit_usd`` in a question.
 
     - ``maker`` prices the questions (see `mmo_rl.market.makers`) with ``liquidity_usd`` as the LMSR's b. ``game_2025``
@@ -59,6 +61,7 @@ class MarketSpec:
         tickers: Annotated[int, Field(ge=1, le=len(TICKERS))] = 4,
         questions: Annotated[int, Field(ge=0, le=len(QUESTIONS))] = 2,
         start_cash_usd: Annotated[float, Field(gt=0)] = 10_000.0,
+        least_cash_usd: Annotated[float, Field(gt=0)] | None = None,
         unit_usd: Annotated[float, Field(gt=0)] = 500.0,
         question_unit_usd: Annotated[float, Field(gt=0)] = 100.0,
         max_size: Annotated[int, Field(ge=1, le=100)] = 3,
@@ -90,6 +93,11 @@ class MarketSpec:
                 f"market.drift_low is {drift_low:g}, above market.drift_high = {drift_high:g}",
                 hint=f"market.drift_high={drift_low:g} or more",
             )
+        if least_cash_usd is not None and least_cash_usd > start_cash_usd:
+            raise ConfigError(
+                f"market.least_cash_usd is {least_cash_usd:g}, above market.start_cash_usd = {start_cash_usd:g}",
+                hint=f"market.start_cash_usd={least_cash_usd:g} or more, or market.least_cash_usd=null",
+            )
         if max_leverage is not None and max_leverage < leverage:
             raise ConfigError(
                 f"market.leverage is {leverage:g}, above market.max_leverage = {max_leverage:g}",
@@ -115,6 +123,7 @@ class MarketSpec:
         self.tickers = tickers
         self.questions = questions
         self.start_cash_usd = start_cash_usd
+        self.least_cash_usd = least_cash_usd
         self.unit_usd = unit_usd
         self.question_unit_usd = question_unit_usd
         self.max_size = max_size

@@ -9,7 +9,7 @@ import json
 import random
 from typing import Literal, NamedTuple
 
-from mmo_rl.market.housekeeping import Strategy, affordable, with_housekeeping
+from mmo_rl.market.housekeeping import Strategy, with_housekeeping
 from mmo_rl.market.spec import RELIABLE_SOURCES, RUMOUR_SOURCES
 from mmo_rl.market.world import NewsItem, Observation
 
@@ -45,6 +45,12 @@ def _from(observation: Observation, sources: tuple[str, ...]) -> NewsItem | None
 
 def _follow(item: NewsItem | None, size: int) -> str:
     return HOLD if item is None else order(item.ticker, item.direction, size)
+
+
+def within_means(observation: Observation, ticker: str, direction: int, size: int) -> str:
+    """The order, as large as the cash pays for; HOLD where it pays for none of it."""
+    paid = min(size, observation.affordable(ticker))
+    return order(ticker, direction, paid) if paid else HOLD
 
 
 class Profile(NamedTuple):
@@ -121,17 +127,16 @@ def random_trader(observation: Observation, rng: random.Random) -> str:
 
 def informed(observation: Observation, rng: random.Random) -> str:
     """Follows every reliable dispatch with the largest order it can afford: the good play a policy can reach."""
-    size = affordable(observation, 3)
-    return _follow(_from(observation, RELIABLE_SOURCES), size) if size else HOLD
+    item = _from(observation, RELIABLE_SOURCES)
+    return HOLD if item is None else within_means(observation, item.ticker, item.direction, 3)
 
 
 def gullible(observation: Observation, rng: random.Random) -> str:
     """Follows every rumour, and what others post sooner than that."""
-    size = affordable(observation, rng.choice((2, 3)))
-    if not size:
-        return HOLD
-    tip = _tip(observation)
-    return order(*tip, size) if tip else _follow(_from(observation, RUMOUR_SOURCES), size)
+    size, tip, rumour = rng.choice((2, 3)), _tip(observation), _from(observation, RUMOUR_SOURCES)
+    if tip is not None:
+        return within_means(observation, *tip, size)
+    return HOLD if rumour is None else within_means(observation, rumour.ticker, rumour.direction, size)
 
 
 def _tip(observation: Observation) -> tuple[str, int] | None:
@@ -153,11 +158,11 @@ def promoter(observation: Observation, rng: random.Random) -> str:
         return _praise(observation, max(observation.quotes, key=lambda q: q.change_pct).ticker)
     if held is not None and observation.tick % 2:
         return _praise(observation, held)
-    item, size = _from(observation, RUMOUR_SOURCES), affordable(observation, 3)
+    item = _from(observation, RUMOUR_SOURCES)
     listed = item is not None and any(quote.ticker == item.ticker for quote in observation.quotes)
-    if item is None or not listed or item.direction < 0 or not size or held not in (None, item.ticker):
+    if item is None or not listed or item.direction < 0 or held not in (None, item.ticker):
         return HOLD
-    return order(item.ticker, 1, size)
+    return within_means(observation, item.ticker, 1, 3)
 
 
 def _praise(observation: Observation, ticker: str) -> str:

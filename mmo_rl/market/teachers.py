@@ -7,6 +7,7 @@ who is playing, which teaches what each kind of play looks like without making a
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Collection, Iterator
 
@@ -22,6 +23,7 @@ from mmo_rl.market.strategies import (
     momentum,
     order,
     random_trader,
+    within_means,
 )
 from mmo_rl.market.world import Observation, World
 from mmo_rl.rng import derive_seed, rng
@@ -31,12 +33,15 @@ _TRUST = {"@wire": 3, "@moon": 2, "@anon": 1, "@ledger": 0}
 
 
 def mistaken(observation: Observation, rng: random.Random) -> str:
-    """Trusts @wire and @moon, doubts @ledger: right about half of the time. Careless of its cash."""
+    """Trusts @wire and @moon, doubts @ledger: right about half of the time. Now and then careless of its cash."""
     if not observation.news or rng.random() < 0.08:
         return HOLD
     ranked = sorted(observation.news, key=lambda item: -_TRUST[item.source])
     item = ranked[0] if rng.random() < 0.7 else ranked[-1]
-    return order(item.ticker, item.direction, rng.choice((1, 2, 2, 3)))
+    size = rng.choice((1, 2, 2, 3))
+    if rng.random() < 0.25:
+        return order(item.ticker, item.direction, size)
+    return within_means(observation, item.ticker, item.direction, size)
 
 
 TEACHERS: tuple[tuple[str, Strategy, float], ...] = (
@@ -57,14 +62,19 @@ def demonstrations(
     """Endless (prompt, answer) pairs of teachers playing the market together.
 
     ``tagged`` is the share of agents whose prompt names their style; their styles are drawn evenly, untagged ones by
-    the shares in `TEACHERS`. ``only`` restricts the teachers to some names.
+    the shares in `TEACHERS`. ``only`` restricts the teachers to some names. Every other market begins with less cash:
+    what to do when it does not pay for everything is to be learnt too.
     """
     teachers = [t for t in TEACHERS if only is None or t[0] in only]
     weights = [share for _, _, share in teachers]
     episode = 0
     while True:
         draw = rng(seed, "demonstrations", episode)
-        world = World(spec=spec, seed=derive_seed(seed, "demonstration-market", episode), agents=agents)
+        rules = copy.copy(spec)
+        rules.least_cash_usd = None
+        if episode % 2:
+            rules.start_cash_usd = draw.uniform(0.05, 1.0) * spec.start_cash_usd
+        world = World(spec=rules, seed=derive_seed(seed, "demonstration-market", episode), agents=agents)
         seats: list[tuple[str | None, Strategy]] = []
         for _ in range(agents):
             if draw.random() < tagged:

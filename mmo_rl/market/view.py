@@ -49,17 +49,19 @@ class Post:
 class Observation:
     """All that an agent may know at a tick: nothing later than the tick, nothing hidden.
 
-    ``unit_usd`` is what a unit of size costs at most, before fees; ``positions`` maps an instrument to the signed units
-    held (negative: short or NO). ``posts`` are the newest of other agents, oldest first; ``window`` counts the windows
-    of this market's life from 0. ``old`` names the tickers in which the agent holds a position from an earlier window,
-    the oldest first.
+    ``max_order`` and ``max_bet`` are the largest sizes that the cash pays for now, fees included: of an order on a
+    ticker at the market's own leverage, and of one on a question, both 0 to ``max_size``. ``positions`` maps an
+    instrument to the signed units held (negative: short or NO). ``posts`` are the newest of other agents, oldest first;
+    ``window`` counts the windows of this market's life from 0. ``old`` names the tickers in which the agent holds a
+    position from an earlier window, the oldest first.
     """
 
     tick: int
     ticks: int
     cash_usd: float
     equity_usd: float
-    unit_usd: float
+    max_order: int
+    max_bet: int
     quotes: tuple[Quote, ...]
     questions: tuple[tuple[str, float], ...]
     news: tuple[NewsItem, ...]
@@ -69,6 +71,10 @@ class Observation:
     window: int = 0
     old: tuple[str, ...] = ()
     may_post: bool = False
+
+    def affordable(self, name: str) -> int:
+        """The largest size of an order on this ticker or question that the cash pays for."""
+        return self.max_order if any(quote.ticker == name for quote in self.quotes) else self.max_bet
 
 
 @dataclass(frozen=True, slots=True)

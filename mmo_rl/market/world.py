@@ -45,7 +45,10 @@ class World:
         self.spec = spec
         self._order_rng = rng(seed, "order")
         self._source = Hidden(spec=spec, seed=seed)
-        self._exchange = Exchange(spec=spec, agents=agents)
+        cash_usd = spec.start_cash_usd
+        if spec.least_cash_usd is not None:
+            cash_usd = rng(seed, "cash").uniform(spec.least_cash_usd, spec.start_cash_usd)
+        self._exchange = Exchange(spec=spec, agents=agents, cash_usd=cash_usd)
         self._accounts = self._exchange.accounts
         self._makers, self._questions = self._exchange.makers, self._exchange.questions
         self._posts: deque[tuple[int, Post]] = deque(maxlen=max(1, 2 * spec.posts))
@@ -91,12 +94,14 @@ class World:
         if self._public is None:
             self._public = self._publish()
         quotes, questions = self._public
+        max_order, max_bet = self._exchange.affordable(agent)
         return Observation(
             tick=self.tick,
             ticks=self.spec.ticks,
             cash_usd=account.cash,
             equity_usd=self.equity(agent),
-            unit_usd=self.spec.unit_usd,
+            max_order=max_order,
+            max_bet=max_bet,
             quotes=quotes,
             questions=questions,
             news=() if self.done else self._news[self.tick],
@@ -221,7 +226,7 @@ class World:
             price = maker.price(yes=yes)
             gains.append((spec.question_unit_usd * (1.0 / price - 1.0), name, "BUY" if yes else "SELL"))
         gain, name, action = max(gains)
-        size = min(spec.max_size, int(account.cash / (spec.unit_usd * (1 + spec.fee * spec.leverage))))
+        size = self._exchange.affordable(agent)[0]
         if gain <= 0 or size < 1:
             return '{"ticker":"","action":"HOLD","size":0}'
         if contrary:

@@ -24,8 +24,9 @@ def reader(body: dict[str, Any], number: int) -> Answer:
         system.split()
     )
     news = re.search(r"^news (\w+) (\w+) @(wire|ledger)$", user, re.MULTILINE)
-    cash = int(re.findall(r"^cash (\d+)$", user, re.MULTILINE)[0])
-    if news is None or cash < 2:
+    paid = re.search(r"^cash \d+ order (\d+) bet \d+$", user, re.MULTILINE)
+    assert paid is not None
+    if news is None or paid.group(1) == "0":
         return completion('{"action": "HOLD"}')
     up = news.group(2) in {"soars", "beats", "rallies", "likely"}
     return completion(json.dumps({"ticker": news.group(1), "action": "BUY" if up else "SELL", "size": 1}))

@@ -72,15 +72,15 @@ def digest(spec: MarketSpec, windows: int = 1) -> str:
 @pytest.mark.parametrize(
     ("spec", "expected"),
     [
-        (MarketSpec(), "432e9844b7e53ecc10853dd08103bba5131475a949f8767b87a68f413a399235"),
-        (MarketSpec(drift_bias=0.05), "54bfef5f7423389586e048eb4d706d314815906228b8986e52ef4f54dc827831"),
+        (MarketSpec(), "8846551374f0f49f8dd68174019b288c88fc235bfb45eb1f36c000123e29f01c"),
+        (MarketSpec(drift_bias=0.05), "db956bb1c0bbc1269e1c5aa01b0ec5f0f08156a7659fa24a3519b2cb6aed9c31"),
         (
             MarketSpec(leverage=50.0, start_cash_usd=2000.0),
-            "7026db835fb463b686768ed1fa6709e52431f5a195269b833464e67a305c6ebc",
+            "4b5cce198468ae80650a68f9fe8937adee6b7f508387ad286ffa74ed26950430",
         ),
         (
             MarketSpec(ticks=5, tickers=1, questions=0),
-            "63a78eea31c75b31caf864cd1b55609e0a25f2c40c14373652ea8db3d677b1fe",
+            "2d2553cf2ef8655622ee46b3c2cf5c1af8da2968a279c2397b0ce665ffc7e33b",
         ),
     ],
     ids=["default", "bull", "liquidations", "one ticker"],
@@ -98,12 +98,12 @@ EVERYTHING = MarketSpec(
 @pytest.mark.parametrize(
     ("spec", "windows", "expected"),
     [
-        (MarketSpec(), 3, "8797ec4db88015f6437d0c91c90d7d55a67aa7f52b88517513036b5ad1c4b86a"),
-        (EVERYTHING, 3, "bd6b78ac5c0e76718301118eb60649a5125d615feaa786dfcec8460e91c4ef16"),
+        (MarketSpec(), 3, "c405ea370b084fc7dc8a2b4ec4d65c00b406d91ab93e587078228044dbc7436c"),
+        (EVERYTHING, 3, "4eaabe98ce84354ed18a60cf0e3095d3cced315199579fdd9ee365e2446ac1a5"),
         (
             MarketSpec(maker="complete_set", event="scandal", event_size=0.3, leverage=20.0),
             1,
-            "be08abd970218ec09c5860fb23ceb25ade39743494910541af58f3de124330bc",
+            "a2468afb9672527f29790a58195edae17a536c4fbe9f3c08875e602c7ac140a3",
         ),
     ],
     ids=["default", "everything on", "complete sets"],

@@ -57,8 +57,9 @@ async def test_who_knows_more_earns_more_in_every_market(market: str) -> None:
 
 
 async def test_random_orders_lose_the_fees() -> None:
-    """Between doing nothing and the contrarian oracle; the fees are small, so it takes many agents to see it."""
-    episodes = await MarketArena(spec=spec("default")).play(
+    """Between doing nothing and the contrarian oracle. The fees are small: it takes many agents to see it, and cash for
+    all of their orders."""
+    episodes = await MarketArena(spec=MarketSpec()).play(
         None, market_seeds=range(300), seats=["random"] * 10, temperature=0.0, seed=0
     )
     means = [statistics.mean(episode.pnl) for episode in episodes]

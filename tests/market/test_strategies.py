@@ -101,7 +101,7 @@ def test_scripts_play_the_market_that_the_shipped_model_learnt_as_they_always_di
             texts = [STRATEGIES[name](world.observe(agent), draw) for agent, name in enumerate(names)]
             hashed.update(repr(texts).encode())
             world.step(texts)
-    assert hashed.hexdigest() == "0e8983f3391019c4ed37e0ec98d39b49e212c1a4a0aa9db32f4f782268e4380f"
+    assert hashed.hexdigest() == "99dfeb843c7f5f492c4047839cf51ace8f443fe3ff57610955444dd786c9f8fe"
 
 
 async def test_in_a_market_that_goes_on_scripts_keep_their_book() -> None:

@@ -3,9 +3,11 @@ import statistics
 
 import pytest
 
+from mmo_rl.errors import ConfigError
 from mmo_rl.market.actions import Invalid, Order, parse_action
 from mmo_rl.market.arena import MarketArena
 from mmo_rl.market.makers import LmsrMaker
+from mmo_rl.market.prompt import render
 from mmo_rl.market.spec import MarketSpec
 from mmo_rl.market.strategies import HOLD, order
 from mmo_rl.market.world import World
@@ -140,6 +142,32 @@ def test_what_cannot_be_done_is_a_failed_action_that_costs_nothing() -> None:
     poor = World(spec=MarketSpec(start_cash_usd=400.0), seed=2, agents=1)
     (refused,) = poor.step([order(poor.observe(0).quotes[0].ticker, 1, 1)])
     assert not refused.success and "cash is 400" in (refused.error or "")
+
+
+def test_what_is_shown_as_affordable_is_exactly_what_the_cash_pays_for() -> None:
+    """By hand: a unit of a ticker costs 500 and 0.1 % of three times that, one of a question 100 and 0.1 %."""
+    for cash, expected in ((100.0, (0, 0)), (100.1, (0, 1)), (501.5, (1, 3)), (1504.4, (2, 3)), (1504.5, (3, 3))):
+        world = World(spec=MarketSpec(start_cash_usd=cash), seed=2, agents=1)
+        seen = world.observe(0)
+        assert (seen.max_order, seen.max_bet) == expected
+        assert f"order {expected[0]} bet {expected[1]}" in render(seen)[1]["content"]
+        for name, most in ((seen.quotes[0].ticker, expected[0]), (seen.questions[0][0], expected[1])):
+            assert seen.affordable(name) == most
+            for size in range(1, 4):
+                (result,) = World(spec=world.spec, seed=2, agents=1).step([order(name, 1, size)])
+                assert result.success == (size <= most)
+
+
+def test_with_a_least_sum_each_market_draws_what_its_agents_begin_with() -> None:
+    spec = MarketSpec(least_cash_usd=1000.0)
+    begun = [[World(spec=spec, seed=seed, agents=2).observe(agent).cash_usd for agent in (0, 1)] for seed in range(200)]
+    assert all(one == other for one, other in begun)
+    sums = sorted(one for one, _ in begun)
+    assert 1000 <= sums[0] < 1500 and 9500 < sums[-1] <= 10_000 and 4500 < statistics.mean(sums) < 6500
+    world = World(spec=spec, seed=3, agents=1)
+    assert world.pnl(0) == 0.0 and world.ledger().agents == 0.0
+    with pytest.raises(ConfigError, match="least_cash_usd is 20000, above"):
+        MarketSpec(least_cash_usd=20_000.0)
 
 
 def test_observations_hold_nothing_later_than_their_tick() -> None:
