@@ -159,6 +159,15 @@ def test_start_up_imports_nothing_heavy(arguments: list[str], tmp_path: Path) ->
         (["+trainer.lrr=1"], "trainer.lrr: found 1, but LocalTrainer has no such key"),
         (["sampler.max_dropout=7"], "sampler.max_dropout: found 7, expected a number below 1"),
         (["seed=abc"], "seed: found 'abc', expected a whole number"),
+        (["report.tags=5"], "report.tags: found 5, expected a list"),
+        (
+            ["-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=x", "seed=0,1"],
+            "hydra.launcher.n_jobs: found 'x', expected a whole number from 1 on",
+        ),
+        (
+            ["-m", "hydra/launcher=submitit_local", "hydra.launcher.timeout_min=0", "seed=0,1"],
+            "hydra.launcher.timeout_min: found 0, expected a whole number from 1 on",
+        ),
         (["--multirun", "--cfg", "job"], "Only one of"),
     ],
 )

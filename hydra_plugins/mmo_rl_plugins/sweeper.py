@@ -24,8 +24,9 @@ class CheckedSweeper(BasicSweeper):
     """
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        from mmo_rl.cli.launchers import launcher_missing
+        from mmo_rl.cli.launchers import launcher_missing, require_counts
 
+        require_counts(config.hydra.launcher)
         carried = HydraContext(
             config_loader=CarriedConfigs(hydra_context.config_loader.get_search_path()),
             callbacks=hydra_context.callbacks,

@@ -295,6 +295,7 @@ def _plainer(message: str) -> str:
         ("a valid list", "a list"),
         ("a valid tuple", "a list"),
         ("a valid dictionary", "a mapping"),
+        ("an instance of Sequence", "a list"),
         ("None", "null"),
         ("a finite number", "a finite number"),
         ("greater than or equal to", "a number of at least"),

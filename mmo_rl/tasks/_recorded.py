@@ -48,7 +48,9 @@ def _code(recorded: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[Diff
 
 def config_differences(recorded: Mapping[str, Any], here: Mapping[str, Any]) -> list[Difference]:
     """The keys of two config trees that differ, but where local data lies and numbers are sent."""
-    before, now = ({k: v for k, v in flat(tree) if _matters(k)} for tree in (recorded, here))
+    before, now = (
+        {k: _without_home(v, tree.get("home")) for k, v in flat(tree) if _matters(k)} for tree in (recorded, here)
+    )
     return [
         Difference(key, _shown(before, key), _shown(now, key))
         for key in sorted(before.keys() | now.keys())
@@ -58,6 +60,11 @@ def config_differences(recorded: Mapping[str, Any], here: Mapping[str, Any]) -> 
 
 def _matters(key: str) -> bool:
     return key != "home" and key.partition(".")[0] != "report"
+
+
+def _without_home(value: Any, home: Any) -> Any:
+    """Components are told where local data lies by keys of their own, which move with it."""
+    return value.replace(home, "HOME") if isinstance(value, str) and isinstance(home, str) and home else value
 
 
 def _shown(leaves: Mapping[str, Any], key: str) -> str:

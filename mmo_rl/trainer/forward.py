@@ -31,6 +31,19 @@ def require_packable(model: Any) -> None:
         )
 
 
+def require_room(config: Any, context_length: int | None) -> None:
+    """Raises `TrainerError` where ``context_length`` is more than the positions that a model of this transformers
+    ``config`` knows, unless the config stretches them (YaRN and the like)."""
+    own = getattr(config, "max_position_embeddings", None)
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    if own and context_length and context_length > own and "factor" not in rope:
+        raise TrainerError(
+            f"model.context_length={context_length}, but the model knows {own} positions: beyond them it would be "
+            "trained on noise",
+            hint=f"model.context_length={own}, or a model with a longer context (model.path=FOLDER)",
+        )
+
+
 def micro_batches(rows: Rows, tokens: int) -> Iterator[Rows]:
     """``rows`` in parts of at most ``tokens`` tokens each, padding included, but at least one row; parts without a
     trained token are left out."""

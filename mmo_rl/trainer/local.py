@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
+import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
@@ -19,7 +20,7 @@ from mmo_rl.trainer.art_adapter import Encoder, pack
 from mmo_rl.trainer.base import AssistantTurns, Capabilities, OnStep
 from mmo_rl.trainer.batch import require_finite, staleness, within_context
 from mmo_rl.trainer.checkpoints import Checkpoints
-from mmo_rl.trainer.forward import Rows, require_packable, score
+from mmo_rl.trainer.forward import Rows, require_packable, require_room, score
 from mmo_rl.trainer.losses import Loss, LossName
 from mmo_rl.trainer.update import Schedule, ScheduleName, Update
 from mmo_rl.trainer.weights import Lora, Weights
@@ -138,7 +139,7 @@ class LocalTrainer:
         weights = await asyncio.to_thread(self._load) if self._weights is None else self._weights
         # Whatever happens to them now, half an update must not be gone on from.
         self._weights = None
-        trained = await asyncio.to_thread(self._train, weights, groups, iteration, on_step)
+        trained = await self._train_apart(weights, groups, iteration, on_step)
         self._weights, self._current = weights, trained.policy.version
         return trained
 
@@ -160,7 +161,7 @@ class LocalTrainer:
             epochs=self._warm_epochs,
             kl_to_base=0.0,
         )
-        trained = await asyncio.to_thread(imitator._train, weights, groups, -1)
+        trained = await imitator._train_apart(weights, groups, -1)
         if not trained.gradient_steps:
             raise TrainerError(
                 "the warm start has nothing to imitate: every answer is longer than the model's context",
@@ -197,9 +198,29 @@ class LocalTrainer:
         if self._current == 0:  # what imitation taught the optimizer is no part of the policy
             weights.optimizer.state.clear()
         require_packable(weights.model)
+        require_room(weights.model.config, self._context_length)
         return weights
 
     # --- the update --------------------------------------------------------------------------------------------------
+
+    async def _train_apart(
+        self, weights: Weights, groups: Sequence[TrainingGroup], iteration: int, on_step: OnStep | None = None
+    ) -> Trained:
+        """`_train` in a thread. No thread can be cancelled, and the process waits for it: an interrupted one ends after
+        the gradient step that it is at."""
+        interrupted = threading.Event()
+
+        def step(done: int, total: int, note: str) -> None:
+            if interrupted.is_set():
+                raise TrainerError(f"interrupted after gradient step {done} of {total}")
+            if on_step is not None:
+                on_step(done, total, note)
+
+        try:
+            return await asyncio.to_thread(self._train, weights, groups, iteration, step)
+        except asyncio.CancelledError:
+            interrupted.set()
+            raise
 
     def _train(
         self, weights: Weights, groups: Sequence[TrainingGroup], iteration: int, on_step: OnStep | None = None

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from mmo_rl.tasks._recorded import config_differences
+
 TINY = ("+experiments=mine", "seed=3", "iterations=1", "collect.agents=5", "evaluate=none", "report=local")
 GIT = {f"GIT_{who}_{what}": "x@y.z" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
 
@@ -133,3 +135,12 @@ def test_an_experiment_needs_a_name_and_runs(root: Path) -> None:
     assert "no name" in mmo_rl(root, "task=new_experiment", f"from={recorded(root)}", code=2)
     assert "is no folder" in mmo_rl(root, "task=new_experiment", "name=x", "from=nowhere", code=2)
     assert "holds no run" in mmo_rl(root, "task=new_experiment", "name=x", "from=experiments", code=2)
+
+
+def test_a_run_is_the_same_wherever_its_local_data_lies() -> None:
+    there, here = (
+        {"home": home, "database": {"home": home, "dsn_env": None}, "judge": {"path": f"{home}/cache"}, "seed": 0}
+        for home in ("/data/.mmo_rl", "/elsewhere/with space/.mmo_rl")
+    )
+    assert config_differences(there, here) == []
+    assert [d.what for d in config_differences(there, {**here, "seed": 1})] == ["seed"]

@@ -1,7 +1,9 @@
 """How an update is made, what it reports, and what it refuses."""
 
+import asyncio
 import logging
 import math
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,12 +11,14 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import LlamaConfig
 
 from mmo_rl.errors import TrainerError
 from mmo_rl.policy.local import load_model
 from mmo_rl.policy.model import SHIPPED
 from mmo_rl.trainer.art_adapter import Encoder
 from mmo_rl.trainer.batch import staleness
+from mmo_rl.trainer.forward import require_room
 from mmo_rl.trainer.local import LocalTrainer
 from mmo_rl.trainer.update import Schedule
 from mmo_rl.types import PolicyCall, PolicyVersion, TrainingGroup, TrainingSample
@@ -144,6 +148,44 @@ async def test_histories_longer_than_the_context_are_left_out_counted_and_named(
     with pytest.raises(TrainerError, match="nothing is left to train on: all 2 histories"):
         await t.train([long], iteration=1)
     assert [p.name for p in tmp_path.iterdir()] == ["0001"]
+
+
+async def test_a_context_beyond_the_positions_that_a_model_knows_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TrainerError, match=r"model\.context_length=4096, but the model knows 512 positions") as refused:
+        await trainer(tmp_path, model=Limits(context_length=4096)).resume()
+    assert "model.context_length=512" in str(refused.value.hint)
+    stretched = LlamaConfig(
+        max_position_embeddings=512, rope_parameters={"rope_type": "linear", "factor": 8.0, "rope_theta": 1e4}
+    )
+    require_room(stretched, 4096)
+
+
+@pytest.mark.parametrize("warm", [False, True])
+async def test_an_interrupted_update_ends_after_its_step(tmp_path: Path, warm: bool) -> None:
+    """The process waits for the thread that trains: what an hour's update does after Ctrl-C is waited for."""
+    loop, told, steps = asyncio.get_running_loop(), threading.Event(), list[int]()
+
+    def load(*arguments: Any, **options: Any) -> tuple[Any, Any]:
+        model, tokenizer = load_model(*arguments, **options)
+
+        def forward(*_: Any) -> None:
+            steps.append(len(steps))
+            loop.call_soon_threadsafe(task.cancel)
+            assert told.wait(timeout=60)
+
+        model.register_forward_pre_hook(forward)
+        return model, tokenizer
+
+    t = trainer(tmp_path, load=load, loss="awr", rows_per_step=1, packed_tokens=64)
+    await t.resume()
+    training = t.warm_start(groups()) if warm else t.train(groups(), iteration=0)
+    task = asyncio.ensure_future(training)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    told.set()
+    await loop.shutdown_default_executor()
+    assert steps == [0]
+    assert not list(tmp_path.iterdir()), "half an update is no version"
 
 
 async def test_an_update_that_is_not_finite_publishes_nothing_and_is_forgotten(tmp_path: Path) -> None:
