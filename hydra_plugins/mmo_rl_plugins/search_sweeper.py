@@ -139,24 +139,20 @@ class SearchSweeper(CheckedSweeper):
 
 def _print(search: Any, space: Any, console: Any) -> None:
     """The table of all trials, and the best."""
-    from rich.table import Table
-
     from mmo_rl.cli.search import ended_of, folder_of, named
+    from mmo_rl.cli.sweep import place, print_rows
 
-    table = Table("trial", "parameters", "status", "result", "run folder", box=None, pad_edge=False)
-    for column in table.columns:
-        column.overflow = "fold"
+    rows = []
     for trial in search.trials():
         end, folder = ended_of(trial), folder_of(trial)
-        if end.failed and folder is not None and (folder / "log.txt").exists():
-            folder = folder / "log.txt"
         parameters = " ".join(named(trial.params, space.searched))
-        table.add_row(str(trial.number), parameters, end.status, end.told, str(folder or ""))
-    console.print(table, soft_wrap=True)
+        rows.append((str(trial.number), parameters, end.status, end.told, "" if folder is None else place(folder, end)))
+    print_rows(("trial", "parameters", "status", "result", "run folder"), rows, console)
     best = search.best()
     if best is not None:
         parameters = " ".join(named(best.params, space.searched))
-        console.print(f"best: trial {best.number}, {parameters}: {best.value:.4g}", highlight=False, soft_wrap=True)
+        told = f"best: trial {best.number}, {parameters}: {best.value:.4g}"
+        console.print(told, highlight=False, markup=False, soft_wrap=True)
 
 
 def _in_a_line(error: BaseException) -> ConfigError:
