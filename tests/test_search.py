@@ -72,7 +72,11 @@ def test_a_grid_search_ends_with_its_grid(cli: Cli, train: Any) -> None:
         "hydra.sweeper.sampler=grid",
         "hydra.sweeper.direction=minimize",
     )
-    ran = cli(*search, "iterations=range(1,4)", "sampler.max_dropout=0,0.3", "hydra.sweeper.n_jobs=4")
+    grid = ("iterations=range(1,4)", "sampler.max_dropout=0,0.3", "hydra.sweeper.n_jobs=4")
+    ran = cli(*search, *grid, "hydra.sweeper.n_trials=4")
+    assert "all of them: hydra.sweeper.n_trials=6" in ran.out
+    assert len(folders("grid")) == 4
+    ran = cli(*search, *grid)
     assert ran.code == 0
     assert len(folders("grid")) == 6
     assert "iterations=1" in ran.out.split("best:")[1]

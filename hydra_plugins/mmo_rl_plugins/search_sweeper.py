@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from pathlib import Path
 from typing import Any, get_args
 
@@ -65,8 +66,7 @@ class SearchSweeper(CheckedSweeper):
         assert self.hydra_context is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         space = Space.of(parser.parse_overrides([*self._parse_config(), *arguments]))
-        if self._sampler == "grid":
-            space.grid()
+        points = math.prod(map(len, space.grid().values())) if self._sampler == "grid" else 0
         (first,) = self._checked_first(space)
         measures = (first.config.get("evaluate") or {}).get("_target_")
         if first.folder is None or (first.task == "train" and not measures):
@@ -89,6 +89,13 @@ class SearchSweeper(CheckedSweeper):
             elif other_studies(study):
                 console.print(
                     "The command or its configuration is another than before: a new search begins", soft_wrap=True
+                )
+            if points > self._n_trials:
+                console.print(
+                    f"The grid has {points} points, of which hydra.sweeper.n_trials={self._n_trials} are tried; "
+                    f"all of them: hydra.sweeper.n_trials={points}",
+                    highlight=False,
+                    soft_wrap=True,
                 )
             return self._run(search, space, console)
 
