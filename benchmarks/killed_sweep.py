@@ -21,7 +21,6 @@ import json
 import os
 import random
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -29,10 +28,12 @@ import tempfile
 import threading
 import time
 from dataclasses import dataclass, field
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+SMALL = ("market.ticks=4", "model.threads=1", "model.max_completion_tokens=16")
 ANSWER_S = 0.05
 ON_ITS_WAY_S = 3.0
 """An answer given so shortly before a kill may not have reached the database."""
@@ -111,7 +112,7 @@ class Project:
 
     def record(self) -> None:
         subprocess.run(
-            self.command("task=collect", "name=play", "collect.windows=8", "collect.agents=6"),
+            self.command("task=collect", "name=play", "collect.windows=8", "collect.agents=6", *SMALL),
             cwd=self.root, env=self.environment(), check=True, stdout=subprocess.DEVNULL,
         )  # fmt: skip
 
@@ -119,8 +120,8 @@ class Project:
         grid = ["sampler.window_hours=1,2" if quick else "sampler.window_hours=1,2,4", "sampler.max_dropout=0,0.3"]
         return self.command(
             "-m", f"hydra/launcher={self.launcher}", "name=sweep", *grid, "seed=0" if quick else "seed=0,1",
-            "iterations=2", "sampler.max_windows=1", "sampler.holdout=0", "sampler.target_trajectories=6",
-            "collect=none", "evaluate.markets=2", "evaluate.agents=2", "report=local", "model.threads=1",
+            "iterations=2", "sampler.max_windows=1", "sampler.holdout=0", "sampler.target_trajectories=4",
+            "sampler.min_agents=2", "sampler.min_actions=1", "collect=none", "evaluate=none", "report=local", *SMALL,
             "judge=ruler", "judge.model=loopback", f"judge.base_url={self.judge_url}", "judge.api_key_env=LOOPBACK_KEY",
         )  # fmt: skip
 
@@ -130,10 +131,27 @@ class Project:
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
 
+    def statuses(self) -> dict[str, dict[str, Any]]:
+        return {p.parent.name: json.loads(p.read_text()) for p in self.root.glob("runs/sweep/*/status.json")}
+
     def done(self) -> dict[str, str]:
         """Of each finished job, when its run to the end was begun."""
-        statuses = {p.parent.name: json.loads(p.read_text()) for p in self.root.glob("runs/sweep/*/status.json")}
-        return {name: s["started"] for name, s in statuses.items() if s["status"] == "done"}
+        return {name: s["started"] for name, s in self.statuses().items() if s["status"] == "done"}
+
+    def worked_s(self) -> float:
+        """From the first start of a job to the last end."""
+        times = [
+            (datetime.fromisoformat(s["started"]), datetime.fromisoformat(s["ended"])) for s in self.statuses().values()
+        ]
+        return (max(end for _, end in times) - min(start for start, _ in times)).total_seconds() if times else 0.0
+
+    def wait_for_work(self, process: subprocess.Popen[str]) -> None:
+        """Until a job of this start is at work, or the sweep is over."""
+        before = {name: s["started"] for name, s in self.statuses().items()}
+        while process.poll() is None:
+            if any(s["started"] != before.get(name) for name, s in self.statuses().items()):
+                return
+            time.sleep(0.1)
 
     def numbers(self) -> dict[str, dict[str, Any]]:
         summaries = {p.parent.name: json.loads(p.read_text()) for p in self.root.glob("runs/sweep/*/summary.json")}
@@ -163,15 +181,19 @@ def kill_tree(root: int) -> int:
     return len(tree)
 
 
-def disturbed(project: Project, arguments: argparse.Namespace, peaceful_s: float) -> tuple[str, list[float], int]:
-    """Kills and restarts the sweep; gives its last output, the times of the kills, and how many jobs ran again."""
+def disturbed(project: Project, arguments: argparse.Namespace, worked_s: float) -> tuple[str, list[float], int]:
+    """Kills and restarts the sweep; gives its last output, the times of the kills, and how many jobs ran again.
+
+    A kill comes when the jobs have been at work for a random share of ``worked_s``, what an undisturbed sweep takes.
+    """
     chance = random.Random(arguments.seed)
     kills: list[float] = []
     finished: dict[str, str] = {}
     for _ in range(arguments.kills):
         process = project.start(arguments.quick)
         try:
-            process.communicate(timeout=peaceful_s * chance.uniform(0.15, 0.6))
+            project.wait_for_work(process)
+            process.communicate(timeout=worked_s * chance.uniform(0.2, 1.0) / arguments.kills)
         except subprocess.TimeoutExpired:
             count = kill_tree(process.pid)
             kills.append(time.time())
@@ -191,13 +213,14 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     folder.chmod(0o755)  # a server that root starts runs as somebody else, who has to get at its data here
     peaceful.root.mkdir()
     peaceful.record()
-    shutil.copytree(peaceful.root, killed.root, symlinks=True)
+    # Owners are kept: a server that root started owns its files as somebody else, and would not start on copies.
+    subprocess.run(["cp", "-a", str(peaceful.root), str(killed.root)], check=True)
     began = time.perf_counter()
     peaceful_output, _ = peaceful.start(arguments.quick).communicate()
     peaceful_s = time.perf_counter() - began
     asked_in_peace = len(judge.asked)
     judge.asked.clear()
-    output, kills, run_again = disturbed(killed, arguments, peaceful_s)
+    output, kills, run_again = disturbed(killed, arguments, peaceful.worked_s())
     again, unexplained = judge.paid_twice(kills)
     before, after = peaceful.numbers(), killed.numbers()
     differing = [n for n in before if before[n] != after.get(n)]

@@ -8,10 +8,14 @@ import importlib.util
 import itertools
 import os
 import shutil
+import signal
 import subprocess
+import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
@@ -23,6 +27,15 @@ from mmo_rl.database.migrate import migrate
 BABYLON_DUMP = Path(__file__).parent / "data" / "babylon" / "babylon_dump.sql.gz"
 TEMPLATE = "migrated_template"
 _numbers = itertools.count()
+
+
+@dataclass
+class Ran:
+    """What a command line gave: exit code, standard output, standard error."""
+
+    code: int
+    out: str
+    err: str
 
 
 @pytest.fixture(scope="session")
@@ -109,6 +122,53 @@ def smollm2_cache(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     unpacked(str(smollm2), cache=folder)
     yield folder
     shutil.rmtree(folder)
+
+
+@pytest.fixture
+def cli(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Iterator[Callable[..., Ran]]:
+    """Runs a command line in this process, in an empty folder."""
+    from mmo_rl.__main__ import main
+    from mmo_rl.cli.job import Outcome, outcome
+
+    for name in ("MMO_RL_ROOT", "MMO_RL_HOME", "HYDRA_FULL_ERROR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.chdir(tmp_path)
+    terminate = signal.getsignal(signal.SIGTERM)
+
+    def run(*arguments: str, full_error: bool = False) -> Ran:
+        monkeypatch.setenv("HYDRA_FULL_ERROR", str(int(full_error)))
+        monkeypatch.setattr(sys, "argv", ["mmo-rl", *arguments])
+        vars(outcome).update(vars(Outcome()))
+        capsys.readouterr()
+        try:
+            code = main()
+        except SystemExit as exit_:
+            code = exit_.code if isinstance(exit_.code, int) else 1
+        captured = capsys.readouterr()
+        return Ran(code, captured.out, captured.err)
+
+    yield run
+    signal.signal(signal.SIGTERM, terminate)
+
+
+@pytest.fixture
+def train(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., Any]], list[int]]:
+    """Puts a function in the place of the training loop; gives the list of the seeds that it was called with."""
+
+    def replace(body: Callable[..., Any]) -> list[int]:
+        seeds: list[int] = []
+
+        async def run(context: Any) -> Any:
+            seeds.append(context.settings.seed)
+            return body(context)
+
+        monkeypatch.setattr("mmo_rl.tasks.train.run", run)
+        return seeds
+
+    return replace
 
 
 async def _ensure_template(server: EmbeddedServer, home: Path) -> None:

@@ -17,14 +17,14 @@ import pytest
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
-def loopback_judge() -> Any:
-    """The counting judge of benchmarks/killed_sweep.py."""
+def killed_sweep() -> Any:
+    """benchmarks/killed_sweep.py, whose counting judge and small settings serve here too."""
     spec = importlib.util.spec_from_file_location("killed_sweep", BENCHMARKS / "killed_sweep.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
-    return module.Judge()
+    return module
 
 
 def worker(folder: Path, dsn: str, *overrides: str) -> subprocess.Popen[str]:
@@ -45,15 +45,20 @@ def worker(folder: Path, dsn: str, *overrides: str) -> subprocess.Popen[str]:
 async def test_workers_with_homes_of_their_own_share_data_judgments_and_registry(
     migrated_url: str, tmp_path: Path
 ) -> None:
-    judge = loopback_judge()
+    shared = killed_sweep()
+    judge = shared.Judge()
     server = judge.start()
-    play = ("task=collect", "collect.windows=3", "collect.agents=6", "collect.strategies=[balanced,momentum,policy]")
+    play = (*shared.SMALL, "task=collect", "collect.windows=3", "collect.agents=6")
     recorded = worker(tmp_path / "first", migrated_url, *play)
-    assert recorded.wait(timeout=300) == 0, recorded.communicate()
-    train = (
-        "collect=none evaluate=none report=local iterations=1 model.threads=1 sampler.holdout=0 judge=ruler "
-        f"judge.model=loopback judge.base_url={judge.url} judge.api_key_env=KEY judge.max_per_window=3"
-    ).split()
+    told, _ = recorded.communicate(timeout=300)
+    assert recorded.returncode == 0, told
+    train = [
+        *shared.SMALL,
+        *(
+            "collect=none evaluate=none report=local iterations=1 sampler.min_actions=1 judge=ruler "
+            f"judge.model=loopback judge.base_url={judge.url} judge.api_key_env=KEY judge.max_per_window=3"
+        ).split(),
+    ]
     workers = [
         worker(tmp_path / name, migrated_url, *train, f"name={name}", f"trainer.learning_rate={rate}")
         for name, rate in (("first", "1e-4"), ("second", "1e-3"))
@@ -62,6 +67,7 @@ async def test_workers_with_homes_of_their_own_share_data_judgments_and_registry
         outputs = [w.communicate(timeout=300)[0] for w in workers]
     finally:
         server.shutdown()
+        server.server_close()
     assert [w.returncode for w in workers] == [0, 0], outputs
     asked = Counter(question for question, _ in judge.asked)
     assert len(asked) >= 3 and set(asked.values()) == {1}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from pathlib import Path
 from typing import Any, get_args
 
@@ -65,8 +66,7 @@ class SearchSweeper(CheckedSweeper):
         assert self.hydra_context is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         space = Space.of(parser.parse_overrides([*self._parse_config(), *arguments]))
-        if self._sampler == "grid":
-            space.grid()
+        points = math.prod(map(len, space.grid().values())) if self._sampler == "grid" else 0
         (first,) = self._checked_first(space)
         measures = (first.config.get("evaluate") or {}).get("_target_")
         if first.folder is None or (first.task == "train" and not measures):
@@ -89,6 +89,13 @@ class SearchSweeper(CheckedSweeper):
             elif other_studies(study):
                 console.print(
                     "The command or its configuration is another than before: a new search begins", soft_wrap=True
+                )
+            if points > self._n_trials:
+                console.print(
+                    f"The grid has {points} points, of which hydra.sweeper.n_trials={self._n_trials} are tried; "
+                    f"all of them: hydra.sweeper.n_trials={points}",
+                    highlight=False,
+                    soft_wrap=True,
                 )
             return self._run(search, space, console)
 
@@ -139,24 +146,20 @@ class SearchSweeper(CheckedSweeper):
 
 def _print(search: Any, space: Any, console: Any) -> None:
     """The table of all trials, and the best."""
-    from rich.table import Table
-
     from mmo_rl.cli.search import ended_of, folder_of, named
+    from mmo_rl.cli.sweep import place, print_rows
 
-    table = Table("trial", "parameters", "status", "result", "run folder", box=None, pad_edge=False)
-    for column in table.columns:
-        column.overflow = "fold"
+    rows = []
     for trial in search.trials():
         end, folder = ended_of(trial), folder_of(trial)
-        if end.failed and folder is not None and (folder / "log.txt").exists():
-            folder = folder / "log.txt"
         parameters = " ".join(named(trial.params, space.searched))
-        table.add_row(str(trial.number), parameters, end.status, end.told, str(folder or ""))
-    console.print(table, soft_wrap=True)
+        rows.append((str(trial.number), parameters, end.status, end.told, "" if folder is None else place(folder, end)))
+    print_rows(("trial", "parameters", "status", "result", "run folder"), rows, console)
     best = search.best()
     if best is not None:
         parameters = " ".join(named(best.params, space.searched))
-        console.print(f"best: trial {best.number}, {parameters}: {best.value:.4g}", highlight=False, soft_wrap=True)
+        told = f"best: trial {best.number}, {parameters}: {best.value:.4g}"
+        console.print(told, highlight=False, markup=False, soft_wrap=True)
 
 
 def _in_a_line(error: BaseException) -> ConfigError:

@@ -91,8 +91,8 @@ class JobRunner:
 
     def _attempt(self, chunk: Sequence[int], *, last: bool) -> None:
         if self._one_by_one and len(self._jobs) > 1 and self._jobs[chunk[0]].folder is not None:
-            number = f"job {chunk[0] + 1}/{len(self._jobs)}"
-            self._console.print(f"{number}  {self._jobs[chunk[0]].name}", style="bold", highlight=False, soft_wrap=True)
+            told = f"job {chunk[0] + 1}/{len(self._jobs)}  {self._jobs[chunk[0]].name}"
+            self._console.print(told, style="bold", highlight=False, markup=False, soft_wrap=True)
         started = {i: self._started(i) for i in chunk}
         overrides = [carrying(self._jobs[i].overrides, self._jobs[i].config) for i in chunk]
         try:
@@ -136,6 +136,7 @@ class JobRunner:
                 f"A worker process died (out of memory?): {len(lost)} jobs go on in new ones. "
                 f"If it happens again, type hydra.launcher.n_jobs=1. ({reason})",
                 highlight=False,
+                markup=False,
                 soft_wrap=True,
             )
 

@@ -131,21 +131,36 @@ def report(jobs: Sequence[Job], ended: Sequence[Ended], console: Console) -> Non
 
 
 def print_table(jobs: Sequence[Job], ended: Sequence[Ended], console: Console) -> None:
-    from rich.table import Table
-
-    table = Table("job", "status", "result", "run folder", box=None, pad_edge=False, title_justify="left")
-    for column in table.columns:
-        column.overflow = "fold"
+    rows = []
     for job, end in zip(jobs, ended, strict=True):
         status = "skipped (was done)" if end.status == "skipped" else end.status
-        place = ""
-        if job.folder is not None and end.status != "not started":
-            log = job.folder.log_path
-            place = str(log if end.failed and log.exists() else job.folder.path)
-        table.add_row(job.name, status, end.told, place)
-    console.print(table, soft_wrap=True)
+        started = job.folder is not None and end.status != "not started"
+        rows.append((job.name, status, end.told, place(job.folder.path, end) if started and job.folder else ""))
+    print_rows(("job", "status", "result", "run folder"), rows, console)
     counts = Counter(end.status for end in ended)
     console.print(", ".join(f"{n} {status}" for status, n in counts.items()), highlight=False)
+
+
+def print_rows(heads: Sequence[str], rows: Sequence[Sequence[str]], console: Console) -> None:
+    """A table: each row one line, so that a file of it can be searched; on a terminal long cells are folded."""
+    from rich.console import Console as AnyConsole
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(*heads, box=None, pad_edge=False)
+    for column in table.columns:
+        column.overflow = "fold"
+    for row in rows:
+        table.add_row(*map(escape, row))
+    wide = console if console.is_terminal else AnyConsole(file=console.file, width=10_000)
+    wide.print(table, highlight=False)
+
+
+def place(folder: Path, end: Ended) -> str:
+    """Where to look at how a job ended: its run folder, or its log where it failed; short where that is below here."""
+    log = folder / "log.txt"
+    path = (log if end.failed and log.exists() else folder).absolute()
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def raise_failures(ended: Sequence[Ended]) -> None:

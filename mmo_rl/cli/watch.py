@@ -106,10 +106,11 @@ class Watch:
         self._told[job.key] = state
         if seen.status != "running" or not self._console.is_terminal:
             line = f"{seen.status:<11} {job.name}  {seen.told}".rstrip()
-            self._console.print(line, highlight=False, soft_wrap=True)
+            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def _table(self) -> RenderableType:
         from rich.console import Group
+        from rich.markup import escape
         from rich.progress_bar import ProgressBar
         from rich.table import Table
 
@@ -129,7 +130,7 @@ class Watch:
             now = self._seen.get(job.key)
             if now is not None and now.status == "running" and now.since is not None:
                 elapsed = _elapsed((utc_now() - now.since).total_seconds())
-                rows.add_row(f"  {job.name}", f"iteration {now.iterations} of {job.iterations}", elapsed)
+                rows.add_row(escape(f"  {job.name}"), f"iteration {now.iterations} of {job.iterations}", elapsed)
         return Group(whole, rows)
 
 
