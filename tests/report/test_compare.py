@@ -16,7 +16,7 @@ from rich.console import Console
 from mmo_rl.errors import ConfigError
 from mmo_rl.report.arms import differing
 from mmo_rl.report.compare_charts import axis, front
-from mmo_rl.report.compare_table import as_csv, as_json, as_markdown, number, print_compared
+from mmo_rl.report.compare_table import as_csv, as_json, as_markdown, number, print_compared, probability
 from mmo_rl.report.compared import compare_runs, estimate, unit_of
 from mmo_rl.report.run_folder import RunFolder
 from mmo_rl.report.runs import Run, find_runs, read_run
@@ -347,6 +347,11 @@ def test_numbers_are_short() -> None:
 
 
 # --- drawings ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_p_value_is_never_rounded_onto_the_other_side_of_five_percent() -> None:
+    shown = [probability(p) for p in (None, 0.00001, 0.0312, 0.0497, 0.04999, 0.05, 0.0501, 1.0)]
+    assert shown == ["–", "< 0.0001", "0.031", "0.0497", "0.04999", "0.05", "0.05", "1"]
 
 
 def test_an_axis_is_logarithmic_where_values_span_decades() -> None:
