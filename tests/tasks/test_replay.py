@@ -16,6 +16,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from mmo_rl.report.run_folder import RunFolder
 from tests.tasks.typed import typed
 
 TINY = ("+experiments=mine", "seed=3", "iterations=1", "collect.agents=5", "evaluate=none", "report=local")
@@ -167,3 +168,23 @@ def test_an_experiment_needs_a_name_and_runs(root: Path) -> None:
     assert "no name" in mmo_rl(root, "task=new_experiment", f"from={recorded(root)}", code=2)
     assert "is no folder" in mmo_rl(root, "task=new_experiment", "name=x", "from=nowhere", code=2)
     assert "holds no run" in mmo_rl(root, "task=new_experiment", "name=x", "from=experiments", code=2)
+
+
+def test_a_job_of_a_committed_sweep_becomes_an_experiment_that_is_none(tmp_path: Path) -> None:
+    run = typed(tmp_path)
+    (tmp_path / "experiments").mkdir()
+    grid = "# @package _global_\nname: grid\nhydra:\n  sweeper:\n    params:\n      seed: 0,1\n"
+    (tmp_path / "experiments" / "grid.yaml").write_text(grid)
+    sweep = tmp_path / "runs" / "grid"
+    for number, choice in enumerate(("hourly", "two_hour")):
+        overrides = ["+experiments=grid", f"sampler={choice}", "seed=0", "report.tags=[a,'b c']"]
+        folder = RunFolder(sweep / f"job{number}")
+        folder.write_overrides(overrides)
+        folder.set_status("done")
+        (folder.path / "config.yaml").write_text(run(*overrides, "--cfg", "job", "--resolve"))
+    run("task=new_experiment", "name=one", f"from={sweep / 'job1'}")
+    assert "seed: 0\n" in run("+experiments=one", "--cfg", "job")
+    assert "params: null" in run("+experiments=one", "--cfg", "hydra")
+    run("task=new_experiment", "name=both", f"from={sweep}")
+    params = run("+experiments=both", "--cfg", "hydra").partition("params:\n")[2].splitlines()[:2]
+    assert [line.strip() for line in params] == ["seed: '0'", "sampler: hourly,two_hour"]
