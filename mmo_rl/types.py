@@ -392,7 +392,8 @@ class Selection:
     ``available`` and ``used`` count trajectories; ``dropout_rate`` in [0, max_dropout]; ``excluded`` counts
     trajectories by reason (``too_few_agents``, ``too_few_actions``, ``unfinished``, ``held_out``, ``already_used``,
     ``evaluation``, ``max_windows``...); ``dropped`` counts those that dropout took. ``agents`` has the number of
-    trajectories of each agent before and after dropout.
+    trajectories of each agent before and after dropout. ``until`` is the end of the newest window that was looked at;
+    None where a run looked only at its own play.
     """
 
     iteration: int
@@ -403,6 +404,7 @@ class Selection:
     dropped: int
     excluded: Mapping[str, int]
     agents: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    until: datetime | None = None
 
     @property
     def trajectory_ids(self) -> tuple[str, ...]:

@@ -34,11 +34,28 @@ def experiment(overrides: Sequence[Sequence[str]], *, name: str) -> tuple[dict[s
             f"the {len(runs)} runs are not all combinations of {', '.join(swept)}",
             hint="run the rest of the sweep first, or give the folder of one run: from=runs/NAME/KEY",
         )
-    if swept:
-        content["hydra"] = {"sweeper": {"params": {key: ",".join(values) for key, values in swept.items()}}}
+    params: dict[str, str] | None = {key: ",".join(values) for key, values in swept.items()}
+    inherited = _inherited(content["defaults"])
+    if params:
+        # A grid that is inherited is added to, so what of it is fixed in these runs has to be said.
+        fixed = {key: runs[0][key].get_value_element_as_str() for key in inherited if key in runs[0]}
+        params = {**fixed, **params}
+    if params or inherited:
+        content["hydra"] = {"sweeper": {"params": params or None}}
     if not content["defaults"]:
         del content["defaults"]
     return content, len(runs)
+
+
+def _inherited(defaults: Sequence[Any]) -> list[str]:
+    """The keys that the experiments among ``defaults`` sweep over."""
+    from hydra import compose
+
+    names = [name for name in defaults if isinstance(name, str)]
+    if not names:
+        return []
+    config = compose("config", overrides=[f"+experiments=[{','.join(names)}]"], return_hydra_config=True)
+    return list(config.hydra.sweeper.get("params") or {})
 
 
 def _parsed(overrides: Sequence[str]) -> dict[str, Any]:
@@ -70,5 +87,5 @@ def _place(content: dict[str, Any], override: Any) -> None:
 
 def swept_overrides(content: Mapping[str, Any], overrides: Sequence[str]) -> list[str]:
     """Those overrides of a run that the experiment sweeps over."""
-    params = content.get("hydra", {}).get("sweeper", {}).get("params", {})
+    params = content.get("hydra", {}).get("sweeper", {}).get("params") or {}
     return [override.input_line for key, override in _parsed(overrides).items() if key in params]

@@ -99,7 +99,8 @@ def _run(cfg: DictConfig, output_dir: Path, overrides: tuple[str, ...]) -> Resul
         return _show_finished(folder, status, console)
     check_task(settings, overrides)
     if status is not None and status["status"] != "running" and not known:
-        _move_aside(folder.path, console)
+        console.print("The configuration has changed since this run.")
+        move_aside(folder.path, console)
     return _perform_in(folder, sha256, settings, console, overrides)
 
 
@@ -225,13 +226,13 @@ def _remove_empty(folder: Path) -> None:
             path.rmdir()
 
 
-def _move_aside(path: Path, console: Console) -> None:
-    """The folder of a run whose config has changed since: kept under the next free number, not overwritten."""
+def move_aside(path: Path, console: Console) -> None:
+    """The folder of a run that is not what runs now: kept under the next free number, not overwritten."""
     number = 1
     while (aside := path.with_name(f"{path.name}.{number}")).exists():
         number += 1
     path.rename(aside)
-    console.print(f"The configuration has changed since this run: its old folder is now {aside}", soft_wrap=True)
+    console.print(f"The old folder is now {aside}", soft_wrap=True)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from typing import Any, TypeGuard
 from mmo_rl.report.runs import Run
 
 TARGET = "_target_"
-IGNORED = frozenset({"name", "home", "job"})
+IGNORED = frozenset({"name", "home", "job", "overrides"})
 IGNORED_NODES = frozenset({"report", "database", "task", "compare", "hydra"})
 MISSING = "–"
 Value = str | int | float | bool | None

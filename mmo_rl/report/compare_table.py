@@ -59,7 +59,13 @@ def interval(found: Estimate, key: str) -> str:
 
 
 def probability(p: float | None) -> str:
-    return MISSING if p is None else "< 0.0001" if p < 0.0001 else f"{p:.2g}"
+    """Two digits, or as many as it takes to tell which side of 0.05 it lies on."""
+    if p is None:
+        return MISSING
+    if p < 0.0001:
+        return "< 0.0001"
+    digits = next(n for n in range(2, 18) if (float(f"{p:.{n}g}") < 0.05) == (p < 0.05))
+    return f"{p:.{digits}g}"
 
 
 def told(pair: Pair, key: str) -> str:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import glob
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePath
 from typing import Any
 
 from mmo_rl.errors import ConfigError, MmoRlError
@@ -21,12 +22,14 @@ OUTPUT = "compare"
 """Under runs/, what comparisons write: not runs."""
 DEPTH = 2
 """A pattern may name runs, sweep folders, or the folder of all sweeps."""
+BESIDE = re.compile(r"\.(replay|\d+)$")
+"""How folders end that stand beside the run of their name: its replay, and what it was before its config changed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """One run. ``config`` is flat, by dotted key; ``rows`` are those of metrics.jsonl; ``state`` is that of
-    status.json, or ``unreadable``; ``reason`` says why a run is not done."""
+    status.json, ``unreadable`` or ``beside`` another; ``reason`` says why its numbers do not count."""
 
     id: str
     location: str
@@ -51,21 +54,23 @@ def find_runs(patterns: Sequence[str], *, roots: Sequence[Path]) -> list[Run]:
     """The runs that patterns name: run folders, sweep folders or globs of them, each relative to the first of
     ``roots`` where it matches. In the order of their paths, each once.
 
-    Raises `ConfigError` where a pattern names no run.
+    What stands ``beside`` a run (`BESIDE`) is no further seed of it: its numbers count only where a pattern spells the
+    end of its name. Raises `ConfigError` where a pattern names no run.
     """
-    found: dict[Path, None] = {}
+    meant: dict[Path, bool] = {}
     for pattern in patterns:
         folders = _matching(pattern, roots)
         if not folders:
             raise ConfigError(f"compare.runs: there is no run at {pattern!r}", hint=offer(roots))
-        found |= dict.fromkeys(folders)
-    return [read_run(path) for path in found]
+        for path in folders:
+            meant[path] = meant.get(path, False) or not _is_beside(path) or "." in PurePath(pattern).name
+    return [read_run(path) if counts else _set_apart(read_run(path)) for path, counts in meant.items()]
 
 
 def sweeps(root: Path) -> dict[str, int]:
     """The experiments under ``root``/runs and how many runs each has."""
     folders = sorted(p for p in (root / "runs").glob("*") if p.is_dir() and p.name != OUTPUT)
-    counts = {folder.name: sum(1 for _ in _runs_in(folder, 1)) for folder in folders}
+    counts = {f.name: sum(not _is_beside(run) for run in _runs_in(f, 1)) for f in folders}
     return {name: count for name, count in counts.items() if count}
 
 
@@ -103,6 +108,21 @@ def read_run(path: Path) -> Run:
     )
 
 
+def _is_run(path: Path) -> bool:
+    return any((path / mark).is_file() for mark in MARKS)
+
+
+def _is_beside(path: Path) -> bool:
+    end = BESIDE.search(path.name)
+    return end is not None and _is_run(path.with_name(path.name[: end.start()]))
+
+
+def _set_apart(run: Run) -> Run:
+    original, _, what = PurePath(run.location).name.rpartition(".")
+    was = f"a replay of {original}" if what == "replay" else f"{original} before its configuration changed"
+    return replace(run, state="beside", reason=f"{was}; it counts where compare.runs names it")
+
+
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested mappings by dotted key; a list is one value, as JSON."""
     out: dict[str, Any] = {}
@@ -126,10 +146,10 @@ def _matching(pattern: str, roots: Sequence[Path]) -> list[Path]:
 
 
 def _runs_in(path: Path, depth: int) -> Iterator[Path]:
-    if any((path / mark).is_file() for mark in MARKS):
+    if _is_run(path):
         yield path
     elif depth:
-        for inner in sorted(p for p in path.iterdir() if p.is_dir()):
+        for inner in sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")):
             if (path.name, inner.name) != ("runs", OUTPUT):
                 yield from _runs_in(inner, depth - 1)
 

@@ -6,6 +6,7 @@ import importlib
 from typing import Any
 
 from mmo_rl.errors import ConfigError, MmoRlError
+from mmo_rl.report.arms import TARGET
 from mmo_rl.report.compare_page import CURVES, verdict
 from mmo_rl.report.compare_table import as_markdown, heading
 from mmo_rl.report.compared import Compared
@@ -38,7 +39,7 @@ def built(compared: Compared, path: str, reports: Any) -> Any:
     entity, project, group = path.strip("/").split("/", 2)
     told = verdict(compared)
     runs = reports.Runset(entity=entity, project=project, name=group, filters=f"Metric('Group') == '{group}'")
-    columns = [reports.ParallelCoordinatesPlotColumn(metric=reports.Config(key)) for key in compared.columns]
+    columns = [reports.ParallelCoordinatesPlotColumn(metric=reports.Config(k)) for k in config_keys(compared)]
     columns.append(reports.ParallelCoordinatesPlotColumn(metric=reports.SummaryMetric(compared.main)))
     panels = [reports.LinePlot(x="iteration", y=[key], title=key) for key in _curves(compared)]
     if compared.cost is not None:
@@ -58,6 +59,12 @@ def built(compared: Compared, path: str, reports: Any) -> Any:
             reports.PanelGrid(runsets=[runs], panels=panels),
         ],
     )
+
+
+def config_keys(compared: Compared) -> list[str]:
+    """The keys of the runs' flat configs that columns stand for: a component's choice is its class."""
+    known = {key for run in compared.runs for key in run.config}
+    return [key if key in known else f"{key}.{TARGET}" for key in compared.columns]
 
 
 def _curves(compared: Compared) -> list[str]:

@@ -39,9 +39,9 @@ class WandbReport:
 
     ``mode`` auto is online where W&B has a key (``WANDB_API_KEY`` or `wandb login`), else offline; ``WANDB_MODE`` is
     respected. The W&B run is named by the folder's overrides and grouped by its experiment; its id belongs to the
-    folder, so a resumed job continues its W&B run, and two folders never share one. W&B is company, not cargo: whatever
-    it fails with is logged once as a warning, and the run and its files go on. Raises `ConfigError` for mode online
-    without a key.
+    folder, so a resumed job continues its W&B run, and two folders never share one. W&B is company, not cargo: what it
+    first fails with is a warning, what else it fails with stands in the log, and the run and its files go on. Raises
+    `ConfigError` for mode online without a key.
 
     At the end the run gets a table of what was judged (``judge/judgments``, the newest 10,000 rows; explanations only
     where ``explanations`` says so, since they quote what agents wrote), an artifact of type ``dataset`` with the
@@ -74,6 +74,7 @@ class WandbReport:
         self._checkpoints = checkpoints
         self._limit = checkpoint_limit_mb * 1e6
         self._mode = _resolve(mode)
+        self._lost = False
         self._run: Any = None
         self._environment: Any = None
 
@@ -142,21 +143,24 @@ class WandbReport:
         import wandb
 
         rows = self._folder.read("checkpoints")
-        if not rows:
-            return
-        selection = wandb.Artifact(f"selection-{self._run.id}", type="dataset", metadata={"iterations": len(rows)})
-        with selection.new_file("selection.jsonl") as lines:
-            lines.writelines(f"{json.dumps({'iteration': r['iteration'], **_selected(r)})}\n" for r in rows)
-        self._run.log_artifact(selection)
-        weights = self._folder.path / "checkpoints" / f"{rows[-1]['version']:04d}"
-        if self._checkpoints == "none" or not weights.is_dir():
+        if selected := _selected(rows, self._folder.read("judgments")):
+            selection = wandb.Artifact(
+                f"selection-{self._run.id}", type="dataset", metadata={"iterations": len(selected)}
+            )
+            with selection.new_file("selection.jsonl") as lines:
+                lines.writelines(f"{json.dumps({'iteration': i, 'windows': w})}\n" for i, w in selected.items())
+            self._run.log_artifact(selection)
+        version = rows[-1].get("version") if rows else None
+        weights = self._folder.path / "checkpoints" / f"{version or 0:04d}"
+        if self._checkpoints == "none" or version is None or not weights.is_dir():
             return
         # What only a trainer needs to go on stays here.
         files = [file for file in sorted(weights.rglob("*")) if file.is_file() and file.suffix != ".pt"]
-        policy = wandb.Artifact(f"policy-{self._run.id}", type="model", metadata={"version": rows[-1]["version"]})
+        policy = wandb.Artifact(f"policy-{self._run.id}", type="model", metadata={"version": version})
         if sum(file.stat().st_size for file in files) <= self._limit:
             for file in files:
-                policy.add_file(str(file), name=str(file.relative_to(weights)))
+                # A published version never changes, so W&B may read it where it lies instead of keeping copies.
+                policy.add_file(str(file), str(file.relative_to(weights)), policy="immutable", skip_cache=True)
         else:
             policy.add_reference(weights.resolve().as_uri(), checksum=False)
         self._run.log_artifact(policy)
@@ -178,7 +182,7 @@ class WandbReport:
             job_type=str(config.get("task", "train")),
             tags=self._tags,
             dir=str(self._folder.path),
-            config={**dict(flat(mask_tree(jsonable(config)))), "job": self._folder.path.name},
+            config={**dict(flat(mask_tree(jsonable(config)))), **self._typed()},
             mode=mode,
             resume="allow",
             # Without it all jobs of a sweep in one process would land in the first one's run.
@@ -201,6 +205,10 @@ class WandbReport:
             run.define_metric(metric, step_metric="iteration", summary=f"{best},last")
         self._run = run
 
+    def _typed(self) -> dict[str, Any]:
+        """What the folder's name and overrides.yaml tell: a W&B run's own name holds only the beginning of it."""
+        return {"job": self._folder.path.name, "overrides": self._folder.overrides()}
+
     def _name(self) -> str:
         return " ".join(self._folder.overrides())[:NAME_LENGTH] or self._folder.path.parent.name
 
@@ -210,8 +218,9 @@ class WandbReport:
         try:
             action()
         except Exception as error:  # noqa: BLE001 - W&B raises of every kind, and none is worth a training run
-            self._run = None
-            log.warning("W&B %s (the run's files are complete): %s", what, mask(f"{type(error).__name__}: {error}"))
+            level = logging.INFO if self._lost else logging.WARNING
+            self._lost = True
+            log.log(level, "W&B %s (the run's files are complete): %s", what, mask(f"{type(error).__name__}: {error}"))
 
     def _leave(self) -> None:
         if self._environment is not None:
@@ -236,9 +245,18 @@ def _inside(folder: RunFolder) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _selected(row: Mapping[str, Any]) -> dict[str, Any]:
-    windows = row["selection"]["windows"]
-    return {"windows": {w["window"]["id"]: w["trajectory_ids"] for w in windows}}
+def _selected(
+    rows: Sequence[Mapping[str, Any]], judgments: Sequence[Mapping[str, Any]]
+) -> dict[int, dict[str, list[str]]]:
+    """The trajectories of each window by iteration: those that were selected, in a run that only judges those that were
+    judged."""
+    found: dict[int, dict[str, list[str]]] = {}
+    chosen = [(row["iteration"], w) for row in rows if "selection" in row for w in row["selection"]["windows"]]
+    for iteration, window in chosen:
+        found.setdefault(iteration, {}).setdefault(window["window"]["id"], []).extend(window["trajectory_ids"])
+    for row in () if chosen else judgments:
+        found.setdefault(row["iteration"], {}).setdefault(row["window_id"], []).append(row["trajectory_id"])
+    return found
 
 
 def _restart_service() -> None:

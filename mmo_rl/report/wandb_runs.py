@@ -64,7 +64,11 @@ def wandb_runs(path: str) -> list[Run]:
 
 
 def _run(found: Any) -> Run:
-    config = flat({k: v for k, v in dict(found.config).items() if not k.startswith("_")})
+    logged = {k: v for k, v in dict(found.config).items() if not k.startswith("_")}
+    overrides = logged.pop("overrides", None)
+    if not isinstance(overrides, list):  # an older version logged none: what the run is called begins with them
+        overrides = str(found.name or "").split() if "=" in str(found.name) else []
+    config = flat(logged)
     summary = {k: v for k, v in _plain(found.summary).items() if k.startswith(OURS)}
     state = STATES.get(found.state, str(found.state))
     seed = config.get("seed")
@@ -78,7 +82,7 @@ def _run(found: Any) -> Run:
         seed=seed if isinstance(seed, int) else None,
         task=str(config.get("task", "train")),
         config=config,
-        overrides=tuple(str(found.name or "").split()) if "=" in str(found.name) else (),
+        overrides=tuple(str(override) for override in overrides),
         summary=summary,
         rows=[{**row, "iteration": int(row["iteration"])} for row in rows],
         commit=getattr(found, "commit", None),

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal
 
 from pydantic import Field
 
+from mmo_rl.errors import ConfigError
 from mmo_rl.sampler.dropout import STRATEGIES, Strategy
 from mmo_rl.types import (
     Choice,
@@ -18,6 +21,7 @@ from mmo_rl.types import (
     Member,
     SelectedWindow,
     Selection,
+    Span,
     Window,
     WindowQuery,
     WindowStats,
@@ -37,9 +41,11 @@ class WindowSampler:
     ``rate = clip(1 - target_trajectories / available, 0, max_dropout)``, by the strategy ``dropout`` (see
     `mmo_rl.sampler.dropout`); no group falls below ``min_agents`` different agents: where one would, the best of the
     dropped come back. Agents are counted after the ``min_actions`` filter. ``window_hours`` and ``lookback_hours`` in
-    hours. Those who are compared with each other, a group, share a window, or a role in a window too (``group_by``).
-    ``max_windows`` an iteration, in ``order`` of their time or by chance, each once unless ``reuse``: then those used
-    least come first. ``max_per_window`` is for the judge, which compares so many at once.
+    hours, these counted back from the newest recorded window, or from the time ``until`` (UTC), after which nothing is
+    looked at; a run that plays has all of its own play. Those who are compared with each other, a group, share a
+    window, or a role in a window too (``group_by``). ``max_windows`` an iteration, in ``order`` of their time or by
+    chance, each once unless ``reuse``: then those used least come first. ``max_per_window`` is for the judge, which
+    compares so many at once.
     """
 
     def __init__(
@@ -47,6 +53,7 @@ class WindowSampler:
         *,
         window_hours: Annotated[float, Field(ge=0.25, le=24 * 30)] = 1.0,
         lookback_hours: Annotated[float, Field(gt=0, le=1e6)] = 168.0,
+        until: str | None = None,
         group_by: Literal["window", "window_role"] = "window",
         min_agents: Annotated[int, Field(ge=2)] = 5,
         min_actions: Annotated[int, Field(ge=0)] = 5,
@@ -62,6 +69,7 @@ class WindowSampler:
     ) -> None:
         self.window_hours = window_hours
         self.lookback_hours = lookback_hours
+        self.until = None if until is None else _moment(until)
         self.group_by = group_by
         self.min_agents = min_agents
         self.min_actions = min_actions
@@ -80,11 +88,17 @@ class WindowSampler:
         return self.group_by == "window_role"
 
     def query(self, scenario_id: str | None) -> WindowQuery:
-        """The windows worth asking a source for."""
+        """The windows worth asking a source for. A run that plays asks for those of its own world, whenever."""
+        span = None
+        if self.until is not None and scenario_id is None:
+            # As far as from the newest window, were it the last before ``until``.
+            hours = self.window_hours * math.ceil(self.lookback_hours / self.window_hours)
+            span = Span(self.until - timedelta(hours=hours), self.until)
         return WindowQuery(
             window_hours=self.window_hours,
             lookback_hours=self.lookback_hours,
             scenario_id=scenario_id,
+            span=span,
             min_actions=self.min_actions,
             by_role=self._by_role,
         )
@@ -204,6 +218,18 @@ class WindowSampler:
                 kept.append(member)
                 agents.add(member.agent_id)
         return sorted(kept, key=lambda member: member.trajectory_id)
+
+
+def _moment(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+        if moment.year < 1970:
+            raise ValueError
+    except ValueError:
+        raise ConfigError(
+            f"sampler.until: found {text!r}, expected a time in UTC", hint="for example sampler.until=2026-01-31T18:00"
+        ) from None
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 def _count(

@@ -34,7 +34,8 @@ class Iteration:
         """Plain JSON values. A policy is found again by its version, so the run folder may be moved."""
         row = asdict(self)
         for window in row["selection"]["windows"]:
-            window["window"] = {k: v.isoformat() if isinstance(v, datetime) else v for k, v in window["window"].items()}
+            window["window"] = _plain(window["window"])
+        row["selection"] = _plain(row["selection"])
         return row | {"version": self.trained.policy.version}
 
     @classmethod
@@ -55,10 +56,13 @@ class Iteration:
             for w in selection.pop("windows")
         )
         agents = {agent: (before, after) for agent, (before, after) in selection.pop("agents", {}).items()}
+        until = selection.pop("until", None)
         policy = PolicyVersion(**trained.pop("policy"))
         return cls(
             iteration=row["iteration"],
-            selection=Selection(windows=windows, agents=agents, **selection),
+            selection=Selection(
+                windows=windows, agents=agents, until=until and datetime.fromisoformat(until), **selection
+            ),
             trained=Trained(policy=policy, **trained),
             usage=JudgeUsage(**row["usage"]),
             unscored=row["unscored"],
@@ -66,6 +70,10 @@ class Iteration:
             seconds=row["seconds"],
             tallies={name: tuple(sums) for name, sums in row.get("tallies", {}).items()},
         )
+
+
+def _plain(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value.isoformat() if isinstance(value, datetime) else value for key, value in fields.items()}
 
 
 @dataclass(slots=True)

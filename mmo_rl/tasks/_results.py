@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mmo_rl.tasks._history import Iteration, total_usage
-from mmo_rl.types import PolicyVersion
+from mmo_rl.types import PolicyVersion, Selection
 
 if TYPE_CHECKING:
     from mmo_rl.config import Context
@@ -16,22 +16,24 @@ if TYPE_CHECKING:
     from mmo_rl.report.summary import Evaluations, Summary
 
 
-def note_provenance(context: Context, folder: RunFolder, history: Sequence[Iteration]) -> None:
-    """What the run was made of; the data's fingerprint covers the iterations done so far."""
+def note_provenance(context: Context, folder: RunFolder, selections: Sequence[Selection]) -> None:
+    """What the run was made of; the data's fingerprint covers what was selected so far."""
     from mmo_rl.cli.project import project_root
     from mmo_rl.config import masked
     from mmo_rl.report.provenance import data_fingerprint, write_provenance
 
     # A world made for this run gives its name to the ids in it; the same data are the same without it.
     world = f"{context.settings.name}-{folder.run_id()}-"
-    ids = [i.removeprefix(world) for done in history for i in done.selection.trajectory_ids]
+    ids = [i.removeprefix(world) for selection in selections for i in selection.trajectory_ids]
+    until = max((s.until for s in selections if s.until is not None), default=None)
+    windows = sum(len(selection.windows) for selection in selections)
     write_provenance(
         folder,
         project_root=project_root(),
         argv=["mmo-rl", *context.overrides],
         config=masked(context.settings),
         seeds={"seed": context.settings.seed},
-        data=data_fingerprint(ids, windows=sum(len(done.selection.windows) for done in history)) if ids else None,
+        data=data_fingerprint(ids, windows=windows, until=until and f"{until:%Y-%m-%dT%H:%M}") if ids else None,
     )
 
 

@@ -15,11 +15,11 @@ from mmo_rl.tasks._judged import keep_judgments
 from mmo_rl.tasks._progress import Stages
 from mmo_rl.tasks._reasons import nothing_selected, refuse_if_all_unscored
 from mmo_rl.tasks._results import note_provenance
-from mmo_rl.tasks._select import select, used
+from mmo_rl.tasks._select import selections as selections_of
 from mmo_rl.types import Group, JudgeUsage, ScoredGroup, Selection, Unscored
 
 if TYPE_CHECKING:
-    from mmo_rl.config import Context
+    from mmo_rl.config import Context, Settings
     from mmo_rl.database.write_back import WriteBack
     from mmo_rl.report.run_folder import RunFolder
 
@@ -62,8 +62,10 @@ async def run(
         report.start(masked(context.settings))
         with Stages(console=context.console, iterations=1, label="windows") as stages:
             with stages.stage("select"):
-                selections = await _selections(context, source, windows)
-            note_provenance(context, folder, [])
+                selections = await selected(context.settings, source, context.components.sampler(), windows=windows)
+                if not selections[0].used:
+                    raise nothing_selected(selections[0], context.overrides)
+            note_provenance(context, folder, selections)
             with stages.stage("judge") as advance:
                 total = sum(len(s.windows) for s in selections)
                 left = _without(selections, {row["group_id"] for row in done})
@@ -107,25 +109,18 @@ async def run(
 # --- what is judged -------------------------------------------------------------------------------------------------
 
 
-async def _selections(context: Context, source: Any, windows: str) -> list[Selection]:
-    """What the iterations of a training run would take of the windows that are there; ``ready``: all that are ready,
-    every member of them."""
+async def selected(settings: Settings, source: Any, sampler: Any, *, windows: str) -> list[Selection]:
+    """What the iterations of a training run would take of the windows that are there, each group once; ``ready``: all
+    that are ready, every member of them. Where there is nothing, one selection that says why."""
     from mmo_rl.config import build
 
-    sampler, iterations = context.components.sampler(), context.settings.iterations
+    iterations = settings.iterations
     if windows == "ready":
-        node = context.settings.nodes["sampler"] or {}
+        node = settings.nodes["sampler"] or {}
         sampler = build({**node, "max_windows": 2**31, "max_dropout": 0.0, "holdout": 0.0, "reuse": False})
         iterations = 1
-    taken: list[Selection] = []
-    for iteration in range(iterations):
-        selection = await select(source, sampler, iteration=iteration, used_windows=used(taken), scenario_id=None)
-        if not selection.used:
-            if not taken:
-                raise nothing_selected(selection, context.overrides)
-            break
-        taken.append(selection)
-    return _without(taken, ())
+    taken = await selections_of(source, sampler, iterations=iterations)
+    return _without(taken, ()) if taken[0].used else taken
 
 
 def _without(selections: Sequence[Selection], judged: Collection[str]) -> list[Selection]:

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -50,17 +50,19 @@ async def run(
     differences = [
         *environment_differences(recorded, here),
         *config_differences(folder.config() or {}, masked(settings)),
-        *await _data_differences(context, settings, overrides, folder),
     ]
+    pinned = [*overrides, *pin(settings, recorded)]
+    differences += await _data_differences(context, composed(pinned), pinned, recorded)
     if not recorded:
         differences.insert(0, Difference("provenance.json", "missing", "code and packages cannot be compared"))
     _tell(context.console, "What differs from the recorded run", differences, nothing="Nothing differs from it.")
     if check_only:
         return int(bool(differences))
     tree = _work_tree(context, folder, recorded) if code == "recorded" else None
-    again = folder.path.with_name(f"{folder.path.name}.replay")
-    _repeat(overrides, again, tree, home=context.home)
-    return _compare(context.console, folder, RunFolder(again))
+    again = RunFolder(folder.path.with_name(f"{folder.path.name}.replay"))
+    _keep_apart(context.console, again, tree or project_root())
+    _repeat(pinned, again.path, tree, home=context.home)
+    return _compare(context.console, folder, again)
 
 
 def _opened(run: str, root: Path) -> tuple[RunFolder, list[str]]:
@@ -88,26 +90,55 @@ def _opened(run: str, root: Path) -> tuple[RunFolder, list[str]]:
     return folder, overrides
 
 
-async def _data_differences(
-    context: Context, settings: Settings, overrides: Sequence[str], folder: RunFolder
-) -> list[Difference]:
-    """Whether the source still gives what the first iteration was trained on; nothing to ask where the run plays."""
-    from mmo_rl.config import Components
-    from mmo_rl.tasks._select import select
+def pin(settings: Settings, recorded: Mapping[str, Any]) -> list[str]:
+    """The override that lets a run of these settings see what the recorded one saw of a database that has grown since,
+    where it looked back from the newest window that there was."""
+    until = (recorded.get("data") or {}).get("until")
+    node = settings.nodes["sampler"] or {}
+    return [] if until is None or "until" not in node or node["until"] is not None else [f"sampler.until={until}"]
 
-    rows = folder.read("checkpoints")
-    if not rows or settings.nodes["collect"] is not None or settings.nodes["source"] is None:
+
+async def _data_differences(
+    context: Context, settings: Settings, overrides: Sequence[str], recorded: Mapping[str, Any]
+) -> list[Difference]:
+    """Whether the source still gives what was used; nothing to ask where the run played."""
+    from mmo_rl.config import Components
+    from mmo_rl.report.provenance import data_fingerprint
+    from mmo_rl.tasks._select import selections
+    from mmo_rl.tasks.judge import selected
+
+    before = recorded.get("data") or {}
+    if before.get("until") is None or settings.nodes["source"] is None:
         return []
-    before = [i for w in rows[0]["selection"]["windows"] for i in w["trajectory_ids"]]
     async with Components(settings, console=context.console, overrides=overrides) as components:
-        selection = await select(
-            await components.source(), components.sampler(), iteration=0, used_windows=[], scenario_id=None
-        )
-    now = list(selection.trajectory_ids)
-    if now == before:
+        source, sampler = await components.source(), components.sampler()
+        if settings.task == "judge":
+            found = await selected(settings, source, sampler, windows=settings.options.get("windows", "selected"))
+        else:
+            found = await selections(source, sampler, iterations=settings.iterations)
+    ids = [i for selection in found for i in selection.trajectory_ids]
+    now = data_fingerprint(ids, windows=sum(len(selection.windows) for selection in found))
+    if now["ids_sha256"] == before["ids_sha256"]:
         return []
-    kept = len(set(now) & set(before))
-    return [Difference("data of iteration 1", f"{len(before)} trajectories", f"{len(now)}, {kept} of them the same")]
+    return [Difference("data", _counted(before), _counted(now))]
+
+
+def _counted(data: Mapping[str, Any]) -> str:
+    return f"{data['trajectories']} trajectories in {data['windows']} windows ({data['ids_sha256'][:8]})"
+
+
+def _keep_apart(console: Console, again: RunFolder, root: Path) -> None:
+    """A finished replay that other code or packages made says nothing about those here: it is moved aside."""
+    from mmo_rl.cli.job import move_aside
+    from mmo_rl.report.provenance import surroundings
+
+    status = again.status()
+    if status is None or status["status"] != "done":
+        return
+    here, _ = surroundings(root)
+    if any(d.numbers_may_change for d in environment_differences(again.provenance() or {}, here)):
+        console.print("The code or its packages have changed since the last replay.")
+        move_aside(again.path, console)
 
 
 def _work_tree(context: Context, folder: RunFolder, recorded: dict[str, Any]) -> Path:

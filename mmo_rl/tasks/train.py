@@ -42,7 +42,7 @@ async def run(context: Context) -> float | None:
     failed, exported = True, None
     try:
         report.start(masked(context.settings))
-        note_provenance(context, folder, history)
+        note_provenance(context, folder, [done.selection for done in history])
         loop = await Loop.build(context, folder)
         await note_plan(context, folder)
         with Stages(console=context.console, iterations=context.settings.iterations, done=len(history)) as stages:
@@ -61,7 +61,7 @@ async def run(context: Context) -> float | None:
         summary = summarize(context, folder, history, evaluations, seconds)
         if loop.publisher is not None:
             await loop.publisher.note_measured(history, summary)
-        note_provenance(context, folder, history)
+        note_provenance(context, folder, [done.selection for done in history])
         report.finish(summary)
         write_report(folder)
         failed = False

@@ -16,7 +16,7 @@ from rich.console import Console
 from mmo_rl.errors import ConfigError
 from mmo_rl.report.arms import differing
 from mmo_rl.report.compare_charts import axis, front
-from mmo_rl.report.compare_table import as_csv, as_json, as_markdown, number, print_compared
+from mmo_rl.report.compare_table import as_csv, as_json, as_markdown, number, print_compared, probability
 from mmo_rl.report.compared import compare_runs, estimate, unit_of
 from mmo_rl.report.run_folder import RunFolder
 from mmo_rl.report.runs import Run, find_runs, read_run
@@ -74,6 +74,28 @@ def test_runs_are_found_by_glob_sweep_and_folder_each_once(tmp_path: Path) -> No
     with pytest.raises(ConfigError, match=r"no run at 'runs/h/\*'") as error:
         find_runs(["runs/h/*"], roots=[tmp_path])
     assert "runs/g (6)" in str(error.value.hint)
+
+
+def test_replays_and_what_was_before_are_no_further_seeds_unless_they_are_meant(tmp_path: Path) -> None:
+    grid(tmp_path)
+    sweep = tmp_path / "runs" / "g"
+    write(sweep / "a0.replay", pnl=110.0, sampler__max_dropout=0.3)
+    write(sweep / "a1.1", seed=1, pnl=999.0, sampler__max_dropout=0.4)
+    write(sweep / ".hidden")
+    write(sweep / "rate0.3", seed=3, pnl=130.0, sampler__max_dropout=0.3)
+    write(sweep / "rate0", seed=3, pnl=130.0).rename(sweep / "none")
+    for pattern in ("runs/g", "runs/g/*", "runs", "runs/g/a*"):
+        compared = compare_runs(find_runs([pattern], roots=[tmp_path]))
+        assert {len(arm.runs) for arm in compared.arms} == ({4} if "a*" not in pattern else {3}), pattern
+        assert [(run.id, why.partition(";")[0]) for run, why in compared.left_out] == [
+            ("g/a0.replay", "a replay of a0"),
+            ("g/a1.1", "a1 before its configuration changed"),
+        ]
+    for meant in (["runs/g/a0", "runs/g/a0.replay"], ["runs/g/a0", "runs/g/*.replay"], ["runs/g", "runs/g/a?.*"]):
+        assert "done" in {run.state for run in find_runs(meant, roots=[tmp_path]) if run.id == "g/a0.replay"}
+    with pytest.raises(ConfigError, match="no run at 'nowhere'") as error:
+        find_runs(["nowhere"], roots=[tmp_path])
+    assert "runs/g (8)" in str(error.value.hint)
 
 
 def test_a_folder_tells_the_same_wherever_it_lies(tmp_path: Path) -> None:
@@ -140,9 +162,9 @@ def test_places_and_keys_of_an_older_version_are_no_difference(tmp_path: Path) -
 
 def test_the_newest_of_two_runs_of_one_seed_counts_unless_their_names_differ(tmp_path: Path) -> None:
     write(tmp_path / "g/a", pnl=1.0)
-    write(tmp_path / "g/a.1", pnl=2.0)
+    write(tmp_path / "g/b", pnl=2.0)
     compared = compare_runs(find_runs(["g"], roots=[tmp_path]))
-    assert [run.id for run in compared.runs] == ["g/a.1"]
+    assert [run.id for run in compared.runs] == ["g/b"]
     assert compared.left_out[0][1] == "an older run of the same config and seed"
     write(tmp_path / "h/a", pnl=3.0)
     assert [arm.name for arm in compare_runs(find_runs(["g", "h"], roots=[tmp_path])).arms] == ["name=h", "name=g"]
@@ -325,6 +347,11 @@ def test_numbers_are_short() -> None:
 
 
 # --- drawings ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_p_value_is_never_rounded_onto_the_other_side_of_five_percent() -> None:
+    shown = [probability(p) for p in (None, 0.00001, 0.0312, 0.0497, 0.04999, 0.05, 0.0501, 1.0)]
+    assert shown == ["–", "< 0.0001", "0.031", "0.0497", "0.04999", "0.05", "0.05", "1"]
 
 
 def test_an_axis_is_logarithmic_where_values_span_decades() -> None:

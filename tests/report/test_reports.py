@@ -270,3 +270,39 @@ def test_wandb_breaking_in_the_middle_costs_one_warning(tmp_path: Path, caplog: 
     assert "lost an iteration" in warnings[0]
     assert len(folder.read("metrics")) == 3
     assert folder.summary() == {"eval/pnl_base": 1.0}
+
+
+def test_a_run_that_only_judges_and_one_upload_that_fails_leave_the_rest_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import wandb
+
+    folder = RunFolder(tmp_path / "pilot" / "k1")
+    report = WandbReport(run_folder=folder)
+    report.start({"task": "judge"})
+    report.judgments(0, [scored_group()])
+    folder.append("checkpoints", {"iteration": 0, "group_id": "w0", "usage": {}})  # as task=judge writes them
+    monkeypatch.setattr(wandb, "Table", None)
+    report.finish({"judge/calls": 2})
+    report.close(failed=False)
+    (warning,) = ours(caplog, logging.WARNING)
+    assert "lost the table of judgments" in warning
+    found = records(only_wandb_file(folder))
+    (selection,) = (r.artifact for r in found if r.WhichOneof("record_type") == "artifact")
+    assert selection.type == "dataset" and [entry.path for entry in selection.manifest.contents] == ["selection.jsonl"]
+    assert [r.exit.exit_code for r in found if r.WhichOneof("record_type") == "exit"] == [0]
+
+
+def test_weights_are_not_copied_for_an_offline_run(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "pilot" / "k1")
+    report = WandbReport(run_folder=folder)
+    report.start({})
+    weights = folder.path / "checkpoints" / "0001" / "model.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"w" * 3_000_000)
+    folder.append("checkpoints", {"iteration": 0, "version": 1, "selection": {"windows": []}})
+    report.finish({})
+    report.close(failed=False)
+    sizes = {p: p.stat().st_size for p in (folder.path / "wandb").rglob("*") if p.is_file()}
+    assert sum(sizes.values()) < 500_000, sizes
+    assert weights.stat().st_size == 3_000_000

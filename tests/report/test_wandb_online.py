@@ -96,6 +96,7 @@ def test_an_offline_run_is_whole_after_wandb_sync(server: WandbServer, tmp_path:
     (offline,) = folder.path.glob("wandb/offline-run-*")
     done = subprocess.run(
         [str(Path(sys.executable).with_name("wandb")), "sync", str(offline)],
+        cwd=tmp_path,
         capture_output=True,
         text=True,
         timeout=120,

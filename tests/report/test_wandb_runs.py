@@ -15,7 +15,7 @@ from werkzeug import Request, Response
 from mmo_rl.errors import ConfigError, MmoRlError
 from mmo_rl.report.compared import Compared, compare_runs, estimate
 from mmo_rl.report.runs import Run
-from mmo_rl.report.wandb_page import write_wandb_report
+from mmo_rl.report.wandb_page import config_keys, write_wandb_report
 from mmo_rl.report.wandb_runs import wandb_runs
 
 KEY = "0123456789" * 4
@@ -26,12 +26,13 @@ def node(
     name: str, *, seed: int, rate: float, state: str = "finished", summary: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """A run as W&B's GraphQL tells it: config values are wrapped, and documents are text."""
-    config = {"seed": seed, "task": "train", "sampler": {"max_dropout": rate}, "home": f"/home/{name}"}
+    typed = [f"sampler.max_dropout={rate}", f"seed={seed}"]
+    config = {"seed": seed, "task": "train", "sampler.max_dropout": rate, "home": f"/home/{name}", "overrides": typed}
     return {
         "id": f"id-{name}",
         "projectId": "1",
         "name": name,
-        "displayName": f"sampler.max_dropout={rate} seed={seed}",
+        "displayName": " ".join(typed)[:16],  # a long one is cut off
         "state": state,
         "group": "dropout",
         "jobType": "train",
@@ -142,6 +143,7 @@ def test_a_group_is_compared_as_its_folders_would_be(server: HTTPServer) -> None
         ("dropout/lost", "interrupted", "W&B says crashed, no summary")
     ]
     assert compared.runs[0].rows[1]["play/pnl"] == 10.0
+    assert compared.runs[0].overrides == ("sampler.max_dropout=0.0", "seed=0")
     assert {(q["variables"]["entity"], q["variables"]["project"]) for q in asked if "query Runs" in q["query"]} == {
         ("team", "mmo-rl")
     }
@@ -188,6 +190,22 @@ def group() -> Compared:
             for seed in (0, 1)
         ]
     )
+
+
+def test_a_report_names_a_component_by_the_class_that_the_flat_config_has() -> None:
+    runs = [
+        Run(
+            id=f"g/{name}",
+            location="/x",
+            state="done",
+            seed=0,
+            config={"judge._target_": f"mmo_rl.judge.{name}.{name.title()}Judge", "trainer.learning_rate": rate},
+            summary={"eval/pnl_trained": 1.0},
+        )
+        for name, rate in (("oracle", 0.1), ("heuristic", 0.1), ("outcome", 0.2))
+    ]
+    compared = compare_runs(runs, by=["judge", "trainer.learning_rate"])
+    assert config_keys(compared) == ["judge._target_", "trainer.learning_rate"]
 
 
 def test_a_report_without_its_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

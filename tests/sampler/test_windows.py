@@ -4,8 +4,9 @@ from typing import Literal
 import pytest
 
 from mmo_rl.clock import window_at
+from mmo_rl.errors import ConfigError
 from mmo_rl.sampler.windows import WindowSampler
-from mmo_rl.types import Member, WindowStats
+from mmo_rl.types import Member, Span, WindowStats
 
 START = datetime(2025, 11, 14, 9, tzinfo=UTC)
 
@@ -110,3 +111,17 @@ def test_windows_come_in_order_once_each_then_the_least_used(
         assert used[:5] == expected and sorted(used[:5]) == names
         assert len(used) == (8 if reuse else 5)
         assert set(used[5:]) <= set(expected[:3])
+
+
+def test_until_looks_back_from_there_as_if_it_were_the_newest_window() -> None:
+    end = datetime(2026, 1, 31, 18, tzinfo=UTC)
+    for text in ("2026-01-31T18:00", "2026-01-31T18:00Z", "2026-01-31T20:00+02:00"):
+        sampler = WindowSampler(seed=0, until=text, lookback_hours=2.5)
+        # From the newest window, at 17:00, on back: those that start after 14:30.
+        assert sampler.query(None).span == Span(end - timedelta(hours=3), end)
+        assert sampler.query("a world of its own").span is None
+    whole = WindowSampler(seed=0, until="2026-01-31", window_hours=4, lookback_hours=8).query(None).span
+    assert whole == Span(datetime(2026, 1, 30, 16, tzinfo=UTC), datetime(2026, 1, 31, tzinfo=UTC))
+    for wrong in ("yesterday", "0001-01-01"):
+        with pytest.raises(ConfigError, match="expected a time in UTC"):
+            WindowSampler(seed=0, until=wrong)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import asyncpg
 import pytest
 
+from mmo_rl.report.run_folder import RunFolder
 from mmo_rl.tasks._recorded import config_differences
+from tests.tasks.typed import typed
 
 TINY = ("+experiments=mine", "seed=3", "iterations=1", "collect.agents=5", "evaluate=none", "report=local")
 GIT = {f"GIT_{who}_{what}": "x@y.z" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
@@ -35,19 +39,8 @@ def root() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def mmo_rl(root: Path, *arguments: str, code: int = 0) -> str:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "MMO_RL_", "DATABASE_"))}
-    done = subprocess.run(
-        [sys.executable, "-m", "mmo_rl", *arguments],
-        cwd=root,
-        env=kept | {"MMO_RL_ROOT": str(root), "MMO_RL_HOME": str(root / "home"), "COLUMNS": "160"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout + done.stderr
+def mmo_rl(root: Path, *arguments: str, code: int = 0, **more: Any) -> str:
+    return typed(root)(*arguments, code=code, **more)
 
 
 def recorded(root: Path) -> Path:
@@ -83,6 +76,47 @@ def test_the_same_run_gives_the_same_numbers_and_what_differs_is_told(root: Path
         assert "1 of " in told and "numbers differ" in told and "iteration 1 train/loss  0.5" in told
     finally:
         (folder / "metrics.jsonl").write_text(rows)
+
+
+GROWN = """
+    create temporary table later as select * from trajectories;
+    update later set id = id || '-later', "trajectoryId" = "trajectoryId" || '-later',
+        "windowId" = to_char("windowId"::timestamp + interval '200 hours', 'YYYY-MM-DD"T"HH24:MI'),
+        "startTime" = "startTime" + interval '200 hours', "endTime" = "endTime" + interval '200 hours';
+    insert into trajectories select * from later
+"""
+"""A live game: what was played is played again, eight days later."""
+
+
+async def sql(url: str, statement: str) -> str:
+    connection = await asyncpg.connect(url)
+    try:
+        return str(await connection.execute(statement))
+    finally:
+        await connection.close()
+
+
+def test_a_replay_sees_of_a_database_that_grew_what_the_run_saw(babylon_url: str, tmp_path: Path) -> None:
+    run = typed(tmp_path, {"DATABASE_URL": babylon_url})
+    common = ("source=postgres", "judge=heuristic", "iterations=2", "report=local")
+    run("task=migrate", "source=postgres")
+    run("task=judge", "name=judged", *common)
+    run("trainer=export", "name=exported", *common)
+    asyncio.run(sql(babylon_url, GROWN))
+    run("trainer=export", "name=later", *common)
+    data = {p.parent.parent.name: json.loads(p.read_text())["data"] for p in tmp_path.glob("runs/*/*/provenance.json")}
+    assert data["judged"] == data["exported"] and data["judged"]["until"] < data["later"]["until"]
+    assert data["judged"]["ids_sha256"] != data["later"]["ids_sha256"]
+    folders = {name: next((tmp_path / "runs" / name).iterdir()) for name in ("exported", "judged")}
+    assert "Nothing differs" in run("task=replay", f"run={folders['exported']}", "replay.check_only=true")
+    told = run("task=replay", f"run={folders['judged']}", cwd=tmp_path / "home")
+    assert "Nothing differs" in told and "numbers are equal to the last digit" in told, told
+    again = json.loads((tmp_path / f"{folders['judged']}.replay" / "provenance.json").read_text())
+    assert again["data"] == data["judged"]
+    asyncio.run(sql(babylon_url, "delete from trajectories where id not like '%-later'"))
+    assert "0 trajectories in 0 windows" in run(
+        "task=replay", f"run={folders['judged']}", "replay.check_only=true", code=1
+    )
 
 
 def test_what_cannot_be_replayed(root: Path, tmp_path: Path) -> None:
@@ -144,3 +178,23 @@ def test_a_run_is_the_same_wherever_its_local_data_lies() -> None:
     )
     assert config_differences(there, here) == []
     assert [d.what for d in config_differences(there, {**here, "seed": 1})] == ["seed"]
+
+
+def test_a_job_of_a_committed_sweep_becomes_an_experiment_that_is_none(tmp_path: Path) -> None:
+    run = typed(tmp_path)
+    (tmp_path / "experiments").mkdir()
+    grid = "# @package _global_\nname: grid\nhydra:\n  sweeper:\n    params:\n      seed: 0,1\n"
+    (tmp_path / "experiments" / "grid.yaml").write_text(grid)
+    sweep = tmp_path / "runs" / "grid"
+    for number, choice in enumerate(("hourly", "two_hour")):
+        overrides = ["+experiments=grid", f"sampler={choice}", "seed=0", "report.tags=[a,'b c']"]
+        folder = RunFolder(sweep / f"job{number}")
+        folder.write_overrides(overrides)
+        folder.set_status("done")
+        (folder.path / "config.yaml").write_text(run(*overrides, "--cfg", "job", "--resolve"))
+    run("task=new_experiment", "name=one", f"from={sweep / 'job1'}")
+    assert "seed: 0\n" in run("+experiments=one", "--cfg", "job")
+    assert "params: null" in run("+experiments=one", "--cfg", "hydra")
+    run("task=new_experiment", "name=both", f"from={sweep}")
+    params = run("+experiments=both", "--cfg", "hydra").partition("params:\n")[2].splitlines()[:2]
+    assert [line.strip() for line in params] == ["seed: '0'", "sampler: hourly,two_hour"]

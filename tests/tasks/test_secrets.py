@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -15,12 +14,12 @@ from werkzeug import Request, Response
 
 from tests.report.wandb_server import KEY as WANDB_KEY
 from tests.report.wandb_server import WandbServer, serving
+from tests.tasks.typed import Run, typed
 
 JUDGE_KEY, PASSWORD = "planted-judge-key-81", "planted-password-82"
 LITERAL, IN_CODE = "planted-literal-83", "planted-84"
 SECRETS = (JUDGE_KEY, PASSWORD, LITERAL, IN_CODE, WANDB_KEY)
 GIT = {f"GIT_{who}_{what}": "x@y.z" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-Run = Callable[..., str]
 
 
 @pytest.fixture
@@ -40,32 +39,17 @@ def run(babylon_url: str, wandb: WandbServer, tmp_path: Path) -> Run:
     for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "one"]):
         subprocess.run(["git", *command], cwd=tmp_path, check=True, env={**os.environ, **GIT})
     (tmp_path / "notes.py").write_text(f'token = "{IN_CODE}"\n')
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "MMO_RL_", "DATABASE_"))}
-    environment = kept | {
-        "MMO_RL_ROOT": str(tmp_path),
-        "MMO_RL_HOME": str(tmp_path / "home"),
-        "DATABASE_URL": dsn,
-        "OPENAI_API_KEY": JUDGE_KEY,
-        "WANDB_API_KEY": WANDB_KEY,
-        "WANDB_BASE_URL": wandb.url,
-        "HYDRA_FULL_ERROR": "1",  # tracebacks, too, go to the terminal
-        "HOME": str(tmp_path / "home"),
-    }
-
-    def run(*arguments: str, code: int = 0) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "mmo_rl", *arguments],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert done.returncode == code, done.stdout + done.stderr
-        return done.stdout + done.stderr
-
-    return run
+    return typed(
+        tmp_path,
+        {
+            "DATABASE_URL": dsn,
+            "OPENAI_API_KEY": JUDGE_KEY,
+            "WANDB_API_KEY": WANDB_KEY,
+            "WANDB_BASE_URL": wandb.url,
+            "HYDRA_FULL_ERROR": "1",  # tracebacks, too, go to the terminal
+            "HOME": str(tmp_path / "home"),
+        },
+    )
 
 
 def leaks(root: Path, *texts: str | bytes) -> list[str]:
