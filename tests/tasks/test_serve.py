@@ -37,7 +37,7 @@ TINY = {
     "base_model": "tiny",
     "context_length": 512,
     "max_completion_tokens": 24,
-    "threads": 2,
+    "threads": 1,
 }
 
 
@@ -48,7 +48,7 @@ def a_run(root: Path, key: str, *, task: str = "train", versions: tuple[int, ...
     folder = root / "runs" / "default" / key
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(json.dumps({"task": task, "model": TINY}))
-    model, tokenizer = load_model(str(SHIPPED / "tiny"), threads=2)
+    model, tokenizer = load_model(str(SHIPPED / "tiny"), threads=1)
     for version in versions:
         with torch.no_grad():
             model.model.norm.weight.mul_(0.5)
@@ -88,7 +88,7 @@ def test_a_served_run_plays_as_it_does_here_and_trains_on_what_it_recorded(tmp_p
         return await arena.play(policy, market_seeds=[1, 2], seats=[None, None], temperature=temperature, seed=0)
 
     async def both(url: str) -> list[Any]:
-        model, tokenizer = load_model(str(run / "checkpoints" / "0002"), threads=2)
+        model, tokenizer = load_model(str(run / "checkpoints" / "0002"), threads=1)
         here = LocalPolicy(model=model, tokenizer=tokenizer, name="tiny", version=2, max_completion_tokens=24)
         async with EndpointPolicy(model="tiny", base_url=url, api_key_env=None) as there:
             played = []
@@ -145,7 +145,7 @@ def test_collect_and_evaluate_through_the_endpoint(mmo: Mmo, tmp_path: Path) -> 
         pair = ("evaluate.markets=4", "evaluate.looks=1", "report=local", "evaluate.format=json")
         told = mmo("task=evaluate", *pair, f"evaluate.a=tiny@0@{url}", f"evaluate.b=tiny@1@{url}")
         assert told.returncode == 0, told.stderr
-        local = mmo("task=evaluate", *pair, "evaluate.a=base", f"evaluate.b={run}")
+        local = mmo("task=evaluate", *pair, "model.threads=1", "evaluate.a=base", f"evaluate.b={run}")
         assert local.returncode == 0, local.stderr
         served, here = json.loads(told.stdout), json.loads(local.stdout)
         assert served["ab/pnl_difference"] == pytest.approx(here["ab/pnl_difference"], abs=1e-6)
