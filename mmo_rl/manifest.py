@@ -70,6 +70,13 @@ def problem(
     return _damage(folder, found["files"], needed)
 
 
+def model_named_in(folder: Path) -> str | None:
+    """The name of the model that ``folder`` is a checkpoint of; None where it doesn't say."""
+    found = _read(folder)
+    name = found.get("model") if isinstance(found, dict) else None
+    return name if isinstance(name, str) else None
+
+
 def shape(folder: Path) -> dict[str, Any]:
     """What tells a model from another, from its config.json; empty where there is none."""
     try:

@@ -20,6 +20,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from mmo_rl.__main__ import SPIN_COUNT
 from mmo_rl.database.database import Database
 from mmo_rl.database.embedded import EmbeddedServer
 from mmo_rl.database.migrate import migrate
@@ -27,6 +28,7 @@ from mmo_rl.database.migrate import migrate
 BABYLON_DUMP = Path(__file__).parent / "data" / "babylon" / "babylon_dump.sql.gz"
 TEMPLATE = "migrated_template"
 _numbers = itertools.count()
+os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)  # what is called here computes as what is typed does
 
 
 @dataclass

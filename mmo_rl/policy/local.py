@@ -15,10 +15,13 @@ from mmo_rl.errors import PolicyError
 from mmo_rl.policy.base import Completion, completion_seed
 from mmo_rl.policy.decode import Batch, Row
 from mmo_rl.policy.gguf import is_gguf, read_gguf
+from mmo_rl.policy.memory import require_memory
 from mmo_rl.policy.model import ModelSpec, find_checkpoint, require_whole
 from mmo_rl.types import Message, PolicyVersion
 
 HUB_TIMEOUT_S = 10.0
+ADAPTER = "adapter_config.json"
+"""A folder with this file holds a LoRA adapter, not a whole model."""
 
 
 def load_model(
@@ -28,20 +31,25 @@ def load_model(
     threads: int | None = None,
     dtype: str | None = None,
     cache: Path | None = None,
+    base: str | None = None,
 ) -> tuple[Any, Any]:
     """The transformers model and its tokenizer.
 
     ``location`` is a folder, a hub id or a GGUF file; the last is unpacked into ``cache`` the first time (None: every
-    time). A folder that holds a LoRA adapter gives the base model that it names, with the adapter at work. Weights are
-    kept in ``dtype`` (None: float32 on a CPU, bfloat16 on CUDA). ``threads`` of the processor compute from then on in
-    this process, whatever the environment says (None: as it was).
+    time). A folder that holds a LoRA adapter gives the model at ``base`` with the adapter at work (None: at the place
+    that the adapter names, from which it may have moved since). Weights are kept in ``dtype`` (None: float32 on a CPU,
+    bfloat16 on CUDA). ``threads`` of the processor compute from then on in this process, whatever the environment says
+    (None: as it was).
 
-    Raises `PolicyError` where they cannot be loaded or the tokenizer has no chat template.
+    Raises `PolicyError` where they cannot be loaded, are larger than what is free of this machine's memory, or the
+    tokenizer has no chat template.
     """
-    if is_gguf(location):
+    whole = location if base is None else base
+    if is_gguf(whole):
         with tempfile.TemporaryDirectory(prefix="mmo_rl-") if cache is None else nullcontext(cache) as folder:
-            unpacked_to = str(_unpacked(location, Path(folder)))
-            return load_model(unpacked_to, device=device, threads=threads, dtype=dtype)
+            whole = str(_unpacked(whole, Path(folder)))
+            first, second = (whole, None) if base is None else (location, whole)
+            return load_model(first, device=device, threads=threads, dtype=dtype, base=second)
     try:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -55,13 +63,23 @@ def load_model(
     # The bars of transformers would break those of a run.
     disable_progress_bar()
     kept = getattr(torch, dtype or ("bfloat16" if device.startswith("cuda") else "float32"))
+    if device == "cpu":
+        require_memory(whole, bytes_a_parameter=kept.itemsize)
     try:
         tokenizer = AutoTokenizer.from_pretrained(location)
-        model = AutoModelForCausalLM.from_pretrained(location, dtype=kept).to(device)
+        model = AutoModelForCausalLM.from_pretrained(whole, dtype=kept)
+        if base is not None:
+            model.load_adapter(location)
+        model = model.to(device)
     except (OSError, ValueError) as error:
         raise PolicyError(
             f"could not load the model {location}: {str(error).splitlines()[0]}",
             hint="check model.base_model, or give a folder with model.path=...",
+        ) from error
+    except torch.OutOfMemoryError as error:
+        raise PolicyError(
+            f"the model {location} does not fit into the memory of {device}: {str(error).splitlines()[0]}",
+            hint="choose a smaller model, or end what else uses that device",
         ) from error
     if tokenizer.chat_template is None:
         raise PolicyError(f"the tokenizer of {location} has no chat template", hint="choose an instruct model")
@@ -140,7 +158,7 @@ def local_policy(
 
 def open_policy(version: PolicyVersion, spec: ModelSpec, *, device: str = "cpu", batch_size: int = 256) -> LocalPolicy:
     """A published version of ``spec``, ready to answer."""
-    model, tokenizer = load_model(version.path, device=device, threads=spec.threads, cache=spec.cache)
+    model, tokenizer = load_version(version.path, spec, device=device)
     return LocalPolicy(
         model=model,
         tokenizer=tokenizer,
@@ -149,6 +167,12 @@ def open_policy(version: PolicyVersion, spec: ModelSpec, *, device: str = "cpu",
         max_completion_tokens=spec.max_completion_tokens,
         batch_size=batch_size,
     )
+
+
+def load_version(path: str, spec: ModelSpec, *, device: str = "cpu") -> tuple[Any, Any]:
+    """The weights at ``path``, the base model of ``spec`` or trained from it, as `load_model` gives them."""
+    base = spec.location() if (Path(path) / ADAPTER).is_file() else None
+    return load_model(path, device=device, threads=spec.threads, cache=spec.cache, base=None if base == path else base)
 
 
 class LocalPolicy:

@@ -38,7 +38,7 @@ def check_config(settings: Settings, overrides: Sequence[str]) -> None:
             raise ConfigError(
                 f"task=serve needs {package}, which isn't installed", hint=f"pip install 'mmo-rl[{extra}]'"
             )
-    served_models(settings.options["runs"], settings.nodes["model"])
+    served_models(settings.options["runs"], settings.nodes["model"], home=settings.home)
     _key(settings.options["api_key_env"])
 
 
@@ -64,7 +64,7 @@ async def run(
 
     from mmo_rl.policy.app import Api, create_app
     from mmo_rl.policy.engine import Engine
-    from mmo_rl.policy.local import load_model
+    from mmo_rl.policy.local import load_version
     from mmo_rl.policy.model import require_whole
     from mmo_rl.policy.versions import Catalogue
     from mmo_rl.tasks._served import served_models
@@ -76,13 +76,13 @@ async def run(
 
     console = context.console
     key = _key(api_key_env)
-    models = served_models(runs, context.settings.nodes["model"])
+    models = served_models(runs, context.settings.nodes["model"], home=context.home)
     listening = _listen(host, port)
 
     def load(version: ServedVersion) -> tuple[Any, Any]:
         spec = version.spec
         require_whole(PolicyVersion(spec.name, 0, version.path), spec)
-        return load_model(version.path, device=device, threads=spec.threads, cache=spec.cache)
+        return load_version(version.path, spec, device=device)
 
     engine = Engine(
         load=load,
@@ -148,6 +148,7 @@ def _tell(console: Console, models: Sequence[ServedModel], host: str, port: int,
     shown = f"[{host}]" if ":" in host else host
     url = f"http://{shown}:{port}/v1"
     name = models[0].name
+    newest = list(models[0].versions().values())[-1].id  # so that what is recorded names the version that played
     body = json.dumps({"model": name, "messages": [{"role": "user", "content": "news NOVA soars @wire"}]})
     bearer = f' -H "authorization: Bearer ${key_variable}"' if key_variable else ""
     key = f'os.environ["{key_variable}"]' if key_variable else '"none"'
@@ -156,7 +157,7 @@ def _tell(console: Console, models: Sequence[ServedModel], host: str, port: int,
         *(f"  {model.name}: {', '.join(v.id for v in model.versions().values())}" for model in models),
         f"  curl {url}/chat/completions -H 'content-type: application/json'{bearer} -d '{body}'",
         f'  openai.OpenAI(base_url="{url}", api_key={key}).chat.completions.create(model="{name}", messages=[...])',
-        f"  mmo-rl task=collect policy=endpoint policy.base_url={url} policy.model={name}",
+        f"  mmo-rl task=collect policy=endpoint policy.base_url={url} policy.model={newest}",
     ]
     if host not in LOOPBACK and key_variable is None:
         lines.append("  anybody who reaches this address can use it; serve.api_key_env=NAME asks for a key")

@@ -233,3 +233,36 @@ async def test_a_run_keeps_unpacked_models_in_its_home(made: Made, tmp_path: Pat
         policy = open_policy(PolicyVersion(spec.name, 0, spec.location()), spec)
     assert policy.tokenizer.chat_template == CHAT
     assert {file.suffix for file in (settings.home / "models").iterdir()} == {"", ".lock"}
+
+
+def test_an_adapter_over_a_gguf_file_is_played_after_the_unpacked_folder_is_gone(tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    file = tmp_path / "small.gguf"
+    write(file)
+    model, tokenizer = load_model(str(file), cache=tmp_path / "first" / "models")
+    adapted = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=2, target_modules="all-linear"))
+    with torch.no_grad():
+        for name, weight in adapted.named_parameters():
+            if "lora_B" in name:
+                weight.fill_(0.5)
+    trained = tmp_path / "checkpoints" / "0001"
+    adapted.save_pretrained(trained)
+    tokenizer.save_pretrained(trained)
+    ids = torch.tensor([tokenizer(TEXTS[0])["input_ids"]])
+    with torch.no_grad():
+        expected = adapted(ids).logits
+    shutil.rmtree(tmp_path / "first")
+    spec = ModelSpec(
+        name="small",
+        base_model="unused",
+        path=str(file),
+        context_length=128,
+        max_completion_tokens=4,
+        lora_rank=2,
+        home=tmp_path / "second",
+    )
+    policy = open_policy(PolicyVersion("small", 1, str(trained)), spec)
+    with torch.no_grad():
+        assert torch.equal(policy.model(ids).logits, expected)
+    assert (tmp_path / "second" / "models").is_dir()

@@ -9,6 +9,7 @@ from pytest_httpserver import HTTPServer
 
 from mmo_rl.errors import PolicyError
 from mmo_rl.policy.local import LocalPolicy, load_model, require_model
+from mmo_rl.policy.memory import free_bytes, parameters, require_memory
 from mmo_rl.policy.model import SHIPPED, ModelSpec
 
 TINY = SHIPPED / "tiny"
@@ -115,3 +116,25 @@ def test_a_tokenizer_without_a_chat_template_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PolicyError, match="has no chat template") as caught:
         load_model(str(tmp_path))
     assert "instruct model" in str(caught.value.hint)
+
+
+def test_a_model_larger_than_what_is_free_is_told_before_it_is_read(tmp_path: Path) -> None:
+    model, _ = load_model(str(TINY))
+    count = sum(parameter.numel() for parameter in model.parameters())
+    assert parameters(TINY) == count and parameters(tmp_path) == 0
+    require_memory(str(TINY), bytes_a_parameter=4)
+    with pytest.raises(PolicyError, match=r"take .* GB of memory, and .* GB are free") as caught:
+        require_memory(str(TINY), bytes_a_parameter=10**9)
+    assert caught.value.hint is not None and "smaller model" in caught.value.hint
+
+
+def test_the_free_memory_is_that_of_the_container_where_that_is_less(tmp_path: Path) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal: 9000 kB\nMemAvailable:  4000 kB\nSwapFree: 1000 kB\n")
+    assert free_bytes(meminfo=meminfo, cgroup=tmp_path) == 5000 * 1024
+    for name, text in (("max", "100000"), ("current", "90000"), ("stat", "anon 70000\nfile 15000\n")):
+        (tmp_path / f"memory.{name}").write_text(text)
+    assert free_bytes(meminfo=meminfo, cgroup=tmp_path) == 25000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert free_bytes(meminfo=meminfo, cgroup=tmp_path) == 5000 * 1024
+    assert free_bytes(meminfo=tmp_path / "none", cgroup=tmp_path) is None

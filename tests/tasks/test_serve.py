@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,14 +20,15 @@ import httpx
 import pytest
 
 from mmo_rl.errors import ConfigError
+from mmo_rl.manifest import seal
 from mmo_rl.market.arena import MarketArena
 from mmo_rl.market.spec import MarketSpec
 from mmo_rl.policy.endpoint import EndpointPolicy
 from mmo_rl.policy.local import LocalPolicy, load_model
-from mmo_rl.policy.model import SHIPPED
+from mmo_rl.policy.model import SHIPPED, require_whole
 from mmo_rl.tasks._served import served_models
 from mmo_rl.trainer.local import LocalTrainer
-from mmo_rl.types import PolicyCall, TrainingGroup, TrainingSample
+from mmo_rl.types import PolicyCall, PolicyVersion, TrainingGroup, TrainingSample
 from tests.tasks.test_collect import Mmo, mmo  # noqa: F401
 
 TINY = {
@@ -35,7 +37,7 @@ TINY = {
     "base_model": "tiny",
     "context_length": 512,
     "max_completion_tokens": 24,
-    "threads": 2,
+    "threads": 1,
 }
 
 
@@ -46,7 +48,7 @@ def a_run(root: Path, key: str, *, task: str = "train", versions: tuple[int, ...
     folder = root / "runs" / "default" / key
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(json.dumps({"task": task, "model": TINY}))
-    model, tokenizer = load_model(str(SHIPPED / "tiny"), threads=2)
+    model, tokenizer = load_model(str(SHIPPED / "tiny"), threads=1)
     for version in versions:
         with torch.no_grad():
             model.model.norm.weight.mul_(0.5)
@@ -86,7 +88,7 @@ def test_a_served_run_plays_as_it_does_here_and_trains_on_what_it_recorded(tmp_p
         return await arena.play(policy, market_seeds=[1, 2], seats=[None, None], temperature=temperature, seed=0)
 
     async def both(url: str) -> list[Any]:
-        model, tokenizer = load_model(str(run / "checkpoints" / "0002"), threads=2)
+        model, tokenizer = load_model(str(run / "checkpoints" / "0002"), threads=1)
         here = LocalPolicy(model=model, tokenizer=tokenizer, name="tiny", version=2, max_completion_tokens=24)
         async with EndpointPolicy(model="tiny", base_url=url, api_key_env=None) as there:
             played = []
@@ -143,7 +145,7 @@ def test_collect_and_evaluate_through_the_endpoint(mmo: Mmo, tmp_path: Path) -> 
         pair = ("evaluate.markets=4", "evaluate.looks=1", "report=local", "evaluate.format=json")
         told = mmo("task=evaluate", *pair, f"evaluate.a=tiny@0@{url}", f"evaluate.b=tiny@1@{url}")
         assert told.returncode == 0, told.stderr
-        local = mmo("task=evaluate", *pair, "evaluate.a=base", f"evaluate.b={run}")
+        local = mmo("task=evaluate", *pair, "model.threads=1", "evaluate.a=base", f"evaluate.b={run}")
         assert local.returncode == 0, local.stderr
         served, here = json.loads(told.stdout), json.loads(local.stdout)
         assert served["ab/pnl_difference"] == pytest.approx(here["ab/pnl_difference"], abs=1e-6)
@@ -160,22 +162,28 @@ def test_what_cannot_be_served_is_told_before_anything_starts(mmo: Mmo, tmp_path
 
 def test_runs_have_the_names_of_their_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one, two = a_run(tmp_path, "one", versions=(3,)), a_run(tmp_path, "two")
-    (base,) = served_models([], TINY)
+    (base,) = served_models([], TINY, home=tmp_path)
     assert (base.name, list(base.versions())) == ("tiny", [0])
-    (alone,) = served_models([str(one)], TINY)
+    (alone,) = served_models([str(one)], TINY, home=tmp_path)
     assert [v.id for v in alone.versions().values()] == ["tiny@0", "tiny@3"]
-    assert [m.name for m in served_models([str(one), str(two)], TINY)] == ["default/one", "default/two"]
-    (checkpoint,) = served_models([str(one / "checkpoints" / "0003")], TINY)
+    assert [m.name for m in served_models([str(one), str(two)], TINY, home=tmp_path)] == ["default/one", "default/two"]
+    (checkpoint,) = served_models([str(one / "checkpoints" / "0003")], TINY, home=tmp_path)
     assert [v.id for v in checkpoint.versions().values()] == ["tiny@3"]
-    (weights,) = served_models([str(SHIPPED / "tiny")], TINY)
+    (weights,) = served_models([str(SHIPPED / "tiny")], TINY, home=tmp_path)
     assert weights.spec.context_length == weights.spec.max_completion_tokens == 512
+    published = one / "checkpoints" / "0003"
+    seal(published, model="tiny", base=str(SHIPPED / "tiny"), version=3)
+    (copied,) = served_models([str(shutil.copytree(published, tmp_path / "best"))], TINY, home=tmp_path)
+    (version,) = copied.versions().values()
+    assert version.id == "best@0"
+    require_whole(PolicyVersion(version.spec.name, 0, version.path), version.spec)
     for wrong, message in (
         (str(tmp_path / "none"), "is no folder"),
         (str(tmp_path), "holds neither"),
         (str(a_run(tmp_path, "judged", task="judge")), "task=judge, which trains nothing"),
     ):
         with pytest.raises(ConfigError, match=message) as caught:
-            served_models([wrong], TINY)
+            served_models([wrong], TINY, home=tmp_path)
         assert caught.value.hint is not None and "run folders" in caught.value.hint
     with pytest.raises(ConfigError, match="2 of them would be called tiny"):
-        served_models([str(SHIPPED / "tiny"), str(SHIPPED / "tiny")], TINY)
+        served_models([str(SHIPPED / "tiny"), str(SHIPPED / "tiny")], TINY, home=tmp_path)
