@@ -264,8 +264,8 @@ class Loop:
         """How many judgments could not be had, and the rows of judgments.jsonl; raises where they are not to be trained
         on."""
         overrides, seed = self.context.overrides, self.context.settings.seed
-        unscored = refuse_if_none(scored, overrides)
         rows = keep_judgments(self.report, self.judge, iteration, scored)
+        unscored = refuse_if_none(scored, overrides)
         refuse_if_poor(self.judge, self.folder.read("judgments"), overrides, seed=seed)
         return unscored, rows
 

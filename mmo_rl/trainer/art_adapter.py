@@ -88,8 +88,8 @@ def pack(
     single history. ART draws from Python's global generator; it is seeded here and put back, so that the same groups
     and seed give the same rows in the same order.
     """
-    import_art("art.preprocessing.pack", hint=NEEDS_LOCAL)
-    import_art("art.preprocessing.tokenize", hint=NEEDS_LOCAL)
+    for name in ("art.preprocessing.pack", "art.preprocessing.tokenize", "art.loss"):
+        import_art(name, hint=NEEDS_LOCAL)
     from art.preprocessing.pack import packed_tensors_from_tokenized_results
     from art.preprocessing.tokenize import tokenize_trajectory_groups
 
@@ -140,7 +140,8 @@ def art_loss(rows: dict[str, Any], new_logprobs: Any, config: dict[str, Any]) ->
     """ART's loss summed over the trained tokens of packed rows: PPO where ``config`` has ``ppo``, else CISPO.
 
     Tokens with unknown behaviour logprobs have ratio 1."""
-    loss = import_art("art.loss", hint=NEEDS_LOCAL)
-    wrap = getattr(loss, "LossInputs", None)
+    import art.loss
+
+    wrap = getattr(art.loss, "LossInputs", None)
     inputs = rows if wrap is None else wrap(inputs=rows)
-    return loss.loss_fn(inputs, new_logprobs, None, None, config, "sum").policy_loss
+    return art.loss.loss_fn(inputs, new_logprobs, None, None, config, "sum").policy_loss
