@@ -102,7 +102,8 @@ async def test_a_warm_start_is_planned_with_the_judgments_that_it_pays_for(
     tmp_path: Path, migrated_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", migrated_url)
-    here, warm = ("judge=ruler", "source=postgres", *SMALL), "trainer.warm_start=0.5"
+    read, warm = ("judge=ruler", "source=postgres"), "trainer.warm_start=0.5"
+    here = (*read, *SMALL)
     with pytest.raises(SourceError, match="warm_start has nothing to imitate: no window"):
         await plan_of(tmp_path, *here, warm)
     await done(collect.run, tmp_path, *here, "collect.strategies=[informed,balanced]")
@@ -111,7 +112,7 @@ async def test_a_warm_start_is_planned_with_the_judgments_that_it_pays_for(
     assert without.counts.warm_tokens == 0 < plan.counts.warm_tokens
     assert expected(plan)["train/tokens"] == expected(without)["train/tokens"]
     assert (bill(plan).hours or 0) > (bill(without).hours or 0)
-    offline = await plan_of(tmp_path, *here, "collect=none", "evaluate=none", warm, changes=False)
+    offline = await plan_of(tmp_path, *read, "collect=none", "evaluate=none", warm, changes=False)
     assert (bill(offline).paid, bill(offline).calls) == (3, 6)  # the first iteration has the same windows
 
 
