@@ -29,6 +29,7 @@ def environment(root: Path, dsn: str) -> dict[str, str]:
 def perform(*commands: dict[str, Any]) -> tuple[list[int], str]:
     """How each of the commands ended, and everything that they printed."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "MMO_RL_", "DATABASE_"))}
+    kept["OMP_NUM_THREADS"] = "1"  # threads that wait for each other on a busy machine are slower than one
     done = subprocess.run(
         [sys.executable, str(DRIVER), json.dumps(commands)], env=kept, capture_output=True, text=True, check=True
     )
