@@ -147,7 +147,8 @@ def _perform_in(
             )
             raise BrokenPipeError from None
         except Exception as error:
-            folder.set_status("failed", error=str(error) or type(error).__name__)
+            with contextlib.suppress(OSError):  # where the disk is full the run's own error says more
+                folder.set_status("failed", error=str(error) or type(error).__name__)
             raise
         folder.set_status("done", result=result)
         return result

@@ -129,7 +129,7 @@ class RunFolder:
 
     def truncate_after(self, name: Rows, iteration: int) -> None:
         """Keeps the rows up to and including ``iteration`` (rows without one stay), so that a resumed run has each
-        iteration once; -1 drops them all."""
+        iteration once; one before the first, which for a warm start is -1, drops them all."""
         rows = self.read(name)
         kept = [row for row in rows if not isinstance(row.get("iteration"), int) or row["iteration"] <= iteration]
         if len(kept) < len(rows):
@@ -256,11 +256,15 @@ class RunFolder:
         self._make()
         path = self.path / name
         temporary = path.with_name(f".{name}.{os.getpid()}.tmp")
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        try:
+            with open(temporary, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except OSError:
+            temporary.unlink(missing_ok=True)  # on a full disk every byte counts
+            raise
         return path
 
 

@@ -104,9 +104,17 @@ class Past:
         folder.truncate_after("checkpoints", self._last)
         self._take_back(folder)
 
+    def forget_warm(self, folder: RunFolder) -> None:
+        """The warm start was in vain: its version is gone, and nothing came after it."""
+        self.warm = None
+        folder.truncate_after("checkpoints", self._last)
+        self._take_back(folder)
+
     @property
     def _last(self) -> int:
-        return self.iterations[-1].iteration if self.iterations else WARM_START
+        if self.iterations:
+            return self.iterations[-1].iteration
+        return WARM_START - 1 if self.warm is None else WARM_START
 
     def _take_back(self, folder: RunFolder) -> None:
         folder.truncate_after("metrics", self._last)

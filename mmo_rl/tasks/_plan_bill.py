@@ -129,7 +129,7 @@ def bill(plan: Plan, counts: Counts | None = None, *, kept: set[str] | None = No
 
 def backends(plan: Plan, counts: Counts, *, paid: int) -> list[Backend]:
     """The three places that a policy can be trained and played at."""
-    trained = counts.trained_tokens + counts.context_tokens
+    trained = counts.trained_tokens + counts.context_tokens + counts.warm_tokens
     played = counts.play_prompt_tokens + counts.play_answer_tokens
     rates, prices = plan.rates, plan.prices
 

@@ -15,7 +15,7 @@ from mmo_rl.errors import ConfigError
 from mmo_rl.judge.base import JudgeRequest
 from mmo_rl.rng import derive_seed
 from mmo_rl.tasks._dry_play import DryPolicy, DrySource
-from mmo_rl.tasks._reasons import nothing_selected
+from mmo_rl.tasks._reasons import nothing_selected, nothing_to_imitate
 from mmo_rl.tasks._select import select, used
 from mmo_rl.tasks._tokens import Tokens
 from mmo_rl.trainer.base import AssistantTurns
@@ -52,8 +52,9 @@ class Counts:
 
     ``dropout_rate`` in [0, 1] is their mean, weighted by what was available, ``capped`` where max_dropout alone kept it
     from being larger; ``selected_tokens`` are those of all answers, ``trained_tokens`` those of answers whose reward is
-    not the mean of their group, ``context_tokens`` what training reads beside them. ``windows_read`` of the windows
-    were rendered and counted, the others are taken to be like them.
+    not the mean of their group, ``context_tokens`` what training reads beside them, and ``warm_tokens`` what the warm
+    start reads before the first iteration. ``windows_read`` of the windows were rendered and counted, the others are
+    taken to be like them.
     """
 
     iterations: int
@@ -68,6 +69,7 @@ class Counts:
     selected_tokens: int
     trained_tokens: int
     context_tokens: int
+    warm_tokens: int
     play_prompt_tokens: int
     play_answer_tokens: int
 
@@ -90,7 +92,9 @@ Seen = dict[tuple[str, tuple[str, ...]], Measured]
 class Reckoner:
     """Counts for one config, as often as a plan varies its sampler or judge.
 
-    ``source`` is what the run would read, or None where the run plays its own windows: then ``collector`` says how.
+    ``source`` is what the run would read, or None where it would read nothing; where the run plays its own windows
+    ``collector`` says how, and a warm start, which imitates the best ``warm_share`` of what was recorded before, is all
+    that reads it.
     """
 
     def __init__(
@@ -105,6 +109,8 @@ class Reckoner:
         seed: int,
         epochs: int,
         assistant_turns: AssistantTurns,
+        warm_share: float,
+        warm_epochs: int,
         identity: Mapping[str, Any],
         policy_tokens: Tokens,
         overrides: Sequence[str],
@@ -119,6 +125,8 @@ class Reckoner:
         self._seed = seed
         self._epochs = epochs
         self._assistant_turns: AssistantTurns = assistant_turns
+        self._warm_share = warm_share
+        self._warm_epochs = warm_epochs
         self._identity = identity
         self._tokens = policy_tokens
         self._overrides = overrides
@@ -129,13 +137,22 @@ class Reckoner:
 
     async def count(self, sampler: Any, judge: Any, judge_tokens: Tokens | None) -> Counts:
         """Raises `SourceError` where nothing would be trained on, as the run itself would."""
-        tally = _Tally(
-            judge=judge,
-            judge_tokens=judge_tokens,
-            policy_tokens=self._tokens,
-            assistant_turns=self._assistant_turns,
-            seen=self._seen,
-        )
+
+        def counting() -> _Tally:
+            return _Tally(
+                judge=judge,
+                judge_tokens=judge_tokens,
+                policy_tokens=self._tokens,
+                assistant_turns=self._assistant_turns,
+                seen=self._seen,
+            )
+
+        warm, tally = counting(), counting()
+        if self._warm_share:
+            selection = await select(self._source, sampler, iteration=0, used_windows=(), scenario_id=None)
+            if not selection.used:
+                raise nothing_to_imitate(selection, self._overrides)
+            await warm.add(self._source, selection, read=self._max_windows)
         selections: list[Selection] = []
         chain = hashlib.sha256(json.dumps(self._identity["first"], sort_keys=True, default=str).encode())
         for iteration in range(self._iterations):
@@ -169,10 +186,11 @@ class Reckoner:
             dropout_rate=sum(s.dropout_rate * s.available for s in selections) / offered if offered else 0.0,
             capped=any(1 - sampler.target_trajectories / s.available > s.dropout_rate for s in selections),
             excluded=dict(excluded),
-            calls=tuple(tally.all_calls()),
+            calls=(*warm.all_calls(), *tally.all_calls()),
             selected_tokens=round(tally.scaled(tally.selected) * self._epochs),
             trained_tokens=round(tally.scaled(tally.trained) * self._epochs),
             context_tokens=round(tally.scaled(tally.context) * self._epochs),
+            warm_tokens=round(warm.scaled(warm.selected + warm.context) * self._warm_share * self._warm_epochs),
             play_prompt_tokens=round(plays * prompt),
             play_answer_tokens=round(plays * answer),
         )

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mmo_rl.tasks._history import Iteration, total_usage
+from mmo_rl.tasks._history import WARM_START, Iteration, total_usage
 from mmo_rl.types import PolicyVersion, Selection
 
 if TYPE_CHECKING:
@@ -58,12 +58,14 @@ def summarize(
     rejected: Counter[str] = Counter()
     for iteration in history:
         rejected.update(iteration.rejected)
+    # Without play of its own a run judges the windows of its warm start again, in its first iteration.
+    judged = [row for row in folder.read("judgments") if row.get("iteration") != WARM_START]
     return build_summary(
         selections=[i.selection for i in history],
         rejected=rejected,
         usage=total_usage(history),
         unscored=sum(i.unscored for i in history),
-        judged=quality(folder.read("judgments"), numbers(added(i.tallies for i in history)), seed=seed),
+        judged=quality(judged, numbers(added(i.tallies for i in history)), seed=seed),
         trained=[i.trained for i in history],
         evaluations=evaluations,
         stage_seconds={**seconds, "total": sum(seconds.values())},

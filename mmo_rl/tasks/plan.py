@@ -82,6 +82,7 @@ async def make_plan(
     backend = _backend(kind, trainer)
     trains = backend != "export"
     dry = DrySource() if components.has("collect") and trains else None
+    warm_share = float(trainer.get("warm_start", 0.0))
     spec, arena = components.model(), components.arena()
     policy_tokens = tokens_of_model(spec.base_model, _location(spec))
     judge = _unopened(judge_node)
@@ -89,7 +90,7 @@ async def make_plan(
     judge_tokens = None if model is None else tokens_of_judge(model)
     reckoner = Reckoner(
         iterations=context.settings.iterations,
-        source=None if dry is not None else await components.source(),
+        source=await components.source() if dry is None or warm_share else None,
         collector=None if dry is None else build(_needed(context, "collect"), arena=arena, recorder=dry),
         dry=dry,
         arena=arena,
@@ -97,6 +98,8 @@ async def make_plan(
         seed=context.settings.seed,
         epochs=int(trainer.get("epochs", 1)),
         assistant_turns=trainer.get("assistant_turns", "action"),
+        warm_share=warm_share,
+        warm_epochs=int(trainer.get("warm_start_epochs", 1)),
         identity={
             "first": {"market": nodes["market"], "model": nodes["model"], "collect": nodes["collect"]},
             "later": {"trainer": trainer, "judge": judge_node},
@@ -106,12 +109,13 @@ async def make_plan(
         max_windows=max_windows,
     )
     counts = await reckoner.count(build(sampler_node), judge, judge_tokens)
-    if dry is None and counts.calls:
+    recorded = dry is None or warm_share > 0
+    if recorded and counts.calls:
         counts = await _with_kept(context, counts)
     varied = []
     for change in _cheaper(sampler_node, counts) if changes else ():
         then = await reckoner.count(build({**sampler_node, **change}), judge, judge_tokens)
-        then = await _with_kept(context, then) if dry is None and then.calls else then
+        then = await _with_kept(context, then) if recorded and then.calls else then
         varied.append((" ".join(f"sampler.{key}={value}" for key, value in change.items()), then))
     given = {"cpu_tflops": 0.05, "gpu_tflops": 150.0, "gpu_usd_per_hour": None, "judge_call_s": 6.0} | dict(rates or {})
     price_date = getattr(judge, "price_date", None)

@@ -156,7 +156,10 @@ class Loop:
         if not warms or past.iterations:
             await self.prune(past.iterations, stages)
             return policy
-        if past.warm is None or policy.path == self.context.components.model().location():
+        if past.warm is not None and policy.path == self.context.components.model().location():
+            stages.say(f"the weights of the warm start are gone from {self.folder.path}: it is done again")
+            past.forget_warm(self.folder)
+        if past.warm is None:
             past.warm = await self._warm_start(policy, stages)
             self.folder.append("checkpoints", past.warm.row())
             policy = past.warm.trained.policy
@@ -165,15 +168,17 @@ class Loop:
     async def _warm_start(self, policy: PolicyVersion, stages: Stages) -> Iteration:
         """Imitates the best of what was recorded before this run; without play of its own that is also what the first
         iteration trains on, judged once and paid once where judgments are kept."""
+        from mmo_rl.judge.findings import since
+
         assert self.publisher is not None
-        before, usage = dict(stages.seconds), self.judge.usage
+        before, usage, tallies = dict(stages.seconds), self.judge.usage, self.judge.tallies
         with stages.stage("select", "select for the warm start"):
             selection = await select(self.source, self.sampler, iteration=0, used_windows=(), scenario_id=None)
         if not selection.used:
             raise nothing_to_imitate(selection, self.context.overrides)
         with stages.stage("judge", "judge for the warm start") as advance:
             scored = await self._scored(selection, advance)
-            unscored = refuse_if_none(scored, self.context.overrides)
+            unscored, _ = self._judged(WARM_START, scored)
         with stages.stage("train", "warm start"):
             trained, answers = await self.publisher.warm_start(scored, policy)
         stages.say(
@@ -185,6 +190,7 @@ class Loop:
             selection=selection,
             trained=replace(trained, metrics={**trained.metrics, "answers": answers}),
             usage=spent(usage, self.judge.usage),
+            tallies=since(tallies, self.judge.tallies),
             unscored=unscored,
             rejected={},
             seconds={k: v - before.get(k, 0.0) for k, v in stages.seconds.items()},
@@ -230,10 +236,7 @@ class Loop:
             return None
         with stages.stage("judge") as advance:
             scored = await self._scored(selection, advance)
-            unscored = refuse_if_none(scored, self.context.overrides)
-            rows = keep_judgments(self.report, self.judge, iteration, scored)
-            seed = self.context.settings.seed
-            refuse_if_poor(self.judge, self.folder.read("judgments"), self.context.overrides, seed=seed)
+            unscored, rows = self._judged(iteration, scored)
         with stages.stage("train") as advance:
             trained = await self._train(iteration, scored, selection, policy, history, advance)
         seconds = {k: v - before.get(k, 0.0) for k, v in stages.seconds.items()}
@@ -256,6 +259,15 @@ class Loop:
     async def _scored(self, selection: Selection, advance: Advance) -> list[ScoredGroup]:
         async with aclosing(self.source.groups(selection)) as groups:
             return [scored async for scored in _counted(self.judge, groups, selection, advance)]
+
+    def _judged(self, iteration: int, scored: Sequence[ScoredGroup]) -> tuple[int, list[dict[str, Any]]]:
+        """How many judgments could not be had, and the rows of judgments.jsonl; raises where they are not to be trained
+        on."""
+        overrides, seed = self.context.overrides, self.context.settings.seed
+        rows = keep_judgments(self.report, self.judge, iteration, scored)
+        unscored = refuse_if_none(scored, overrides)
+        refuse_if_poor(self.judge, self.folder.read("judgments"), overrides, seed=seed)
+        return unscored, rows
 
     async def _train(
         self,

@@ -1,40 +1,19 @@
-"""All that this project uses of OpenPipe ART, behind functions that mean the same with every supported version.
-
-ART does the GRPO: advantages within a group, tokenising, packing with shared prefixes, and the loss. Its import is
-slow and has side effects (it reads ``.env`` files and changes environment variables), so it happens here, late, once.
-"""
+"""ART's part of training on this machine, behind functions that mean the same with every supported version: advantages
+within a group, tokenising, packing with shared prefixes, and the loss."""
 
 from __future__ import annotations
 
 import inspect
 import math
-import os
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mmo_rl.errors import TrainerError
-from mmo_rl.types import PolicyCall, TrainingGroup, TrainingSample
+from mmo_rl.trainer.art_client import art_group, import_art, prompt_messages, token_choice
+from mmo_rl.types import PolicyCall, TrainingGroup
 
-
-def import_art() -> Any:
-    """The ``art`` package, imported without a network look-up and without lasting changes to the environment."""
-    before = dict(os.environ)
-    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
-    try:
-        import art
-        import art.loss
-        import art.preprocessing.pack
-        import art.preprocessing.tokenize
-    except ImportError as error:
-        raise TrainerError(
-            f"trainer=local needs {error.name}, which isn't installed", hint="pip install 'mmo-rl[local]'"
-        ) from error
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-    return art
+NEEDS_LOCAL = "pip install 'mmo-rl[local]'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +47,8 @@ class Encoder:
         return sum(len(self(call).answer) for group in groups for sample in group.samples for call in sample.calls)
 
     def _encode(self, call: PolicyCall) -> Encoded:
-        messages = [dict(m) for m in call.messages]
         rendered = self.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=True, return_dict=False
+            prompt_messages(call), add_generation_prompt=True, tokenize=True, return_dict=False
         )
         prompt = tuple(rendered)
         # Ids of another tokenizer or chat template mean nothing here: then the text is what was recorded.
@@ -81,51 +59,17 @@ class Encoder:
         return Encoded(prompt, (*answer, self.tokenizer.eos_token_id), False)
 
 
-def to_art_group(group: TrainingGroup, *, tokenizer: Any, encoder: Encoder | None = None) -> Any:
-    """An ``art.TrajectoryGroup``; every recorded call is a history of its own with exactly the prompt it saw."""
-    art = import_art()
-    encoder = encoder or Encoder(tokenizer)
-    return art.TrajectoryGroup(_to_art_trajectory(art, sample, encoder) for sample in group.samples)
-
-
-def _to_art_trajectory(art: Any, sample: TrainingSample, encoder: Encoder) -> Any:
-
-    # Newer versions call the history of messages and choices LegacyHistory; their History is something else.
-    history = getattr(art.trajectories, "LegacyHistory", None) or art.trajectories.History
-    first, *others = ([*(dict(m) for m in call.messages), _choice(call, encoder(call))] for call in sample.calls)
-    return art.Trajectory(
-        messages_and_choices=first,
-        additional_histories=[history(messages_and_choices=messages) for messages in others],
-        reward=sample.reward,
-        metadata={"trajectory_id": sample.trajectory_id},
-    )
+def to_art_group(group: TrainingGroup, *, encoder: Encoder) -> Any:
+    """An ``art.TrajectoryGroup`` of the tokens that ``encoder`` makes of each call."""
+    return art_group(group, lambda call: _choice(call, encoder(call)))
 
 
 def _choice(call: PolicyCall, encoded: Encoded) -> Any:
-    """An OpenAI ``Choice`` whose tokens are the recorded ids; ids and logprobs that weren't recorded are the text's
-    own tokens with logprob NaN (unknown)."""
-    from openai.types.chat import ChatCompletionMessage, ChatCompletionTokenLogprob
-    from openai.types.chat.chat_completion import Choice, ChoiceLogprobs
-
     logprobs: Sequence[float] = (float("nan"),) * len(encoded.answer)
     if call.logprobs is not None and encoded.recorded:
         # -inf is unknown too: the versions disagree about it.
         logprobs = [p if math.isfinite(p) else float("nan") for p in call.logprobs]
-    choice = Choice(
-        finish_reason="stop",
-        index=0,
-        message=ChatCompletionMessage(role="assistant", content=call.response),
-        logprobs=ChoiceLogprobs(
-            content=[
-                ChatCompletionTokenLogprob(token=f"token_id:{token}", logprob=logprob, top_logprobs=[])
-                for token, logprob in zip(encoded.answer, logprobs, strict=True)
-            ]
-        ),
-    )
-    # Older versions render the prompt, newer ones take the ids as given: they are the same.
-    choice.prompt_token_ids = list(encoded.prompt)
-    choice.token_ids = list(encoded.answer)
-    return choice
+    return token_choice(call, tokens=encoded.answer, logprobs=logprobs, prompt=encoded.prompt)
 
 
 def pack(
@@ -144,7 +88,8 @@ def pack(
     single history. ART draws from Python's global generator; it is seeded here and put back, so that the same groups
     and seed give the same rows in the same order.
     """
-    import_art()
+    for name in ("art.preprocessing.pack", "art.preprocessing.tokenize", "art.loss"):
+        import_art(name, hint=NEEDS_LOCAL)
     from art.preprocessing.pack import packed_tensors_from_tokenized_results
     from art.preprocessing.tokenize import tokenize_trajectory_groups
 
@@ -152,7 +97,7 @@ def pack(
     random.seed(seed)
     try:
         encoder = encoder or Encoder(tokenizer)
-        art_groups = [to_art_group(group, tokenizer=tokenizer, encoder=encoder) for group in groups]
+        art_groups = [to_art_group(group, encoder=encoder) for group in groups]
         results = list(
             tokenize_trajectory_groups(
                 tokenizer, art_groups, False, True, drop_zero_advantage_trajectories=weight(0) == 0

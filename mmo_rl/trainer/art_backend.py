@@ -15,8 +15,9 @@ from pydantic import Field
 
 from mmo_rl.errors import ConfigError, TrainerError
 from mmo_rl.trainer.art_adapter import Encoder, to_art_group
-from mmo_rl.trainer.art_client import has_tokens, import_art_modules
+from mmo_rl.trainer.art_client import has_tokens, import_art
 from mmo_rl.trainer.base import AssistantTurns, Capabilities, OnStep, Served
+from mmo_rl.trainer.batch import warn_unclipped
 from mmo_rl.trainer.journal import Job, Journal, fingerprint
 from mmo_rl.trainer.signal import with_signal
 from mmo_rl.types import PolicyVersion, Trained, TrainingGroup
@@ -125,8 +126,11 @@ class ArtBackendTrainer:
         calls = [call for group in signal for sample in group.samples for call in sample.calls]
         unknown = sum(not has_tokens(call) for call in calls) / len(calls)
         options = self._known_options(unknown)
+        unclipped = unknown if self._missing_logprobs == "reinforce" else 0.0
+        if unclipped:
+            warn_unclipped(unclipped, iteration=iteration, instead="trainer.missing_logprobs=score does not")
         before = await self._model.get_step()
-        art_groups = [to_art_group(group, tokenizer=self._tokenizer, encoder=encoder) for group in signal]
+        art_groups = [to_art_group(group, encoder=encoder) for group in signal]
         if on_step is not None:
             on_step(0, 1, "")
         try:
@@ -152,7 +156,7 @@ class ArtBackendTrainer:
             step=result.step,
             gradient_steps=steps,
             tokens=tokens,
-            metrics=metrics | {"unknown_logprobs_share": unknown},
+            metrics=metrics | {"unknown_logprobs_share": unknown, "unclipped_tokens_share": unclipped},
         )
         self._journal.write(job)
         self._current = iteration + 1
@@ -174,7 +178,7 @@ class ArtBackendTrainer:
     # --- ART ----------------------------------------------------------------------------------------------------------
 
     async def _start(self) -> None:
-        art = await asyncio.to_thread(import_art_modules, "art")
+        art = await asyncio.to_thread(import_art)
         path = self._folder / "art"
         path.mkdir(parents=True, exist_ok=True)
         if self._backend is None:
@@ -232,7 +236,7 @@ class ArtLocalTrainer(ArtBackendTrainer):
             )
 
     def _open(self, path: str) -> Any:
-        return import_art_modules("art.local").LocalBackend(path=path)
+        return import_art("art.local").LocalBackend(path=path)
 
 
 class TinkerTrainer(ArtBackendTrainer):
@@ -257,7 +261,7 @@ class TinkerTrainer(ArtBackendTrainer):
 
     def _open(self, path: str) -> Any:
         # The key is never handed over: ART prints one that it is given.
-        return import_art_modules("art.tinker").TinkerBackend(path=path)
+        return import_art("art.tinker").TinkerBackend(path=path)
 
     def _key_name(self) -> str | None:
         return "TINKER_API_KEY"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -15,17 +14,6 @@ _log = logging.getLogger(__name__)
 
 NAMED = 5
 """How many of the trajectories that something is wrong with a message names."""
-
-
-def require_finite(groups: Sequence[TrainingGroup]) -> None:
-    """Raises `TrainerError` for a reward that is no number."""
-    for group in groups:
-        for sample in group.samples:
-            if not math.isfinite(sample.reward):
-                raise TrainerError(
-                    f"the reward of {sample.trajectory_id} in group {group.group_id} is {sample.reward}",
-                    hint="a judge must answer finite scores; see judgments.jsonl in the run folder",
-                )
 
 
 def within_context(
@@ -61,6 +49,17 @@ def within_context(
             )
         _log.warning("%s: they are not trained on", found)
     return kept, count
+
+
+def warn_unclipped(share: float, *, iteration: int, instead: str) -> None:
+    """Says loudly that ``share`` of what is trained is trained as plain REINFORCE; ``instead`` is what to type."""
+    _log.warning(
+        "iteration %d: %.0f %% of what is trained was recorded without logprobs and is trained as plain "
+        "REINFORCE, without a ratio or a clip. A policy can collapse this way: %s",
+        iteration + 1,
+        100 * share,
+        instead,
+    )
 
 
 def staleness(groups: Sequence[TrainingGroup], encoder: Encoder, *, policy: PolicyVersion) -> dict[str, float]:

@@ -14,7 +14,8 @@ from pydantic import Field
 from mmo_rl.errors import TrainerError
 from mmo_rl.trainer.base import AssistantTurns, Capabilities, OnStep
 from mmo_rl.trainer.export_card import FILES, readme, said, total
-from mmo_rl.trainer.export_formats import FormatName, Rows, art_rows, chat_rows, dpo_rows, require_finite
+from mmo_rl.trainer.export_formats import FormatName, Rows, art_rows, chat_rows, dpo_rows
+from mmo_rl.trainer.signal import require_finite
 from mmo_rl.types import JsonDict, PolicyVersion, Trained, TrainingGroup
 
 CARD, README = "card.json", "README.md"

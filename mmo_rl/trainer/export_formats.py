@@ -11,12 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from mmo_rl.errors import TrainerError
+from mmo_rl.trainer.signal import NO_SPREAD
 from mmo_rl.types import JsonDict, Message, PolicyCall, TrainingGroup, TrainingSample
 
 FormatName = Literal["art", "chat", "dpo"]
-NO_SPREAD = 1e-12
-"""Rewards closer than this are equal: rounding is no preference."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,17 +24,6 @@ class Rows:
     rows: list[JsonDict]
     left_out: Mapping[str, int] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
-
-
-def require_finite(groups: Sequence[TrainingGroup]) -> None:
-    """Raises `TrainerError` where a reward is not a finite number."""
-    for group in groups:
-        for sample in group.samples:
-            if not math.isfinite(sample.reward):
-                raise TrainerError(
-                    f"the reward of {sample.trajectory_id} in group {group.group_id} is {sample.reward}",
-                    hint="a judge must answer finite scores; see judgments.jsonl in the run folder",
-                )
 
 
 def art_rows(groups: Sequence[TrainingGroup]) -> Rows:

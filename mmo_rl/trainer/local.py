@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -18,15 +17,16 @@ from mmo_rl.errors import TrainerError
 from mmo_rl.rng import derive_seed
 from mmo_rl.trainer.art_adapter import Encoder, pack
 from mmo_rl.trainer.base import AssistantTurns, Capabilities, OnStep
-from mmo_rl.trainer.batch import require_finite, staleness, within_context
+from mmo_rl.trainer.batch import staleness, warn_unclipped, within_context
 from mmo_rl.trainer.checkpoints import Checkpoints
 from mmo_rl.trainer.forward import Rows, require_packable, require_room, score
 from mmo_rl.trainer.losses import Loss, LossName
+from mmo_rl.trainer.signal import require_finite
 from mmo_rl.trainer.update import Schedule, ScheduleName, Update
 from mmo_rl.trainer.weights import Lora, Weights
 from mmo_rl.types import PolicyVersion, Trained, TrainingGroup
 
-_log = logging.getLogger(__name__)
+SAFER = "trainer.missing_logprobs=score with trainer.loss=ppo does not, nor does trainer.loss=awr"
 
 
 class BaseModel(Protocol):
@@ -301,13 +301,7 @@ class LocalTrainer:
         elif share and self._loss.uses_ratio:
             unclipped = share
         if share and unclipped:
-            _log.warning(
-                "iteration %d: %.0f %% of the trained tokens were given by an unknown policy and are trained as plain "
-                "REINFORCE, without a ratio or a clip. A policy can collapse this way: "
-                "trainer.missing_logprobs=score with trainer.loss=ppo does not, nor does trainer.loss=awr",
-                iteration + 1,
-                100 * share,
-            )
+            warn_unclipped(share, iteration=iteration, instead=SAFER)
         if self._update.kl_to_base:
             with weights.base_model() as base:
                 rows["reference"] = score(base, rows, **options)

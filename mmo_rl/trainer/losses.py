@@ -27,12 +27,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from mmo_rl.trainer.art_adapter import art_loss
+from mmo_rl.trainer.signal import with_signal
 from mmo_rl.types import TrainingGroup
 
 LossName = Literal["ppo", "cispo", "reinforce", "awr", "sft"]
-
-NO_SPREAD = 1e-12
-"""Rewards closer than this are equal: rounding must not become gradient."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +56,7 @@ class Loss:
 
     def teaching(self, groups: Sequence[TrainingGroup]) -> list[TrainingGroup]:
         """The groups that it learns from: those whose rewards differ; ``sft`` doesn't look at rewards."""
-        return list(groups) if self.name == "sft" else [group for group in groups if spread(group) > NO_SPREAD]
+        return list(groups) if self.name == "sft" else with_signal(groups)
 
     def weight(self, advantage: float) -> float:
         """What an answer's log-probability is multiplied by, given its advantage; packing scales the weights of a
@@ -77,12 +75,6 @@ class Loss:
         rows = rows | {"logprobs": old}
         config = {"ppo": True, "epsilon": self.clip_epsilon} if self.name == "ppo" else {}
         return art_loss(rows, new_logprobs, config)
-
-
-def spread(group: TrainingGroup) -> float:
-    """The distance between the best and the worst reward."""
-    rewards = [sample.reward for sample in group.samples]
-    return max(rewards) - min(rewards)
 
 
 def k3(rows: dict[str, Any], new_logprobs: Any) -> Any:

@@ -16,6 +16,7 @@ from pydantic import Field
 from mmo_rl.errors import ConfigError, TrainerError
 from mmo_rl.trainer.art_client import has_tokens, recorded_group
 from mmo_rl.trainer.base import AssistantTurns, Capabilities, OnStep, Served
+from mmo_rl.trainer.batch import warn_unclipped
 from mmo_rl.trainer.journal import Job, Journal, fingerprint
 from mmo_rl.trainer.serverless_api import ApiError, TrainingApi
 from mmo_rl.trainer.signal import with_signal
@@ -152,11 +153,14 @@ class ServerlessTrainer:
         signal = with_signal(groups)
         answers = [call for group in groups for sample in group.samples for call in sample.calls]
         selected = sum(len(call.token_ids or ()) for call in answers) if all(map(has_tokens, answers)) else None
-        left_out = sum(not has_tokens(call) for call in answers) / max(1, len(answers))
+        unknown = sum(not has_tokens(call) for call in answers) / max(1, len(answers))
+        unclipped = unknown if self._missing_logprobs == "reinforce" else 0.0
         job = self._journal.read(iteration)
         if job is None or job.failure is not None:
             if not signal:
                 return Trained(self._version(self._current), 0, 0, len(groups), {}, selected)
+            if unclipped:
+                warn_unclipped(unclipped, iteration=iteration, instead="trainer.missing_logprobs=leave_out does not")
             job = await self._submit(signal, iteration)
         else:
             _log.info("training job %s of iteration %d was submitted before", job.job_id, iteration)
@@ -172,7 +176,7 @@ class ServerlessTrainer:
             gradient_steps=job.gradient_steps,
             tokens=job.tokens,
             groups_skipped_zero_variance=len(groups) - len(signal),
-            metrics={**job.metrics, "unknown_logprobs_share": left_out},
+            metrics={**job.metrics, "unknown_logprobs_share": unknown, "unclipped_tokens_share": unclipped},
             tokens_selected=selected,
         )
 

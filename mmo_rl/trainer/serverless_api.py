@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from mmo_rl.chat.wire import describe
 from mmo_rl.clock import utc_now
 from mmo_rl.errors import TrainerError
-from mmo_rl.trainer.art_client import import_art_modules
+from mmo_rl.trainer.art_client import import_art
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -54,7 +54,7 @@ class TrainingApi:
         backoff_s: float,
         max_backoff_s: float,
     ) -> None:
-        self._module = import_art_modules("art.serverless.client")
+        self._module = import_art("art.serverless.client")
         self._client = self._module.Client(api_key=api_key, base_url=base_url)
         # ART's client waits half a second or more, however long a run's own retries are meant to take.
         self._client.max_retries = 0

@@ -1,4 +1,4 @@
-"""Which groups teach something: those whose rewards differ."""
+"""Which groups teach something: those whose rewards are numbers, and differ."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ NO_SPREAD = 1e-12
 """Rewards closer than this are equal: rounding must not become gradient."""
 
 
-def with_signal(groups: Sequence[TrainingGroup]) -> list[TrainingGroup]:
-    """The groups whose rewards differ. Raises `TrainerError` where a reward is not finite."""
+def require_finite(groups: Sequence[TrainingGroup]) -> None:
+    """Raises `TrainerError` for a reward that is no number."""
     for group in groups:
         for sample in group.samples:
             if not math.isfinite(sample.reward):
@@ -21,6 +21,11 @@ def with_signal(groups: Sequence[TrainingGroup]) -> list[TrainingGroup]:
                     f"the reward of {sample.trajectory_id} in group {group.group_id} is {sample.reward}",
                     hint="a judge must answer finite scores; see judgments.jsonl in the run folder",
                 )
+
+
+def with_signal(groups: Sequence[TrainingGroup]) -> list[TrainingGroup]:
+    """The groups whose rewards differ. Raises `TrainerError` where a reward is not finite."""
+    require_finite(groups)
     return [group for group in groups if _spread(group) > NO_SPREAD]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from mmo_rl.errors import TrainerError
+from mmo_rl.trainer.signal import require_finite
 from mmo_rl.types import TrainingGroup
 
 
@@ -16,13 +17,7 @@ def best_answers(groups: Sequence[TrainingGroup], *, share: float) -> list[Train
 
     Raises `TrainerError` where a reward is not finite, or all are equal and ``share`` would be drawn by chance."""
     rewards = [sample.reward for group in groups for sample in group.samples]
-    for group in groups:
-        for sample in group.samples:
-            if not math.isfinite(sample.reward):
-                raise TrainerError(
-                    f"the reward of {sample.trajectory_id} in group {group.group_id} is {sample.reward}",
-                    hint="a judge must answer finite scores; see judgments.jsonl in the run folder",
-                )
+    require_finite(groups)
     if share < 1 and len(set(rewards)) < 2:
         raise TrainerError(
             f"there is no best to imitate: all of {len(rewards)} rewards are equal",

@@ -56,12 +56,11 @@ class Weights:
         """The checkpoint in ``folder``, None for the untrained model at ``base``, with the optimizer where it was.
 
         ``keep_base`` keeps a frozen copy of the base model at hand, which an adapter doesn't need: it is switched off
-        instead. Raises `TrainerError` for a checkpoint of another model, of other LoRA settings, or that is broken.
+        instead. Raises `TrainerError` for a checkpoint of other LoRA settings, or one that is broken.
         """
         import torch
 
         if folder is not None:
-            _require_same_model(folder, Path(base))
             _require_same_adapter(folder, lora)
         adapted = frozen = None
         if lora.rank:
@@ -121,21 +120,6 @@ class Weights:
             "cuda_rng": torch.cuda.get_rng_state_all() if self.bf16 else [],
         }
         torch.save(state, folder / STATE)
-
-
-def _require_same_model(folder: Path, base: Path) -> None:
-    """Raises `TrainerError` where the checkpoint's architecture is not the base model's, as far as both say."""
-    files = folder / "config.json", base / "config.json"
-    if not all(file.is_file() for file in files):
-        return
-    found, expected = (json.loads(file.read_text(encoding="utf-8")) for file in files)
-    for key in ("model_type", "vocab_size", "hidden_size", "num_hidden_layers"):
-        if found.get(key) != expected.get(key):
-            raise TrainerError(
-                f"{folder} is a checkpoint of another model: its {key} is {found.get(key)}, that of {base} is "
-                f"{expected.get(key)}",
-                hint="remove the run folder to start afresh, or choose the model that it was trained from",
-            )
 
 
 def _require_same_adapter(folder: Path, lora: Lora) -> None:

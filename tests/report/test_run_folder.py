@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -153,6 +154,24 @@ def test_a_replaced_file_is_whole_or_old(tmp_path: Path, monkeypatch: pytest.Mon
         folder.write_summary({"a": 2})
     monkeypatch.undo()
     assert json.loads((tmp_path / "summary.json").read_text()) == {"a": 1}
+
+
+def test_a_full_disk_leaves_what_was_there_and_nothing_else(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.write_summary({"a": 1})
+    folder.append("metrics", {"iteration": 0})
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
+    try:
+        for write in (folder.write_summary, lambda row: folder.append("metrics", row)):
+            with pytest.raises(OSError, match="File too large"):
+                write({"iteration": 1, "a": "x" * 2000})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert folder.summary() == {"a": 1} and folder.read("metrics") == [{"iteration": 0}]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["metrics.jsonl", "summary.json"]
+    folder.append("metrics", {"iteration": 1})
+    assert folder.read("metrics") == [{"iteration": 0}, {"iteration": 1}]
 
 
 def test_a_folder_that_cannot_be_made_says_so(tmp_path: Path) -> None:

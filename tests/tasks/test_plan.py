@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -19,6 +20,7 @@ from mmo_rl.cli.project import shipped
 from mmo_rl.cli.settings import validate
 from mmo_rl.config import Components, Context
 from mmo_rl.errors import SourceError
+from mmo_rl.tasks import collect
 from mmo_rl.tasks._plan_bill import Plan, bill, expected, savings, sharing
 from mmo_rl.tasks._plan_table import as_json, row, show
 from mmo_rl.tasks._tokens import Estimate, tokens_of_judge, tokens_of_model
@@ -33,13 +35,18 @@ def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def plan_of(home: Path, *overrides: str, **options: object) -> Plan:
+    plan: Plan = await done(run, home, *overrides, **options)
+    return plan
+
+
+async def done(task: Any, home: Path, *overrides: str, **options: object) -> Any:
     loader = ConfigLoaderImpl(create_config_search_path(f"file://{shipped('conf')}"))
     config = loader.load_configuration("config", [f"home={home}", *overrides], run_mode=RunMode.RUN)
     settings = validate(OmegaConf.masked_copy(config, [str(k) for k in config if k != "hydra"]))
     console = Console()
     async with Components(settings, console=console, overrides=overrides) as components:
         context = Context(settings, components, console, None, overrides)
-        return await run(context, **options)  # type: ignore[arg-type]
+        return await task(context, **options)
 
 
 # --- what is counted --------------------------------------------------------------------------------------------------
@@ -89,6 +96,24 @@ async def test_a_judge_without_a_language_model_costs_nothing(tmp_path: Path) ->
 async def test_nothing_to_train_on_is_said_as_the_run_would_say_it(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="none of 3 windows is ready"):
         await plan_of(tmp_path, "sampler.min_actions=9", *SMALL)
+
+
+async def test_a_warm_start_is_planned_with_the_judgments_that_it_pays_for(
+    tmp_path: Path, migrated_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", migrated_url)
+    read, warm = ("judge=ruler", "source=postgres"), "trainer.warm_start=0.5"
+    here = (*read, *SMALL)
+    with pytest.raises(SourceError, match="warm_start has nothing to imitate: no window"):
+        await plan_of(tmp_path, *here, warm)
+    await done(collect.run, tmp_path, *here, "collect.strategies=[informed,balanced]")
+    without, plan = [await plan_of(tmp_path, *here, *more, changes=False) for more in ((), (warm,))]
+    assert (bill(without).paid, bill(plan).paid) == (6, 9)  # the three windows that were recorded
+    assert without.counts.warm_tokens == 0 < plan.counts.warm_tokens
+    assert expected(plan)["train/tokens"] == expected(without)["train/tokens"]
+    assert (bill(plan).hours or 0) > (bill(without).hours or 0)
+    offline = await plan_of(tmp_path, *read, "collect=none", "evaluate=none", warm, changes=False)
+    assert (bill(offline).paid, bill(offline).calls) == (3, 6)  # the first iteration has the same windows
 
 
 # --- what it costs ----------------------------------------------------------------------------------------------------

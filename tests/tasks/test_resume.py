@@ -29,6 +29,7 @@ def environment(root: Path, dsn: str) -> dict[str, str]:
 def perform(*commands: dict[str, Any]) -> tuple[list[int], str]:
     """How each of the commands ended, and everything that they printed."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "MMO_RL_", "DATABASE_"))}
+    kept["OMP_NUM_THREADS"] = "1"  # threads that wait for each other on a busy machine are slower than one
     done = subprocess.run(
         [sys.executable, str(DRIVER), json.dumps(commands)], env=kept, capture_output=True, text=True, check=True
     )
@@ -101,6 +102,8 @@ async def test_killed_at_any_moment_a_run_ends_with_the_numbers_of_an_unbroken_o
     assert numbers(one)["metrics"][0]["train/warm_start_steps"] > 0
     assert weights(other) == weights(one) and set(weights(one)) >= {"0000", "0003"}
     assert not list(other.glob("checkpoints/*.*"))
+    judged = [json.loads(row)["iteration"] for row in (other / "judgments.jsonl").read_text().splitlines()]
+    assert {iteration: judged.count(iteration) for iteration in judged} == {-1: 10, 0: 10, 1: 10, 2: 10}
     assert [json.loads(r)["iteration"] for r in (other / "checkpoints.jsonl").read_text().splitlines()] == [-1, 0, 1, 2]
     for query in (
         'select version, status, "archivedAt" is null as kept, "evalMetrics"::jsonb - \'tokens_per_s\' as metrics,'
@@ -172,6 +175,9 @@ async def test_rewards_that_teach_nothing_end_the_run_and_publish_nothing(tmp_pa
         status = json.loads((run / "status.json").read_text())
         assert status["status"] == "failed" and error in status["error"]
         assert not (run / "checkpoints.jsonl").exists() and not list(run.glob("checkpoints/*"))
+        # What was judged has been paid for: it is kept, of the warm start too.
+        judged = {json.loads(row)["iteration"] for row in (run / "judgments.jsonl").read_text().splitlines()}
+        assert judged == {-1 if name == "warm" else 0}
     assert "Traceback" not in told
     batches = await rows(migrated_url, 'select status, error from training_batches order by "createdAt"')
     assert [batch["status"] for batch in batches] == ["failed"] * 3

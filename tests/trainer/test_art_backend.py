@@ -143,7 +143,7 @@ async def test_signal_without_a_gradient_step_is_an_error(make: Make) -> None:
         one.served(1)
 
 
-async def test_what_a_backend_cannot_do_is_told(make: Make) -> None:
+async def test_what_a_backend_cannot_do_is_told(make: Make, caplog: pytest.LogCaptureFixture) -> None:
     one = make(NarrowBackend())
     await one.resume()
     with pytest.raises(TrainerError, match="100% of the answers have no recorded logprobs, and this backend"):
@@ -152,6 +152,7 @@ async def test_what_a_backend_cannot_do_is_told(make: Make) -> None:
         await _trained(make(SmallBackend(), missing_logprobs="refuse"))
     narrow = make(NarrowBackend(), missing_logprobs="reinforce")
     await _trained(narrow)
+    assert "iteration 1: 100 % of what is trained" in caplog.text and "plain REINFORCE" in caplog.text
     broken = SmallBackend()
     broken.error = RuntimeError("CUDA out of memory")
     with pytest.raises(TrainerError, match="ART could not train iteration 0: CUDA out of memory"):

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import structs
 
@@ -218,6 +218,7 @@ async def test_pairs_have_one_prompt_and_are_made_from_the_outside_in(tmp_path: 
     assert entry["margin"] == pytest.approx({"min": 0.4, "median": 0.7, "mean": 0.7, "max": 1.0})
 
 
+@settings(deadline=None, max_examples=50)
 @given(
     rewards=st.lists(st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 1)), min_size=1, max_size=6), min_size=1),
     share=st.floats(0.01, 1),

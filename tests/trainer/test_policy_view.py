@@ -10,7 +10,7 @@ import pytest
 
 from mmo_rl.policy.local import load_model
 from mmo_rl.policy.model import SHIPPED
-from mmo_rl.trainer.art_adapter import pack, to_art_group
+from mmo_rl.trainer.art_adapter import Encoder, pack, to_art_group
 from mmo_rl.trainer.base import AssistantTurns
 from mmo_rl.trainer.local import LocalTrainer
 from mmo_rl.trainer.policy_view import training_groups
@@ -24,7 +24,7 @@ def reaches_the_trainer(groups: list[TrainingGroup]) -> str:
     """All text that a trainer can get hold of: our types, ART's types, and what the packed tokens say."""
     _, tokenizer = load_model(str(SHIPPED / "tiny"))
     packed: dict[str, Any] = pack(tokenizer, groups, packed_tokens=256, seed=0) or {}
-    art = "".join(to_art_group(group, tokenizer=tokenizer).model_dump_json() for group in groups)
+    art = "".join(to_art_group(group, encoder=Encoder(tokenizer)).model_dump_json() for group in groups)
     decoded = "".join(tokenizer.decode(row.tolist()) for row in packed.get("tokens", []))
     return repr(groups) + art + decoded
 
@@ -67,7 +67,7 @@ def test_every_action_call_is_a_history_of_its_own(scored: Make) -> None:
     assert [s.trajectory_id for s in group.samples] == ["good", "bad"]
     assert [[c.response[-2] for c in s.calls] for s in group.samples] == [["1", "2", "3"]] * 2
     _, tokenizer = load_model(str(SHIPPED / "tiny"))
-    first = to_art_group(group, tokenizer=tokenizer).trajectories[0]
+    first = to_art_group(group, encoder=Encoder(tokenizer)).trajectories[0]
     assert first.reward == 1.0
     assert len(first.additional_histories) == 2
     assert [m["content"] for m in first.messages_and_choices[:2]] == [

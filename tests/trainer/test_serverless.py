@@ -201,6 +201,7 @@ async def test_answers_without_logprobs_are_left_out_sent_as_text_or_refused(
     await one.resume()
     with caplog.at_level(logging.WARNING):
         trained = await one.train([mixed], iteration=0)
+    assert trained.metrics["unclipped_tokens_share"] == 0.0 and "REINFORCE" not in caplog.text
     assert trained.metrics["unknown_logprobs_share"] == 0.5 and trained.tokens_selected is None
     assert "2 answers were recorded without token ids" in caplog.text
     assert fake.jobs[0]["trajectory_groups"][0]["trajectories"][0].get("additional_histories", []) == []
@@ -211,7 +212,8 @@ async def test_answers_without_logprobs_are_left_out_sent_as_text_or_refused(
     plain = make(missing_logprobs="reinforce")
     await plain.resume()
     if "allow_training_without_logprobs" in plain._api.training_options:  # type: ignore[union-attr]
-        await plain.train([mixed], iteration=1)
+        trained = await plain.train([mixed], iteration=1)
+        assert trained.metrics["unclipped_tokens_share"] == 0.5 and "plain REINFORCE" in caplog.text
         history = fake.jobs[1]["trajectory_groups"][0]["trajectories"][0]["additional_histories"][0]
         assert history["messages_and_choices"][-1] == {"role": "assistant", "content": BARE.response}
         assert fake.jobs[1]["experimental_config"]["allow_training_without_logprobs"] is True
