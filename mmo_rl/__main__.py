@@ -31,6 +31,8 @@ def main() -> int:
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
+        if {"--help", "-h"} & set(sys.argv[1:]):  # Hydra would compose the overrides first, and refuse those of a sweep
+            sys.argv[1:] = ["--help"]
         _refuse_secrets(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=str(shipped("conf")), config_name="config")(job)()
         if outcome.error is not None:

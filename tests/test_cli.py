@@ -48,6 +48,11 @@ def test_help_teaches_tasks_groups_overrides_examples_and_exit_codes(cli: Cli, t
     assert list(tmp_path.iterdir()) == []
 
 
+def test_help_comes_whatever_stands_before_it(cli: Cli) -> None:
+    told = cli("-m", "seed=0,1", "judge=nobody", "--help")
+    assert told.code == 0 and "COMMON OVERRIDES" in told.out
+
+
 def test_the_config_is_printed_without_being_run(cli: Cli, tmp_path: Path) -> None:
     ran = cli("--cfg", "job", "seed=7")
     assert ran.code == 0
