@@ -40,6 +40,12 @@ class Ran:
     err: str
 
 
+@pytest.fixture(autouse=True)
+def _one_test_leaves_the_next_no_tracebacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The entry point sets this variable for Hydra; in this process it would outlive the test."""
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+
+
 @pytest.fixture(scope="session")
 def scratch() -> Iterator[Path]:
     """A folder for servers, in memory where there is room (a server waits for the disk more than it works). Its path

@@ -13,7 +13,8 @@ from mmo_rl.policy.memory import free_bytes, parameters, require_memory
 from mmo_rl.policy.model import SHIPPED, ModelSpec
 
 TINY = SHIPPED / "tiny"
-LONG = ({"role": "system", "content": "You trade."}, {"role": "user", "content": "t0\nNOVA +1\nnews NOVA soars @wire"})
+TICK = "t0\nPULSE +0\nNOVA +1\nORION +0\nKITE -2\nLAUNCH 54%\nMERGER 43%\nnews NOVA soars @wire\ncash 5 order 3 bet 3"
+LONG = ({"role": "system", "content": "You trade."}, {"role": "user", "content": TICK})
 SHORT = ({"role": "user", "content": "news ZEN sinks @anon"},)
 
 

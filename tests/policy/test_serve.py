@@ -29,7 +29,8 @@ from mmo_rl.policy.versions import Catalogue, ServedModel, ServedVersion
 
 TINY = SHIPPED / "tiny"
 SPEC = ModelSpec(name="tiny", base_model="tiny", context_length=512, max_completion_tokens=24, threads=2)
-NEWS = [{"role": "system", "content": "You trade."}, {"role": "user", "content": "t0\nNOVA +1\nnews NOVA soars @wire"}]
+TICK = "t0\nPULSE +0\nNOVA +1\nORION +0\nKITE -2\nLAUNCH 54%\nMERGER 43%\nnews NOVA soars @wire\ncash 5 order 3 bet 3"
+NEWS = [{"role": "system", "content": "You trade."}, {"role": "user", "content": TICK}]
 PROMPTS = [({"role": "user", "content": f"t0\nNOVA +{n}\nnews ZEN sinks @anon" + " +1" * n},) for n in range(24)]
 
 

@@ -282,7 +282,7 @@ async def test_ruler_judges_the_loop_over_http(place: Callable[[], Place], judge
 def test_weights_that_cannot_be_had_are_missed_before_anything_is_played(place: Callable[[], Place]) -> None:
     here = place()
     told = here.run("model=qwen2_5_3b", "model.path=nowhere", "report=local", *SMALL, code=1)
-    assert "model.path=nowhere holds no config.json" in told
+    assert "model.path=nowhere is not there" in told
     assert not (here.root / "home" / "postgres").exists()
 
 

@@ -109,7 +109,9 @@ async def test_arts_backend_trains_publishes_and_answers(make: Make, kind: type[
     trained = await one.train([group(0.0, 1.0), group(0.5, 0.5)], iteration=0, on_step=lambda *s: told.append(s))
     assert (trained.gradient_steps, trained.groups_skipped_zero_variance, trained.policy.path) == (3, 1, "tiny@1")
     assert trained.tokens > 0 and trained.tokens_selected == 2 * trained.tokens
-    assert trained.metrics == {"loss": 0.25, "unknown_logprobs_share": 1.0}, "what is not finite is no number"
+    assert trained.metrics == {"loss": 0.25, "unknown_logprobs_share": 1.0, "unclipped_tokens_share": 0.0}, (
+        "finite only"
+    )
     assert backend.options == [{"learning_rate": 1e-4, "loss_fn": "ppo", "precalculate_logprobs": True}]
     assert [len(g.trajectories) for g in backend.groups] == [2]
     served = one.served(1)
