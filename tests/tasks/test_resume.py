@@ -106,7 +106,8 @@ async def test_killed_at_any_moment_a_run_ends_with_the_numbers_of_an_unbroken_o
     assert {iteration: judged.count(iteration) for iteration in judged} == {-1: 10, 0: 10, 1: 10, 2: 10}
     assert [json.loads(r)["iteration"] for r in (other / "checkpoints.jsonl").read_text().splitlines()] == [-1, 0, 1, 2]
     for query in (
-        'select version, status, "archivedAt" is null as kept, "evalMetrics"::jsonb - \'tokens_per_s\' as metrics,'
+        'select version, status, "archivedAt" is null as kept, "evalMetrics"::jsonb'
+        " - '{tokens_per_s,packed_tokens_per_s,padded_tokens_per_s}'::text[] as metrics,"
         ' "benchmarkScore" from trained_models order by "createdAt"',
         'select "modelVersion", status, "trainingLoss" from training_batches order by "createdAt"',
         'select "usedInTraining", right("trainedInBatch", 4) as batch, "finalPnL", "agentId" from trajectories'
