@@ -57,7 +57,8 @@ class Watch:
         self._jobs = [job for job in jobs if job.folder is not None]
         self._console = console
         self._skipped = done
-        self._began = utc_now()
+        now = utc_now()
+        self._began = now.replace(microsecond=now.microsecond // 1000 * 1000)  # as exactly as folders tell it
         self._seen: dict[str, Seen] = {}
         self._told: dict[str, tuple[str, datetime | None]] = {}
         self._stop = threading.Event()
