@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmo_rl.trainer.art_client import art_group, import_art, prompt_messages, token_choice
+from mmo_rl.trainer.prefix_tree import shared_length
 from mmo_rl.types import PolicyCall, TrainingGroup
 
 NEEDS_LOCAL = "pip install 'mmo-rl[local]'"
@@ -108,7 +109,7 @@ def pack(
             result.advantage = weight(result.advantage)
         if not results:
             return None
-        _share_prompts_only(results)
+        results = _share_prompts(results)
         length = max(packed_tokens, max(len(r.token_ids) for r in results))
         options: dict[str, Any] = {"pad_token_id": tokenizer.pad_token_id or 0, "truncate_long_results": False}
         if (
@@ -122,18 +123,29 @@ def pack(
         random.setstate(state)
 
 
-def _share_prompts_only(results: Sequence[Any]) -> None:
-    """Keeps shared prefixes within the prompts.
+def _share_prompts(results: Sequence[Any]) -> list[Any]:
+    """Sorts each group's results by their tokens, and has those share a prompt that begin alike for at least half of
+    their own: agents that were asked at the same moment. ART lets a group share only what all of it begins with.
 
-    Where logprobs are unknown, older versions count the common beginning of the answers as prompt, and train it
-    for the first answer of a row only.
+    Where logprobs are unknown, older versions count the common beginning of the answers as prompt too, and train it
+    for the first answer of a row only; here an answer, with the token before it, is always its own.
     """
-    first: dict[int, int] = {}
-    for result in results:
-        start = result.assistant_mask.index(1)
-        first[result.prompt_id] = min(start, first.get(result.prompt_id, start))
-    for result in results:
-        result.prompt_length = max(0, min(result.prompt_length, first[result.prompt_id] - 1))
+    rank = {prompt: number for number, prompt in enumerate(dict.fromkeys(result.prompt_id for result in results))}
+    ordered = sorted(results, key=lambda result: (rank[result.prompt_id], result.token_ids))
+    lengths: dict[int, int] = {}
+    first, of_group, prompt = None, None, 0
+    for result in ordered:
+        own = max(0, result.assistant_mask.index(1) - 1)
+        common = 0
+        if first is not None and result.prompt_id == of_group:
+            common = min(lengths[prompt], own, shared_length(first.token_ids, result.token_ids))
+        if first is None or result.prompt_id != of_group or 2 * common < own:
+            first, of_group, prompt, common = result, result.prompt_id, random.getrandbits(63), own
+        lengths[prompt] = common
+        result.prompt_id = prompt
+    for result in ordered:
+        result.prompt_length = lengths[result.prompt_id]
+    return ordered
 
 
 def art_loss(rows: dict[str, Any], new_logprobs: Any, config: dict[str, Any]) -> Any:

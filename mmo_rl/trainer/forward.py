@@ -1,18 +1,11 @@
-"""What a causal language model says about packed rows: log-probabilities of the trained tokens, and nothing more.
-
-A packed row holds a shared prompt once and the answers to it one after another. A token sees its own answer and the
-prompt before it; that is an attention mask of its own for every row, of rows x length x length flags.
-"""
+"""What a causal language model says about packed rows: log-probabilities of the trained tokens, and nothing more."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from mmo_rl.errors import TrainerError
-
-Rows = dict[str, Any]
-"""Packed tensors by name, each of shape [rows, length], as `mmo_rl.trainer.art_adapter.pack` makes them."""
+from mmo_rl.trainer.prefix_tree import Part, Rows, parts_of
 
 
 def require_packable(model: Any) -> None:
@@ -44,58 +37,39 @@ def require_room(config: Any, context_length: int | None) -> None:
         )
 
 
-def micro_batches(rows: Rows, tokens: int) -> Iterator[Rows]:
-    """``rows`` in parts of at most ``tokens`` tokens each, padding included, but at least one row; parts without a
-    trained token are left out."""
-    count, length = rows["tokens"].shape
-    size = max(1, tokens // length)
-    for first in range(0, count, size):
-        part = {name: tensor[first : first + size] for name, tensor in rows.items()}
-        if part["assistant_mask"].any():
-            yield part
-
-
-def token_logprobs(model: Any, rows: Rows, *, bf16: bool = False) -> tuple[Any, Any]:
-    """Log-probability of every next token that is trained (0 elsewhere), float32 of shape [rows, length], and the
-    entropies at those places, in nats, one a trained token. Logits are made only where they are needed.
+def token_logprobs(model: Any, part: Part, *, bf16: bool = False) -> tuple[Any, Any]:
+    """Of every trained token of ``part``, in its order, the log-probability and the entropy of the distribution it was
+    drawn from, in nats: two float32 tensors of shape [trained tokens]. Logits are made only where they are needed.
 
     ``bf16`` multiplies matrices in bfloat16 (autocast), whatever the weights are kept in.
     """
     import torch
 
-    trained = torch.nn.functional.pad(rows["assistant_mask"][:, 1:], (0, 1), value=False)
-    targets = torch.nn.functional.pad(rows["tokens"][:, 1:], (0, 1))[trained]
-
     def needed(_: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (inputs[0][trained][None], *inputs[1:])
+        return (inputs[0].flatten(0, 1)[part.source][None], *inputs[1:])
 
     # The model's own forward pass goes on after the head: some scale or cap their logits there.
     hook = model.get_output_embeddings().register_forward_pre_hook(needed)
     try:
-        with torch.autocast(rows["tokens"].device.type, dtype=torch.bfloat16, enabled=bf16):
+        with torch.autocast(part.tokens.device.type, dtype=torch.bfloat16, enabled=bf16):
             logits = model(
-                input_ids=rows["tokens"],
-                attention_mask=_attention_mask(model, rows),
-                position_ids=rows["input_pos"],
+                input_ids=part.tokens,
+                attention_mask=_attention_mask(model, part.mask[:, None]),
+                position_ids=part.positions,
                 use_cache=False,
             ).logits[0]
     finally:
         hook.remove()
     logp = logits.float().log_softmax(-1)
-    chosen = logp.gather(1, targets[:, None])[:, 0]
     with torch.no_grad():
         entropy = -(logp.exp() * logp).sum(-1)
-    return torch.zeros_like(rows["logprobs"]).masked_scatter(trained, chosen), entropy
+    return logp.gather(1, part.expected[:, None])[:, 0], entropy
 
 
-def _attention_mask(model: Any, rows: Rows) -> Any:
-    """[rows, 1, length, length]: flags, or where attention is not torch's own, what is added to its scores."""
+def _attention_mask(model: Any, mask: Any) -> Any:
+    """``mask`` as flags, or where attention is not torch's own, what is added to its scores."""
     import torch
 
-    groups, parents = rows["group_ids"], rows["parent_ids"]
-    length = groups.shape[1]
-    same = (groups[:, :, None] == groups[:, None, :]) | (parents[:, :, None] == groups[:, None, :])
-    mask = (same & torch.ones(length, length, dtype=torch.bool, device=groups.device).tril())[:, None]
     if model.config._attn_implementation == "sdpa":
         return mask
     lowest = torch.finfo(model.dtype).min
@@ -103,14 +77,11 @@ def _attention_mask(model: Any, rows: Rows) -> Any:
 
 
 def score(model: Any, rows: Rows, *, micro_batch_tokens: int, bf16: bool = False) -> Any:
-    """`token_logprobs` of many rows without gradients, shifted so that [r, i] is that of token i itself; NaN where
-    no token is trained."""
+    """The log-probability of every trained token of packed ``rows``, without gradients; NaN where none is trained."""
     import torch
 
     scored = torch.full_like(rows["logprobs"], float("nan"))
-    place = torch.arange(len(scored), device=scored.device)
     with torch.no_grad():
-        for part in micro_batches(rows | {"place": place}, micro_batch_tokens):
-            new = torch.nn.functional.pad(token_logprobs(model, part, bf16=bf16)[0][:, :-1], (1, 0))
-            scored[part["place"]] = torch.where(part["assistant_mask"], new, float("nan"))
+        for part in parts_of(rows, tokens=micro_batch_tokens):
+            scored.view(-1)[part.target] = token_logprobs(model, part, bf16=bf16)[0]
     return scored

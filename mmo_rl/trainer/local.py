@@ -19,8 +19,9 @@ from mmo_rl.trainer.art_adapter import Encoder, pack
 from mmo_rl.trainer.base import AssistantTurns, Capabilities, OnStep
 from mmo_rl.trainer.batch import staleness, warn_unclipped, within_context
 from mmo_rl.trainer.checkpoints import Checkpoints
-from mmo_rl.trainer.forward import Rows, require_packable, require_room, score
+from mmo_rl.trainer.forward import require_packable, require_room, score
 from mmo_rl.trainer.losses import Loss, LossName
+from mmo_rl.trainer.prefix_tree import Rows
 from mmo_rl.trainer.signal import require_finite
 from mmo_rl.trainer.update import Schedule, ScheduleName, Update
 from mmo_rl.trainer.weights import Lora, Weights
@@ -72,7 +73,7 @@ class LocalTrainer:
         epochs: Annotated[int, Field(ge=1)] = 1,
         packed_tokens: Annotated[int, Field(ge=16)] = 512,
         rows_per_step: Annotated[int, Field(ge=1)] = 4,
-        micro_batch_tokens: Annotated[int, Field(ge=1)] = 2048,
+        micro_batch_tokens: Annotated[int, Field(ge=1)] = 2560,
         loss: LossName = "ppo",
         clip_epsilon: Annotated[float, Field(gt=0, lt=1)] = 0.2,
         awr_beta: Annotated[float, Field(gt=0)] = 1.0,

@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 from mmo_rl.errors import TrainerError
 from mmo_rl.trainer.base import OnStep
-from mmo_rl.trainer.forward import Rows, micro_batches, token_logprobs
+from mmo_rl.trainer.forward import token_logprobs
 from mmo_rl.trainer.losses import Loss, k3
+from mmo_rl.trainer.prefix_tree import Rows, parts_of
 from mmo_rl.trainer.weights import Weights
 
 _log = logging.getLogger(__name__)
@@ -87,17 +88,19 @@ class Update:
         weights.optimizer.zero_grad()
         total = from_base = 0.0
         new_logprobs, entropies = torch.zeros_like(batch["logprobs"]), []
-        parts = batch | {"place": torch.arange(len(new_logprobs), device=new_logprobs.device)}
-        for part in micro_batches(parts, self.micro_batch_tokens):
-            new, entropy = token_logprobs(weights.model, part, bf16=weights.bf16)
-            loss = self.loss.of(part, new) / count
+        for part in parts_of(batch, tokens=self.micro_batch_tokens):
+            found, entropy = token_logprobs(weights.model, part, bf16=weights.bf16)
+            new = torch.zeros_like(new_logprobs).view(-1).scatter(0, part.target - 1, found).view_as(new_logprobs)
+            trained = torch.zeros_like(batch["assistant_mask"]).view(-1).scatter(0, part.target, True)
+            rows = batch | {"assistant_mask": trained.view_as(new_logprobs)}
+            loss = self.loss.of(rows, new) / count
             if self.kl_to_base:
-                divergence = k3(part, new) / count
+                divergence = k3(rows, new) / count
                 from_base += divergence.item()
                 loss = loss + self.kl_to_base * divergence
             loss.backward()
             total += loss.item()
-            new_logprobs[part["place"]] = new.detach()
+            new_logprobs += new.detach()
             entropies.append(entropy)
         norm = torch.nn.utils.clip_grad_norm_(weights.trained(), self.max_grad_norm).item()
         if not math.isfinite(total) or not math.isfinite(norm):

@@ -77,10 +77,11 @@ async def test_memory_is_bounded_by_a_row_and_the_step_is_the_same(tmp_path: Pat
         seen.clear()
         t = trainer(tmp_path / name, load=watched, packed_tokens=128, rows_per_step=1000, micro_batch_tokens=tokens)
         await t.resume()
-        trained = await t.train(groups(), iteration=0)
+        trained = await t.train(groups(12), iteration=0)
         assert trained.gradient_steps == 1
         assert max(rows * length for rows, length in seen) <= max(tokens, 128)
         found[name] = (max(rows for rows, _ in seen), dict(trained.metrics), weights_of(tmp_path / name / "0001"))
+    print(found["two"][0], found["one"][0], found["whole"][0])
     assert [found[name][0] for name in ("two", "one")] == [2, 1] and found["whole"][0] > 2
     for name in ("two", "one"):
         for measure in ("loss", "entropy", "grad_norm"):
