@@ -6,7 +6,7 @@
 PYTHON ?= python3
 VENV := .venv
 ARGS ?=
-PYTEST_ARGS ?=
+PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadfile
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed

@@ -125,11 +125,17 @@ class Project:
             "judge=ruler", "judge.model=loopback", f"judge.base_url={self.judge_url}", "judge.api_key_env=LOOPBACK_KEY",
         )  # fmt: skip
 
-    def start(self, quick: bool) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            self.sweep(quick), cwd=self.root, env=self.environment(), text=True, start_new_session=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+    def start(self, quick: bool) -> subprocess.Popen[bytes]:
+        with open(self.root / "told.txt", "wb") as told:
+            return subprocess.Popen(
+                self.sweep(quick), cwd=self.root, env=self.environment(), start_new_session=True,
+                stdout=told, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+
+    def finish(self, quick: bool) -> str:
+        """Starts the sweep, waits for its end, and gives what it told."""
+        self.start(quick).wait()
+        return (self.root / "told.txt").read_text()
 
     def statuses(self) -> dict[str, dict[str, Any]]:
         return {p.parent.name: json.loads(p.read_text()) for p in self.root.glob("runs/sweep/*/status.json")}
@@ -145,7 +151,7 @@ class Project:
         ]
         return (max(end for _, end in times) - min(start for start, _ in times)).total_seconds() if times else 0.0
 
-    def wait_for_work(self, process: subprocess.Popen[str]) -> None:
+    def wait_for_work(self, process: subprocess.Popen[bytes]) -> None:
         """Until a job of this start is at work, or the sweep is over."""
         before = {name: s["started"] for name, s in self.statuses().items()}
         while process.poll() is None:
@@ -160,6 +166,10 @@ class Project:
 
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def jobs_of(arguments: argparse.Namespace) -> int:
+    return 4 if arguments.quick else 12
 
 
 def kill_tree(root: int) -> int:
@@ -184,23 +194,26 @@ def kill_tree(root: int) -> int:
 def disturbed(project: Project, arguments: argparse.Namespace, worked_s: float) -> tuple[str, list[float], int]:
     """Kills and restarts the sweep; gives its last output, the times of the kills, and how many jobs ran again.
 
-    A kill comes when the jobs have been at work for a random share of ``worked_s``, what an undisturbed sweep takes.
+    A kill comes when the jobs have been at work for a random share of ``worked_s``, what an undisturbed sweep takes,
+    or before that when all but one are done.
     """
     chance = random.Random(arguments.seed)
+    jobs = jobs_of(arguments)
     kills: list[float] = []
     finished: dict[str, str] = {}
     for _ in range(arguments.kills):
         process = project.start(arguments.quick)
-        try:
-            project.wait_for_work(process)
-            process.communicate(timeout=worked_s * chance.uniform(0.2, 1.0) / arguments.kills)
-        except subprocess.TimeoutExpired:
+        project.wait_for_work(process)
+        deadline = time.monotonic() + worked_s * chance.uniform(0.2, 1.0) / arguments.kills
+        while process.poll() is None and time.monotonic() < deadline and len(project.done()) < jobs - 1:
+            time.sleep(0.05)
+        if process.poll() is None:
             count = kill_tree(process.pid)
             kills.append(time.time())
-            process.communicate()
+            process.wait()
             finished |= project.done()
             print(f"killed {count} processes; {len(finished)} jobs were done", file=sys.stderr)
-    output, _ = project.start(arguments.quick).communicate()
+    output = project.finish(arguments.quick)
     now = project.done()
     return output, kills, sum(now.get(name) != started for name, started in finished.items())
 
@@ -216,7 +229,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     # Owners are kept: a server that root started owns its files as somebody else, and would not start on copies.
     subprocess.run(["cp", "-a", str(peaceful.root), str(killed.root)], check=True)
     began = time.perf_counter()
-    peaceful_output, _ = peaceful.start(arguments.quick).communicate()
+    peaceful_output = peaceful.finish(arguments.quick)
     peaceful_s = time.perf_counter() - began
     asked_in_peace = len(judge.asked)
     judge.asked.clear()
@@ -224,7 +237,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     again, unexplained = judge.paid_twice(kills)
     before, after = peaceful.numbers(), killed.numbers()
     differing = [n for n in before if before[n] != after.get(n)]
-    jobs = 4 if arguments.quick else 12
+    jobs = jobs_of(arguments)
     result = {
         "jobs": jobs,
         "kills": len(kills),
