@@ -116,8 +116,8 @@ def pack(
             "min_prefix_tree_shared_segment_length"
             in inspect.signature(packed_tensors_from_tokenized_results).parameters
         ):
-            # Newer versions share prefixes in a tree of any depth, which needs an attention mask of its own.
-            options["min_prefix_tree_shared_segment_length"] = length + 1
+            # Newer versions share in a tree of any depth, and only what is longer than this unless told.
+            options["min_prefix_tree_shared_segment_length"] = 1
         return dict(packed_tensors_from_tokenized_results(results, length, verbosity=0, **options))
     finally:
         random.setstate(state)

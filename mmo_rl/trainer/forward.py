@@ -46,7 +46,8 @@ def token_logprobs(model: Any, part: Part, *, bf16: bool = False) -> tuple[Any, 
     import torch
 
     def needed(_: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (inputs[0].flatten(0, 1)[part.source][None], *inputs[1:])
+        # Not by brackets: a state that two histories need would get its gradients in an order that threads decide.
+        return (inputs[0].flatten(0, 1).index_select(0, part.source)[None], *inputs[1:])
 
     # The model's own forward pass goes on after the head: some scale or cap their logits there.
     hook = model.get_output_embeddings().register_forward_pre_hook(needed)

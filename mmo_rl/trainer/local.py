@@ -44,11 +44,11 @@ class LocalTrainer:
 
     ``learning_rate`` of AdamW at its highest; ``schedule`` and ``warmup_share`` are those of `Schedule`, over
     ``iterations``. ``epochs`` passes over an iteration's data; ``packed_tokens`` the length of a packed row (rows grow
-    to the longest history; attention takes memory by its square), ``rows_per_step`` how many of them make a gradient
-    step and ``micro_batch_tokens`` how many of their tokens are computed at a time, at least one row: memory depends on
-    it, the step does not. ``loss`` and its constants ``clip_epsilon``, ``awr_beta`` and ``awr_cap`` are those of
-    `mmo_rl.trainer.losses`; ``kl_to_base`` the coefficient of the divergence from the base model, which at 0 isn't
-    computed; ``max_grad_norm`` of gradient clipping.
+    to the longest history), ``rows_per_step`` how many of them make a gradient step. They are computed as a prefix tree
+    (`mmo_rl.trainer.prefix_tree`), ``micro_batch_tokens`` of its tokens at a time, but at least one of its rows: memory
+    depends on it, the step does not. ``loss`` and its constants ``clip_epsilon``, ``awr_beta`` and ``awr_cap`` are
+    those of `mmo_rl.trainer.losses`; ``kl_to_base`` the coefficient of the divergence from the base model, which at 0
+    isn't computed; ``max_grad_norm`` of gradient clipping.
     ``assistant_turns`` takes the answers that chose an ``action``, or ``all`` (`mmo_rl.trainer.policy_view`).
 
     ``missing_logprobs`` says what ``ppo`` and ``cispo`` do with answers recorded without logprobs. ``score`` has the

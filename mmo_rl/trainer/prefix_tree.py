@@ -17,6 +17,9 @@ from typing import Any
 Rows = dict[str, Any]
 """Packed tensors by name, each of shape [rows, length], as `mmo_rl.trainer.art_adapter.pack` makes them."""
 
+PADDING = -1
+"""The group id of what fills a packed row up."""
+
 SHORT_ROW = 256
 """Tokens; on a CPU longer rows cost more by their attention than they save by what they share."""
 
@@ -88,17 +91,26 @@ def shared_length(a: Sequence[int], b: Sequence[int]) -> int:
 
 
 def _histories(rows: Rows) -> Iterator[list[int]]:
-    """The flat indices of every history's tokens in packed rows: the prompt it shares, if any, and its own."""
+    """The flat indices of every history's tokens in packed rows. The tokens of one group id are a segment, which goes
+    on from that of its parent id, where the row has one; a history ends with a segment that no other goes on from."""
     length = rows["tokens"].shape[1]
     both = zip(rows["group_ids"].tolist(), rows["parent_ids"].tolist(), strict=True)
     for number, (groups, parents) in enumerate(both):
         places: dict[int, list[int]] = {}
-        parent_of = dict(zip(groups, parents, strict=True))
         for place, group in enumerate(groups, start=number * length):
             places.setdefault(group, []).append(place)
-        for group, own in places.items():
-            if parent_of[group] != group:  # neither a prompt nor padding
-                yield places.get(parent_of[group], []) + own
+        parent_of = {
+            group: parent
+            for group, parent in zip(groups, parents, strict=True)
+            if group != parent and parent in places and group != PADDING
+        }
+        for segment in places.keys() - set(parent_of.values()) - {PADDING}:
+            history: list[int] = []
+            at: int | None = segment
+            while at is not None:
+                history = places[at] + history
+                at = parent_of.get(at)
+            yield history
 
 
 def _rows_of(histories: Sequence[tuple[list[int], list[int]]], trained: Sequence[int], limit: int) -> Iterator[_Row]:

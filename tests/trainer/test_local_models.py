@@ -78,7 +78,8 @@ def trainer(folder: Path, location: str = TINY, *, limits: Limits | None = None,
 
 
 @pytest.mark.parametrize(
-    ("architecture", "attention"), [*((name, "sdpa") for name in ARCHITECTURES), ("qwen2", "eager")]
+    ("architecture", "attention"),
+    [*((name, "eager" if name == "gemma2" else "sdpa") for name in ARCHITECTURES), ("qwen2", "eager")],
 )
 @pytest.mark.parametrize("micro_batch_tokens", [10**6, 1])
 def test_packed_rows_say_what_the_histories_say_one_by_one(

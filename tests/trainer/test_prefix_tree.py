@@ -86,4 +86,3 @@ def test_agents_that_were_asked_at_one_moment_are_computed_together() -> None:
     assert int((rows["group_ids"] != -1).sum()) < 0.5 * whole  # ART's rows share a prompt a tick
     computed = sum(part.tokens.numel() for part in parts_of(rows, tokens=10**6))
     assert computed < 0.6 * whole
-    assert len(set(rows["parent_ids"].unique().tolist()) - {-1}) == 4
