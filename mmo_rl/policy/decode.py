@@ -12,10 +12,17 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from mmo_rl.prefix_tree import SHORT_ROW, TreeRow, stacked, takes_trees, tree_logits, tree_rows
 from mmo_rl.rng import rng
 
 if TYPE_CHECKING:
     import torch
+
+SHARE_BELOW = 0.8
+"""Prompts are read as a prefix tree where it has fewer than this share of their tokens: its mask takes time too."""
+
+SHARE_TO = 1024
+"""Tokens; longer prompts are read one by one, as the mask of a tree grows by the square of its rows."""
 
 COMPACT_BELOW = 0.75
 """Ended rows are cut out of the cache when fewer than this share still write: each cut copies the cache."""
@@ -53,6 +60,7 @@ class Batch:
 
     def __init__(self, *, model: Any, end_ids: Collection[int], pad_id: int) -> None:
         self._model = model
+        self._shares = takes_trees(model)
         self._end_ids = frozenset(end_ids)
         self._pad_id = pad_id
         self._clear()
@@ -72,23 +80,20 @@ class Batch:
     def join(self, rows: Sequence[Row]) -> None:
         """Reads the prompts of new rows and gives each its first token."""
         import torch
-        from transformers import DynamicCache
 
         if not rows:
             return
-        device, longest = self._model.device, max(len(row.prompt) for row in rows)
-        tokens = torch.full((len(rows), longest), self._pad_id, dtype=torch.long)
+        longest = max(len(row.prompt) for row in rows)
         mask = torch.zeros((len(rows), longest), dtype=torch.long)
         for number, row in enumerate(rows):
-            tokens[number, longest - len(row.prompt) :] = torch.tensor(row.prompt)
             mask[number, longest - len(row.prompt) :] = 1
-        tokens, mask = tokens.to(device), mask.to(device)
-        positions = (mask.cumsum(-1) - 1).clamp_min(0)
-        cache = DynamicCache()
+        mask = mask.to(self._model.device)
         with torch.inference_mode():
-            chosen = self._forward(list(rows), tokens, mask, positions, cache)
+            tree = self._tree([row.prompt for row in rows], longest)
+            logits, cache = self._read(rows, mask) if tree is None else self._read_tree(tree, mask)
+            chosen = self._append(list(rows), logits)
             self._leave(0)
-            self._merge(list(rows), chosen, mask, positions[:, -1:] + 1, cache)
+            self._merge(list(rows), chosen, mask, mask.sum(-1, keepdim=True), cache)
             self._leave(COMPACT_BELOW)
 
     def step(self) -> None:
@@ -100,11 +105,53 @@ class Batch:
             if not self._rows:
                 return
             self._mask = torch.cat([self._mask, self._mask.new_ones(len(self._rows), 1)], dim=1)
-            self._tokens = self._forward(self._rows, self._tokens, self._mask, self._positions, self._cache)
+            logits = self._forward(self._tokens, self._mask, self._positions, self._cache)
+            self._tokens = self._append(self._rows, logits)
             self._positions = self._positions + 1
 
-    def _forward(self, rows: list[Row], tokens: Any, mask: Any, positions: Any, cache: Any) -> Any:
-        """Appends the next token to each row that still writes; gives back the chosen ones, shape [rows, 1]."""
+    def _tree(self, prompts: Sequence[list[int]], longest: int) -> list[TreeRow] | None:
+        """The prompts as a prefix tree, where reading it is less work than reading them."""
+        if not self._shares or longest > SHARE_TO:
+            return None
+        tree = list(tree_rows(prompts, limit=max(SHORT_ROW, 2 * longest)))
+        shared = max(len(row.tokens) for row in tree) * len(tree)
+        return tree if shared < SHARE_BELOW * longest * len(prompts) else None
+
+    def _read(self, rows: Sequence[Row], mask: Any) -> tuple[Any, Any]:
+        """What the model says after each prompt, [rows, vocabulary], and the cache of all their tokens."""
+        import torch
+        from transformers import DynamicCache
+
+        tokens = torch.full(mask.shape, self._pad_id, dtype=torch.long)
+        for number, row in enumerate(rows):
+            tokens[number, tokens.shape[1] - len(row.prompt) :] = torch.tensor(row.prompt)
+        cache = DynamicCache()
+        positions = (mask.cumsum(-1) - 1).clamp_min(0)
+        return self._forward(tokens.to(mask.device), mask, positions, cache), cache
+
+    def _read_tree(self, tree: Sequence[TreeRow], mask: Any) -> tuple[Any, Any]:
+        """The same of a tree of the prompts, in which each is a path: its keys and values are copied from there."""
+        import torch
+        from transformers import DynamicCache
+
+        tokens, positions, sees = stacked(tree, device=mask.device)
+        paths = {
+            index: [number * tokens.shape[1] + place for place in path]
+            for number, row in enumerate(tree)
+            for index, path in row.members
+        }
+        where = torch.zeros(mask.shape, dtype=torch.long)
+        for index, path in paths.items():
+            where[index, where.shape[1] - len(path) :] = torch.tensor(path)
+        where = where.to(mask.device)
+        cache = DynamicCache()
+        logits = tree_logits(self._model, tokens, positions, sees, at=where[:, -1], past_key_values=cache)
+        for layer in cache.layers:
+            layer.keys, layer.values = _along(layer.keys, where), _along(layer.values, where)
+        return logits, cache
+
+    def _forward(self, tokens: Any, mask: Any, positions: Any, cache: Any) -> Any:
+        """What the model says after the last of these tokens, [rows, vocabulary]; they are added to the cache."""
         output = self._model(
             input_ids=tokens,
             attention_mask=mask,
@@ -113,7 +160,11 @@ class Batch:
             use_cache=True,
             logits_to_keep=1,
         )
-        logp = output.logits[:, -1].float().log_softmax(-1)
+        return output.logits[:, -1]
+
+    def _append(self, rows: list[Row], logits: Any) -> Any:
+        """Appends the next token to each row that still writes; gives back the chosen ones, shape [rows, 1]."""
+        logp = logits.float().log_softmax(-1)
         chosen = choose(logp, rows)
         ids, chosen_logp = chosen.tolist(), logp.gather(1, chosen[:, None])[:, 0].tolist()
         likeliest = max(row.top_logprobs for row in rows)
@@ -198,6 +249,11 @@ def _nucleus(probabilities: Any, top_p: Any) -> Any:
     beyond = (ordered.cumsum(-1) - ordered >= top_p[:, None]) & (top_p < 1)[:, None]
     beyond[:, 0] = False
     return probabilities.masked_fill(beyond.scatter(-1, index, beyond), 0.0)
+
+
+def _along(states: Any, where: Any) -> Any:
+    """[rows, heads, length, size] of a tree's rows to [sequences, heads, length, size] at flat indices of tokens."""
+    return states.transpose(1, 2).flatten(0, 1)[where].transpose(1, 2).contiguous()
 
 
 def _widened(states: Any, length: int) -> Any:

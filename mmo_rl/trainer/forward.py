@@ -5,21 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from mmo_rl.errors import TrainerError
-from mmo_rl.trainer.prefix_tree import Part, Rows, parts_of
+from mmo_rl.prefix_tree import takes_trees, tree_logits
+from mmo_rl.trainer.parts import Part, Rows, parts_of
 
 
 def require_packable(model: Any) -> None:
     """Raises `TrainerError` where a model can't be told which tokens of a packed row belong together."""
-    import inspect
-
-    kind = type(model).__name__
-    known = inspect.signature(model.forward).parameters
-    stateful = getattr(model, "_is_stateful", False) or "linear_attention" in (
-        getattr(model.config, "layer_types", None) or ()
-    )
-    if stateful or not {"attention_mask", "position_ids"} <= known.keys() or model.get_output_embeddings() is None:
+    if not takes_trees(model):
         raise TrainerError(
-            f"{kind} can't train packed rows: they need attention in every layer, and positions that are given",
+            f"{type(model).__name__} can't train packed rows: they need attention in every layer, and positions that "
+            "are given",
             hint="choose a transformer such as Llama, Qwen2, Qwen3, Mistral, Gemma or GPT-NeoX",
         )
 
@@ -45,36 +40,12 @@ def token_logprobs(model: Any, part: Part, *, bf16: bool = False) -> tuple[Any, 
     """
     import torch
 
-    def needed(_: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        # Not by brackets: a state that two histories need would get its gradients in an order that threads decide.
-        return (inputs[0].flatten(0, 1).index_select(0, part.source)[None], *inputs[1:])
-
-    # The model's own forward pass goes on after the head: some scale or cap their logits there.
-    hook = model.get_output_embeddings().register_forward_pre_hook(needed)
-    try:
-        with torch.autocast(part.tokens.device.type, dtype=torch.bfloat16, enabled=bf16):
-            logits = model(
-                input_ids=part.tokens,
-                attention_mask=_attention_mask(model, part.mask[:, None]),
-                position_ids=part.positions,
-                use_cache=False,
-            ).logits[0]
-    finally:
-        hook.remove()
+    with torch.autocast(part.tokens.device.type, dtype=torch.bfloat16, enabled=bf16):
+        logits = tree_logits(model, part.tokens, part.positions, part.mask, at=part.source, use_cache=False)
     logp = logits.float().log_softmax(-1)
     with torch.no_grad():
         entropy = -(logp.exp() * logp).sum(-1)
     return logp.gather(1, part.expected[:, None])[:, 0], entropy
-
-
-def _attention_mask(model: Any, mask: Any) -> Any:
-    """``mask`` as flags, or where attention is not torch's own, what is added to its scores."""
-    import torch
-
-    if model.config._attn_implementation == "sdpa":
-        return mask
-    lowest = torch.finfo(model.dtype).min
-    return torch.zeros(mask.shape, dtype=model.dtype, device=mask.device).masked_fill(~mask, lowest)
 
 
 def score(model: Any, rows: Rows, *, micro_batch_tokens: int, bf16: bool = False) -> Any:

@@ -12,7 +12,7 @@ from mmo_rl.errors import TrainerError
 from mmo_rl.trainer.base import OnStep
 from mmo_rl.trainer.forward import token_logprobs
 from mmo_rl.trainer.losses import Loss, k3
-from mmo_rl.trainer.prefix_tree import Rows, parts_of
+from mmo_rl.trainer.parts import Rows, parts_of
 from mmo_rl.trainer.weights import Weights
 
 _log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from mmo_rl.policy.model import SHIPPED, find_checkpoint
 from mmo_rl.trainer.art_adapter import Encoder, pack
 from mmo_rl.trainer.forward import require_packable, token_logprobs
 from mmo_rl.trainer.local import LocalTrainer
-from mmo_rl.trainer.prefix_tree import parts_of
+from mmo_rl.trainer.parts import parts_of
 from mmo_rl.types import PolicyCall, TrainingGroup, TrainingSample
 
 TINY = str(SHIPPED / "tiny")

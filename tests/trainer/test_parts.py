@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from mmo_rl.policy.local import load_model
 from mmo_rl.policy.model import SHIPPED
 from mmo_rl.trainer.art_adapter import Encoder, pack
-from mmo_rl.trainer.prefix_tree import parts_of
+from mmo_rl.trainer.parts import parts_of
 from mmo_rl.types import PolicyCall, TrainingGroup, TrainingSample
 
 LENGTH = 24
