@@ -60,6 +60,8 @@ def main() -> int:
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
     """Termination ends a run as Ctrl-C does: cleanly, with its state recorded."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # shells start what scripts put into the background so
+        raise KeyboardInterrupt
     os.kill(os.getpid(), signal.SIGINT)
 
 

@@ -304,9 +304,13 @@ def test_tasks_without_a_run_folder_leave_none(cli: Cli, monkeypatch: pytest.Mon
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_says_how_to_go_on(stop: signal.Signals, tmp_path: Path) -> None:
-    script = textwrap.dedent("""
+@pytest.mark.parametrize(
+    ("stop", "interactive"), [(signal.SIGINT, True), (signal.SIGTERM, True), (signal.SIGTERM, False)]
+)
+def test_an_interrupted_run_says_how_to_go_on(stop: signal.Signals, interactive: bool, tmp_path: Path) -> None:
+    """What a script starts in the background ignores Ctrl-C; it still ends when it is told to terminate."""
+    script = "" if interactive else "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+    script += textwrap.dedent("""
         import asyncio, sys
         import mmo_rl.tasks.train as train
         from mmo_rl.__main__ import main
