@@ -120,19 +120,21 @@ class Batch:
     def _read(self, rows: Sequence[Row], mask: Any) -> tuple[Any, Any]:
         """What the model says after each prompt, [rows, vocabulary], and the cache of all their tokens."""
         import torch
-        from transformers import DynamicCache
+
+        from mmo_rl.policy.cache import roomy_cache
 
         tokens = torch.full(mask.shape, self._pad_id, dtype=torch.long)
         for number, row in enumerate(rows):
             tokens[number, tokens.shape[1] - len(row.prompt) :] = torch.tensor(row.prompt)
-        cache = DynamicCache()
+        cache = roomy_cache()
         positions = (mask.cumsum(-1) - 1).clamp_min(0)
         return self._forward(tokens.to(mask.device), mask, positions, cache), cache
 
     def _read_tree(self, tree: Sequence[TreeRow], mask: Any) -> tuple[Any, Any]:
         """The same of a tree of the prompts, in which each is a path: its keys and values are copied from there."""
         import torch
-        from transformers import DynamicCache
+
+        from mmo_rl.policy.cache import roomy_cache
 
         tokens, positions, sees = stacked(tree, device=mask.device)
         paths = {
@@ -144,7 +146,7 @@ class Batch:
         for index, path in paths.items():
             where[index, where.shape[1] - len(path) :] = torch.tensor(path)
         where = where.to(mask.device)
-        cache = DynamicCache()
+        cache = roomy_cache()
         logits = tree_logits(self._model, tokens, positions, sees, at=where[:, -1], past_key_values=cache)
         for layer in cache.layers:
             layer.keys, layer.values = _along(layer.keys, where), _along(layer.values, where)
