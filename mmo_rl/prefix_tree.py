@@ -82,14 +82,15 @@ def stacked(rows: Sequence[TreeRow], *, device: Any) -> tuple[Any, Any, Any]:
 
 
 def takes_trees(model: Any) -> bool:
-    """Whether a transformers model can be told which tokens belong together: attention in every layer, and positions
-    that are given."""
+    """Whether a transformers model can be told which tokens belong together: attention in every layer, with any mask,
+    and positions that are given."""
     known = inspect.signature(model.forward).parameters
     stateful = getattr(model, "_is_stateful", False) or "linear_attention" in (
         getattr(model.config, "layer_types", None) or ()
     )
     return (
         not stateful
+        and model.config._attn_implementation in ("sdpa", "eager")
         and {"attention_mask", "position_ids"} <= known.keys()
         and model.get_output_embeddings() is not None
     )
