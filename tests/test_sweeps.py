@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from mmo_rl.errors import DatabaseError
+from mmo_rl.errors import DatabaseError, JudgeError
 from mmo_rl.report.run_folder import RunFolder
 
 Cli = Callable[..., Any]
@@ -75,6 +75,24 @@ def test_a_failing_job_stops_no_other_and_is_repeated_alone(cli: Cli, train: Any
     seeds = train(lambda context: 0.0)
     assert cli("-m", "seed=0,1,2").code == 0
     assert seeds == [1]
+
+
+@pytest.mark.parametrize("search", [(), ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=2")])
+def test_a_key_that_an_endpoint_quotes_is_neither_shown_nor_stored(
+    cli: Cli, train: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, search: tuple[str, ...]
+) -> None:
+    key = "sk-planted-0123456789abcdef"
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+
+    def refused(context: Any) -> float:
+        raise JudgeError(f"HTTP 401: Incorrect API key provided: {key}")
+
+    train(refused)
+    ran = cli("-m", "seed=0,1", *search)
+    assert ran.code == 1
+    assert "Incorrect API key provided: ***" in ran.out
+    assert key not in ran.out + ran.err
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and key.encode() in path.read_bytes()]
 
 
 def test_a_committed_sweep_runs_with_multirun(cli: Cli, train: Any) -> None:

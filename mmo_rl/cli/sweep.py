@@ -76,9 +76,11 @@ class Ended:
 
     @property
     def told(self) -> str:
-        """The result, or the reason in one line."""
+        """The result, or the reason in one line and without secrets: an endpoint may quote the key that it refuses."""
         if self.error is not None:
-            return (str(self.error) or type(self.error).__name__).splitlines()[0]
+            from mmo_rl.report.mask import mask
+
+            return mask(str(self.error) or type(self.error).__name__).splitlines()[0]
         number = isinstance(self.value, (int, float)) and not isinstance(self.value, bool)
         return f"{self.value:.4g}" if number else ""
 

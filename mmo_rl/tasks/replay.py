@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 TOP_KEYS = ("run",)
 SHOWN = 20
+POLL_S = 0.2
 
 
 async def run(
@@ -60,6 +62,7 @@ async def run(
         return int(bool(differences))
     tree = _work_tree(context, folder, recorded) if code == "recorded" else None
     again = RunFolder(folder.path.with_name(f"{folder.path.name}.replay"))
+    _wait_for(context.console, again)
     _keep_apart(context.console, again, tree or project_root())
     _repeat(pinned, again.path, tree, home=context.home)
     return _compare(context.console, folder, again)
@@ -127,6 +130,22 @@ def _counted(data: Mapping[str, Any]) -> str:
     return f"{data['trajectories']} trajectories in {data['windows']} windows ({data['ids_sha256'][:8]})"
 
 
+def _wait_for(console: Console, again: RunFolder) -> None:
+    """A replay that was killed outright leaves the process of its run at work, which holds the folder: its numbers are
+    those asked for, so it is waited for."""
+    status = again.status()
+    if status is None or status["status"] != "running":
+        return
+    console.print(
+        f"Its run is at work already, as pid {status['pid']} on {status['host']}, and is waited for: {again.log_path}",
+        soft_wrap=True,
+        highlight=False,
+    )
+    while status is not None and status["status"] == "running":
+        time.sleep(POLL_S)
+        status = again.status()
+
+
 def _keep_apart(console: Console, again: RunFolder, root: Path) -> None:
     """A finished replay that other code or packages made says nothing about those here: it is moved aside."""
     from mmo_rl.cli.job import move_aside
@@ -189,7 +208,8 @@ def _git(where: Path, *arguments: str) -> None:
 def _repeat(overrides: Sequence[str], folder: Path, tree: Path | None, *, home: Path) -> None:
     """The recorded command in a process of its own, whose run goes to ``folder``; raises `MmoRlError` where it
     fails. ``hydra.*`` overrides are no part of a job's key, so the run stays the recorded one."""
-    environment = {**os.environ, "MMO_RL_HOME": str(home)}
+    # This process asks Hydra to raise its errors; in the run's own it would ask for tracebacks, which its log holds.
+    environment = {**os.environ, "MMO_RL_HOME": str(home), "HYDRA_FULL_ERROR": "0"}
     if tree is not None:
         paths = [str(tree), *filter(None, [environment.get("PYTHONPATH")])]
         environment |= {"PYTHONPATH": os.pathsep.join(paths), "MMO_RL_ROOT": str(tree)}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +17,11 @@ from typing import Any
 
 import asyncpg
 import pytest
+from rich.console import Console
 
 from mmo_rl.report.run_folder import RunFolder
 from mmo_rl.tasks._recorded import config_differences
+from mmo_rl.tasks.replay import _wait_for
 from tests.tasks.typed import typed
 
 TINY = ("+experiments=mine", "seed=3", "iterations=1", "collect.agents=5", "evaluate=none", "report=local")
@@ -131,6 +135,39 @@ def test_what_cannot_be_replayed(root: Path, tmp_path: Path) -> None:
     status = json.loads((copy / "status.json").read_text())
     (copy / "status.json").write_text(json.dumps(status | {"status": "failed"}))
     assert "is failed" in mmo_rl(root, "task=replay", f"run={copy}", code=2)
+
+
+HOLDS = """
+import sys
+from pathlib import Path
+from mmo_rl.report.run_folder import RunFolder
+folder = RunFolder(Path(sys.argv[1]))
+with folder.locked():
+    folder.set_status("running")
+    print("at work", flush=True)
+    sys.stdin.read()
+    folder.set_status("done")
+"""
+
+
+def test_the_run_that_a_killed_replay_left_at_work_is_waited_for(tmp_path: Path) -> None:
+    again = RunFolder(tmp_path / "run.replay")
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDS, str(again.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None
+        assert process.stdout.readline() == "at work\n"
+
+        class EndsIt(Console):
+            def print(self, *objects: Any, **more: Any) -> None:
+                super().print(*objects, **more)
+                process.stdin.close()  # type: ignore[union-attr]
+
+        _wait_for(EndsIt(file=(out := io.StringIO()), width=500), again)
+    assert f"at work already, as pid {process.pid}" in out.getvalue()
+    assert (again.status() or {})["status"] == "done"
+    _wait_for(Console(file=(quiet := io.StringIO())), again)
+    assert quiet.getvalue() == ""
 
 
 def test_an_experiment_is_written_from_a_run_and_from_a_sweep(root: Path, tmp_path: Path) -> None:
