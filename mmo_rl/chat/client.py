@@ -116,6 +116,7 @@ class ChatClient:
     ) -> None:
         self._base_url = base_url or ("" if provider == "litellm" else OPENAI_BASE_URL)
         self._where = self._base_url or model.partition("/")[0]
+        self._key = api_key
         self._timeout_s = timeout_s
         self._attempts = attempts
         self._backoff_s = backoff_s
@@ -258,7 +259,7 @@ class ChatClient:
     def _note(self, state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         wait_s = state.next_action.sleep if state.next_action else 0.0
-        _log.info("call failed (%s); trying again in %.1f s", describe(error), wait_s)
+        _log.info("call failed (%s); trying again in %.1f s", describe(error, key=self._key), wait_s)
 
     # --- failures -----------------------------------------------------------------------------------------------------
 
@@ -266,7 +267,7 @@ class ChatClient:
         import httpx
         import openai
 
-        reason = describe(error)
+        reason = describe(error, key=self._key)
         if isinstance(error, TimeoutError | openai.APITimeoutError):
             if isinstance(error.__cause__, httpx.ConnectTimeout):
                 return CallFailed(f"no connection to {self._where} within {self._timeout_s:g} s", "down")

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 Messages = list[dict[str, str]]
 Provider = Literal["openai", "litellm"]
 
+LINE = 320
+"""Characters of an error that are told."""
+
 
 @dataclass(frozen=True, slots=True)
 class Reply:
@@ -122,14 +125,19 @@ def parse_reply(body: str) -> Reply:
     )
 
 
-def describe(error: BaseException | None) -> str:
-    """The error in one short line, the server's own words included."""
+def describe(error: BaseException | None, *, key: str | None = None) -> str:
+    """The error in one short line, the server's own words included, but not the ``key``, which some quote."""
+    told = _described(error)
+    return " ".join((told.replace(key, "***") if key else told).split())[:LINE]
+
+
+def _described(error: BaseException | None) -> str:
     import openai
 
     if isinstance(error, openai.APIStatusError):
         body = error.body
         said = body.get("message") if isinstance(body, dict) else (error.response.text or error.message)
-        return f"HTTP {error.status_code}: {' '.join(str(said or error.response.reason_phrase).split())[:300]}"
+        return f"HTTP {error.status_code}: {said or error.response.reason_phrase}"
     if isinstance(error, TimeoutError | openai.APITimeoutError):
         return "no answer in time"
     if isinstance(error, openai.APIConnectionError):

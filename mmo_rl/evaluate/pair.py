@@ -62,7 +62,10 @@ class PairEvaluator:
         seed: int,
     ) -> None:
         if markets < 2 * looks:
-            raise ValueError(f"markets={markets} is too few for looks={looks}: a look needs two markets at least")
+            raise ValueError(
+                f"markets={markets} is too few for looks={looks}: a look needs two markets at least, so "
+                f"markets={2 * looks} or " + (f"looks={markets // 2}" if markets > 1 else "more")
+            )
         if repeated := sorted({name for name in scenarios if scenarios.count(name) > 1}):
             raise ValueError(f"scenarios holds {', '.join(repeated)} more than once")
         self.a = a

@@ -61,7 +61,7 @@ class TrainingApi:
         # A line for every look at a job would fill a run's log.
         logging.getLogger("httpx").setLevel(logging.WARNING)
         self.base_url = str(self._client.base_url).rstrip("/")
-        self._key_name = key_name
+        self._key, self._key_name = api_key, key_name
         self._timeout_s = timeout_s
         self._attempts = attempts
         self._backoff_s = backoff_s
@@ -145,7 +145,7 @@ class TrainingApi:
         start = f"could not {what} at {self.base_url}"
         again = "run the same command again: it goes on where it is"
         if isinstance(error, openai.APIStatusError):
-            status, said = error.status_code, describe(error)
+            status, said = error.status_code, describe(error, key=self._key)
             if status in {401, 403}:
                 hint = f"export {self._key_name}=... with a key from https://wandb.ai/authorize"
                 if status == 403:
@@ -170,12 +170,12 @@ class TrainingApi:
             )
         if isinstance(error, openai.APIConnectionError):
             return ApiError(
-                f"{start}: {describe(error)}",
+                f"{start}: {describe(error, key=self._key)}",
                 hint=f"check the network and trainer.base_url, then {again}",
                 transient=True,
                 unclear=not _never_connected(error),
             )
-        return ApiError(f"{start}: {describe(error)}", hint="check trainer.base_url", unclear=True)
+        return ApiError(f"{start}: {describe(error, key=self._key)}", hint="check trainer.base_url", unclear=True)
 
 
 def _never_connected(error: BaseException) -> bool:

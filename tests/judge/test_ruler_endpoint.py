@@ -279,6 +279,19 @@ async def test_wrong_key_says_which_variable(endpoint: Endpoint, monkeypatch: py
     assert len(endpoint.requests) <= 8  # those in flight, none of them again
 
 
+async def test_a_key_that_the_endpoint_quotes_is_not_told(
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing but its being the key tells that it is one."""
+    monkeypatch.setenv("MINE", "opensesame")
+    caplog.set_level("INFO")
+    endpoint.script = lambda request, number: Reply(401 if number else 429, {"error": {"message": "opensesame?"}})
+    with pytest.raises(JudgeError) as caught:
+        await run(make_judge(endpoint, api_key_env="MINE"), make_group(SKILLS))
+    assert "HTTP 401: ***?" in str(caught.value) and "HTTP 429: ***?" in caplog.text
+    assert "opensesame" not in str(caught.value) + caplog.text
+
+
 @pytest.mark.parametrize(
     ("reply", "expected"),
     [
