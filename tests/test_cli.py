@@ -39,7 +39,7 @@ def test_help_teaches_tasks_groups_overrides_examples_and_exit_codes(cli: Cli, t
         "TASKS",
         *(f"task={name} " for name in task_names()),
         "judge: heuristic, oracle, oracle_trajectory, outcome, panel, ruler",
-        "experiments: base_model, context_vs_mixed, context_vs_mixed_steps, dropout, judge_template, learning_rate,",
+        "experiments: base_model, context_vs_mixed, dropout, judge_template, learning_rate,",
         "EXAMPLES",
         "EXIT CODES",
     ):

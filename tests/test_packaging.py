@@ -139,7 +139,7 @@ def test_the_wheel_works_in_any_folder(tmp_path: Path) -> None:
     assert found.stdout.startswith(str(installed))
     told = mmo_rl("--help")
     assert told.returncode == 0
-    assert "experiments: base_model, context_vs_mixed, context_vs_mixed_steps" in told.stdout
+    assert "experiments: base_model, context_vs_mixed, dropout" in told.stdout
     shown = mmo_rl("--cfg", "job", "+experiments=pilot")
     assert shown.returncode == 0
     assert "name: pilot" in shown.stdout.splitlines()
