@@ -319,7 +319,8 @@ def test_tasks_without_a_run_folder_leave_none(cli: Cli, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
-    ("stop", "interactive"), [(signal.SIGINT, True), (signal.SIGTERM, True), (signal.SIGTERM, False)]
+    ("stop", "interactive"),
+    [(signal.SIGINT, True), (signal.SIGTERM, True), (signal.SIGTERM, False), (signal.SIGHUP, True)],
 )
 def test_an_interrupted_run_says_how_to_go_on(stop: signal.Signals, interactive: bool, tmp_path: Path) -> None:
     """What a script starts in the background ignores Ctrl-C; it still ends when it is told to terminate."""
