@@ -30,6 +30,10 @@ def main() -> int:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
     signal.signal(signal.SIGTERM, _interrupt)
+    if (
+        hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+    ):  # a terminal that is closed; nohup has it ignored
+        signal.signal(signal.SIGHUP, _interrupt)
     try:
         if {"--help", "-h"} & set(sys.argv[1:]):  # Hydra would compose the overrides first, and refuse those of a sweep
             sys.argv[1:] = ["--help"]

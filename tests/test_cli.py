@@ -244,6 +244,20 @@ def test_a_failed_run_tells_why_keeps_the_traceback_and_runs_again(cli: Cli, tra
     assert status(folder)["error"] is None
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
+def test_a_log_on_a_full_disk_hides_no_error(cli: Cli, train: Any) -> None:
+    def fail(context: Any) -> None:
+        raise DatabaseError("the disk is full", hint="make room")
+
+    train(fail)
+    cli()
+    (folder,) = folders()
+    (folder / "log.txt").unlink()
+    (folder / "log.txt").symlink_to("/dev/full")
+    ran = cli()
+    assert (ran.code, ran.err) == (1, "mmo-rl: the disk is full\n  -> make room\n")
+
+
 def test_a_defect_is_told_in_one_line_and_in_full_on_demand(cli: Cli, train: Any) -> None:
     train(lambda context: {}["missing"])
     ran = cli()
@@ -305,7 +319,8 @@ def test_tasks_without_a_run_folder_leave_none(cli: Cli, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
-    ("stop", "interactive"), [(signal.SIGINT, True), (signal.SIGTERM, True), (signal.SIGTERM, False)]
+    ("stop", "interactive"),
+    [(signal.SIGINT, True), (signal.SIGTERM, True), (signal.SIGTERM, False), (signal.SIGHUP, True)],
 )
 def test_an_interrupted_run_says_how_to_go_on(stop: signal.Signals, interactive: bool, tmp_path: Path) -> None:
     """What a script starts in the background ignores Ctrl-C; it still ends when it is told to terminate."""

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,7 @@ class Sweeps:
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            start_new_session=True,  # as a shell does: what is typed there reaches the whole group
         )
 
     def run(self, acts: Mapping[int, str], *arguments: str) -> tuple[int, str, str]:
@@ -148,6 +150,27 @@ def test_an_interrupt_leaves_every_job_resumable_and_no_worker(sweeps: Sweeps, l
     code, out, _ = sweeps.run({}, *command)
     assert code == 0
     assert sweeps.diary() == ["1 work", "2 work"]
+
+
+@pytest.mark.slow
+def test_ctrl_c_twice_leaves_no_submitit_job_at_work(sweeps: Sweeps) -> None:
+    process = sweeps.start({0: "wait", 1: "wait"}, "hydra/launcher=submitit_local", "seed=0,1")
+    assert process.stdout is not None
+    seen: list[str] = []
+    while not {"running     seed=0", "running     seed=1"} <= set(seen):
+        line = process.stdout.readline()
+        assert line, process.communicate()
+        seen.append(line.strip())
+    os.killpg(process.pid, signal.SIGINT)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=0.15)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert "Traceback" not in err
+    folders = [RunFolder(path) for path in sweeps.folder.glob("runs/default/*/")]
+    states = [status["status"] for folder in folders if (status := folder.status()) is not None]
+    assert states == ["interrupted", "interrupted"]  # one that is at work would be running
 
 
 def test_nothing_left_to_do_starts_no_worker(sweeps: Sweeps) -> None:

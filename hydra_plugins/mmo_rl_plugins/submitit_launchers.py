@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 from hydra.core.singleton import Singleton
@@ -12,6 +18,8 @@ from hydra.core.utils import JobReturn, JobStatus
 from mmo_rl.errors import MmoRlError
 
 POLL_S = 0.2
+CANCEL_S = 10.0
+"""How long jobs on this machine have to note that they were interrupted."""
 
 try:
     from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf  # type: ignore[import-untyped]
@@ -45,16 +53,23 @@ else:
                     working = sum(not job.done() for job in jobs)
                     free = len(calls) if self._n_jobs is None else self._n_jobs - working
                     if more := calls[len(jobs) : len(jobs) + max(0, free)]:
-                        jobs += executor.map_array(self, *zip(*more, strict=True))
+                        with self._starting():
+                            jobs += executor.map_array(self, *zip(*more, strict=True))
                     else:
                         time.sleep(POLL_S)
                 while not all(job.done() for job in jobs):
                     time.sleep(POLL_S)
             except BaseException:
-                for job in jobs:
-                    job.cancel(check=False)
+                self._cancel(jobs)
                 raise
             return [_returned(job, call[0]) for job, call in zip(jobs, calls, strict=True)]
+
+        def _starting(self) -> AbstractContextManager[None]:
+            return nullcontext()
+
+        def _cancel(self, jobs: Sequence[Any]) -> None:
+            for job in jobs:
+                job.cancel(check=False)
 
         def _executor(self) -> Any:
             import submitit
@@ -71,10 +86,41 @@ else:
             return executor
 
     class SubmititLocal(IndependentJobs):
+        """Jobs on this machine. Ctrl-C reaches the sweep alone, which interrupts each of them once: submitit's own
+        process of a job that is interrupted twice dies, and leaves the job at work."""
+
         _EXECUTOR = "local"
+
+        def _starting(self) -> AbstractContextManager[None]:
+            return _in_sessions_of_their_own()
+
+        def _cancel(self, jobs: Sequence[Any]) -> None:
+            """Returns when none is left; a second interrupt kills them."""
+            working = [job for job in jobs if not job.done()]
+            try:
+                super()._cancel(working)
+                patience = time.monotonic() + CANCEL_S
+                while not all(job.done() for job in working) and time.monotonic() < patience:
+                    time.sleep(POLL_S)
+            finally:
+                for job in working:
+                    with suppress(ProcessLookupError, PermissionError):
+                        os.killpg(int(job.job_id), signal.SIGKILL)
 
     class SubmititSlurm(IndependentJobs):
         _EXECUTOR = "slurm"
+
+
+@contextmanager
+def _in_sessions_of_their_own() -> Iterator[None]:
+    """What submitit starts meanwhile leads a process group, whose number is the job's id; submitit cannot be asked."""
+    from submitit.local import local
+
+    local.subprocess = SimpleNamespace(Popen=partial(subprocess.Popen, start_new_session=True))  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        local.subprocess = subprocess
 
 
 def _returned(job: Any, overrides: list[str]) -> JobReturn:

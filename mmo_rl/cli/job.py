@@ -7,6 +7,7 @@ import contextlib
 import io
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,7 +134,8 @@ def _perform_in(
         try:
             result = _perform(settings, console, folder, overrides)
         except (KeyboardInterrupt, asyncio.CancelledError):
-            folder.set_status("interrupted", error="interrupted")
+            with contextlib.suppress(OSError):  # a full disk; without it the folder reads as interrupted too
+                folder.set_status("interrupted", error="interrupted")
             raise
         except (SystemExit, BrokenPipeError) as error:
             if not _reader_left(error):
@@ -245,6 +247,11 @@ def _logging_to(path: Path) -> Iterator[None]:
         def format(self, record: logging.LogRecord) -> str:
             return mask(super().format(record))
 
+    class ToDisk(logging.FileHandler):
+        def handleError(self, record: logging.LogRecord) -> None:
+            if not isinstance(sys.exc_info()[1], OSError):  # where the disk is full the run's own error says so
+                super().handleError(record)
+
     said: list[str] = [""]
 
     def is_new(record: logging.LogRecord) -> bool:
@@ -255,7 +262,7 @@ def _logging_to(path: Path) -> Iterator[None]:
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(path, encoding="utf-8", delay=True)
+        handler = ToDisk(path, encoding="utf-8", delay=True)
         if not os.access(path if path.exists() else path.parent, os.W_OK):
             raise PermissionError(13, "Permission denied")
     except OSError as error:
@@ -271,7 +278,8 @@ def _logging_to(path: Path) -> Iterator[None]:
         yield
     finally:
         root.removeHandler(handler)
-        handler.close()
+        with contextlib.suppress(OSError):
+            handler.close()
 
 
 def _needs_multirun(overrides: list[str], params: dict[str, Any]) -> MmoRlError:

@@ -96,8 +96,11 @@ class Registry:
                 now,
             )
             await connection.execute(
-                'update trajectories set "usedInTraining" = true, "trainedInBatch" = $1, "updatedAt" = $2'
-                ' where "trajectoryId" = any($3::text[])',
+                # In the order of ids, as all do who write to the same trajectories: no two wait for each other.
+                'with shared as materialized (select "trajectoryId" from trajectories'
+                ' where "trajectoryId" = any($3::text[]) order by "trajectoryId" for no key update)'
+                ' update trajectories t set "usedInTraining" = true, "trainedInBatch" = $1, "updatedAt" = $2'
+                ' from shared where t."trajectoryId" = shared."trajectoryId"',
                 batch_id,
                 now,
                 [recorded_id(trajectory_id) for trajectory_id in trajectory_ids],

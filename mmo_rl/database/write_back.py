@@ -40,11 +40,17 @@ _KEPT = """
     select "trajectoryId", "judgeModel", "judgeVersion", "componentScoresJson" from reward_judgments
     where "trajectoryId" = any($1::text[]) order by "trajectoryId" for update
 """
-# Both leave what is the same already as it is, its time too. A trajectory that has gone since is not judged.
+# Both leave what is the same already as it is, its time too. A trajectory that has gone since is not judged. Whoever
+# writes to the same trajectories locks them in the order of their ids, so that no two wait for each other.
 _JUDGE = """
+    with shared as materialized (
+        select "trajectoryId" from trajectories where "trajectoryId" = any($1::text[])
+        order by "trajectoryId" for no key update
+    )
     update trajectories as t set "aiJudgeReward" = new.score, "aiJudgeReasoning" = new.reasoning, "judgedAt" = $4,
         "updatedAt" = $4
     from unnest($1::text[], $2::float8[], $3::text[]) as new (id, score, reasoning)
+        join shared on shared."trajectoryId" = new.id
     where t."trajectoryId" = new.id
         and (t."aiJudgeReward", t."aiJudgeReasoning", t."judgedAt" is null)
             is distinct from (new.score, new.reasoning, false)

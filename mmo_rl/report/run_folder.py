@@ -262,8 +262,10 @@ class RunFolder:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
-        except OSError:
+        except OSError as error:
             temporary.unlink(missing_ok=True)  # on a full disk every byte counts
+            if error.errno is not None:
+                error.filename = str(path)  # a write that fails does not say where
             raise
         return path
 

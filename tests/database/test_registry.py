@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -133,6 +134,30 @@ async def test_publishing_is_all_or_nothing(recorded: Database) -> None:
         await connection.execute("drop trigger refuse on trajectories")
     await publish(registry)
     assert len(await rows(recorded, 'select from trajectories where "usedInTraining"')) == 2
+
+
+async def test_runs_that_share_trajectories_do_not_wait_for_each_other(recorded: Database) -> None:
+    """Somebody else locks the same trajectories in the order of their ids, of which the rows lie in another."""
+    registry = Registry(database=recorded)
+    await start(registry)
+    async with recorded.acquire() as connection:
+        await connection.execute("update trajectories set \"trajectoryId\" = 't9' where id = 't1'")
+        await connection.execute(
+            'insert into trajectories select (jsonb_populate_record(t, \'{"id": "new",'
+            ' "trajectoryId": "t1"}\')).* from trajectories t where id = \'t1\''
+        )
+    lock = 'update trajectories set "updatedAt" = now() where "trajectoryId" = $1'
+    waiting = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+    async with recorded.acquire() as other:
+        await other.execute(lock, "t1")
+        publishing = asyncio.create_task(publish(registry))
+        async with asyncio.timeout(20):
+            while not await other.fetchval(waiting):
+                await other.execute("select pg_stat_clear_snapshot()")
+        await other.execute(lock, "t2")
+    await publishing
+    used = await rows(recorded, 'select "trajectoryId" as id from trajectories where "usedInTraining" order by 1')
+    assert used == [{"id": "t1"}, {"id": "t2"}]
 
 
 async def test_what_is_removed_is_archived_first_unless_it_is_in_use(recorded: Database) -> None:
