@@ -194,8 +194,8 @@ def kill_tree(root: int) -> int:
 def disturbed(project: Project, arguments: argparse.Namespace, worked_s: float) -> tuple[str, list[float], int]:
     """Kills and restarts the sweep; gives its last output, the times of the kills, and how many jobs ran again.
 
-    A kill comes when the jobs have been at work for a random share of ``worked_s``, what an undisturbed sweep takes,
-    or before that when all but one are done.
+    A kill comes when the jobs have been at work for a random share of what is left of ``worked_s``, which an
+    undisturbed sweep takes, or before that when all but one are done.
     """
     chance = random.Random(arguments.seed)
     jobs = jobs_of(arguments)
@@ -204,7 +204,8 @@ def disturbed(project: Project, arguments: argparse.Namespace, worked_s: float) 
     for _ in range(arguments.kills):
         process = project.start(arguments.quick)
         project.wait_for_work(process)
-        deadline = time.monotonic() + worked_s * chance.uniform(0.2, 1.0) / arguments.kills
+        left = worked_s * (1 - len(finished) / jobs)
+        deadline = time.monotonic() + chance.uniform(0.2, 1.0) * left
         while process.poll() is None and time.monotonic() < deadline and len(project.done()) < jobs - 1:
             time.sleep(0.05)
         if process.poll() is None:
