@@ -195,7 +195,7 @@ def disturbed(project: Project, arguments: argparse.Namespace, worked_s: float) 
     """Kills and restarts the sweep; gives its last output, the times of the kills, and how many jobs ran again.
 
     A kill comes when the jobs have been at work for a random share of what is left of ``worked_s``, which an
-    undisturbed sweep takes, or before that when all but one are done.
+    undisturbed sweep takes, or before that when all but two are done.
     """
     chance = random.Random(arguments.seed)
     jobs = jobs_of(arguments)
@@ -206,7 +206,7 @@ def disturbed(project: Project, arguments: argparse.Namespace, worked_s: float) 
         project.wait_for_work(process)
         left = worked_s * (1 - len(finished) / jobs)
         deadline = time.monotonic() + chance.uniform(0.2, 1.0) * left
-        while process.poll() is None and time.monotonic() < deadline and len(project.done()) < jobs - 1:
+        while process.poll() is None and time.monotonic() < deadline and len(project.done()) < jobs - 2:
             time.sleep(0.05)
         if process.poll() is None:
             count = kill_tree(process.pid)
