@@ -49,7 +49,8 @@ async def gather_ordered(
         while True:
             if read is None and not exhausted and len(pending) < held:
                 read = asyncio.create_task(_next(source))
-            waiting: list[asyncio.Task[R] | asyncio.Task[T | object]] = [*pending]
+            # Not those that are done behind a slow first one: waiting for them returns at once, again and again.
+            waiting: list[asyncio.Task[R] | asyncio.Task[T | object]] = [task for task in pending if not task.done()]
             if read is not None:
                 waiting.append(read)
             if not waiting:

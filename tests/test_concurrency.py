@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from typing import Any
 
 import pytest
 
@@ -159,3 +160,21 @@ async def test_leaving_early_and_being_cancelled_clean_up() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_a_slow_first_item_is_waited_for_at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = 0
+    wait = asyncio.wait
+
+    async def counted(*args: Any, **options: Any) -> Any:
+        nonlocal waits
+        waits += 1
+        return await wait(*args, **options)
+
+    async def worker(number: int) -> int:
+        await asyncio.sleep(0 if number else 0.2)
+        return number
+
+    monkeypatch.setattr(asyncio, "wait", counted)
+    assert [r async for r in gather_ordered(range(8), worker, limit=8)] == list(range(8))
+    assert waits <= 2 * 8 + 1
