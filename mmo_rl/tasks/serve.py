@@ -114,9 +114,10 @@ def _key(variable: str | None) -> str | None:
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    from mmo_rl.policy.app import listen
+
     try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family, backlog=2048)
+        return listen(host, port)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise ConfigError(

@@ -19,7 +19,7 @@ import openai
 import pytest
 import uvicorn
 
-from mmo_rl.policy.app import Api, create_app
+from mmo_rl.policy.app import Api, create_app, listen
 from mmo_rl.policy.base import Completion, completion_seed
 from mmo_rl.policy.endpoint import EndpointPolicy
 from mmo_rl.policy.engine import Engine
@@ -39,7 +39,7 @@ def serving(checkpoints: Path | None = None, *, key: str | None = None, **change
     """The base URL of a server in a thread of its own."""
     load: Callable[[ServedVersion], Any] = lambda version: load_model(version.path, threads=2)  # noqa: E731
     settings: dict[str, Any] = {"load": load, "max_batch": 16, "max_loaded": 2, "max_queue": 64, **changes}
-    with socket.create_server(("127.0.0.1", 0)) as listening, Engine(**settings) as engine:
+    with listen("127.0.0.1", 0) as listening, Engine(**settings) as engine:
         models = [ServedModel("tiny", SPEC, checkpoints=checkpoints)]
         app = create_app(Api(engine, Catalogue(models), key=key))
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
@@ -320,3 +320,10 @@ async def test_the_version_is_read_from_the_name(url: str) -> None:
     assert EndpointPolicy(model="tiny@12", base_url=url, api_key_env=None, version=3).version == 3
     assert EndpointPolicy(model="Qwen/Qwen3-14B", base_url=url, api_key_env=None).version == 0
     assert completion_seed(0, 1) != completion_seed(0, 2)
+
+
+def test_answers_are_not_held_back_for_acknowledgements() -> None:
+    with listen("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname()):
+        connection, _ = listening.accept()
+        with connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
