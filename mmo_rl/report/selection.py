@@ -30,6 +30,8 @@ def selection_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
     if dropped := summary.get("data/trajectories_dropped"):
         rows.append((f"{dropped:,}", f"dropped by dropout, at a rate of {rate:.2f}"))
+    elif dropped == 0 and not rate:
+        rows.append(("0", "dropped by dropout, which begins above sampler.target_trajectories an iteration"))
     for reason, count in _under(summary, "data/excluded/"):
         rows.append((f"{count:,}", REASONS.get(reason, reason.replace("_", " "))))
     for reason, count in _under(summary, "data/rejected/"):

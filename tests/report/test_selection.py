@@ -5,7 +5,7 @@ from rich.console import Console
 
 from mmo_rl.clock import window_at
 from mmo_rl.report.iteration import iteration_metrics
-from mmo_rl.report.selection import print_selection
+from mmo_rl.report.selection import print_selection, selection_rows
 from mmo_rl.report.summary import Evaluations, build_summary
 from mmo_rl.types import JudgeUsage, PolicyVersion, SelectedWindow, Selection, Trained
 
@@ -61,3 +61,10 @@ def test_nothing_selected_prints_nothing() -> None:
     print_selection(console, {})
     assert isinstance(console.file, io.StringIO)
     assert console.file.getvalue() == ""
+
+
+def test_dropout_that_never_began_says_when_it_would() -> None:
+    counts = {"data/trajectories_used": 8, "data/windows_used": 1, "data/windows_available": 1}
+    rows = selection_rows(counts | {"data/trajectories_dropped": 0, "data/dropout_rate": 0.0})
+    assert ("0", "dropped by dropout, which begins above sampler.target_trajectories an iteration") in rows
+    assert len(selection_rows(counts)) == 1
