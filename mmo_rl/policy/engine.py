@@ -215,7 +215,7 @@ class Engine:
                 self._fail(job, 500, f"The model '{version.id}' could not be loaded: {reason}")
             return
         _use_threads(version.spec.threads)
-        own = getattr(model.config, "max_position_embeddings", None) or version.spec.context_length
+        own = getattr(model.config.get_text_config(), "max_position_embeddings", None) or version.spec.context_length
         self._loaded[_key(version)] = _Loaded(
             version, tokenizer, new_batch(model, tokenizer), min(own, version.spec.context_length), used=self._use()
         )

@@ -17,6 +17,7 @@ from mmo_rl.policy.decode import Batch, Row
 from mmo_rl.policy.gguf import is_gguf, read_gguf
 from mmo_rl.policy.memory import require_memory
 from mmo_rl.policy.model import ModelSpec, find_checkpoint, require_whole
+from mmo_rl.prefix_tree import attends
 from mmo_rl.types import Message, PolicyVersion
 
 HUB_TIMEOUT_S = 10.0
@@ -41,8 +42,8 @@ def load_model(
     bfloat16 on CUDA). ``threads`` of the processor compute from then on in this process, whatever the environment says
     (None: as it was).
 
-    Raises `PolicyError` where they cannot be loaded, are larger than what is free of this machine's memory, or the
-    tokenizer has no chat template.
+    Raises `PolicyError` where they cannot be loaded, are larger than what is free of this machine's memory, have layers
+    that are not attention, or the tokenizer has no chat template.
     """
     whole = location if base is None else base
     if is_gguf(whole):
@@ -83,6 +84,12 @@ def load_model(
         ) from error
     if tokenizer.chat_template is None:
         raise PolicyError(f"the tokenizer of {location} has no chat template", hint="choose an instruct model")
+    if not attends(model):
+        raise PolicyError(
+            f"{type(model).__name__} keeps a state of what it has read that is not keys and values: many answers can't "
+            "be written with it at once",
+            hint="choose a transformer with attention in every layer, such as Llama, Qwen2, Qwen3, Mistral or Gemma",
+        )
     return model.eval(), tokenizer
 
 

@@ -119,6 +119,18 @@ def test_a_tokenizer_without_a_chat_template_is_refused(tmp_path: Path) -> None:
     assert "instruct model" in str(caught.value.hint)
 
 
+def test_a_model_that_keeps_more_than_keys_and_values_is_refused(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer, Lfm2Config, Lfm2ForCausalLM
+
+    AutoTokenizer.from_pretrained(SHIPPED / "tiny").save_pretrained(tmp_path)
+    sizes = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2}
+    Lfm2ForCausalLM(Lfm2Config(vocab_size=512, **sizes, layer_types=["conv", "full_attention"])).save_pretrained(
+        tmp_path
+    )
+    with pytest.raises(PolicyError, match="Lfm2ForCausalLM keeps a state"):
+        load_model(str(tmp_path))
+
+
 def test_a_model_larger_than_what_is_free_is_told_before_it_is_read(tmp_path: Path) -> None:
     model, _ = load_model(str(TINY))
     count = sum(parameter.numel() for parameter in model.parameters())
