@@ -149,7 +149,7 @@ def _layers_mask(model: Any, mask: Any, positions: Any) -> Any:
     kinds, window = _kinds(model), getattr(model.config.get_text_config(), "sliding_window", None)
     if window is None or SLIDING not in kinds or mask.shape[-1] <= window:
         return _scores_mask(model, mask[:, None])
-    near = mask & (positions[:, :, None] - positions[:, None, :] < window)
+    near = mask & (positions[:, None, :] > positions[:, :, None] - window)
     if kinds == {SLIDING}:
         return _scores_mask(model, near[:, None])
     return {FULL: _scores_mask(model, mask[:, None]), SLIDING: _scores_mask(model, near[:, None])}
