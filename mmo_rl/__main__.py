@@ -29,11 +29,7 @@ def main() -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
-    signal.signal(signal.SIGTERM, _interrupt)
-    if (
-        hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
-    ):  # a terminal that is closed; nohup has it ignored
-        signal.signal(signal.SIGHUP, _interrupt)
+    _interrupt_when_ended()
     try:
         if {"--help", "-h"} & set(sys.argv[1:]):  # Hydra would compose the overrides first, and refuse those of a sweep
             sys.argv[1:] = ["--help"]
@@ -62,8 +58,16 @@ def main() -> int:
         return told.exit_code
 
 
+def _interrupt_when_ended() -> None:
+    """Termination and a closed terminal end a run as Ctrl-C does, unless they are ignored, as by nohup."""
+    for name in ("SIGTERM", "SIGHUP"):
+        ends = getattr(signal, name, None)  # Windows knows no closed terminals
+        if ends is not None and signal.getsignal(ends) == signal.SIG_DFL:
+            signal.signal(ends, _interrupt)
+
+
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    """Termination ends a run as Ctrl-C does: cleanly, with its state recorded."""
+    """Ends a run as Ctrl-C does: cleanly, with its state recorded."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # shells start what scripts put into the background so
         raise KeyboardInterrupt
     os.kill(os.getpid(), signal.SIGINT)

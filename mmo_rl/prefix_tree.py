@@ -18,6 +18,9 @@ from typing import Any
 SHORT_ROW = 256
 """Tokens; on a CPU longer rows cost more by their attention, which grows by the square, than they save by sharing."""
 
+FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
+"""What transformers calls layers of attention: to all before, to a window of the last, and to those of one chunk."""
+
 
 @dataclass(slots=True)
 class TreeRow:
@@ -81,19 +84,37 @@ def stacked(rows: Sequence[TreeRow], *, device: Any) -> tuple[Any, Any, Any]:
     )
 
 
+def attends(model: Any) -> bool:
+    """Whether all that a transformers model knows of what it has read are keys and values, in every layer: not the
+    state of a recurrence or a convolution."""
+    return (
+        not getattr(model, "_is_stateful", False)
+        and "past_key_values" in inspect.signature(model.forward).parameters
+        and _kinds(model) <= {FULL, SLIDING, CHUNKED}
+    )
+
+
 def takes_trees(model: Any) -> bool:
     """Whether a transformers model can be told which tokens belong together: attention in every layer, with any mask,
     and positions that are given."""
-    known = inspect.signature(model.forward).parameters
-    stateful = getattr(model, "_is_stateful", False) or "linear_attention" in (
-        getattr(model.config, "layer_types", None) or ()
-    )
     return (
-        not stateful
+        attends(model)
+        and CHUNKED not in _kinds(model)
+        # Older ones have masks of their own inside, or make positions of the mask.
+        and model._supports_attention_backend
+        # Without a cache these compute keys and values of their own, which mean nothing.
+        and not getattr(model.config.get_text_config(), "num_kv_shared_layers", 0)
         and model.config._attn_implementation in ("sdpa", "eager")
-        and {"attention_mask", "position_ids"} <= known.keys()
+        and {"attention_mask", "position_ids"} <= inspect.signature(model.forward).parameters.keys()
         and model.get_output_embeddings() is not None
     )
+
+
+def _kinds(model: Any) -> set[str]:
+    """Of its layers; where the config names none they all have its window, if it has one."""
+    config = model.config.get_text_config()
+    windowed = getattr(config, "sliding_window", None) is not None
+    return set(getattr(config, "layer_types", None) or [SLIDING if windowed else FULL])
 
 
 def tree_logits(model: Any, tokens: Any, positions: Any, mask: Any, *, at: Any, **options: Any) -> Any:
@@ -101,7 +122,7 @@ def tree_logits(model: Any, tokens: Any, positions: Any, mask: Any, *, at: Any, 
     else: [len(at), vocabulary]. ``options`` go to its forward pass."""
     with _head_sees(model, at):
         return model(
-            input_ids=tokens, attention_mask=_scores_mask(model, mask[:, None]), position_ids=positions, **options
+            input_ids=tokens, attention_mask=_layers_mask(model, mask, positions), position_ids=positions, **options
         ).logits[0]
 
 
@@ -121,6 +142,17 @@ def _head_sees(model: Any, at: Any) -> Iterator[None]:
         yield
     finally:
         hook.remove()
+
+
+def _layers_mask(model: Any, mask: Any, positions: Any) -> Any:
+    """``mask`` as the layers of ``model`` take it: by their kind where some see no farther back than a window."""
+    kinds, window = _kinds(model), getattr(model.config.get_text_config(), "sliding_window", None)
+    if window is None or SLIDING not in kinds or mask.shape[-1] <= window:
+        return _scores_mask(model, mask[:, None])
+    near = mask & (positions[:, None, :] > positions[:, :, None] - window)
+    if kinds == {SLIDING}:
+        return _scores_mask(model, near[:, None])
+    return {FULL: _scores_mask(model, mask[:, None]), SLIDING: _scores_mask(model, near[:, None])}
 
 
 def _scores_mask(model: Any, mask: Any) -> Any:

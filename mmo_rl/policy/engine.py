@@ -13,7 +13,7 @@ from typing import Any
 
 from mmo_rl.errors import MmoRlError
 from mmo_rl.policy.decode import Batch, Row
-from mmo_rl.policy.local import encode, new_batch
+from mmo_rl.policy.local import context_of, encode, new_batch
 from mmo_rl.policy.spelling import Speller
 from mmo_rl.policy.versions import ServedVersion
 from mmo_rl.types import Message
@@ -215,9 +215,9 @@ class Engine:
                 self._fail(job, 500, f"The model '{version.id}' could not be loaded: {reason}")
             return
         _use_threads(version.spec.threads)
-        own = getattr(model.config, "max_position_embeddings", None) or version.spec.context_length
+        context = context_of(model, version.spec.context_length)
         self._loaded[_key(version)] = _Loaded(
-            version, tokenizer, new_batch(model, tokenizer), min(own, version.spec.context_length), used=self._use()
+            version, tokenizer, new_batch(model, tokenizer), context, used=self._use()
         )
 
     def _admit(self) -> dict[Key, list[Job]]:

@@ -17,6 +17,7 @@ from mmo_rl.policy.decode import Batch, Row
 from mmo_rl.policy.gguf import is_gguf, read_gguf
 from mmo_rl.policy.memory import require_memory
 from mmo_rl.policy.model import ModelSpec, find_checkpoint, require_whole
+from mmo_rl.prefix_tree import attends
 from mmo_rl.types import Message, PolicyVersion
 
 HUB_TIMEOUT_S = 10.0
@@ -41,8 +42,8 @@ def load_model(
     bfloat16 on CUDA). ``threads`` of the processor compute from then on in this process, whatever the environment says
     (None: as it was).
 
-    Raises `PolicyError` where they cannot be loaded, are larger than what is free of this machine's memory, or the
-    tokenizer has no chat template.
+    Raises `PolicyError` where they cannot be loaded, are larger than what is free of this machine's memory, have layers
+    that are not attention, or the tokenizer has no chat template.
     """
     whole = location if base is None else base
     if is_gguf(whole):
@@ -83,6 +84,12 @@ def load_model(
         ) from error
     if tokenizer.chat_template is None:
         raise PolicyError(f"the tokenizer of {location} has no chat template", hint="choose an instruct model")
+    if not attends(model):
+        raise PolicyError(
+            f"{type(model).__name__} keeps a state of what it has read that is not keys and values: many answers can't "
+            "be written with it at once",
+            hint="choose a transformer with attention in every layer, such as Llama, Qwen2, Qwen3, Mistral or Gemma",
+        )
     return model.eval(), tokenizer
 
 
@@ -165,8 +172,15 @@ def open_policy(version: PolicyVersion, spec: ModelSpec, *, device: str = "cpu",
         name=version.name,
         version=version.version,
         max_completion_tokens=spec.max_completion_tokens,
+        context_length=context_of(model, spec.context_length),
         batch_size=batch_size,
     )
+
+
+def context_of(model: Any, limit: int) -> int:
+    """The tokens of prompt and answer that a loaded model knows positions for, at most ``limit``."""
+    own = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return min(own or limit, limit)
 
 
 def load_version(path: str, spec: ModelSpec, *, device: str = "cpu") -> tuple[Any, Any]:
@@ -180,7 +194,8 @@ class LocalPolicy:
 
     Each prompt draws from a generator of its own, seeded as `policy=endpoint` seeds its requests (`completion_seed`),
     so that the same weights behind ``task=serve`` answer the same. Recorded logprobs are those of the unscaled
-    distribution (temperature 1), as a trainer expects them.
+    distribution (temperature 1), as a trainer expects them. A prompt that leaves no room for an answer within
+    ``context_length`` tokens (None: no limit) is not answered, and says so; as there, an answer ends where it does.
     """
 
     def __init__(
@@ -191,6 +206,7 @@ class LocalPolicy:
         name: str,
         version: int,
         max_completion_tokens: int,
+        context_length: int | None = None,
         batch_size: int = 256,
     ) -> None:
         self.model = model
@@ -198,6 +214,7 @@ class LocalPolicy:
         self.name = name
         self.version = version
         self.max_completion_tokens = max_completion_tokens
+        self.context_length = context_length
         self.batch_size = batch_size
 
     async def complete(
@@ -208,28 +225,33 @@ class LocalPolicy:
 
     def _complete(self, prompts: Sequence[Sequence[Message]], temperature: float, seed: int) -> list[Completion]:
         rows = [
-            Row(
-                prompt=encode(self.tokenizer, prompt),
-                max_tokens=self.max_completion_tokens,
-                seed=completion_seed(seed, number),
-                temperature=temperature,
-            )
+            self._row(encode(self.tokenizer, prompt), temperature, completion_seed(seed, number))
             for number, prompt in enumerate(prompts)
         ]
+        answered = [row for row in rows if row.max_tokens > 0]
         batch = new_batch(self.model, self.tokenizer)
-        for first in range(0, len(rows), self.batch_size):
-            batch.join(rows[first : first + self.batch_size])
+        for first in range(0, len(answered), self.batch_size):
+            batch.join(answered[first : first + self.batch_size])
             while batch.rows:
                 batch.step()
-        return [
-            Completion(
-                text=self.tokenizer.decode(row.token_ids, skip_special_tokens=True),
-                prompt_token_ids=tuple(row.prompt),
-                token_ids=tuple(row.token_ids),
-                logprobs=tuple(row.logprobs),
-            )
-            for row in rows
-        ]
+        return [self._completion(row) for row in rows]
+
+    def _row(self, prompt: list[int], temperature: float, seed: int) -> Row:
+        room = self.max_completion_tokens
+        if self.context_length is not None:
+            room = min(room, self.context_length - len(prompt))
+        return Row(prompt=prompt, max_tokens=room, seed=seed, temperature=temperature)
+
+    def _completion(self, row: Row) -> Completion:
+        if row.max_tokens < 1:
+            error = f"the prompt has {len(row.prompt)} tokens, and the model's context {self.context_length}"
+            return Completion("", error=f"{error} (model.context_length)")
+        return Completion(
+            text=self.tokenizer.decode(row.token_ids, skip_special_tokens=True),
+            prompt_token_ids=tuple(row.prompt),
+            token_ids=tuple(row.token_ids),
+            logprobs=tuple(row.logprobs),
+        )
 
 
 def new_batch(model: Any, tokenizer: Any) -> Batch:

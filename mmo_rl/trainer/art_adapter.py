@@ -19,7 +19,8 @@ NEEDS_LOCAL = "pip install 'mmo-rl[local]'"
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """The tokens of one recorded call; ``recorded`` says whether the answer's are the recorded ones."""
+    """The tokens of one recorded call; ``recorded`` says whether the answer's are the recorded ones: where they are of
+    this tokenizer, as the ids of the prompt show, or without those the text that they spell."""
 
     prompt: tuple[int, ...]
     answer: tuple[int, ...]
@@ -53,11 +54,20 @@ class Encoder:
         )
         prompt = tuple(rendered)
         # Ids of another tokenizer or chat template mean nothing here: then the text is what was recorded.
-        foreign = call.prompt_token_ids is not None and tuple(call.prompt_token_ids) != prompt
-        if call.token_ids is not None and not foreign:
-            return Encoded(prompt, tuple(call.token_ids), True)
+        if call.token_ids is not None:
+            known = self._spell(call) if call.prompt_token_ids is None else tuple(call.prompt_token_ids) == prompt
+            if known:
+                return Encoded(prompt, tuple(call.token_ids), True)
         answer = self.tokenizer(call.response, add_special_tokens=False)["input_ids"]
         return Encoded(prompt, (*answer, self.tokenizer.eos_token_id), False)
+
+    def _spell(self, call: PolicyCall) -> bool:
+        """Whether the ids of an answer make its text; they may go on after it, as with a text that ended it."""
+        ids = call.token_ids or ()
+        if not all(0 <= token < len(self.tokenizer) for token in ids):
+            return False
+        text = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return not ids or call.response.strip() in text
 
 
 def to_art_group(group: TrainingGroup, *, encoder: Encoder) -> Any:

@@ -22,6 +22,7 @@ def require_packable(model: Any) -> None:
 def require_room(config: Any, context_length: int | None) -> None:
     """Raises `TrainerError` where ``context_length`` is more than the positions that a model of this transformers
     ``config`` knows, unless the config stretches them (YaRN and the like)."""
+    config = config.get_text_config()
     own = getattr(config, "max_position_embeddings", None)
     rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     if own and context_length and context_length > own and "factor" not in rope:

@@ -50,6 +50,30 @@ def test_prompts_that_begin_alike_are_read_once_and_answered_as_if_alone(attenti
         assert alone.logprobs == pytest.approx(together[number].logprobs, abs=1e-4)
 
 
+def test_a_layer_with_a_window_sees_no_farther_back_in_a_tree() -> None:
+    from transformers import MistralConfig, MistralForCausalLM
+
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        initializer_range=0.2,
+        sliding_window=8,
+    )
+    model = MistralForCausalLM(config).eval()
+    prompts = [[*range(3, 30), 40 + number] for number in range(4)]
+    for number, row in enumerate(answers(Batch(model=model, end_ids=[], pad_id=0), prompts)):
+        with torch.no_grad():
+            logp = model(torch.tensor([prompts[number] + row.token_ids])).logits[0].log_softmax(-1)
+        said = logp[len(row.prompt) - 1 : -1].gather(1, torch.tensor(row.token_ids)[:, None])[:, 0]
+        assert row.logprobs == pytest.approx(said.tolist(), abs=1e-4)
+
+
 def test_prompts_that_have_nothing_in_common_are_read_without_a_tree() -> None:
     model, _ = load_model(str(SHIPPED / "tiny"))
     shapes: list[torch.Size] = []

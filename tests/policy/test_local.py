@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,9 +9,10 @@ import pytest
 from pytest_httpserver import HTTPServer
 
 from mmo_rl.errors import PolicyError
-from mmo_rl.policy.local import LocalPolicy, load_model, require_model
+from mmo_rl.policy.local import LocalPolicy, load_model, open_policy, require_model
 from mmo_rl.policy.memory import free_bytes, parameters, require_memory
 from mmo_rl.policy.model import SHIPPED, ModelSpec
+from mmo_rl.types import PolicyVersion
 
 TINY = SHIPPED / "tiny"
 TICK = "t0\nPULSE +0\nNOVA +1\nORION +0\nKITE -2\nLAUNCH 54%\nMERGER 43%\nnews NOVA soars @wire\ncash 5 order 3 bet 3"
@@ -60,6 +62,21 @@ async def test_token_ids_and_logprobs_belong_to_the_text(policy: LocalPolicy) ->
     start = len(completion.prompt_token_ids)
     direct = [logp[start + i - 1, token].item() for i, token in enumerate(completion.token_ids)]
     assert completion.logprobs == pytest.approx(direct, abs=1e-4)
+
+
+async def test_a_prompt_beyond_the_context_is_not_answered_and_costs_the_others_nothing() -> None:
+    prompts = [[{"role": "user", "content": "t0\n" + "NOVA +1\n" * lines}] for lines in (1, 200, 2)]
+    spec = ModelSpec(name="tiny", base_model="tiny", context_length=4096, max_completion_tokens=24)
+    policy = open_policy(PolicyVersion("tiny", 0, spec.location()), spec)
+    found = await policy.complete(prompts, temperature=1.0, seed=0)
+    assert re.fullmatch(r"the prompt has \d+ tokens, and the model's context 512 .*", found[1].error or "")
+    assert found[1].token_ids is None and not found[1].text
+    policy.context_length = None
+    without_limit = await policy.complete(prompts, temperature=1.0, seed=0)
+    assert [found[n].token_ids for n in (0, 2)] == [without_limit[n].token_ids for n in (0, 2)]
+    policy.context_length = len(found[0].prompt_token_ids or ()) + 1
+    (cut,) = await policy.complete(prompts[:1], temperature=1.0, seed=0)
+    assert cut.error is None and cut.token_ids == (found[0].token_ids or ())[:1]
 
 
 async def test_the_base_answers_in_the_games_language_but_not_always(policy: LocalPolicy) -> None:
@@ -117,6 +134,18 @@ def test_a_tokenizer_without_a_chat_template_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PolicyError, match="has no chat template") as caught:
         load_model(str(tmp_path))
     assert "instruct model" in str(caught.value.hint)
+
+
+def test_a_model_that_keeps_more_than_keys_and_values_is_refused(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer, Lfm2Config, Lfm2ForCausalLM
+
+    AutoTokenizer.from_pretrained(SHIPPED / "tiny").save_pretrained(tmp_path)
+    sizes = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2}
+    Lfm2ForCausalLM(Lfm2Config(vocab_size=512, **sizes, layer_types=["conv", "full_attention"])).save_pretrained(
+        tmp_path
+    )
+    with pytest.raises(PolicyError, match="Lfm2ForCausalLM keeps a state"):
+        load_model(str(tmp_path))
 
 
 def test_a_model_larger_than_what_is_free_is_told_before_it_is_read(tmp_path: Path) -> None:

@@ -33,6 +33,9 @@ ARCHITECTURES = {
     "qwen3": GROUPED,
     "gpt_neox": SIZES,
     "gemma2": GROUPED | {"final_logit_softcapping": 0.5, "layer_types": ["full_attention"] * 2},
+    # Windows that are shorter than the prompts: in every layer, and in one of two.
+    "mistral": GROUPED | {"sliding_window": 3},
+    "gemma3_text": GROUPED | {"sliding_window": 3, "layer_types": ["sliding_attention", "full_attention"]},
 }
 
 
@@ -79,7 +82,11 @@ def trainer(folder: Path, location: str = TINY, *, limits: Limits | None = None,
 
 @pytest.mark.parametrize(
     ("architecture", "attention"),
-    [*((name, "eager" if name == "gemma2" else "sdpa") for name in ARCHITECTURES), ("qwen2", "eager")],
+    [
+        *((name, "eager" if name == "gemma2" else "sdpa") for name in ARCHITECTURES),
+        ("qwen2", "eager"),
+        ("gemma3_text", "eager"),
+    ],
 )
 @pytest.mark.parametrize("micro_batch_tokens", [10**6, 1])
 def test_packed_rows_say_what_the_histories_say_one_by_one(
@@ -122,11 +129,17 @@ async def test_other_architectures_train_and_play(architecture: str, rank: int, 
 
 
 def test_a_model_that_cannot_be_packed_is_refused() -> None:
-    from transformers import MambaConfig, MambaForCausalLM
+    from transformers import FalconConfig, FalconForCausalLM, Lfm2Config, Lfm2ForCausalLM, MambaConfig, MambaForCausalLM
 
-    model = MambaForCausalLM(MambaConfig(vocab_size=16, hidden_size=8, num_hidden_layers=1, state_size=4))
-    with pytest.raises(TrainerError, match="MambaForCausalLM can't train packed rows"):
-        require_packable(model)
+    few = {"vocab_size": 16, "hidden_size": 8, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2}
+    for model in (
+        MambaForCausalLM(MambaConfig(**few, state_size=4)),
+        Lfm2ForCausalLM(Lfm2Config(**few, **heads, num_key_value_heads=2, layer_types=["conv"])),
+        FalconForCausalLM(FalconConfig(**few, **heads, alibi=True)),
+    ):
+        with pytest.raises(TrainerError, match=f"{type(model).__name__} can't train packed rows"):
+            require_packable(model)
 
 
 async def test_an_adapter_alone_is_saved_and_plays_as_it_was_trained(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from mmo_rl.trainer.art_adapter import Encoder, pack, to_art_group
 from mmo_rl.trainer.base import AssistantTurns
 from mmo_rl.trainer.local import LocalTrainer
 from mmo_rl.trainer.policy_view import training_groups
-from mmo_rl.types import LLMCall, ScoredGroup, TrainingGroup, TrainingSample, Unscored
+from mmo_rl.types import LLMCall, PolicyCall, ScoredGroup, TrainingGroup, TrainingSample, Unscored
 
 CANARY = "zqxjkv"
 Make = Callable[..., ScoredGroup]
@@ -135,6 +135,8 @@ def test_unscored_members_are_left_out_never_zero(scored: Make) -> None:
 def test_calls_are_bound_to_recorded_tokens(scored: Make) -> None:
     (group,) = training_groups([scored(steps=1, logprobs=True)])
     _, tokenizer = load_model(str(SHIPPED / "tiny"))
+    encoder = Encoder(tokenizer)
+    group = with_calls(group, lambda call: {"prompt_token_ids": encoder(call).prompt})
     packed = pack(tokenizer, [group], packed_tokens=128, seed=0)
     assert packed is not None
     trained = packed["assistant_mask"]
@@ -169,17 +171,49 @@ def test_only_the_answer_is_trained_when_the_prompt_holds_older_answers(scored: 
     assert "older" not in trained and '"action"' in trained
 
 
-def test_ids_of_another_tokenizer_are_not_trusted(scored: Make) -> None:
+@pytest.mark.parametrize(
+    "recorded",
+    [
+        {"prompt_token_ids": (9, 9, 9)},
+        {"prompt_token_ids": None},
+        {"prompt_token_ids": None, "token_ids": (151000, 151643), "logprobs": (-0.1, -0.2)},
+    ],
+)
+def test_ids_of_another_tokenizer_are_not_trusted(scored: Make, recorded: dict[str, Any]) -> None:
     (group,) = training_groups([scored(steps=1, logprobs=True)])
-
-    def foreign(sample: TrainingSample) -> TrainingSample:
-        return dataclasses.replace(
-            sample, calls=tuple(dataclasses.replace(call, prompt_token_ids=(9, 9, 9)) for call in sample.calls)
-        )
-
-    group = dataclasses.replace(group, samples=tuple(map(foreign, group.samples)))
+    group = with_calls(group, lambda _: recorded)
     _, tokenizer = load_model(str(SHIPPED / "tiny"))
     packed = pack(tokenizer, [group], packed_tokens=128, seed=0)
     assert packed is not None
     assert bool(packed["logprobs"][packed["assistant_mask"]].isnan().all())
     assert '"action"' in tokenizer.decode(packed["tokens"][packed["assistant_mask"]].tolist())
+
+
+def test_without_the_ids_of_the_prompt_those_that_spell_the_answer_are_its_own(scored: Make) -> None:
+    """Also where they are not those that its text would give, and go on after it."""
+    (group,) = training_groups([scored(steps=1)])
+    _, tokenizer = load_model(str(SHIPPED / "tiny"))
+
+    def letters(call: PolicyCall) -> dict[str, Any]:
+        ids = [tokenizer(letter, add_special_tokens=False)["input_ids"] for letter in (*call.response, "x")]
+        flat = tuple(token for one in ids for token in one)
+        return {"token_ids": flat, "logprobs": (-0.5,) * len(flat)}
+
+    group = with_calls(group, letters)
+    packed = pack(tokenizer, [group], packed_tokens=128, seed=0)
+    assert packed is not None
+    calls = [call for sample in group.samples for call in sample.calls]
+    trained = packed["assistant_mask"]
+    assert int(trained.sum()) == sum(len(call.token_ids or ()) for call in calls)
+    assert packed["logprobs"][trained].tolist() == [-0.5] * int(trained.sum())
+
+
+def with_calls(group: TrainingGroup, changes: Callable[[PolicyCall], dict[str, Any]]) -> TrainingGroup:
+    """``group`` with other fields in its calls."""
+    return dataclasses.replace(
+        group,
+        samples=tuple(
+            dataclasses.replace(s, calls=tuple(dataclasses.replace(c, **changes(c)) for c in s.calls))
+            for s in group.samples
+        ),
+    )
