@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -277,12 +278,19 @@ def _bootstrap(
 
 def _replicates(sums: Array, statistic: Callable[[Array], Array], *, seed: int, resamples: int) -> Array:
     """The statistic of ``resamples`` resamples of the markets."""
+    return statistic(_resampled(len(sums), seed, resamples) @ sums)
+
+
+@lru_cache(maxsize=1)
+def _resampled(n: int, seed: int, resamples: int) -> Array:
+    """How often each of ``n`` markets is in each resample, [resamples, n]. Every number of an evaluation is about the
+    same resamples, and drawing them takes nearly all the time of an interval."""
     import numpy as np
 
-    n = len(sums)
     generator = np.random.default_rng(derive_seed(seed, "bootstrap", n))
     counts = generator.multinomial(n, np.full(n, 1.0 / n), size=resamples)
-    return statistic(counts @ sums)
+    counts.flags.writeable = False
+    return counts
 
 
 def _percentiles(estimate: float, replicates: Array, *, n: int, level: float) -> Interval:

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from mmo_rl import stats
 from mmo_rl.stats import Interval, improvement_pct, mean_interval, oracle_share, paired_difference, t_quantile
 from mmo_rl.types import Measured, Rollout
 
@@ -71,6 +72,17 @@ def test_the_order_of_the_rollouts_does_not_matter_and_the_seed_does() -> None:
     assert (shuffled.estimate, shuffled.low, shuffled.high) == pytest.approx((first.estimate, first.low, first.high))
     assert paired_difference(base, trained, "pnl", seed=0) == first
     assert paired_difference(base, trained, "pnl", seed=1) != first
+
+
+def test_the_numbers_of_one_evaluation_are_about_the_same_resamples() -> None:
+    generator = np.random.default_rng(0)
+    base, trained = (noisy(name, generator, generator.normal(0, 50, 20)) for name in "bt")
+    stats._resampled.cache_clear()
+    first = mean_interval(base, "pnl", seed=3)
+    assert paired_difference(base, trained, "pnl", seed=3) != first
+    assert mean_interval(trained, "win_rate", seed=3).low > 0
+    assert mean_interval(base, "pnl", seed=3) == first
+    assert stats._resampled.cache_info().misses == 1
 
 
 def test_pairing_removes_the_luck_of_the_market() -> None:

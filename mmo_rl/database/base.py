@@ -21,7 +21,8 @@ class Stay:
 
 
 class Recorder(Protocol):
-    """Stores play as it happens; every trajectory is one transaction.
+    """Stores play as it happens; every trajectory is stored whole or not at all, and `record_all` stores several in
+    one transaction: one journey to the disk, not one for each.
 
     ``begin_window`` makes recording repeatable: it removes what an interrupted run of the same scenario had stored of
     that window. A `Trajectory` read back equals the one recorded.
@@ -30,6 +31,8 @@ class Recorder(Protocol):
     async def begin_window(self, window: Window, *, scenario_id: str) -> None: ...
 
     async def record(self, trajectory: Trajectory) -> None: ...
+
+    async def record_all(self, trajectories: Sequence[Trajectory]) -> None: ...
 
     async def record_outcomes(self, truth: GroundTruth, *, scenario_id: str) -> None: ...
 

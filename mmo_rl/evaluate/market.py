@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from mmo_rl.evaluate.base import Decoding
+from mmo_rl.evaluate.kept import KeptRollouts
 from mmo_rl.market.base import Arena, Episode
-from mmo_rl.policy.base import Policy
+from mmo_rl.policy.base import Fingerprinted, Policy
 from mmo_rl.rng import derive_seed
 from mmo_rl.types import Measured, Rollout
 
@@ -17,7 +20,8 @@ from mmo_rl.types import Measured, Rollout
 class MarketEvaluator:
     """Plays ``markets`` held-out markets with ``agents`` seats each, all taken by the policy.
 
-    Market k of a seed is the same market for every policy, and so is the randomness of sampling.
+    Market k of a seed is the same market for every policy, and so is the randomness of sampling. What a base model on
+    this machine earned is kept below ``home`` (None: nowhere): whoever measures the very same again gets it from there.
     """
 
     def __init__(
@@ -28,26 +32,36 @@ class MarketEvaluator:
         temperature: Annotated[float, Field(gt=0)] = 1.0,
         seed: int,
         arena: Arena,
+        home: Path | None = None,
     ) -> None:
         self._agents = agents
         self._temperature = temperature
         self._seed = seed
         self._arena = arena
+        self._kept = None if home is None else KeptRollouts(folder=home / "measured")
         self._market_seeds = [derive_seed(seed, "held-out market", k) for k in range(markets)]
 
     async def evaluate(
         self, policy: Policy, decoding: Decoding, *, on_tick: Callable[[int, int], None] | None = None
     ) -> Measured:
         """Results of the policy, sampled at ``temperature`` or greedy."""
-        episodes = await self._arena.play(
-            policy,
-            market_seeds=self._market_seeds,
-            seats=[None] * self._agents,
-            temperature=self._temperature if decoding == "sampled" else 0.0,
-            seed=derive_seed(self._seed, "evaluate"),
-            on_tick=on_tick,
-        )
-        return Measured(f"{policy.name}@{policy.version}", decoding, _rollouts(episodes))
+        settings: dict[str, Any] = {
+            "market_seeds": self._market_seeds,
+            "seats": [None] * self._agents,
+            "temperature": self._temperature if decoding == "sampled" else 0.0,
+            "seed": derive_seed(self._seed, "evaluate"),
+        }
+        fingerprint = None
+        if self._kept is not None and policy.version == 0 and isinstance(policy, Fingerprinted):
+            fingerprint = await asyncio.to_thread(policy.fingerprint)
+        kept = self._kept if fingerprint is not None else None
+        what = settings | {"policy": fingerprint, "market": self._arena.rules()}
+        rollouts = None if kept is None else kept.read(what)
+        if rollouts is None:
+            rollouts = _rollouts(await self._arena.play(policy, on_tick=on_tick, **settings))
+            if kept is not None:
+                kept.write(what, rollouts)
+        return Measured(f"{policy.name}@{policy.version}", decoding, rollouts)
 
     async def oracle(self) -> Measured:
         """Results of an agent that knows the future."""

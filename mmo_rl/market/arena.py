@@ -30,6 +30,11 @@ class MarketArena:
     def __init__(self, *, spec: MarketSpec) -> None:
         self._spec = spec
 
+    def rules(self) -> dict[str, Any]:
+        """The market's specification, and by whose class it is read."""
+        kind = type(self._spec)
+        return {**vars(self._spec), "class": f"{kind.__module__}.{kind.__qualname__}"}
+
     async def play(
         self,
         policy: Policy | None,

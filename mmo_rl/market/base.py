@@ -54,7 +54,9 @@ class Arena(Protocol):
     seeds are the same markets for every policy. With ``windows`` each market goes on for so many windows, in which
     positions, prices and open questions carry over; its episodes follow each other in the result. ``replay``
     holds what was answered in the first windows of the only market: nobody is asked again. ``on_window`` is awaited as
-    each window of it ends."""
+    each window of it ends. `rules` are plain values: with the same ones a seed is the same market."""
+
+    def rules(self) -> dict[str, Any]: ...
 
     async def play(
         self,

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from mmo_rl.clock import window_at
 from mmo_rl.database.base import Recorder, Stay
+from mmo_rl.errors import DatabaseError
 from mmo_rl.market.arena import with_window
 from mmo_rl.market.base import Arena, Episode, Replay, Seat
 from mmo_rl.market.recording import Player, agent_id, trajectory
@@ -166,13 +167,19 @@ class SimulatedCollector:
             window = self._window(start, number)
             windows.append(window)
             await self._recorder.begin_window(window, scenario_id=scenario_id)
+            played = []
             for agent, seat in enumerate(self.seats):
                 player = Player.at(seat, policy, self._temperature)
-                played = trajectory(episode, agent, window=window, scenario_id=scenario_id, index=number, player=player)
-                await self._recorder.record(played)
+                one = trajectory(episode, agent, window=window, scenario_id=scenario_id, index=number, player=player)
+                played.append(one)
                 steps = episode.steps[agent]
                 errors = sum(not step.success for step in steps)
-                stays.append(Stay(window.id, played.agent_id, episode.pnl[agent], len(steps), errors))
+                stays.append(Stay(window.id, one.agent_id, episode.pnl[agent], len(steps), errors))
+            try:
+                await self._recorder.record_all(played)
+            except DatabaseError:
+                for one in played:  # each by itself tells which is refused, and why
+                    await self._recorder.record(one)
             await tell(number, episode)
             if on_window is not None:
                 on_window(1)

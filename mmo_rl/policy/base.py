@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from mmo_rl.rng import derive_seed
 from mmo_rl.types import Message
@@ -36,6 +36,14 @@ class Policy(Protocol):
     async def complete(
         self, prompts: Sequence[Sequence[Message]], *, temperature: float, seed: int
     ) -> list[Completion]: ...
+
+
+@runtime_checkable
+class Fingerprinted(Protocol):
+    """A policy whose answers follow from what it can name: of two with one fingerprint, both answer the same. None
+    where it cannot say."""
+
+    def fingerprint(self) -> str | None: ...
 
 
 def completion_seed(seed: int, number: int) -> int:

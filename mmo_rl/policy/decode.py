@@ -73,6 +73,11 @@ class Batch:
         self._positions: Any = None
 
     @property
+    def end_ids(self) -> frozenset[int]:
+        """The tokens that end an answer."""
+        return self._end_ids
+
+    @property
     def rows(self) -> list[Row]:
         """Those that still write."""
         return [row for row in self._rows if row.finish_reason is None]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -222,6 +224,34 @@ class LocalPolicy:
     ) -> list[Completion]:
         """One completion a prompt, in order; ``temperature`` 0 is greedy."""
         return await asyncio.to_thread(self._complete, prompts, temperature, seed)
+
+    def fingerprint(self) -> str | None:
+        """Of the weights, the tokenizer, the limits, and what else decides the last digits of a sum: libraries, device
+        and threads. None for a tokenizer that cannot be written down."""
+        import platform
+
+        import tokenizers
+        import torch
+        import transformers
+
+        spelt = getattr(self.tokenizer, "backend_tokenizer", None)
+        if spelt is None:
+            return None
+        here = {
+            "machine": [platform.machine(), torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()],
+            "device": str(self.model.device),
+            "versions": [module.__version__ for module in (torch, transformers, tokenizers)],
+            "config": self.model.config.to_dict(),
+            "ends": sorted(new_batch(self.model, self.tokenizer).end_ids),
+            "chat_template": self.tokenizer.chat_template,
+            "limits": [self.max_completion_tokens, self.batch_size],
+        }
+        digest = hashlib.sha256(json.dumps(here, sort_keys=True, default=str).encode())
+        digest.update(spelt.to_str().encode())
+        for name, value in self.model.state_dict().items():
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()
 
     def _complete(self, prompts: Sequence[Sequence[Message]], temperature: float, seed: int) -> list[Completion]:
         rows = [

@@ -10,7 +10,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from mmo_rl.clock import utc_now
@@ -66,7 +68,7 @@ def surroundings(project_root: Path) -> tuple[dict[str, Any], str]:
         "cpus": os.cpu_count(),
         "git": git,
         "lock_sha256": _lock_files(project_root),
-        "packages": _packages(),
+        "packages": dict(_packages()),
     }, patch
 
 
@@ -132,9 +134,12 @@ def _lock_files(root: Path) -> dict[str, str]:
     return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
-def _packages() -> dict[str, str]:
-    """Installed distributions by name; a broken one (no name in its metadata) is left out."""
+@cache
+def _packages() -> Mapping[str, str]:
+    """Installed distributions by name; a broken one (no name in its metadata) is left out. They are read once a
+    process: what it has imported stays what it was, and each look at a distribution parses its metadata anew."""
     from importlib.metadata import distributions
 
-    found = {str(d.metadata["Name"]): d.version for d in distributions() if d.metadata["Name"]}
-    return dict(sorted(found.items(), key=lambda item: item[0].lower()))
+    told = (distribution.metadata for distribution in distributions())
+    found = {str(one["Name"]): str(one["Version"]) for one in told if one["Name"]}
+    return MappingProxyType(dict(sorted(found.items(), key=lambda item: item[0].lower())))

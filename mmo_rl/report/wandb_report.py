@@ -15,7 +15,7 @@ from pydantic import Field
 
 from mmo_rl.errors import ConfigError
 from mmo_rl.report.local_report import LocalReport
-from mmo_rl.report.mask import mask, mask_tree
+from mmo_rl.report.mask import mask, mask_tree, masker
 from mmo_rl.report.run_folder import RunFolder, flat, jsonable
 from mmo_rl.types import ScoredGroup
 
@@ -135,8 +135,9 @@ class WandbReport:
         import wandb
 
         rows = self._folder.read("judgments")[-JUDGED_ROWS:]
+        masked = masker()
         if rows:
-            data = [[mask(v) if isinstance(v := row.get(c), str) else v for c in self._columns] for row in rows]
+            data = [[masked(v) if isinstance(v := row.get(c), str) else v for c in self._columns] for row in rows]
             self._run.log({"judge/judgments": wandb.Table(columns=list(self._columns), data=data)})
 
     def _log_artifacts(self) -> None:

@@ -74,6 +74,10 @@ class DrySource:
     async def record(self, trajectory: Trajectory) -> None:
         self._played[trajectory.window_id][trajectory.trajectory_id] = trajectory
 
+    async def record_all(self, trajectories: Sequence[Trajectory]) -> None:
+        for trajectory in trajectories:
+            await self.record(trajectory)
+
     async def record_outcomes(self, truth: GroundTruth, *, scenario_id: str) -> None:
         self._truths[truth.window_id] = truth
 

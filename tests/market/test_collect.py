@@ -1,13 +1,14 @@
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
 from mmo_rl.database.base import Stay
 from mmo_rl.database.database import Database
 from mmo_rl.database.recorder import TrajectoryRecorder
-from mmo_rl.errors import ConfigError
+from mmo_rl.errors import ConfigError, DatabaseError
 from mmo_rl.market.arena import MarketArena
 from mmo_rl.market.collect import SimulatedCollector
 from mmo_rl.market.spec import MarketSpec
@@ -38,6 +39,9 @@ class Memory:
 
     async def record(self, trajectory: Trajectory) -> None:
         self.trajectories.append(trajectory)
+
+    async def record_all(self, trajectories: Sequence[Trajectory]) -> None:
+        self.trajectories.extend(trajectories)
 
     async def record_outcomes(self, truth: GroundTruth, *, scenario_id: str) -> None:
         self.truths.append(truth)
@@ -100,11 +104,12 @@ class Dying(TrajectoryRecorder):
 
     left = 13
 
-    async def record(self, trajectory: Trajectory) -> None:
-        if not self.left:
-            raise Killed
-        self.left -= 1
-        await super().record(trajectory)
+    async def record_all(self, trajectories: Sequence[Trajectory]) -> None:
+        for trajectory in trajectories:
+            if not self.left:
+                raise Killed
+            self.left -= 1
+            await self.record(trajectory)
 
 
 async def test_what_a_kill_left_is_completed_without_duplicates(database: Database) -> None:
@@ -193,3 +198,40 @@ async def test_prompts_hold_nothing_of_the_future() -> None:
 async def test_an_unknown_strategy_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(ConfigError, match="did you mean momentum"):
         await collector(Memory(), strategies=("momentun",)).collect(None, iteration=0, scenario_id="s", start=START)
+
+
+async def test_a_window_is_one_transaction(database: Database) -> None:
+    together: list[int] = []
+
+    class Counting(TrajectoryRecorder):
+        async def record_all(self, trajectories: Sequence[Trajectory]) -> None:
+            together.append(len(trajectories))
+            await super().record_all(trajectories)
+
+        async def record(self, trajectory: Trajectory) -> None:
+            pytest.fail("an agent at a time is a commit each")
+
+    collector = SimulatedCollector(
+        windows=3,
+        agents=4,
+        strategies=("balanced",),
+        seed=0,
+        arena=MarketArena(spec=MarketSpec()),
+        recorder=Counting(database=database),
+    )
+    await collector.collect(None, iteration=0, scenario_id="s", start=START)
+    assert together == [4, 4, 4]
+
+
+async def test_a_window_that_cannot_be_stored_says_which_agent_is_refused(database: Database) -> None:
+    class Colliding(TrajectoryRecorder):
+        async def begin_window(self, window: Window, *, scenario_id: str) -> None:
+            """Leaves what is there."""
+
+    options: dict[str, Any] = {"windows": 1, "agents": 2, "strategies": ("balanced",), "seed": 0}
+    collector = SimulatedCollector(
+        **options, arena=MarketArena(spec=MarketSpec()), recorder=Colliding(database=database)
+    )
+    await collector.collect(None, iteration=0, scenario_id="s", start=START)
+    with pytest.raises(DatabaseError, match="is already recorded"):
+        await collector.collect(None, iteration=0, scenario_id="s", start=START)

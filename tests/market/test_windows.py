@@ -1,6 +1,7 @@
 """The market goes on: what carries over from window to window, and how late outcomes are filled in."""
 
 import itertools
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import pytest
@@ -152,6 +153,9 @@ class Memory:
 
     async def record(self, trajectory: Trajectory) -> None:
         self.trajectories.append(trajectory)
+
+    async def record_all(self, trajectories: Sequence[Trajectory]) -> None:
+        self.trajectories.extend(trajectories)
 
     async def record_outcomes(self, truth: GroundTruth, *, scenario_id: str) -> None:
         same = [at for at, known in enumerate(self.truths) if known.window_id == truth.window_id]

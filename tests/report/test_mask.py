@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import ItemsView
+
 import pytest
 
 from mmo_rl.report.mask import mask, mask_argument, mask_arguments, mask_tree
@@ -78,3 +80,17 @@ def test_a_nested_config_is_masked_by_name_and_by_content() -> None:
         "job_key": "ab12",
         "seed": 0,
     }
+
+
+def test_the_environment_is_searched_once_for_a_whole_tree() -> None:
+    looks = 0
+
+    class Environ(dict[str, str]):
+        def items(self) -> ItemsView[str, str]:
+            nonlocal looks
+            looks += 1
+            return super().items()
+
+    texts = ["calling with sesame-open-7731 now"] * 100
+    assert mask_tree({"said": texts}, environ=Environ(ENVIRON)) == {"said": ["calling with *** now"] * 100}
+    assert looks == 1

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -111,3 +113,9 @@ def test_fingerprints_depend_on_values_and_on_order_only_where_it_matters() -> N
         "schema": "3",
     }
     assert data_fingerprint(["t2", "t1"])["ids_sha256"] != data_fingerprint(["t1", "t2"])["ids_sha256"]
+
+
+def test_installed_packages_are_read_once_a_process(project: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    first = write(RunFolder(tmp_path / "run"), project)["packages"]
+    monkeypatch.setattr(importlib.metadata, "distributions", lambda: pytest.fail("every job would pay for it again"))
+    assert write(RunFolder(tmp_path / "next"), project)["packages"] == first

@@ -79,7 +79,7 @@ async def test_killed_at_any_moment_a_run_ends_with_the_numbers_of_an_unbroken_o
     moments = (
         "before:mmo_rl.trainer.checkpoints:seal:1",  # while the warm start is saved
         "before:mmo_rl.database.registry:Registry.publish:1",  # it is saved, and not registered
-        "before:mmo_rl.database.recorder:TrajectoryRecorder.record:3",  # in the middle of play
+        "before:mmo_rl.database.recorder:TrajectoryRecorder.record_all:2",  # in the middle of play
         "before:mmo_rl.trainer.checkpoints:seal:1",  # weights written, the version not published
         "after:mmo_rl.trainer.checkpoints:Checkpoints.publish:1",  # published in the folder, nowhere else
         "after:mmo_rl.database.registry:Registry.publish:1",  # and in the registry; no row of the run's own
