@@ -7,6 +7,7 @@ and closed in reverse order when the run ends.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
@@ -53,6 +54,7 @@ class Components:
 
     ======================  ==========================================================================
     ``home``                folder of local data
+    ``measured``            folder there of what base models were measured to earn; None where MMO_RL_MEASURE says again
     ``run_folder``          `mmo_rl.report.run_folder.RunFolder` of this run
     ``console``             `rich.console.Console` that people watch
     ``rejected_to``         file for what a source cannot read: in the run folder, else under ``home``
@@ -82,6 +84,7 @@ class Components:
         self._made: dict[str, Any] = {}
         self._values: dict[str, Callable[[], Any]] = {
             "home": lambda: settings.home,
+            "measured": lambda: None if os.environ.get("MMO_RL_MEASURE") == "again" else settings.home / "measured",
             "console": lambda: console,
             "run_folder": lambda: self._needed(run_folder),
             "rejected_to": lambda: (settings.home if run_folder is None else run_folder.path) / "rejected.jsonl",

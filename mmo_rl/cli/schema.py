@@ -32,6 +32,7 @@ TARGET = "_target_"
 INJECTED_VALUES = frozenset(
     {
         "home",
+        "measured",
         "rejected_to",
         "model_location",
         "model_name",

@@ -21,7 +21,8 @@ class MarketEvaluator:
     """Plays ``markets`` held-out markets with ``agents`` seats each, all taken by the policy.
 
     Market k of a seed is the same market for every policy, and so is the randomness of sampling. What a base model on
-    this machine earned is kept below ``home`` (None: nowhere): whoever measures the very same again gets it from there.
+    this machine earned is kept in the folder ``measured`` (None: nowhere): whoever measures the very same again gets it
+    from there.
     """
 
     def __init__(
@@ -32,13 +33,13 @@ class MarketEvaluator:
         temperature: Annotated[float, Field(gt=0)] = 1.0,
         seed: int,
         arena: Arena,
-        home: Path | None = None,
+        measured: Path | None = None,
     ) -> None:
         self._agents = agents
         self._temperature = temperature
         self._seed = seed
         self._arena = arena
-        self._kept = None if home is None else KeptRollouts(folder=home / "measured")
+        self._kept = None if measured is None else KeptRollouts(folder=measured)
         self._market_seeds = [derive_seed(seed, "held-out market", k) for k in range(markets)]
 
     async def evaluate(

@@ -244,7 +244,7 @@ class LocalPolicy:
             "config": self.model.config.to_dict(),
             "ends": sorted(new_batch(self.model, self.tokenizer).end_ids),
             "chat_template": self.tokenizer.chat_template,
-            "limits": [self.max_completion_tokens, self.batch_size],
+            "limits": [self.context_length, self.max_completion_tokens, self.batch_size],
         }
         digest = hashlib.sha256(json.dumps(here, sort_keys=True, default=str).encode())
         digest.update(spelt.to_str().encode())

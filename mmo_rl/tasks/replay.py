@@ -209,7 +209,7 @@ def _repeat(overrides: Sequence[str], folder: Path, tree: Path | None, *, home: 
     """The recorded command in a process of its own, whose run goes to ``folder``; raises `MmoRlError` where it
     fails. ``hydra.*`` overrides are no part of a job's key, so the run stays the recorded one."""
     # This process asks Hydra to raise its errors; in the run's own it would ask for tracebacks, which its log holds.
-    environment = {**os.environ, "MMO_RL_HOME": str(home), "HYDRA_FULL_ERROR": "0"}
+    environment = {**os.environ, "MMO_RL_HOME": str(home), "MMO_RL_MEASURE": "again", "HYDRA_FULL_ERROR": "0"}
     if tree is not None:
         paths = [str(tree), *filter(None, [environment.get("PYTHONPATH")])]
         environment |= {"PYTHONPATH": os.pathsep.join(paths), "MMO_RL_ROOT": str(tree)}

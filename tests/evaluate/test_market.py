@@ -62,7 +62,7 @@ def counting(version: int = 0, *, max_completion_tokens: int = 24) -> Counting:
 async def test_jobs_that_measure_the_same_base_play_it_once(tmp_path: Path) -> None:
     def kept(seed: int = 0, **rules: float) -> MarketEvaluator:
         arena = MarketArena(spec=MarketSpec(**rules))  # type: ignore[arg-type]
-        return MarketEvaluator(markets=2, agents=2, seed=seed, arena=arena, home=tmp_path)
+        return MarketEvaluator(markets=2, agents=2, seed=seed, arena=arena, measured=tmp_path)
 
     async def asked(evaluator: MarketEvaluator, policy: LocalPolicy, decoding: Decoding = "sampled") -> bool:
         before = Counting.asked
@@ -89,9 +89,9 @@ async def test_jobs_that_measure_the_same_base_play_it_once(tmp_path: Path) -> N
 
 
 async def test_a_damaged_file_is_measured_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    one = MarketEvaluator(markets=2, agents=2, seed=0, arena=MarketArena(spec=MarketSpec()), home=tmp_path)
+    one = MarketEvaluator(markets=2, agents=2, seed=0, arena=MarketArena(spec=MarketSpec()), measured=tmp_path)
     first = await one.evaluate(policy(0), "greedy")
-    (file,) = (tmp_path / "measured").iterdir()
+    (file,) = tmp_path.iterdir()
     whole = file.read_text()
     file.write_text(whole[:-9])
     assert await one.evaluate(policy(0), "greedy") == first
