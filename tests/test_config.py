@@ -21,6 +21,8 @@ from mmo_rl.cli.schema import Problem, check_keys, check_node, schema_of
 from mmo_rl.cli.settings import COMPONENTS, config_sha256, masked, refuse_secrets, task_names, validate
 from mmo_rl.config import Components, Settings, build
 from mmo_rl.errors import ConfigError
+from mmo_rl.policy.local import LocalPolicy, load_model
+from mmo_rl.policy.model import SHIPPED
 
 CONF = shipped("conf")
 CHOICES = [
@@ -278,6 +280,19 @@ async def test_components_are_made_once_and_given_what_they_ask_for() -> None:
         assert components.sampler().max_dropout == pytest.approx(0.3)
         assert components.evaluator() is components.evaluator()
         assert components.model().name == "tiny"
+
+
+async def test_what_base_models_earn_is_kept_unless_it_is_to_be_measured_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = validate(compose("evaluate.markets=2", "evaluate.agents=1", f"home={tmp_path}"))
+    model, tokenizer = load_model(str(SHIPPED / "tiny"))
+    base = LocalPolicy(model=model, tokenizer=tokenizer, name="tiny", version=0, max_completion_tokens=24)
+    for said, files in (("again", 0), ("", 1)):
+        monkeypatch.setenv("MMO_RL_MEASURE", said)
+        async with Components(settings, console=Console()) as components:
+            await components.evaluator().evaluate(base, "greedy")
+        assert len([*tmp_path.glob("measured/*")]) == files
 
 
 async def test_a_component_that_is_switched_off_is_an_error_with_the_way_out() -> None:
