@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from mmo_rl.report.run_folder import RunFolder
+
+BAR_FROM = 20
+"""So many jobs take long enough to check that one wants to see it."""
 
 Overrides = list[str]
 Before = Literal["new", "done", "failed", "interrupted", "changed", "running"]
@@ -88,10 +92,13 @@ class Ended:
 def checked(sweep: Sequence[Overrides], compose: Callable[[Overrides], DictConfig]) -> list[Job]:
     """Composes and validates every job, once; two that are the same become one. Raises one `ConfigError` that names
     each bad job by its overrides."""
+    from rich.progress import track
+
     jobs: dict[str, Job] = {}
     wrong: list[str] = []
     everywhere = set.intersection(*map(set, sweep)) if len(sweep) > 1 else set()
-    for overrides in sweep:
+    few = len(sweep) < BAR_FROM or not sys.stdout.isatty()
+    for overrides in track(sweep, "checking the jobs", transient=True, disable=few):
         name = " ".join(o for o in overrides if o not in everywhere) or "(defaults)"
         try:
             job = _checked(name, overrides, compose)

@@ -207,6 +207,7 @@ class Engine:
         self._loading = None
         try:
             model, tokenizer = future.result()
+            batch = new_batch(model, tokenizer)
         except Exception as error:  # noqa: BLE001 (told to everybody who asked for this version)
             _log.warning("%s could not be loaded", version.id, exc_info=error)
             reason = str(error) if isinstance(error, MmoRlError) else f"{type(error).__name__}: {error}"
@@ -216,9 +217,7 @@ class Engine:
             return
         _use_threads(version.spec.threads)
         context = context_of(model, version.spec.context_length)
-        self._loaded[_key(version)] = _Loaded(
-            version, tokenizer, new_batch(model, tokenizer), context, used=self._use()
-        )
+        self._loaded[_key(version)] = _Loaded(version, tokenizer, batch, context, used=self._use())
 
     def _admit(self) -> dict[Key, list[Job]]:
         """Takes what can be answered now from the queue, first come first served for each version; starts loading the

@@ -58,7 +58,7 @@ class Checkpoints:
                 f"checkpoint {chosen} is not in {self._folder}", hint="remove the run folder to start afresh"
             )
         self._refuse_wrong(chosen)
-        for leftover in self._folder.glob("[0-9]*.*"):
+        for leftover in [*self._folder.glob("[0-9]*.partial"), *self._folder.glob("[0-9]*.removed")]:
             shutil.rmtree(leftover)
         for later in published:
             if later > chosen:
