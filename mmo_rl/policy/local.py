@@ -47,6 +47,8 @@ def load_model(
     Raises `PolicyError` where they cannot be loaded, are larger than what is free of this machine's memory, have layers
     that are not attention, or the tokenizer has no chat template.
     """
+    if base is None:
+        base = _base_of(Path(location))
     whole = location if base is None else base
     if is_gguf(whole):
         with tempfile.TemporaryDirectory(prefix="mmo_rl-") if cache is None else nullcontext(cache) as folder:
@@ -93,6 +95,15 @@ def load_model(
             hint="choose a transformer with attention in every layer, such as Llama, Qwen2, Qwen3, Mistral or Gemma",
         )
     return model.eval(), tokenizer
+
+
+def _base_of(folder: Path) -> str | None:
+    """The base model that the adapter in ``folder`` names; transformers does not always look for it there."""
+    try:
+        named = json.loads((folder / ADAPTER).read_text("utf-8"))["base_model_name_or_path"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return named if isinstance(named, str) else None
 
 
 def _unpacked(location: str, cache: Path) -> Path:
