@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import warnings
 from types import FrameType
 
 import hydra
@@ -29,6 +30,9 @@ def main() -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
+    if not sys.warnoptions:
+        # What one of these announces to another is nothing that a user of both can act on.
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|torch)\b")
     _interrupt_when_ended()
     try:
         if {"--help", "-h"} & set(sys.argv[1:]):  # Hydra would compose the overrides first, and refuse those of a sweep
