@@ -14,9 +14,10 @@ Two shapes of the same play: ``trajectories``, one score for the eight answers o
 a group for each tick, whose agents share most of their prompt. Numbers are answer tokens a second, medians over
 rounds; rewards are drawn by chance, so that every group teaches.
 
-Goal: local at least 1.5x TRL. Met on trajectories on a CPU: 1.62x to 1.66x, and 1.40x to 1.78x on decisions (three
-runs of 2026-11-23, TRL 1.16.0, 8 windows, 3 rounds, one thread; 1.23x to 1.36x and 1.00x to 1.29x the bare model). What answers have in common at their beginning is
-computed once, within a trajectory's calls and between the agents asked at one moment (`mmo_rl/prefix_tree.py`).
+Goal: local at least 1.5x TRL. Met on trajectories on a CPU: 1.62x to 1.66x, and 1.40x to 1.78x on decisions (three runs
+of 2026-11-23, TRL 1.16.0, 8 windows, 3 rounds, one thread; 1.23x to 1.36x and 1.00x to 1.29x the bare model). What
+answers have in common at their beginning is computed once, within a trajectory's calls and between the agents asked at
+one moment (`mmo_rl/prefix_tree.py`).
 
 TRL is no dependency of this project; without it the other numbers are printed:
 
