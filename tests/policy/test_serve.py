@@ -277,6 +277,20 @@ def test_versions_stand_side_by_side_and_new_ones_appear(tmp_path: Path) -> None
         assert answer("tiny@0")[0] == "tiny@0"
 
 
+def test_a_model_that_cannot_answer_fails_its_requests_and_no_others() -> None:
+    opened = []
+
+    def load(version: ServedVersion) -> Any:
+        opened.append(version)
+        model, tokenizer = load_model(version.path, threads=2)
+        return (model, None) if len(opened) == 1 else (model, tokenizer)
+
+    with serving(load=load) as url:
+        first = post(url, model="tiny")
+        assert first.status_code == 500 and "could not be loaded" in first.json()["error"]["message"]
+        assert post(url, model="tiny").status_code == 200
+
+
 def test_too_many_are_refused_and_who_leaves_frees_the_place() -> None:
     opened = threading.Event()
 

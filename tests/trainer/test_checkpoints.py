@@ -189,3 +189,12 @@ def test_the_newest_stay_and_those_that_earned_most(tmp_path: Path) -> None:
     assert made.published() == [0, 2, 4, 5]
     assert made.version(0).path == str(tmp_path / "0000")
     assert checkpoints(tmp_path / "other").version(0).path == str(TINY)
+
+
+def test_going_back_removes_what_is_half_done_and_nothing_of_others(tmp_path: Path) -> None:
+    made = published(tmp_path, 1)
+    (tmp_path / "0001.zip").write_bytes(b"a copy that somebody made")
+    (tmp_path / "0002.partial").mkdir()
+    (tmp_path / "0003.removed").mkdir()
+    assert made.rewind(1) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0001", "0001.zip"]
