@@ -27,8 +27,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmo_rl.lm.model import SHIPPED
 from mmo_rl.policy.local import load_model
-from mmo_rl.policy.model import SHIPPED
 from mmo_rl.trainer.art_adapter import Encoder
 from mmo_rl.trainer.local import LocalTrainer
 from mmo_rl.types import PolicyCall, TrainingGroup, TrainingSample

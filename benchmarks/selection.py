@@ -32,10 +32,10 @@ import asyncpg
 from mmo_rl.database.database import Database
 from mmo_rl.database.embedded import EmbeddedServer
 from mmo_rl.database.migrate import migrate
+from mmo_rl.sampler.select import select
 from mmo_rl.sampler.windows import WindowSampler
 from mmo_rl.source.base import WINDOWS_INDEX
 from mmo_rl.source.postgres import PostgresSource
-from mmo_rl.tasks._select import select
 from mmo_rl.types import Selection
 
 VARIABLE = "MMO_RL_BENCHMARK_URL"

@@ -24,13 +24,13 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
 
+from mmo_rl.lm.model import SHIPPED, ModelSpec
 from mmo_rl.market.arena import MarketArena
 from mmo_rl.market.spec import MarketSpec
 from mmo_rl.policy.endpoint import EndpointPolicy
-from mmo_rl.policy.engine import Engine
 from mmo_rl.policy.local import LocalPolicy, load_model
-from mmo_rl.policy.model import SHIPPED, ModelSpec
-from mmo_rl.policy.versions import Catalogue, ServedModel
+from mmo_rl.serve.engine import Engine
+from mmo_rl.serve.versions import Catalogue, ServedModel
 from mmo_rl.types import Message
 
 CLIENTS = (1, 8, 64)
@@ -40,7 +40,7 @@ def serve(model: str, device: str, port: Connection) -> None:
     """A server in a process of its own; tells where it listens."""
     import uvicorn
 
-    from mmo_rl.policy.app import Api, create_app, listen
+    from mmo_rl.serve.app import Api, create_app, listen
 
     spec = ModelSpec(name="tiny", base_model=model, context_length=512, max_completion_tokens=24)
     engine = Engine(

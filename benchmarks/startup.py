@@ -20,7 +20,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from mmo_rl.cli.project import shipped
+from mmo_rl.config.project import shipped
 
 GOAL = 1.5
 APP = """

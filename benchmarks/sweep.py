@@ -27,7 +27,7 @@ OVERHEAD_GOAL_S, FASTER_GOAL = 0.5, 1.7
 # Stands in the place of training, in workers too: Python runs it at start-up where it lies on PYTHONPATH.
 STAND_IN = """
 import time
-import mmo_rl.tasks.train as train
+import mmo_rl.commands.train as train
 
 async def run(context):
     end = time.process_time() + {seconds}

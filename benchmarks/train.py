@@ -17,7 +17,7 @@ rounds; rewards are drawn by chance, so that every group teaches.
 Goal: local at least 1.5x TRL. Met on trajectories on a CPU: 1.62x to 1.66x, and 1.40x to 1.78x on decisions (three runs
 of 2026-11-23, TRL 1.16.0, 8 windows, 3 rounds, one thread; 1.23x to 1.36x and 1.00x to 1.29x the bare model). What
 answers have in common at their beginning is computed once, within a trajectory's calls and between the agents asked at
-one moment (`mmo_rl/prefix_tree.py`).
+one moment (`mmo_rl/lm/prefix_tree.py`).
 
 TRL is no dependency of this project; without it the other numbers are printed:
 
@@ -39,11 +39,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmo_rl.lm.model import SHIPPED
 from mmo_rl.market.arena import MarketArena
 from mmo_rl.market.base import Episode
 from mmo_rl.market.spec import MarketSpec
 from mmo_rl.policy.local import LocalPolicy, load_model
-from mmo_rl.policy.model import SHIPPED
 from mmo_rl.rng import derive_seed
 from mmo_rl.trainer.local import LocalTrainer
 from mmo_rl.types import PolicyCall, TrainingGroup, TrainingSample

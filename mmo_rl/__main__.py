@@ -12,7 +12,7 @@ from types import FrameType
 import hydra
 
 from mmo_rl.cli.job import job, outcome
-from mmo_rl.cli.project import shipped
+from mmo_rl.config.project import shipped
 from mmo_rl.errors import MmoRlError
 
 INTERRUPTED = 130
@@ -50,7 +50,7 @@ def main() -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:  # noqa: BLE001 (the top: every error ends here as a message)
-        from mmo_rl.cli.explain import explain
+        from mmo_rl.config.explain import explain
         from mmo_rl.report.mask import mask
 
         if wants_traceback:
@@ -81,7 +81,7 @@ def _refuse_secrets(arguments: list[str]) -> None:
     # The check needs what start-up does not: it is loaded only where something could be a secret.
     telling = ("pass", "secret", "token", "key")
     if any("://" in a or len(a) > 30 or any(t in a.partition("=")[0].lower() for t in telling) for a in arguments):
-        from mmo_rl.cli.settings import refuse_secrets
+        from mmo_rl.config.settings import refuse_secrets
 
         refuse_secrets([a for a in arguments if "=" in a])
 

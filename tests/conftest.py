@@ -124,7 +124,7 @@ def smollm2() -> Path:
 @pytest.fixture(scope="session")
 def smollm2_cache(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with that model unpacked: it takes a minute, and half a gigabyte for the length of the tests."""
-    from mmo_rl.policy.unpack import unpacked
+    from mmo_rl.lm.unpack import unpacked
 
     folder = tmp_path_factory.mktemp("models")
     unpacked(str(smollm2), cache=folder)
@@ -173,7 +173,7 @@ def train(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., Any]], lis
             seeds.append(context.settings.seed)
             return body(context)
 
-        monkeypatch.setattr("mmo_rl.tasks.train.run", run)
+        monkeypatch.setattr("mmo_rl.commands.train.run", run)
         return seeds
 
     return replace

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from mmo_rl.cli.settings import task_names
+from mmo_rl.config.settings import task_names
 from mmo_rl.errors import DatabaseError, NotReady
 
 Cli = Callable[..., Any]
@@ -312,7 +312,7 @@ def test_tasks_without_a_run_folder_leave_none(cli: Cli, monkeypatch: pytest.Mon
         assert context.run_folder is None
         print(f"format {format}")
 
-    monkeypatch.setattr("mmo_rl.tasks.check.run", run)
+    monkeypatch.setattr("mmo_rl.commands.check.run", run)
     ran = cli("task=check", "check.format=json")
     assert (ran.code, ran.out) == (0, "format json\n")
     assert not (tmp_path / "runs").exists()
@@ -327,7 +327,7 @@ def test_an_interrupted_run_says_how_to_go_on(stop: signal.Signals, interactive:
     script = "" if interactive else "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
     script += textwrap.dedent("""
         import asyncio, sys
-        import mmo_rl.tasks.train as train
+        import mmo_rl.commands.train as train
         from mmo_rl.__main__ import main
 
         async def run(context):

@@ -16,13 +16,13 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import Field
 from rich.console import Console
 
-from mmo_rl.cli.project import job_key, project_root, shipped
-from mmo_rl.cli.schema import Problem, check_keys, check_node, schema_of
-from mmo_rl.cli.settings import COMPONENTS, config_sha256, masked, refuse_secrets, task_names, validate
-from mmo_rl.config import Components, Settings, build
+from mmo_rl.config.components import Components, build
+from mmo_rl.config.project import job_key, project_root, shipped
+from mmo_rl.config.schema import Problem, check_keys, check_node, schema_of
+from mmo_rl.config.settings import COMPONENTS, Settings, config_sha256, masked, refuse_secrets, task_names, validate
 from mmo_rl.errors import ConfigError
+from mmo_rl.lm.model import SHIPPED
 from mmo_rl.policy.local import LocalPolicy, load_model
-from mmo_rl.policy.model import SHIPPED
 
 CONF = shipped("conf")
 CHOICES = [
@@ -215,7 +215,7 @@ def test_a_constructor_that_refuses_its_keys_is_a_problem_of_the_config() -> Non
     problems: list[Problem] = []
     check_node({"_target_": "mmo_rl.market.spec.MarketSpec", "drift_low": 0.5, "drift_high": 0.1}, "market", problems)
     assert len(problems) <= 1
-    node = {"_target_": "mmo_rl.policy.model.ModelSpec", "name": "x", "base_model": "y"}
+    node = {"_target_": "mmo_rl.lm.model.ModelSpec", "name": "x", "base_model": "y"}
     check_node(node, "model", problems := [])
     assert {p.key for p in problems} == {"model.context_length", "model.max_completion_tokens"}
 

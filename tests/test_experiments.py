@@ -20,8 +20,8 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from mmo_rl.__main__ import main
-from mmo_rl.cli.project import shipped
-from mmo_rl.cli.settings import Settings, validate
+from mmo_rl.config.project import shipped
+from mmo_rl.config.settings import Settings, validate
 
 EXPERIMENTS = sorted(path.stem for path in shipped("experiments").glob("*.yaml"))
 SMALLEST = ("iterations=2", "sampler.max_windows=2", "evaluate.markets=2", "evaluate.agents=1", "report=local")

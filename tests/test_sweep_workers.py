@@ -18,15 +18,15 @@ import pytest
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from mmo_rl.cli.launchers import jobs_at_once
 from mmo_rl.cli.sweep import Job
 from mmo_rl.cli.watch import Watch, look
+from mmo_rl.config.machine import jobs_at_once
 from mmo_rl.report.run_folder import RunFolder
 
 # In the place of training, in every process: what a job does is told by its seed, and what was done is written down.
 STAND_IN = """
 import asyncio, json, os, pathlib, signal, sys
-import mmo_rl.tasks.train as train
+import mmo_rl.commands.train as train
 
 async def run(context):
     seed = context.settings.seed

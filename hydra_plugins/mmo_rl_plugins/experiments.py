@@ -11,7 +11,7 @@ from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigResult
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
-from mmo_rl.cli.project import project_root, shipped
+from mmo_rl.config.project import project_root, shipped
 
 GROUP = "experiments"
 

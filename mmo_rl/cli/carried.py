@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from omegaconf import DictConfig
 
-import mmo_rl.cli.project  # noqa: F401 (a worker that unpickles a config needs the resolvers that it names)
+import mmo_rl.config.project  # noqa: F401 (a worker that unpickles a config needs the resolvers that it names)
 
 
 class Carrier(str):

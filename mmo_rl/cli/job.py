@@ -17,13 +17,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from mmo_rl.cli.project import project_root
+from mmo_rl.config.project import project_root
 from mmo_rl.errors import ConfigError, MmoRlError, NotReady
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from mmo_rl.config import Settings
+    from mmo_rl.config.settings import Settings
     from mmo_rl.report.run_folder import RunFolder
 
 Result = Any
@@ -57,7 +57,7 @@ def job(cfg: DictConfig) -> Result:
     except Exception as error:
         _remove_empty(Path(hydra_config.runtime.output_dir))
         if swept and _aside():
-            from mmo_rl.cli.explain import explain
+            from mmo_rl.config.explain import explain
 
             # Back to the sweep through a pickle, which not every exception survives; its traceback is in the log.
             raise explain(error, list(hydra_config.overrides.task)) from None
@@ -82,7 +82,7 @@ def same_config(status: dict[str, Any] | None, sha256: str) -> bool:
 def _run(cfg: DictConfig, output_dir: Path, overrides: tuple[str, ...]) -> Result:
     from rich.console import Console
 
-    from mmo_rl.cli.settings import check_task, config_sha256, validate
+    from mmo_rl.config.settings import check_task, config_sha256, validate
 
     settings = validate(cfg)
     console = Console(quiet=_aside() and output_dir.resolve() != project_root())
@@ -108,7 +108,7 @@ def _run(cfg: DictConfig, output_dir: Path, overrides: tuple[str, ...]) -> Resul
 def _told(task: str, result: Result, console: Console) -> Result:
     """A task with a ``tell(jobs, console)`` leaves the printing to it, so that a sweep can print all of its jobs at
     once."""
-    from mmo_rl.cli.settings import task_module
+    from mmo_rl.config.settings import task_module
 
     tell = getattr(task_module(task), "tell", None)
     if tell is not None and HydraConfig.get().mode != RunMode.MULTIRUN:
@@ -120,7 +120,7 @@ def _perform_in(
     folder: RunFolder, sha256: str, settings: Settings, console: Console, overrides: tuple[str, ...]
 ) -> Result:
     """Runs the task inside its folder; whatever happens, status.json says so."""
-    from mmo_rl.cli.settings import masked
+    from mmo_rl.config.settings import masked
 
     before = (folder.status() or {}).get("status")
     if console.quiet:
@@ -182,8 +182,8 @@ def _console_of_log() -> Console:
 
 
 def _perform(settings: Settings, console: Console, folder: RunFolder | None, overrides: tuple[str, ...]) -> Result:
-    from mmo_rl.cli.settings import task_module
-    from mmo_rl.config import Components, Context
+    from mmo_rl.config.components import Components, Context
+    from mmo_rl.config.settings import task_module
 
     async def perform() -> Result:
         async with Components(settings, console=console, run_folder=folder, overrides=overrides) as components:

@@ -1,10 +1,6 @@
-"""What launchers need of the machine: how many jobs fit on it at once, and the package that brings each of them."""
+"""Checks of a launcher before a sweep starts: its counts, and the package that brings it."""
 
 from __future__ import annotations
-
-import os
-from contextlib import suppress
-from pathlib import Path
 
 from omegaconf import DictConfig
 
@@ -21,15 +17,10 @@ COUNTS = ("n_jobs", "timeout_min", "cpus_per_task", "tasks_per_node", "nodes", "
 """Keys of the launchers' presets that are whole numbers from 1 on, wherever they stand."""
 
 
-def jobs_at_once(gigabytes: float = 4.0) -> int:
-    """How many jobs of ``gigabytes`` of memory each run side by side here: at most one a processor, at least 1."""
-    return max(1, min(_processors(), int(_memory_gb() // gigabytes)))
-
-
 def require_counts(launcher: DictConfig) -> None:
     """Raises `ConfigError` where a count or a time of the ``launcher`` is none. It would find out only when it starts
     its first job, and that looks as if a worker had died."""
-    from mmo_rl.cli.schema import show
+    from mmo_rl.config.schema import show
 
     # To joblib a negative number of jobs is one of processors to leave free.
     signed = "n_jobs" if "joblib" in str(launcher.get("_target_")) else None
@@ -52,18 +43,3 @@ def launcher_missing(config: DictConfig, error: Exception) -> Exception:
                 f"hydra/launcher={choice} needs a package that is not installed", hint=f"pip install 'mmo-rl[{extra}]'"
             )
     return error
-
-
-def _processors() -> int:
-    """Those that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _memory_gb() -> float:
-    """Of the machine, or of the container where that is less."""
-    sizes = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")] if hasattr(os, "sysconf") else [8 * 2**30]
-    with suppress(OSError, ValueError):  # no limit is the word "max"
-        sizes.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return min(sizes) / 2**30

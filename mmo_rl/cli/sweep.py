@@ -13,7 +13,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mmo_rl.cli.project import project_root
+from mmo_rl.config.project import project_root
 from mmo_rl.errors import ConfigError, MmoRlError, NotReady
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ def raise_failures(ended: Sequence[Ended]) -> None:
 
 def _tell_together(jobs: Sequence[Job], ended: Sequence[Ended], console: Console) -> bool:
     """Whether the task prints the results of all jobs at once, and did; not where one failed."""
-    from mmo_rl.cli.settings import task_module
+    from mmo_rl.config.settings import task_module
 
     tasks = {job.task for job in jobs}
     tell = getattr(task_module(tasks.pop()), "tell", None) if len(tasks) == 1 else None
@@ -198,7 +198,7 @@ def _tell_together(jobs: Sequence[Job], ended: Sequence[Ended], console: Console
 
 
 def _checked(name: str, overrides: Overrides, compose: Callable[[Overrides], DictConfig]) -> Job:
-    from mmo_rl.cli.settings import check_task, config_sha256, validate
+    from mmo_rl.config.settings import check_task, config_sha256, validate
     from mmo_rl.report.run_folder import RunFolder
 
     config = compose(overrides)
@@ -222,6 +222,6 @@ def _before(status: Mapping[str, Any] | None, sha256: str) -> Before:
 
 
 def _explained(error: Exception, overrides: Overrides) -> str:
-    from mmo_rl.cli.explain import explain
+    from mmo_rl.config.explain import explain
 
     return explain(error, overrides).message.replace("\n", "\n    ")

@@ -35,7 +35,7 @@ class Look:
 
 
 class PairEvaluator:
-    """Compares ``a`` and ``b`` (see `mmo_rl.tasks._contestants`) in ``markets`` held-out markets of every scenario.
+    """Compares ``a`` and ``b`` (see `mmo_rl.config.contestants`) in ``markets`` held-out markets of every scenario.
 
     **Paired**: in each market A and B sit alternately at a table of ``agents`` and play it twice, the second time with
     their seats swapped. So both had every seat once, with the same future, news and randomness, and against the same

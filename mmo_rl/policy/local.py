@@ -14,12 +14,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from mmo_rl.errors import PolicyError
+from mmo_rl.lm.decode import Batch, Row
+from mmo_rl.lm.gguf import is_gguf, read_gguf
+from mmo_rl.lm.memory import require_memory
+from mmo_rl.lm.model import ModelSpec, find_checkpoint, require_whole
+from mmo_rl.lm.prefix_tree import attends
 from mmo_rl.policy.base import Completion, completion_seed
-from mmo_rl.policy.decode import Batch, Row
-from mmo_rl.policy.gguf import is_gguf, read_gguf
-from mmo_rl.policy.memory import require_memory
-from mmo_rl.policy.model import ModelSpec, find_checkpoint, require_whole
-from mmo_rl.prefix_tree import attends
 from mmo_rl.types import Message, PolicyVersion
 
 HUB_TIMEOUT_S = 10.0
@@ -108,7 +108,7 @@ def _base_of(folder: Path) -> str | None:
 
 def _unpacked(location: str, cache: Path) -> Path:
     try:
-        from mmo_rl.policy.unpack import unpacked
+        from mmo_rl.lm.unpack import unpacked
 
         return unpacked(location, cache=cache)
     except ImportError as error:

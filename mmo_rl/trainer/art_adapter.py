@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mmo_rl.prefix_tree import shared_length
+from mmo_rl.lm.prefix_tree import shared_length
 from mmo_rl.trainer.art_client import art_group, import_art, prompt_messages, token_choice
 from mmo_rl.types import PolicyCall, TrainingGroup
 

@@ -37,7 +37,7 @@ class Backend(Protocol):
 
 
 class BaseModel(Protocol):
-    """What is trained; `mmo_rl.policy.model.ModelSpec` is one."""
+    """What is trained; `mmo_rl.lm.model.ModelSpec` is one."""
 
     name: str
 

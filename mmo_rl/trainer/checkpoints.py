@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from mmo_rl.errors import MmoRlError, TrainerError
-from mmo_rl.manifest import problem, seal, sync_folder
+from mmo_rl.lm.manifest import problem, seal, sync_folder
 from mmo_rl.trainer.base import LostVersion
 from mmo_rl.types import PolicyVersion
 
@@ -17,7 +17,7 @@ FULL_BELOW_BYTES = 1 << 20
 
 
 class Checkpoints:
-    """Folders ``NNNN`` below ``folder``, one a version, each with a manifest of its files (`mmo_rl.manifest`).
+    """Folders ``NNNN`` below ``folder``, one a version, each with a manifest of its files (`mmo_rl.lm.manifest`).
 
     Version 0 is what the first iteration starts from: the base model at ``base``, or, after a warm start, ``0000``.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mmo_rl.errors import TrainerError
-from mmo_rl.prefix_tree import takes_trees, tree_logits
+from mmo_rl.lm.prefix_tree import takes_trees, tree_logits
 from mmo_rl.trainer.parts import Part, Rows, parts_of
 
 

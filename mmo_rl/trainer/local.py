@@ -45,7 +45,7 @@ class LocalTrainer:
     ``learning_rate`` of AdamW at its highest; ``schedule`` and ``warmup_share`` are those of `Schedule`, over
     ``iterations``. ``epochs`` passes over an iteration's data; ``packed_tokens`` the length of a packed row (rows grow
     to the longest history), ``rows_per_step`` how many of them make a gradient step. They are computed as a prefix tree
-    (`mmo_rl.prefix_tree`), ``micro_batch_tokens`` of its tokens at a time, but at least one of its rows: memory
+    (`mmo_rl.lm.prefix_tree`), ``micro_batch_tokens`` of its tokens at a time, but at least one of its rows: memory
     depends on it, the step does not. ``loss`` and its constants ``clip_epsilon``, ``awr_beta`` and ``awr_cap`` are
     those of `mmo_rl.trainer.losses`; ``kl_to_base`` the coefficient of the divergence from the base model, which at 0
     isn't computed; ``max_grad_norm`` of gradient clipping.

@@ -1,7 +1,7 @@
 """Packed rows on their way through the model: their histories as a prefix tree, so many tokens of it at a time.
 
 ART packs the histories of a group behind the prompt that they share, in rows as long as a user likes. They are laid out
-anew for the model's pass (`mmo_rl.prefix_tree`): prompts of one moment have most of their tokens in common, whoever
+anew for the model's pass (`mmo_rl.lm.prefix_tree`): prompts of one moment have most of their tokens in common, whoever
 asks, and attention over a row costs the square of its length.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mmo_rl.prefix_tree import SHORT_ROW, TreeRow, stacked, tree_rows
+from mmo_rl.lm.prefix_tree import SHORT_ROW, TreeRow, stacked, tree_rows
 
 Rows = dict[str, Any]
 """Packed tensors by name, each of shape [rows, length], as `mmo_rl.trainer.art_adapter.pack` makes them."""

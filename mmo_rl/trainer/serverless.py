@@ -30,7 +30,7 @@ PAGE = "https://wandb.ai"
 
 
 class BaseModel(Protocol):
-    """What is trained; `mmo_rl.policy.model.ModelSpec` is one."""
+    """What is trained; `mmo_rl.lm.model.ModelSpec` is one."""
 
     name: str
     base_model: str

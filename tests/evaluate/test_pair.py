@@ -9,11 +9,11 @@ import pytest
 
 from mmo_rl.evaluate.comparison import by_scenario, compare, winner
 from mmo_rl.evaluate.pair import Contestant, PairEvaluator
+from mmo_rl.lm.model import SHIPPED
 from mmo_rl.market.arena import MarketArena
 from mmo_rl.market.spec import MarketSpec
 from mmo_rl.policy.base import Completion
 from mmo_rl.policy.local import LocalPolicy, load_model
-from mmo_rl.policy.model import SHIPPED
 from mmo_rl.stats import level_of_looks, unpaired_difference
 from mmo_rl.types import Measured, Message, Rollout
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from mmo_rl.cli.project import shipped
+from mmo_rl.config.project import shipped
 from mmo_rl.errors import ConfigError
 from mmo_rl.judge.heuristic import HeuristicJudge
 from mmo_rl.types import Action, Group, Score, Step, Unscored

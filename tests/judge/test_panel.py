@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import pytest
 from hydra import compose, initialize_config_dir
 
-from mmo_rl.config import validate
+from mmo_rl.config.settings import validate
 from mmo_rl.errors import ConfigError, JudgeError
 from mmo_rl.judge.oracle import OracleJudge
 from mmo_rl.judge.panel import PanelJudge

@@ -9,9 +9,9 @@ import pytest
 from pytest_httpserver import HTTPServer
 
 from mmo_rl.errors import PolicyError
+from mmo_rl.lm.memory import free_bytes, parameters, require_memory
+from mmo_rl.lm.model import SHIPPED, ModelSpec
 from mmo_rl.policy.local import LocalPolicy, load_model, open_policy, require_model
-from mmo_rl.policy.memory import free_bytes, parameters, require_memory
-from mmo_rl.policy.model import SHIPPED, ModelSpec
 from mmo_rl.types import PolicyVersion
 
 TINY = SHIPPED / "tiny"

@@ -142,7 +142,7 @@ def test_a_component_of_another_class_is_one_column_by_its_choice(tmp_path: Path
 
 
 def test_what_another_column_tells_already_is_no_column(tmp_path: Path) -> None:
-    model = {"_target_": "mmo_rl.policy.model.ModelSpec"}
+    model = {"_target_": "mmo_rl.lm.model.ModelSpec"}
     for name, size in (("tiny", 1), ("small", 2), ("large", 2)):
         write(
             tmp_path / "g" / name, model={**model, "name": name, "lora_rank": size, "price_prompt_usd_per_mtok": size}

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from mmo_rl.errors import ConfigError, TrainerError
-from mmo_rl.policy.model import SHIPPED
+from mmo_rl.lm.model import SHIPPED
 from mmo_rl.trainer import art_backend
 from mmo_rl.trainer.art_backend import GRADIENT_STEPS, ArtBackendTrainer, ArtLocalTrainer, TinkerTrainer
 from mmo_rl.types import PolicyCall, TrainingGroup, TrainingSample

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from mmo_rl.errors import PolicyError, TrainerError
-from mmo_rl.manifest import FILE
+from mmo_rl.lm.manifest import FILE
+from mmo_rl.lm.model import SHIPPED, ModelSpec
 from mmo_rl.policy.local import local_policy
-from mmo_rl.policy.model import SHIPPED, ModelSpec
 from mmo_rl.trainer.base import LostVersion
 from mmo_rl.trainer.checkpoints import Checkpoints
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from mmo_rl.errors import PolicyError, TrainerError
+from mmo_rl.lm.model import SHIPPED, find_checkpoint
 from mmo_rl.policy.local import LocalPolicy, load_model
-from mmo_rl.policy.model import SHIPPED, find_checkpoint
 from mmo_rl.trainer.art_adapter import Encoder, pack
 from mmo_rl.trainer.forward import require_packable, token_logprobs
 from mmo_rl.trainer.local import LocalTrainer

@@ -14,8 +14,8 @@ import torch
 from transformers import LlamaConfig
 
 from mmo_rl.errors import TrainerError
+from mmo_rl.lm.model import SHIPPED
 from mmo_rl.policy.local import load_model
-from mmo_rl.policy.model import SHIPPED
 from mmo_rl.trainer.art_adapter import Encoder
 from mmo_rl.trainer.batch import staleness
 from mmo_rl.trainer.forward import require_room

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
+from mmo_rl.lm.model import SHIPPED
 from mmo_rl.policy.local import load_model
-from mmo_rl.policy.model import SHIPPED
 from mmo_rl.trainer.art_adapter import pack
 from mmo_rl.trainer.losses import Loss, LossName
 from mmo_rl.types import PolicyCall, TrainingGroup, TrainingSample

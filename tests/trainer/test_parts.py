@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmo_rl.lm.model import SHIPPED
 from mmo_rl.policy.local import load_model
-from mmo_rl.policy.model import SHIPPED
 from mmo_rl.trainer.art_adapter import Encoder, pack
 from mmo_rl.trainer.parts import parts_of
 from mmo_rl.types import PolicyCall, TrainingGroup, TrainingSample

@@ -8,8 +8,8 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
+from mmo_rl.lm.model import SHIPPED
 from mmo_rl.policy.local import load_model
-from mmo_rl.policy.model import SHIPPED
 from mmo_rl.trainer.art_adapter import Encoder, pack, to_art_group
 from mmo_rl.trainer.base import AssistantTurns
 from mmo_rl.trainer.local import LocalTrainer

@@ -1,0 +1,116 @@
+"""Plays new windows of the simulated market with several agents at once and records them, as test data or as a demo."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mmo_rl.clock import utc_now
+from mmo_rl.errors import ConfigError
+from mmo_rl.report.progress import Stages
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from mmo_rl.config.components import Context
+    from mmo_rl.database.base import Stay
+    from mmo_rl.market.collect import Collected
+
+MAX_WINDOWS = 20
+"""So many windows' rankings are printed at most."""
+
+
+async def run(context: Context) -> None:
+    """Records ``collect.windows`` windows in a world of this command's own; the same command again plays what is
+    missing of them."""
+    from mmo_rl.config.project import job_key
+    from mmo_rl.database.worlds import reserve_hours
+
+    components = context.components
+    if not components.has("collect"):
+        raise ConfigError("task=collect plays windows, but collect=none", hint="mmo-rl task=collect collect=simulated")
+    database, collector = await components.database(), await components.collector()
+    await database.require_tables()
+    policy = await components.policy() if None in collector.seats else None
+    scenario_id = f"{context.settings.name}-collect-{job_key(context.overrides)}"
+    hours = int(-(-collector.windows * collector.window_hours // 1))
+    start = await reserve_hours(database, scenario_id=scenario_id, hours=hours, now=utc_now())
+    with (
+        Stages(console=context.console, iterations=collector.windows, label="windows recorded") as stages,
+        stages.stage("collect", "ticks") as advance,
+    ):
+        played = await collector.collect_missing(
+            policy,
+            scenario_id=scenario_id,
+            start=start,
+            on_tick=advance,
+            on_windows=lambda done, total: stages.advance_to(done),
+        )
+    _show(played, _names(collector.seats, policy), context.console)
+
+
+def _names(seats: Sequence[str | None], policy: Any) -> dict[str, str]:
+    """Who sits where, by the recorded agent's id: the strategy's name or the policy's."""
+    from mmo_rl.market.recording import agent_id
+
+    return {agent_id(agent, seat): policy.name if seat is None else seat for agent, seat in enumerate(seats)}
+
+
+def _show(played: Collected, names: Mapping[str, str], console: Console) -> None:
+    by_window: dict[str, list[Stay]] = {window.id: [] for window in played.windows}
+    by_player: dict[str, list[Stay]] = {name: [] for name in names.values()}
+    for stay in played.stays:
+        by_window[stay.window_id].append(stay)
+        by_player[names.get(stay.agent_id, stay.agent_id)].append(stay)
+    if played.resumed:
+        new = len(by_window) - played.resumed
+        console.print(
+            f"{played.resumed} windows were recorded before, {new} are new"
+            + ("" if new else "; for others give it another seed (seed=1) or name"),
+            soft_wrap=True,
+        )
+    console.print(_rankings(by_window))
+    if len(by_window) > MAX_WINDOWS:
+        console.print(f"... and {len(by_window) - MAX_WINDOWS} windows more", style="dim")
+    console.print(_by_player(by_player))
+    console.print(
+        f"{len(by_window)} windows, {len(played.stays)} trajectories, errors {played.error_rate:.1%}; "
+        "look at them: mmo-rl task=check",
+        soft_wrap=True,
+    )
+
+
+def _rankings(by_window: Mapping[str, Sequence[Stay]]) -> Table:
+    from rich.table import Table
+
+    table = Table(title="Ranking by P&L", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table.add_column("window (UTC)", no_wrap=True)
+    for column in ("1st", "2nd", "3rd", "last"):
+        table.add_column(column, overflow="fold")
+    for window, stays in list(by_window.items())[:MAX_WINDOWS]:
+        ranked = [f"{s.agent_id} {s.pnl:+,.0f}" for s in sorted(stays, key=lambda s: (-s.pnl, s.agent_id))]
+        first = [*ranked[:3], "", "", ""][:3]
+        table.add_row(window, *first, ranked[-1] if len(ranked) > 3 else "")
+    return table
+
+
+def _by_player(by_player: Mapping[str, Sequence[Stay]]) -> Table:
+    from rich.table import Table
+
+    table = Table(title="P&L by strategy, $", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for column in ("", "mean", "worst", "best", "wins", "errors", "traj."):
+        table.add_column(column, justify="right" if column else "left", no_wrap=True)
+    means = {name: sum(s.pnl for s in stays) / len(stays) for name, stays in by_player.items() if stays}
+    for name, mean in sorted(means.items(), key=lambda item: -item[1]):
+        stays = by_player[name]
+        table.add_row(
+            name,
+            f"{mean:+,.0f}",
+            f"{min(s.pnl for s in stays):+,.0f}",
+            f"{max(s.pnl for s in stays):+,.0f}",
+            f"{sum(s.pnl > 0 for s in stays) / len(stays):.0%}",
+            f"{sum(s.errors for s in stays) / sum(s.steps for s in stays):.1%}",
+            f"{len(stays)}",
+        )
+    return table

@@ -1,0 +1,261 @@
+"""Scores windows and keeps the judgments, without training; writes them into the game's tables when asked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from mmo_rl.errors import ConfigError, JudgeError
+from mmo_rl.loop.history import spending, spent, summed
+from mmo_rl.loop.judged import keep_judgments
+from mmo_rl.loop.reasons import nothing_selected, refuse_if_all_unscored
+from mmo_rl.loop.results import note_provenance
+from mmo_rl.report.progress import Stages
+from mmo_rl.sampler.select import selections as selections_of
+from mmo_rl.types import Group, JudgeUsage, ScoredGroup, Selection, Unscored
+
+if TYPE_CHECKING:
+    from mmo_rl.config.components import Context
+    from mmo_rl.config.settings import Settings
+    from mmo_rl.database.write_back import WriteBack
+    from mmo_rl.report.run_folder import RunFolder
+
+_MANNER = frozenset(
+    {
+        *("concurrency", "requests_per_minute", "tokens_per_minute", "timeout_s", "attempts", "backoff_s"),
+        *("max_backoff_s", "base_url", "api_key_env", "min_agreement", "budget_usd", "budget_calls"),
+    }
+)
+"""Keys of a judge that say how it is asked, not what it answers."""
+
+
+async def run(
+    context: Context, *, windows: Literal["selected", "ready"] = "selected", write_back: bool = False
+) -> float | None:
+    """Judges the windows that the run folder does not hold yet; returns the agreement with the oracle, if measured.
+
+    Raises what the judge raises; `ConfigError` and `DatabaseError` where judgments are to be written back and cannot,
+    before anything is judged.
+    """
+    from mmo_rl.config.settings import masked
+    from mmo_rl.report.html import write_report
+    from mmo_rl.report.judged_page import print_judged
+
+    folder = context.run_folder
+    assert folder is not None
+    done = _done(folder)
+    if write_back:
+        _refuse_if_elsewhere(context)
+    database = await context.components.database()
+    writer = await _writer(context, database) if write_back else None
+    await database.require_tables()
+    source, judge, report = (
+        await context.components.source(),
+        await context.components.judge(),
+        context.components.report(),
+    )
+    failed = True
+    try:
+        report.start(masked(context.settings))
+        with Stages(console=context.console, iterations=1, label="windows") as stages:
+            with stages.stage("select"):
+                selections = await selected(context.settings, source, context.components.sampler(), windows=windows)
+                if not selections[0].used:
+                    raise nothing_selected(selections[0], context.overrides)
+            note_provenance(context, folder, selections)
+            with stages.stage("judge") as advance:
+                total = sum(len(s.windows) for s in selections)
+                left = _without(selections, {row["group_id"] for row in done})
+                parts = {i: p for s in left for w in s.windows for i, p in w.parts.items()}
+                advance(len(done), total)
+                usage, tallies, before = judge.usage, judge.tallies, _usage(folder)
+                try:
+                    async for scored in judge.score(_stream(source, left)):
+                        row = await _keep(len(done), scored, parts, report, judge, writer)
+                        row |= {"usage": asdict(spent(usage, judge.usage)), "tallies": _since(tallies, judge.tallies)}
+                        usage, tallies = judge.usage, judge.tallies
+                        folder.append("checkpoints", row)
+                        done.append(row)
+                        advance(len(done), total, spending(summed([before, judge.usage])))
+                finally:
+                    if usage != judge.usage:  # answered, kept, and paid: of windows that are not whole yet
+                        rest = asdict(spent(usage, judge.usage))
+                        folder.append("checkpoints", {"iteration": len(done) - 1, "group_id": None, "usage": rest})
+            reasons: Counter[str] = Counter()
+            for row in done:
+                reasons.update(row["reasons"])
+            refuse_if_all_unscored(reasons, sum(row["members"] for row in done), context.overrides)
+        summary = _summary(context, folder, selections, done, source.rejected, stages.seconds)
+        report.iteration(0, {k: v for k, v in summary.items() if isinstance(v, int | float)})
+        report.finish(summary)
+        write_report(folder)
+        failed = False
+    except JudgeError:
+        print_judged(context.console, folder)
+        raise
+    finally:
+        report.close(failed=failed)
+    print_judged(context.console, folder)
+    if writer is not None:
+        written = sum(row["written"] for row in done)
+        context.console.print(f"Written back: scores of {written:,} trajectories into {database.name}", soft_wrap=True)
+    tau = summary["judge/oracle_tau"]
+    return tau if isinstance(tau, float) else None
+
+
+# --- what is judged -------------------------------------------------------------------------------------------------
+
+
+async def selected(settings: Settings, source: Any, sampler: Any, *, windows: str) -> list[Selection]:
+    """What the iterations of a training run would take of the windows that are there, each group once; ``ready``: all
+    that are ready, every member of them. Where there is nothing, one selection that says why."""
+    from mmo_rl.config.components import build
+
+    iterations = settings.iterations
+    if windows == "ready":
+        node = settings.nodes["sampler"] or {}
+        sampler = build({**node, "max_windows": 2**31, "max_dropout": 0.0, "holdout": 0.0, "reuse": False})
+        iterations = 1
+    taken = await selections_of(source, sampler, iterations=iterations)
+    return _without(taken, ()) if taken[0].used else taken
+
+
+def _without(selections: Sequence[Selection], judged: Collection[str]) -> list[Selection]:
+    """Each group once (`sampler.reuse` takes some again), and those that are judged already not at all."""
+    seen = set(judged)
+    left = []
+    for selection in selections:
+        windows = tuple(w for w in selection.windows if w.group_id not in seen)
+        seen.update(w.group_id for w in windows)
+        if windows:
+            left.append(replace(selection, windows=windows))
+    return left
+
+
+async def _stream(source: Any, selections: Sequence[Selection]) -> AsyncIterator[Group]:
+    for selection in selections:
+        async for group in source.groups(selection):
+            yield group
+
+
+# --- what is kept ---------------------------------------------------------------------------------------------------
+
+
+def _done(folder: RunFolder) -> list[dict[str, Any]]:
+    """The windows that an interrupted run has judged; what it wrote after them is taken back. Where nobody could be
+    scored at all, everything is tried again."""
+    done = [row for row in folder.read("checkpoints") if row["group_id"] is not None]
+    if not any(row["members"] > sum(row["reasons"].values()) for row in done):
+        folder.truncate_after("checkpoints", -1)
+        done = []  # what was paid for before stays counted: it has -1
+    folder.truncate_after("judgments", len(done) - 1)
+    folder.truncate_after("metrics", -1)
+    return done
+
+
+async def _keep(
+    number: int,
+    scored: ScoredGroup,
+    parts: Mapping[str, Sequence[str]],
+    report: Any,
+    judge: Any,
+    writer: WriteBack | None,
+) -> dict[str, Any]:
+    keep_judgments(report, judge, number, [scored])
+    reasons = Counter(j.reason for j in scored.judgments.values() if isinstance(j, Unscored))
+    return {
+        "iteration": number,
+        "group_id": scored.group.group_id,
+        "window_id": scored.group.window.id,
+        "members": len(scored.judgments),
+        "reasons": dict(reasons),
+        "written": 0 if writer is None else await writer.write(scored, parts),
+    }
+
+
+def _since(before: Any, now: Any) -> Any:
+    from mmo_rl.judge.findings import since
+
+    return since(before, now)
+
+
+def _usage(folder: RunFolder) -> JudgeUsage:
+    """What judging has cost since the run first started."""
+    return summed([JudgeUsage(**row["usage"]) for row in folder.read("checkpoints")])
+
+
+def _summary(
+    context: Context,
+    folder: RunFolder,
+    selections: Sequence[Selection],
+    done: Sequence[Mapping[str, Any]],
+    rejected: Mapping[str, int],
+    seconds: Mapping[str, float],
+) -> dict[str, float | int | str | None]:
+    from mmo_rl.judge.findings import added, numbers
+    from mmo_rl.report.judging import quality
+    from mmo_rl.report.summary import judging_summary
+
+    findings = numbers(added({k: tuple(v) for k, v in row["tallies"].items()} for row in done))
+    rows = folder.read("judgments")
+    scores = [row["score"] for row in rows if row["score"] is not None]
+    return judging_summary(
+        selections=selections,
+        rejected=rejected,
+        usage=_usage(folder),
+        unscored=len(rows) - len(scores),
+        judged=quality(rows, findings, seed=context.settings.seed)
+        | {"judge/windows": len({row["window_id"] for row in rows}), "judge/score_mean": sum(scores) / len(scores)},
+        stage_seconds={**seconds, "total": sum(seconds.values())},
+    )
+
+
+# --- the game's tables ----------------------------------------------------------------------------------------------
+
+
+def _refuse_if_elsewhere(context: Context) -> None:
+    """Judgments belong beside the play that they are of."""
+    source, database = (context.settings.nodes[name] or {} for name in ("source", "database"))
+    if "dsn_env" not in source:
+        raise ConfigError(
+            "judge.write_back=true writes into the database that the play is read from, and this source reads files",
+            hint="bring the play into a database first: mmo-rl task=import source=jsonl source.path=PATH, then the same"
+            " command without source=jsonl; or leave judge.write_back out: judgments.jsonl has the judgments",
+        )
+    if source["dsn_env"] != database.get("dsn_env"):
+        raise ConfigError(
+            "judge.write_back=true writes into the database that the play is read from, and database=... is another",
+            hint="leave database=... out; where the play's own may not be written, leave judge.write_back out: the"
+            " run's judgments.jsonl has the judgments",
+        )
+
+
+async def _writer(context: Context, database: Any) -> WriteBack:
+    from mmo_rl import __version__
+    from mmo_rl.config.settings import masked
+    from mmo_rl.database.write_back import WriteBack
+
+    tree = masked(context.settings)
+    judge = {k: v for k, v in tree["judge"].items() if _decides(k)}
+    sampler = {k: tree["sampler"][k] for k in ("window_hours", "group_by")}
+    text = json.dumps([judge, sampler], sort_keys=True, default=str)
+    kind = str(judge["_target_"]).rpartition(".")[2].removesuffix("Judge").lower()
+    named = judge.get("model") or ", ".join(str(j.get("model", "")) for j in judge.get("judges", {}).values())
+    model = kind if not named.strip(", ") else named if kind == "ruler" else f"{kind} of {named}"
+    writer = WriteBack(
+        database=database,
+        judge_model=model,
+        judge_version=f"mmo-rl {__version__} {hashlib.sha256(text.encode()).hexdigest()[:12]}",
+        criteria={"judge": {k: v for k, v in judge.items() if v is not None}, **sampler},
+    )
+    await writer.require()
+    return writer
+
+
+def _decides(key: str) -> bool:
+    """Whether a key of the judge has a part in what it answers."""
+    return key not in _MANNER and not key.startswith("price_")

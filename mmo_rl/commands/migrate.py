@@ -1,0 +1,42 @@
+"""Creates or upgrades the tables, in one transaction, on a fresh or an existing database."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from mmo_rl.config.components import Context
+    from mmo_rl.database.migrate import MigrationResult
+
+
+async def run(context: Context, *, index: bool = False) -> None:
+    """``index`` makes the index that counts windows fast on a game's own table too; nobody who writes waits for it."""
+    from mmo_rl.database.migrate import migrate
+
+    database = await context.components.database()
+    show(await migrate(database, index=index), database.name, context.console)
+
+
+def show(result: MigrationResult, name: str, console: Console) -> None:
+    """What was done, and the rows of every table before and after."""
+    from rich.table import Table
+
+    from mmo_rl.source.base import WINDOWS_INDEX
+
+    if result.before == result.after:
+        done = f"nothing to do: at revision {result.after} already"
+    else:
+        done = f"revision {result.before or 'none'} -> {result.after}"
+    console.print(f"{name}: {done}", soft_wrap=True, markup=False)
+    if result.indexed:
+        console.print(f"index {WINDOWS_INDEX} made: windows are counted without a look at the rows", soft_wrap=True)
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("table")
+    table.add_column("rows before", justify="right")
+    table.add_column("rows after", justify="right")
+    for name_of_table, after in result.rows_after.items():
+        before = result.rows_before.get(name_of_table)
+        table.add_row(name_of_table, "created" if before is None else f"{before:,}", f"{after:,}")
+    console.print(table)

@@ -1,0 +1,120 @@
+"""Writes a committed experiment from what was typed for a run or a sweep, with what it measured on top."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmo_rl.errors import ConfigError
+from mmo_rl.report.mask import MASK
+from mmo_rl.report.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from mmo_rl.config.components import Context
+
+TOP_KEYS = ("from",)
+RUNS_SHOWN = 12
+UNASKED = "what is asked here? (write it before you commit this file)"
+
+
+async def run(context: Context, *, source: str, question: str = UNASKED, overwrite: bool = False) -> None:
+    """Writes ``experiments/<name>.yaml`` with the overrides of the run in the folder ``source``; where that is the
+    folder of a sweep, with what its runs share and the grid of what differs. The file composes to the very config of
+    the runs, or nothing is written: `ConfigError` says what does not fit."""
+    from mmo_rl.config.experiment_file import experiment
+    from mmo_rl.config.project import project_root
+
+    name = context.settings.name
+    if not any(override.partition("=")[0] == "name" for override in context.overrides):
+        raise ConfigError(
+            "the experiment has no name", hint=f"mmo-rl task=new_experiment name=my_question from={source}"
+        )
+    folders = _folders(source, project_root())
+    content, jobs = experiment([_overrides(folder) for folder in folders], name=name)
+    path = project_root() / "experiments" / f"{name}.yaml"
+    if path.exists() and not overwrite:
+        raise ConfigError(
+            f"{path} exists", hint="choose another name=..., or replace it: new_experiment.overwrite=true"
+        )
+    before = path.read_text("utf-8") if path.exists() else None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(_text(content, name, jobs, question, folders), "utf-8")
+    try:
+        _require_same_config(name, content, folders)
+    except BaseException:
+        path.unlink() if before is None else path.write_text(before, "utf-8")
+        raise
+    sweep = " -m" if jobs > 1 else ""
+    context.console.print(f"Written: {path}\nRun it:  mmo-rl{sweep} +experiments={name}", soft_wrap=True)
+
+
+def _folders(source: str, root: Path) -> list[RunFolder]:
+    """The run in a folder, or the runs of a sweep in it."""
+    path = next((p for p in (Path(source).expanduser(), root / source) if p.is_dir()), None)
+    if path is None:
+        raise ConfigError(f"from={source} is no folder", hint="from=runs/NAME/KEY, or from=runs/NAME for a sweep")
+    if (path / "status.json").exists():
+        return [RunFolder(path)]
+    # Folders with a dot are what was there before a change of config, and replays.
+    inside = sorted(p.parent for p in path.glob("*/status.json") if "." not in p.parent.name)
+    if not inside:
+        raise ConfigError(f"{path} holds no run", hint="from=runs/NAME/KEY, or from=runs/NAME for a sweep")
+    return [RunFolder(folder) for folder in inside]
+
+
+def _overrides(folder: RunFolder) -> list[str]:
+    overrides = folder.overrides()
+    if hidden := [o for o in overrides if MASK in o]:
+        raise ConfigError(f"{folder.path / 'overrides.yaml'} holds a masked value: {hidden[0]}")
+    return overrides
+
+
+def _require_same_config(name: str, content: Mapping[str, Any], folders: Sequence[RunFolder]) -> None:
+    """Holds the config of the new file against that of every run it was made from."""
+    from mmo_rl.config.experiment_file import swept_overrides
+    from mmo_rl.config.scenarios import composed
+    from mmo_rl.config.settings import masked
+    from mmo_rl.report.differences import config_differences
+
+    for folder in folders:
+        settings = composed([f"+experiments={name}", *swept_overrides(content, folder.overrides())])
+        recorded = folder.config() or {}
+        different = config_differences(recorded, {**masked(settings), "name": recorded.get("name")})
+        if different:
+            first = different[0]
+            raise ConfigError(
+                f"the experiment would not be the run in {folder.path}: {first.what} was {first.recorded} and would be "
+                f"{first.here}" + (f" ({len(different)} keys differ)" if len(different) > 1 else ""),
+                hint="the shipped YAML files have changed since: run it again, and make the experiment of that run",
+            )
+
+
+def _text(content: Mapping[str, Any], name: str, jobs: int, question: str, folders: Sequence[RunFolder]) -> str:
+    import yaml  # type: ignore[import-untyped]
+
+    command = f"mmo-rl{' -m' if jobs > 1 else ''} +experiments={name}"
+    head = ["# @package _global_", f"# Question: {question}", f"#   {command}", *_measured(folders)]
+    return "\n".join(head) + "\n" + yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True)
+
+
+def _measured(folders: Sequence[RunFolder]) -> list[str]:
+    """Comment lines: what the runs took and came to, where they finished."""
+    finished = [(folder, summary) for folder in folders if (summary := folder.summary()) is not None]
+    if not finished:
+        return []
+    summaries = [summary for _, summary in finished]
+    seconds = [s["time/total_s"] for s in summaries if s.get("time/total_s") is not None]
+    costs = [s.get("judge/cost_usd") for s in summaries]
+    git = (folders[0].provenance() or {}).get("git") or {}
+    commit = (git.get("commit") or "unknown")[:12] + (" with uncommitted changes" if git.get("dirty") else "")
+    took = f"{sum(seconds) / 60:.1f} minutes one by one" if seconds else "unknown time"
+    cost = "unknown cost" if any(c is None for c in costs) else f"${sum(c for c in costs if c is not None):,.2f}"
+    lines = [f"# {len(summaries)} run{'s' * (len(summaries) != 1)}, {took}, {cost} for the judge; commit {commit}."]
+    for folder, summary in finished:
+        base, trained = summary.get("eval/pnl_base"), summary.get("eval/pnl_trained")
+        if base is not None and trained is not None and len(finished) <= RUNS_SHOWN:
+            low, high = summary.get("eval/pnl_improvement_low"), summary.get("eval/pnl_improvement_high")
+            interval = "" if low is None or high is None else f", change [{low:,.0f}, {high:,.0f}]"
+            lines.append(f"#   {folder.path.name}: P&L {base:,.0f} -> {trained:,.0f}{interval}")
+    return lines

@@ -1,0 +1,132 @@
+"""Derives and stores what the market did in recent complete windows, from the prices in recorded play."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from mmo_rl.errors import ConfigError, SourceError
+from mmo_rl.report.progress import Stages
+from mmo_rl.sampler.lookback import outside, told
+from mmo_rl.types import Selection
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from mmo_rl.config.components import Context
+    from mmo_rl.database.outcomes import Tracked
+
+MAX_ROWS = 40
+
+
+async def run(context: Context, *, recompute: bool = False) -> None:
+    """Stores outcomes of every complete window that `sampler.lookback_hours` reaches; those that are final are kept,
+    unless ``recompute``. The same command again stores the same rows.
+
+    Raises `ConfigError` where the source would not read what is stored.
+    """
+    from mmo_rl.database.outcomes import OutcomesTracker
+
+    _refuse_if_unread(context)
+    source, sampler = await context.components.source(), context.components.sampler()
+    database = await context.components.database()
+    # Windows of several hours join the outcomes of their hours.
+    whole = sampler.window_hours % 1 == 0
+    query = replace(sampler.query(None), window_hours=1.0 if whole else sampler.window_hours)
+    node = context.settings.nodes["source"] or {}
+    tracker = OutcomesTracker(database=database, settle_minutes=node.get("settle_minutes", 5.0))
+    recorded = await source.windows(query)
+    if not recorded:
+        raise SourceError(
+            "no window has been recorded", hint="mmo-rl task=collect records some, mmo-rl task=import copies some"
+        )
+    hidden = await outside(source, query, recorded, min_agents=sampler.min_agents, min_actions=sampler.min_actions)
+    complete = [stats for stats in recorded if stats.complete]
+    final = set() if recompute else await tracker.final(stats.window for stats in complete)
+    asked = [stats for stats in complete if stats.window.id not in final]
+    found: list[Tracked] = []
+    with Stages(console=context.console, iterations=1) as stages, stages.stage("outcomes") as advance:
+        advance(0, len(asked))
+        everything = tuple(stats.everything for stats in asked)
+        async for group in source.groups(Selection(0, everything, len(asked), 0, 0.0, 0, {})):
+            found.append(await tracker.track(group.window, group.members, recompute=recompute))
+            advance(len(found), len(asked))
+        resolved = await tracker.resolve_late()
+    show(context.console, found)
+    lines = [
+        f"{_count(len(final), 'final window')} kept (outcomes.recompute=true derives again)" if final else "",
+        f"{_count(unfinished, 'window')} not over yet" if (unfinished := len(recorded) - len(complete)) else "",
+        told(hidden) if hidden is not None else "",
+        f"{_count(resolved, 'open question')} answered since" if resolved else "",
+        *(f"{count} x {reason}" for reason, count in sorted(source.rejected.items())),
+    ]
+    for line in filter(None, lines):
+        context.console.print(line, highlight=False, soft_wrap=True)
+    context.console.print(f"Stored in {database.name}. Look at it: {check_command(context.overrides)}", soft_wrap=True)
+
+
+def show(console: Console, found: Sequence[Tracked]) -> None:
+    """A row a window, the newest where there are many, and what was seen and cannot be an outcome."""
+    from rich.table import Table
+
+    if not found:
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in ("window (UTC)", "tickers", "questions", "outcomes"):
+        table.add_column(column, justify="right" if column in ("tickers", "questions") else "left", no_wrap=True)
+    table.columns[0].min_width = 16  # a window's id is never cut: the outcomes are
+    words = {
+        "kept": "final, kept",
+        "game": "all recorded already, by who played it",
+        "none": "none: no prices recorded",
+    }
+    for tracked in found[-MAX_ROWS:]:
+        moves = "  ".join(f"{t.ticker} {t.change_pct:+.1f}%" for t in tracked.tickers[:4])
+        moves += f"  and {len(tracked.tickers) - 4} more" if len(tracked.tickers) > 4 else ""
+        answered = Counter(q.outcome for q in tracked.questions)
+        questions = "  ".join(f"{count} {outcome}" for outcome, count in sorted(answered.items()))
+        told = "  ".join(filter(None, (moves, questions))) or words.get(tracked.state, "")
+        table.add_row(tracked.window.id, str(len(tracked.tickers)), str(len(tracked.questions)), told)
+    console.print(table)
+    skipped: Counter[str] = Counter()
+    for tracked in found:
+        skipped.update(tracked.skipped)
+    hidden = len(found) - MAX_ROWS
+    if hidden > 0:
+        console.print(f"and {hidden} older windows")
+    rows = sum(len(t.tickers) + len(t.questions) for t in found)
+    stored = sum(tracked.state == "stored" for tracked in found)
+    console.print(f"{_count(rows, 'outcome')} of {_count(stored, 'window')} stored", highlight=False)
+    for reason, count in sorted(skipped.items()):
+        console.print(f"left out: {count} {reason}", highlight=False)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def check_command(overrides: Sequence[str]) -> str:
+    """Checks the windows that these overrides name."""
+    import shlex
+
+    kept = [o for o in overrides if o.lstrip("+").partition("=")[0].partition(".")[0] not in ("task", "outcomes")]
+    return shlex.join(["mmo-rl", "task=check", *kept])
+
+
+def _refuse_if_unread(context: Context) -> None:
+    """A source reads the outcomes that lie beside its play: stored elsewhere they would never be found."""
+    source, database = context.settings.nodes["source"] or {}, context.settings.nodes["database"] or {}
+    if "dsn_env" not in source:
+        raise ConfigError(
+            "outcomes are stored in a database, and this source reads them from its files",
+            hint="bring the play into the database first: mmo-rl task=import source=jsonl source.path=PATH, then"
+            " mmo-rl task=outcomes",
+        )
+    if source["dsn_env"] != database.get("dsn_env"):
+        raise ConfigError(
+            "the outcomes would be stored in another database than the one the source reads, and never be found",
+            hint="leave database=... out, so that they are stored beside the play; where that may not be written, copy"
+            " the play first: mmo-rl task=import source=postgres database=embedded, then mmo-rl task=outcomes",
+        )

@@ -1,0 +1,375 @@
+"""A component's constructor is its schema: keys, types, ranges and defaults are read from its signature.
+
+A node is ``{_target_: mmo_rl.room.module.Class, key: value ...}``. Parameters of plain types (numbers, text, flags,
+literals, lists and mappings of them, ``Annotated`` with pydantic's ``Field``) are keys; a parameter that holds a
+component is a nested node; every other parameter is injected by `mmo_rl.config.components.Components` and is no key.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import functools
+import importlib
+import inspect
+import logging
+import sys
+import types
+import typing
+from collections import abc
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+from mmo_rl.errors import MmoRlError
+
+TARGET = "_target_"
+INJECTED_VALUES = frozenset(
+    {
+        "home",
+        "measured",
+        "rejected_to",
+        "model_location",
+        "model_name",
+        "checkpoints",
+        "group",
+        "job_key",
+        "report.name",
+    }
+)
+"""Plain values that a constructor gets by name where YAML does not set them (``report.name``: only there)."""
+INJECTED_OBJECTS = frozenset(
+    {"pool", "database", "cache", "recorder", "run_folder", "console", "model", "market", "arena", "load_model"}
+)
+"""The other names that a constructor may ask for; see `mmo_rl.config.components.Components`."""
+Node = Mapping[str, Any]
+
+_PLAIN = {str, int, float, bool, type(None), Path, datetime, timedelta, list, tuple, dict, set, frozenset, Any}
+_CONTAINERS = {list, tuple, dict, set, frozenset, abc.Mapping, abc.Sequence, abc.Collection, abc.Iterable, abc.Set}
+_KEY_MODEL = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with the configuration: where, and what was found and expected, in one line."""
+
+    key: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.text}"
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One constructor parameter. ``is_key`` says whether it is set in YAML rather than injected."""
+
+    name: str
+    annotation: Any
+    default: Any
+    is_key: bool
+
+    @property
+    def required(self) -> bool:
+        return self.default is inspect.Parameter.empty
+
+    def is_injected(self, path: str) -> bool:
+        """Whether `mmo_rl.config.components.Components` gives the value in the node at ``path`` where YAML does not."""
+        if not self.is_key:
+            return self.name in INJECTED_OBJECTS
+        return self.name in INJECTED_VALUES or f"{path}.{self.name}" in INJECTED_VALUES
+
+
+@dataclass(frozen=True)
+class Schema:
+    """What may be written in a node of one target."""
+
+    target: Callable[..., Any]
+    parameters: Mapping[str, Parameter]
+
+    @property
+    def name(self) -> str:
+        return getattr(self.target, "__name__", str(self.target))
+
+    @property
+    def keys(self) -> list[str]:
+        """The names that people set, for messages."""
+        return [p.name for p in self.parameters.values() if p.is_key and p.name not in INJECTED_VALUES]
+
+
+def load(target: str) -> Callable[..., Any]:
+    """The class or function that a dotted path names.
+
+    Raises `ValueError` with a message for people where it lies outside mmo_rl or does not exist.
+    """
+    if not target.startswith("mmo_rl."):
+        raise ValueError(f"found {target!r}, expected a class of mmo_rl: other code is never run from a config")
+    module, _, name = target.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise ValueError(f"{target} needs the package {error.name!r}: pip install 'mmo-rl[local]'") from None
+        raise ValueError(f"found {target!r}, but there is no module {error.name}") from None
+    except AttributeError:
+        names = [n for n in dir(sys.modules[module]) if not n.startswith("_")]
+        raise ValueError(f"found {target!r}, but {module} has no {name}{near(name, names)}") from None
+    if not callable(found):
+        raise ValueError(f"found {target!r}, expected a class")
+    return typing.cast(Callable[..., Any], found)
+
+
+@functools.cache
+def schema_of(target: Callable[..., Any]) -> Schema:
+    """The parameters of a class's constructor or of a function (``context`` of a task is passed by position)."""
+    constructor: Any = target.__init__ if isinstance(target, type) else target  # type: ignore[misc]
+    namespace = getattr(constructor, "__globals__", vars(sys.modules[target.__module__]))
+    parameters = {}
+    for parameter in inspect.signature(target).parameters.values():
+        if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+            continue
+        annotation = _resolved(parameter.annotation, namespace)
+        parameters[parameter.name] = Parameter(
+            parameter.name, annotation, parameter.default, annotation is not None and _is_plain(annotation)
+        )
+    return Schema(target, parameters)
+
+
+def check_node(node: Node, path: str, problems: list[Problem]) -> dict[str, Any]:
+    """``node`` with its values converted to the types of its target's signature; what is wrong goes to ``problems``.
+
+    A component that needs nothing but its keys is made once on trial, so that mistakes that only its constructor sees
+    (two keys that contradict each other, a template that cannot be read) are found before anything starts.
+    """
+    if not isinstance(node.get(TARGET), str):
+        problems.append(Problem(f"{path}.{TARGET}", f"found {show(node.get(TARGET))}, expected mmo_rl.module.Class"))
+        return dict(node)
+    try:
+        target = load(node[TARGET])
+    except ValueError as error:
+        problems.append(Problem(f"{path}.{TARGET}", str(error)))
+        return dict(node)
+    schema, before = schema_of(target), len(problems)
+    checked = check_keys(schema, {k: v for k, v in node.items() if k != TARGET}, path, problems)
+    if len(problems) == before and all(p.is_key or not p.required for p in schema.parameters.values()):
+        try:
+            with unheard_warnings():
+                target(**{k: v for k, v in checked.items() if schema.parameters[k].is_key})
+        except (MmoRlError, ValueError) as error:
+            problems.append(Problem(path, str(error)))
+    return {TARGET: node[TARGET], **checked}
+
+
+@contextlib.contextmanager
+def unheard_warnings() -> Iterator[None]:
+    """What a component logs when it is made is told once, by the one that is used."""
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.WARNING))
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def check_keys(schema: Schema, values: Mapping[str, Any], path: str, problems: list[Problem]) -> dict[str, Any]:
+    """Checks the keys of one node against ``schema``; what the composition root gives may be missing."""
+    nested: dict[str, Any] = {}
+    keys: dict[str, Any] = {}
+    for key, value in values.items():
+        parameter = schema.parameters.get(key)
+        if isinstance(value, Mapping) and TARGET in value and parameter is not None:
+            nested[key] = check_node(value, f"{path}.{key}", problems)
+        elif parameter is not None and not parameter.is_key and is_named(value):
+            nested[key] = {name: check_node(node, f"{path}.{key}.{name}", problems) for name, node in value.items()}
+        elif parameter is None or not parameter.is_key:
+            if parameter is not None and value is None and not parameter.required:
+                continue
+            problems.append(Problem(f"{path}.{key}", _unknown(schema, path, key, value)))
+        else:
+            keys[key] = value
+    for parameter in schema.parameters.values():
+        if parameter.name in values or not parameter.required or parameter.is_injected(path):
+            continue
+        what = f"expected {describe(parameter.annotation)}" if parameter.is_key else "expected a component here"
+        problems.append(Problem(f"{path}.{parameter.name}", f"missing, {what} ({schema.name})"))
+    return nested | check_values({schema.parameters[k]: v for k, v in keys.items()}, path, problems)
+
+
+def is_named(value: Any) -> bool:
+    """Whether ``value`` holds components by name: ``{first: {_target_: ...}, second: {_target_: ...}}``."""
+    return (
+        isinstance(value, Mapping)
+        and bool(value)
+        and all(isinstance(v, Mapping) and TARGET in v for v in value.values())
+    )
+
+
+def check_values(values: Mapping[Parameter, Any], path: str, problems: list[Problem]) -> dict[str, Any]:
+    """Converts values to their parameters' types with pydantic; gives back those that fit."""
+    good: dict[str, Any] = {}
+    for parameter, value in values.items():
+        where = f"{path}.{parameter.name}" if path else parameter.name
+        if isinstance(value, bool) and not _allows_bool(parameter.annotation):
+            found = str(value).lower()
+            problems.append(Problem(where, f"found {found}, expected {describe(parameter.annotation)}"))
+            continue
+        try:
+            model = _model_of(parameter.name, parameter.annotation)
+        except Exception as error:
+            raise TypeError(f"{where}: the annotation {parameter.annotation!r} cannot be validated") from error
+        try:
+            good[parameter.name] = getattr(model.model_validate({"v": value}), "v")  # noqa: B009
+        except ValidationError as error:
+            problems.extend(_problems(error, where, parameter.annotation))
+    return good
+
+
+def near(word: str, candidates: Iterable[str], prefix: str = "") -> str:
+    """``; did you mean ...?`` where a candidate is close to ``word``, else nothing."""
+    names = list(dict.fromkeys(candidates))
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    if not close:
+        close = [n for n in names if len(word) > 3 and (word in n or n in word)][:1]
+    return f"; did you mean {prefix}{close[0]}?" if close else ""
+
+
+def show(value: Any) -> str:
+    """A value as people write it in YAML, cut where it is long."""
+    text = {None: "null", True: "true", False: "false"}.get(value) if isinstance(value, (bool, type(None))) else None
+    text = text or (repr(value) if isinstance(value, str) else str(value))
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def describe(annotation: Any) -> str:
+    """A type in words: ``a number``, ``one of 'table', 'json'``."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        return describe(typing.get_args(annotation)[0])
+    if typing.get_origin(annotation) is typing.Literal:
+        return "one of " + ", ".join(show(v) for v in typing.get_args(annotation))
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return " or ".join(dict.fromkeys(describe(a) for a in typing.get_args(annotation)))
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return "one of " + ", ".join(show(m.value) for m in annotation)
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+    words |= {Path: "a path", dict: "a mapping", abc.Mapping: "a mapping", Any: "a value"}
+    return words.get(typing.get_origin(annotation) or annotation, "a list")
+
+
+@functools.lru_cache(maxsize=1024)
+def _cached_model(annotation: Any) -> type[BaseModel]:
+    return create_model("Key", __config__=_KEY_MODEL, v=(annotation, ...))
+
+
+def _model_of(name: str, annotation: Any) -> type[BaseModel]:
+    try:
+        return _cached_model(annotation)
+    except TypeError:  # metadata that cannot be hashed
+        return create_model(name, __config__=_KEY_MODEL, v=(annotation, ...))
+
+
+def _problems(error: ValidationError, where: str, annotation: Any) -> list[Problem]:
+    """One line a place; the alternatives of a union that did not fit are one line, too."""
+    lines: dict[str, tuple[str, list[str]]] = {}
+    for item in error.errors(include_url=False):
+        inside = [str(part) for part in item["loc"][1:] if isinstance(part, int)]
+        key = where + "".join(f"[{part}]" for part in inside)
+        message = item["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+        lines.setdefault(key, (show(item["input"]), []))[1].append(_plainer(message))
+    return [
+        Problem(key, f"found {found}, expected {' or '.join(dict.fromkeys(expected))}{_choices(annotation, found)}")
+        for key, (found, expected) in lines.items()
+    ]
+
+
+def _plainer(message: str) -> str:
+    message, _, why = message.partition(", ")
+    for pydantic_words, ours in (
+        ("a valid integer", "a whole number"),
+        ("a valid number", "a number"),
+        ("a valid string", "text"),
+        ("a valid boolean", "true or false"),
+        ("a valid list", "a list"),
+        ("a valid tuple", "a list"),
+        ("a valid dictionary", "a mapping"),
+        ("an instance of Sequence", "a list"),
+        ("None", "null"),
+        ("a finite number", "a finite number"),
+        ("greater than or equal to", "a number of at least"),
+        ("less than or equal to", "a number of at most"),
+        ("greater than", "a number above"),
+        ("less than", "a number below"),
+        ("String should match pattern", "text that matches"),
+        ("String should have", "text of"),
+    ):
+        if message.startswith(pydantic_words):
+            return ours + message.removeprefix(pydantic_words)
+    return f"{message}, {why}" if why and "unable to parse" not in why and "fractional" not in why else message
+
+
+def _choices(annotation: Any, found: str) -> str:
+    options = [v for v in _literals(annotation) if isinstance(v, str)]
+    return near(found.strip("'"), options) if options else ""
+
+
+def _unknown(schema: Schema, path: str, key: str, value: Any) -> str:
+    hint = near(key, schema.keys, prefix=f"{path}.")
+    if not hint:
+        hint = f"; its keys: {', '.join(schema.keys)}" if schema.keys else "; it has no keys"
+    return f"found {show(value)}, but {schema.name} has no such key{hint}"
+
+
+def _resolved(annotation: Any, namespace: dict[str, Any]) -> Any:
+    """The annotation as an object; None where it names what is imported for type checkers only, or is missing."""
+    if annotation is inspect.Parameter.empty:
+        return None
+    if not isinstance(annotation, str):
+        return annotation
+    holder = types.SimpleNamespace(__annotations__={"v": annotation})
+    try:
+        return typing.get_type_hints(holder, globalns=namespace, include_extras=True)["v"]
+    except (NameError, AttributeError):
+        return None
+
+
+def _flat(annotation: Any) -> Iterable[Any]:
+    """The types that an annotation is made of."""
+    origin = typing.get_origin(annotation)
+    if origin is typing.Annotated:
+        yield from _flat(typing.get_args(annotation)[0])
+    elif origin is typing.Literal:
+        yield from (type(v) for v in typing.get_args(annotation))
+    elif origin is None:
+        yield annotation
+    else:
+        if origin not in (typing.Union, types.UnionType):
+            yield origin
+        for argument in typing.get_args(annotation):
+            if argument is not Ellipsis:
+                yield from _flat(argument)
+
+
+def _is_plain(annotation: Any) -> bool:
+    return all(
+        part in _PLAIN or part in _CONTAINERS or (isinstance(part, type) and issubclass(part, Enum))
+        for part in _flat(annotation)
+    )
+
+
+def _allows_bool(annotation: Any) -> bool:
+    parts = set(_flat(annotation))
+    return bool in parts or Any in parts
+
+
+def _literals(annotation: Any) -> Iterable[Any]:
+    if typing.get_origin(annotation) is typing.Literal:
+        yield from typing.get_args(annotation)
+    elif isinstance(annotation, type) and issubclass(annotation, Enum):
+        yield from (m.value for m in annotation)
+    else:
+        for argument in typing.get_args(annotation):
+            yield from _literals(argument)

@@ -1,0 +1,324 @@
+"""From a composed config to validated settings: the one place that reads a DictConfig.
+
+Everything that is wrong is found at once, before anything is started. A component's keys are checked against its
+constructor's own signature (`mmo_rl.config.schema`), so no second description of them exists.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import pkgutil
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import to_jsonable_python
+
+from mmo_rl.config.schema import (
+    TARGET,
+    Parameter,
+    Problem,
+    Schema,
+    check_keys,
+    check_node,
+    check_values,
+    load,
+    near,
+    schema_of,
+    show,
+)
+from mmo_rl.errors import ConfigError
+from mmo_rl.report.mask import mask, mask_tree
+
+COMPONENTS = (
+    "model",
+    "policy",
+    "source",
+    "database",
+    "sampler",
+    "judge",
+    "trainer",
+    "market",
+    "collect",
+    "evaluate",
+    "report",
+)
+"""The config groups that hold a component; a run may do without some of them (``collect=none``)."""
+
+
+class Settings(BaseModel):
+    """A whole validated config. ``nodes`` maps a component's name to its node, or to None where it is switched off;
+    ``options`` are the keys of the task's own node (``check.format``)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
+    iterations: Annotated[int, Field(ge=1)]
+    home: Path
+    task: str
+    nodes: Mapping[str, Mapping[str, Any] | None]
+    options: Mapping[str, Any]
+
+    def tree(self) -> dict[str, Any]:
+        """The settings as they would be written in YAML."""
+        top = self.model_dump(mode="json", exclude={"nodes", "options"})
+        nodes = {name: _plain(node) for name, node in self.nodes.items()}
+        task = {self.task: {**(nodes.get(self.task) or {}), **_plain(self.options)}} if self.options else {}
+        return top | nodes | task
+
+
+def validate(cfg: DictConfig) -> Settings:
+    """Checks the whole config; raises one `ConfigError` that names everything that is wrong, a line each."""
+    tree = _resolved(cfg)
+    problems: list[Problem] = [*_secrets(tree), *_missing(tree)]
+    if problems:
+        raise _error(problems)
+    top = _check_top(tree, problems)
+    options = _check_options(tree, problems)
+    nodes = {name: _check_component(name, _components_part(name, tree), problems) for name in COMPONENTS}
+    if not problems:
+        problems.extend(_wrong_evaluator(top["task"], nodes["evaluate"]))
+    if not problems and top["task"] == "train":
+        problems.extend(_useless_play(nodes))
+    if problems:
+        raise _error(_without_echoes(problems, cfg))
+    return Settings(**top, nodes=nodes, options=options)
+
+
+def masked(settings: Settings) -> dict[str, Any]:
+    """What may be shown and stored of the settings: everything but secrets."""
+    masked_tree: dict[str, Any] = mask_tree(settings.tree())
+    return masked_tree
+
+
+def config_sha256(settings: Settings) -> str:
+    """Fingerprint of everything in the config that a run's result depends on: not where local data lies, not where its
+    numbers are sent, and not what things cost."""
+    tree = {key: _without_prices(node) for key, node in settings.tree().items()}
+    text = json.dumps(tree | {"home": None, "report": None}, sort_keys=True)
+    text = text.replace(json.dumps(str(settings.home))[1:-1], "")
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _without_prices(node: Any) -> Any:
+    if not isinstance(node, Mapping):
+        return node
+    return {key: value for key, value in node.items() if not key.startswith("price_")}
+
+
+def task_module(task: str) -> Any:
+    """The module ``mmo_rl.commands.<task>``, whose ``run(context, **options)`` does the task."""
+    return importlib.import_module(f"mmo_rl.commands.{'import_play' if task == 'import' else task}")
+
+
+def check_task(settings: Settings, overrides: Sequence[str]) -> None:
+    """What only the task can say about its config, before anything starts: its
+    ``check_config(settings, overrides)``, where it has one. Raises `ConfigError`."""
+    check = getattr(task_module(settings.task), "check_config", None)
+    if check is not None:
+        check(settings, overrides)
+
+
+def task_names() -> list[str]:
+    """The tasks there are: one a module of mmo_rl.commands."""
+    import mmo_rl.commands
+
+    return sorted(
+        "import" if m.name == "import_play" else m.name for m in pkgutil.iter_modules(mmo_rl.commands.__path__)
+    )
+
+
+def _useless_play(nodes: Mapping[str, Mapping[str, Any] | None]) -> Iterator[Problem]:
+    """Where the play that a run would record could not be trained on by that run."""
+    collect, sampler, source, database, trainer = (
+        nodes[n] or {} for n in ("collect", "sampler", "source", "database", "trainer")
+    )
+    if not collect or not trainer:
+        return
+    kind: Any = load(trainer[TARGET])
+    if not kind.capabilities.trains:
+        return
+    if collect["agents"] < sampler["min_agents"]:
+        yield Problem(
+            "collect.agents",
+            f"found {collect['agents']}, but a window is trained on from sampler.min_agents={sampler['min_agents']} on",
+        )
+    if "dsn_env" not in source or source["dsn_env"] != database.get("dsn_env"):
+        yield Problem(
+            "collect",
+            "the play would be recorded in another place than the source reads from; collect=none trains on what the "
+            "source has, and source=embedded database=embedded plays on this machine",
+        )
+
+
+def _wrong_evaluator(task: str, node: Mapping[str, Any] | None) -> Iterator[Problem]:
+    """``evaluate=pair`` compares any two policies; the loop of training measures its own."""
+    if node is None or task not in ("train", "evaluate"):
+        return
+    kind: Any = load(node[TARGET])
+    if task == "train" and not hasattr(kind, "evaluate"):
+        yield Problem("evaluate", "evaluate=pair is for task=evaluate; a training run measures itself: evaluate=market")
+    if task == "evaluate" and not hasattr(kind, "play"):
+        yield Problem("evaluate", "task=evaluate compares two policies: evaluate=pair, its default")
+
+
+# --- reading --------------------------------------------------------------------------------------------------------
+
+
+def _resolved(cfg: DictConfig) -> dict[str, Any]:
+    try:
+        tree = OmegaConf.to_container(cfg, resolve=True)
+    except InterpolationToMissingValueError as error:
+        missing = str(error.msg).splitlines()[0].rpartition(": ")[2]
+        raise _error([Problem(missing, _MISSING.format(key=missing))]) from None
+    except OmegaConfBaseException as error:
+        key = error.full_key or "the config"
+        raise ConfigError(f"{key}: {mask(str(error.msg or error).splitlines()[0])}", hint="mmo-rl --cfg job") from None
+    assert isinstance(tree, dict)
+    return {str(k): v for k, v in tree.items()}
+
+
+def _check_top(tree: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any]:
+    """name, seed, iterations, home and task; and whatever else stands at the top, which is unknown."""
+    hints = get_type_hints(Settings, include_extras=True)
+    fields = {k: Parameter(k, hints[k], None, True) for k in Settings.model_fields if k not in ("nodes", "options")}
+    known = [*fields, *COMPONENTS, str(tree.get("task")), *_top_keys(tree.get("task"))]
+    for key in tree:
+        if key not in known:
+            hint = near(key, [k for k in known if k != "None"])
+            hint = hint or f"; the keys at the top: {', '.join(known)}"
+            problems.append(Problem(key, f"found {show(tree[key])}, but there is no such key{hint}"))
+    problems.extend(Problem(name, "missing") for name in fields if name not in tree)
+    values = check_values({fields[k]: tree[k] for k in fields if k in tree}, "", problems)
+    task = values.get("task")
+    if task is not None and task not in task_names():
+        problems.append(Problem("task", f"found {show(task)}, expected one of {', '.join(task_names())}"))
+    return values
+
+
+def _top_keys(task: Any) -> Sequence[str]:
+    """Keys that a task has at the top, so that they are typed without its name: ``task=replay run=PATH``."""
+    return getattr(task_module(task), "TOP_KEYS", ()) if task in task_names() else ()
+
+
+def _check_component(name: str, node: Any, problems: list[Problem]) -> dict[str, Any] | None:
+    if node is None or node == {} or node == {"_target_": None}:
+        return None
+    if not isinstance(node, Mapping):
+        problems.append(Problem(name, f"found {show(node)}, expected a choice of the group: {name}=NAME"))
+        return None
+    return check_node(node, name, problems)
+
+
+def _check_options(tree: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any]:
+    """The task's own node against the keyword arguments of its ``run``. A task that bears a component's name
+    (``judge``) shares that one's node: what is a keyword of its ``run`` there is the task's."""
+    task = tree.get("task")
+    if not isinstance(task, str) or task not in task_names():
+        return {}
+    node = tree.get(task) or {}
+    if task in COMPONENTS:
+        node = {k: v for k, v in node.items() if k in _keywords(task)} if isinstance(node, Mapping) else {}
+    if not isinstance(node, Mapping):
+        problems.append(Problem(task, f"found {show(node)}, expected keys of the task: {task}.KEY=VALUE"))
+        return {}
+    return check_keys(Schema(_Named(f"task={task}"), _keywords(task)), node, task, problems)
+
+
+def _components_part(name: str, tree: Mapping[str, Any]) -> Any:
+    """A component's node; of the one that bears the task's name, what is not the task's."""
+    node = tree.get(name)
+    if tree.get("task") != name or not isinstance(node, Mapping):
+        return node
+    return {k: v for k, v in node.items() if k not in _keywords(name)}
+
+
+def _keywords(task: str) -> dict[str, Parameter]:
+    """The keys of a task: the keyword arguments of its ``run``."""
+    parameters = schema_of(task_module(task).run).parameters.values() if task in task_names() else ()
+    return {p.name: p for p in parameters if p.is_key and p.name != "context"}
+
+
+class _Named:
+    """Stands for a task where messages name what a key belongs to."""
+
+    def __init__(self, name: str) -> None:
+        self.__name__ = name
+
+    def __call__(self) -> None: ...
+
+
+# --- what may not be in a config ------------------------------------------------------------------------------------
+
+
+def refuse_secrets(overrides: list[str]) -> None:
+    """Raises `ConfigError` where an override holds a password or key; the message does not repeat it."""
+    problems = [
+        Problem(key.lstrip("+~"), _SECRET_ADVICE)
+        for key, _, value in (o.partition("=") for o in overrides)
+        if value and (_is_secret(value) or (_SECRET_NAME.search(key) and value not in ("null", "''", '""')))
+    ]
+    if problems:
+        raise _error(problems)
+
+
+_MISSING = "missing, it has no default; set it: {key}=VALUE"
+_SECRET_ADVICE = (
+    "holds a password or key, which would end up in logs and folder names; put it into an environment variable and "
+    "give that one's name (source.dsn_env=DATABASE_URL, judge.api_key_env=OPENAI_API_KEY)"
+)
+_SECRET_NAME = re.compile(r"(?i)(^|[._+])(password|passwd|secret|token|api_?key)$")
+_LIBPQ_PASSWORD = re.compile(r"(?i)(?:^|[?&\s'\"])(?:password|sslpassword)\s*=\s*[^\s&]")
+
+
+def _is_secret(text: str) -> bool:
+    return mask(text, environ={}) != text or _LIBPQ_PASSWORD.search(text) is not None
+
+
+def _secrets(tree: Mapping[str, Any]) -> Iterator[Problem]:
+    for key, value in _leaves(tree):
+        if isinstance(value, str) and len(value) < 2000 and _is_secret(value):
+            yield Problem(key, _SECRET_ADVICE)
+
+
+def _missing(tree: Mapping[str, Any]) -> Iterator[Problem]:
+    for key, value in _leaves(tree):
+        if value == "???":
+            yield Problem(key, _MISSING.format(key=key))
+
+
+def _without_echoes(problems: list[Problem], cfg: DictConfig) -> list[Problem]:
+    """Leaves out what only repeats a problem: ``sampler.seed`` is ``${seed}``, so a wrong seed is told once."""
+    written = dict(_leaves(OmegaConf.to_container(cfg, resolve=False)))
+    wrong = {f"${{{problem.key}}}" for problem in problems}
+    return [problem for problem in problems if written.get(problem.key) not in wrong]
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _leaves(inner, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _leaves(inner, f"{path}[{index}]")
+    else:
+        yield path, value
+
+
+def _error(problems: list[Problem]) -> ConfigError:
+    lines = list(dict.fromkeys(str(p) for p in problems))
+    if len(lines) == 1:
+        return ConfigError(lines[0])
+    return ConfigError("\n  ".join([f"{len(lines)} things are wrong in the configuration", *lines]))
+
+
+def _plain(value: Any) -> Any:
+    """Validated values in JSON's own types."""
+    return to_jsonable_python(value)

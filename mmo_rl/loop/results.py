@@ -1,0 +1,116 @@
+"""What a finished run says of itself: its numbers and what it was made of."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mmo_rl.loop.history import WARM_START, Iteration, total_usage
+from mmo_rl.types import PolicyVersion, Selection
+
+if TYPE_CHECKING:
+    from mmo_rl.config.components import Context
+    from mmo_rl.report.run_folder import RunFolder
+    from mmo_rl.report.summary import Evaluations, Summary
+
+
+def note_provenance(context: Context, folder: RunFolder, selections: Sequence[Selection]) -> None:
+    """What the run was made of; the data's fingerprint covers what was selected so far."""
+    from mmo_rl.config.project import project_root
+    from mmo_rl.config.settings import masked
+    from mmo_rl.report.provenance import data_fingerprint, write_provenance
+
+    # A world made for this run gives its name to the ids in it; the same data are the same without it.
+    world = f"{context.settings.name}-{folder.run_id()}-"
+    ids = [i.removeprefix(world) for selection in selections for i in selection.trajectory_ids]
+    until = max((s.until for s in selections if s.until is not None), default=None)
+    windows = sum(len(selection.windows) for selection in selections)
+    write_provenance(
+        folder,
+        project_root=project_root(),
+        argv=["mmo-rl", *context.overrides],
+        config=masked(context.settings),
+        seeds={"seed": context.settings.seed},
+        data=data_fingerprint(ids, windows=windows, until=until and f"{until:%Y-%m-%dT%H:%M}") if ids else None,
+    )
+
+
+def add_seconds(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Wall seconds by stage, summed."""
+    return {stage: sum(part.get(stage, 0.0) for part in parts) for part in parts for stage in part}
+
+
+def summarize(
+    context: Context,
+    folder: RunFolder,
+    history: Sequence[Iteration],
+    evaluations: Evaluations,
+    seconds: Mapping[str, float],
+) -> Summary:
+    """The flat numbers of summary.json, over all iterations of the run, also those before a resume."""
+    from mmo_rl.judge.findings import added, numbers
+    from mmo_rl.report.judging import quality
+    from mmo_rl.report.summary import build_summary
+
+    seed = context.settings.seed
+    rejected: Counter[str] = Counter()
+    for iteration in history:
+        rejected.update(iteration.rejected)
+    # Without play of its own a run judges the windows of its warm start again, in its first iteration.
+    judged = [row for row in folder.read("judgments") if row.get("iteration") != WARM_START]
+    return build_summary(
+        selections=[i.selection for i in history],
+        rejected=rejected,
+        usage=total_usage(history),
+        unscored=sum(i.unscored for i in history),
+        judged=quality(judged, numbers(added(i.tallies for i in history)), seed=seed),
+        trained=[i.trained for i in history],
+        evaluations=evaluations,
+        stage_seconds={**seconds, "total": sum(seconds.values())},
+        seed=seed,
+    )
+
+
+def tell_checkpoint(context: Context, policy: PolicyVersion) -> None:
+    """Where the trained policy lies, and what to type to measure it, play it and serve it."""
+    kept = [o for o in context.overrides if o.lstrip("+").partition("=")[0].partition(".")[0] in ("model", "market")]
+    lines = [f"Checkpoint: {policy.path}"]
+    for does, task in (
+        ("measure", ["task=evaluate", f"evaluate.b={policy.path}"]),
+        ("play", ["task=collect", f"policy.path={policy.path}"]),
+        ("serve", ["task=serve", f"serve.runs=[{policy.path}]"]),
+    ):
+        lines.append(f"  {does:<8} {shlex.join(['mmo-rl', *task, *kept])}")
+    context.console.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
+
+
+def data_card(context: Context, history: Sequence[Iteration]) -> dict[str, Any]:
+    """What exported training data are made of: where they come from, what was left out, and who scored them."""
+    from mmo_rl.config.settings import masked
+    from mmo_rl.report.provenance import data_fingerprint
+
+    config = masked(context.settings)
+    ids = [i for done in history for i in done.selection.trajectory_ids]
+    return {
+        "experiment": context.settings.name,
+        "command": ["mmo-rl", *context.overrides],
+        "data": data_fingerprint(ids, windows=sum(len(done.selection.windows) for done in history)),
+        "iterations": [
+            {
+                "iteration": done.iteration,
+                "windows": [selected.window.id for selected in done.selection.windows],
+                "trajectories_available": done.selection.available,
+                "trajectories_used": done.selection.used,
+                "dropout_rate": done.selection.dropout_rate,
+                "dropped": done.selection.dropped,
+                "excluded": dict(done.selection.excluded),
+                "rejected": dict(done.rejected),
+                "unscored": done.unscored,
+            }
+            for done in history
+        ],
+        "judge": config.get("judge"),
+        "config": config,
+    }

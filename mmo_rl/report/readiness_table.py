@@ -1,0 +1,124 @@
+"""What `mmo_rl.commands.check` prints: a table with a row a window, the totals, and the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mmo_rl.sampler.lookback import told
+from mmo_rl.sampler.quality import CLOCK
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from mmo_rl.commands.check import Readiness
+
+MAX_ROWS = 40
+
+
+def show(checked: Sequence[Readiness], report: Mapping[str, Any], console: Console) -> None:
+    """Of many windows, the newest have a row."""
+    if checked:
+        console.print(_table(checked))
+    for line in lines(report):
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+    if report["ready"]:
+        console.print(f"READY. Next: {report['next']}", soft_wrap=True, markup=False, highlight=False)
+    else:
+        console.print("NOT READY")
+
+
+def _table(checked: Sequence[Readiness]) -> Any:
+    from rich.table import Table
+
+    hidden = max(0, len(checked) - MAX_ROWS)
+    caption = f"{hidden} older windows are not shown (check.format=json lists all)" if hidden else None
+    table = Table(box=None, padding=(0, 1, 0, 0), caption=caption, caption_justify="left")
+    table.add_column("window (UTC)", no_wrap=True)
+    for heading in ("agents", "traj.", "steps", "P&L", "calls", "logp"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("outc.", no_wrap=True)
+    table.add_column("ready")
+    for window in checked[-MAX_ROWS:]:
+        table.add_row(
+            window.window_id,
+            str(window.agents),
+            str(window.trajectories),
+            f"{window.steps:,}",
+            _range(window),
+            "-" if window.trainable_calls is None else f"{window.trainable_calls:,}",
+            "-" if not window.trainable_calls else f"{(window.with_logprobs or 0) / window.trainable_calls:.0%}",
+            "yes" if window.has_outcomes else "no",
+            window.reason or "yes",
+        )
+    return table
+
+
+def lines(report: Mapping[str, Any]) -> list[str]:
+    """What is true of all windows together; what is not remarkable is not said."""
+    said = [
+        f"{report['windows_ready']} of {report['windows']} windows ready"
+        f" ({report['windows_ready_with_outcomes']} with outcomes),"
+        f" {report['trajectories_ready']:,} of {report['trajectories']:,} trajectories, {report['steps']:,} steps"
+    ]
+    said += _recorded(report["recorded_windows"])
+    counts = report["at_least_agents"]
+    if report["windows"]:
+        of = " of one role" if any(window["roles"] is not None for window in report["per_window"]) else ""
+        said.append(
+            f"complete windows with at least {' / '.join(counts)} agents{of}: {' / '.join(map(str, counts.values()))}"
+        )
+    ids = report["window_ids"]
+    if ids["mapped"] or ids["derived"]:
+        examples = ", ".join(f"{name} x {count}" for name, count in ids["examples"].items())
+        said.append(
+            f"window ids: {ids['mapped']} in another format were mapped, {ids['derived']} were re-derived from the"
+            f" start time ({examples})"
+        )
+    quality = report["quality"]
+    if quality is not None and quality["steps"]:
+        said.append(
+            f"steps with LLM calls {_percent(quality['share_of_steps_with_calls'])}, calls with a prompt"
+            f" {_percent(quality['share_of_calls_with_prompt'])}, actions with a result"
+            f" {_percent(quality['share_of_actions_with_result'])}"
+        )
+        if quality["duplicates"]:
+            said.append(f"duplicates: {quality['duplicates']:,} trajectories repeat another one under their own id")
+        said += [f"clock: {number:,} {CLOCK[name]}" for name, number in quality["clock"].items() if number]
+        if quality["trainable_calls"] and not quality["with_logprobs"]:
+            said.append("no LLM call has logprobs: the starting policy scores them, or training is plain REINFORCE")
+    if report.get("outside_lookback"):
+        said.append(told(report["outside_lookback"]))
+    said += [f"left out: {count} x {reason}" for reason, count in sorted(report["rejected"].items())]
+    if report["rejected"] and report.get("rejected_in"):
+        said.append(f"each of them is in {report['rejected_in']}")
+    if report["windows_ready"] and not report["windows_ready_with_outcomes"]:
+        said.append("no outcomes: judge=oracle needs them (task=outcomes derives them from the recorded prices)")
+    return said
+
+
+def _recorded(recorded: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Said only where trajectories were sliced; otherwise the table says it."""
+    crossing = [window for window in recorded if window["crossing"]]
+    if not crossing:
+        return []
+    agents = [str(window["agents"]) for window in recorded[-MAX_ROWS:]]
+    listed = " and ".join(filter(None, (", ".join(agents[:-1]), agents[-1])))
+    said = [f"before slicing: {len(recorded)} windows recorded, of {listed} agents"]
+    for window in crossing[-MAX_ROWS:]:
+        count = f"{window['crossing']:,}"
+        count = f"all {count}" if window["crossing"] == window["trajectories"] else count
+        said.append(f"{count} trajectories of {window['window_id']} cross {window['end'][-5:]} and are sliced")
+    return said
+
+
+def _range(window: Readiness) -> str:
+    if window.pnl_low is None or window.pnl_high is None:
+        return "-"
+    if window.pnl_low == window.pnl_high:
+        return f"{window.pnl_low:+,.0f}"
+    return f"{window.pnl_low:+,.0f}..{window.pnl_high:+,.0f}"
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.1%}"

@@ -1,0 +1,302 @@
+"""The web application of `task=serve`: OpenAI's chat completions, the list of models, and how the server is."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import json
+import secrets
+import socket
+import time
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+
+from mmo_rl import __version__
+from mmo_rl.errors import MmoRlError
+from mmo_rl.serve.chat_api import ChatRequest, choice, delta, error_body, usage
+from mmo_rl.serve.engine import Engine, Job, Overloaded, Piece
+from mmo_rl.serve.versions import Catalogue, ServedVersion, UnknownModel
+
+CLIENT_LEFT = 499
+KINDS = {400: "invalid_request_error", 401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
+
+
+class Refused(Exception):
+    """An answer in OpenAI's form of an error."""
+
+    def __init__(self, status: int, message: str, *, code: str | None = None, param: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        kind = KINDS.get(status, "server_error")
+        self.body = error_body(message, kind=kind, code=code, param=param)
+
+
+@dataclass(frozen=True)
+class Api:
+    """What the routes work with. ``key`` is the bearer token that ``/v1`` asks for, None: none; ``note`` hears of every
+    answered request in a short line."""
+
+    engine: Engine
+    catalogue: Catalogue
+    key: str | None = None
+    note: Callable[[str], None] | None = None
+    clock: Callable[[], float] = time.time
+
+    def authorize(self, request: Request) -> None:
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        known = self.key is None or hmac.compare_digest(given.strip().encode(), self.key.encode())
+        if not known or (self.key is not None and scheme.lower() != "bearer"):
+            raise Refused(401, "This server asks for a key: Authorization: Bearer KEY", code="invalid_api_key")
+
+    def find(self, name: str) -> ServedVersion:
+        try:
+            return self.catalogue.find(name)
+        except UnknownModel as error:
+            raise Refused(404, str(error), code="model_not_found", param="model") from None
+
+    def health(self) -> dict[str, Any]:
+        return {"status": "ok", **self.engine.state()}
+
+    def models(self) -> dict[str, Any]:
+        return {"object": "list", "data": [_model(version, name) for version, name in self.catalogue.listed()]}
+
+    async def chat(self, asked: ChatRequest, request: Request) -> Response:
+        """One request, answered whole or streamed. Raises `Refused`."""
+        version = self.find(asked.model)
+        pieces = self._pieces(asked, version)
+        head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(self.clock()), "model": version.id}
+        if asked.stream:
+            first = await _unless_gone(request, anext(pieces))
+            if first is None:
+                await pieces.aclose()
+                return Response(status_code=CLIENT_LEFT)
+            _raise_failure(first[1])
+            events = self._events(asked, head, first, pieces)
+            return StreamingResponse(events, media_type="text/event-stream", headers={"cache-control": "no-cache"})
+        async with aclosing(pieces):
+            answers = await _unless_gone(request, _whole(pieces))
+        if answers is None:
+            return Response(status_code=CLIENT_LEFT)
+        spent = usage(len(answers[0].prompt_token_ids), sum(len(a.token_ids) for a in answers))
+        self._note(head, spent)
+        choices = [choice(asked, index, answer) for index, answer in enumerate(answers)]
+        body = {**head, "object": "chat.completion", "choices": choices, "usage": spent}
+        if asked.return_token_ids:
+            body["prompt_token_ids"] = list(answers[0].prompt_token_ids)
+        return JSONResponse(body)
+
+    async def _pieces(self, asked: ChatRequest, version: ServedVersion) -> AsyncGenerator[tuple[int, Piece], None]:
+        """The parts of all ``n`` answers as they come, with the number of their answer; whoever stops listening cancels
+        what is still being written."""
+        loop = asyncio.get_running_loop()
+        arrived: asyncio.Queue[tuple[int, Piece]] = asyncio.Queue()
+
+        def deliver_to(index: int) -> Callable[[Piece], None]:
+            def deliver(piece: Piece) -> None:
+                with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
+                    loop.call_soon_threadsafe(arrived.put_nowait, (index, piece))
+
+            return deliver
+
+        seed = secrets.randbits(31) if asked.seed is None else asked.seed
+        jobs = [
+            Job(
+                version=version,
+                messages=asked.prompt(),
+                deliver=deliver_to(index),
+                seed=seed,
+                choice=index,
+                temperature=1.0 if asked.temperature is None else asked.temperature,
+                top_p=1.0 if asked.top_p is None else asked.top_p,
+                max_tokens=asked.max_completion_tokens or asked.max_tokens,
+                top_logprobs=asked.top_logprobs or 0,
+                stop=asked.stops(),
+                stream=bool(asked.stream),
+                spell=bool(asked.logprobs) and not asked.return_tokens_as_token_ids,
+            )
+            for index in range(asked.n or 1)
+        ]
+        try:
+            self.engine.submit(*jobs)
+        except Overloaded as error:
+            raise Refused(429, f"This server is busy: {error}", code="rate_limit_exceeded") from None
+        unanswered = set(range(len(jobs)))
+        try:
+            while unanswered:
+                index, piece = await arrived.get()
+                if piece.last:
+                    unanswered.discard(index)
+                yield index, piece
+        finally:
+            for index in unanswered:
+                self.engine.cancel(jobs[index])
+
+    async def _events(
+        self,
+        asked: ChatRequest,
+        head: dict[str, Any],
+        first: tuple[int, Piece],
+        rest: AsyncGenerator[tuple[int, Piece], None],
+    ) -> AsyncIterator[str]:
+        """The server-sent events of a streamed answer."""
+        head = {**head, "object": "chat.completion.chunk"}
+        options = asked.stream_options
+        counted = options is not None and options.include_usage
+        extra: dict[str, Any] = {"usage": None} if counted else {}
+        prompt_ids = list(first[1].prompt_token_ids)
+        written = 0
+        opening: dict[str, Any] = {"prompt_token_ids": prompt_ids} if asked.return_token_ids else {}
+        for index in range(asked.n or 1):
+            role = {"index": index, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
+            yield _event({**head, "choices": [{**role, "logprobs": None}], **extra, **opening})
+        async with aclosing(_chained(first, rest)) as pieces:
+            async for index, piece in pieces:
+                if piece.failure is not None:
+                    yield _event(error_body(piece.failure[1], kind="server_error"))
+                    return
+                written += len(piece.token_ids)
+                yield _event({**head, "choices": [delta(asked, index, piece)], **extra})
+        spent = usage(len(prompt_ids), written)
+        self._note(head, spent)
+        if counted:
+            yield _event({**head, "choices": [], "usage": spent})
+        yield "data: [DONE]\n\n"
+
+    def _note(self, head: dict[str, Any], spent: dict[str, int]) -> None:
+        if self.note is not None:
+            self.note(f"{head['model']}: {spent['prompt_tokens']} + {spent['completion_tokens']} tokens")
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket to serve at; port 0 takes a free one. Raises `OSError`.
+
+    asyncio leaves Nagle's algorithm on for sockets that are handed to it: with a client that delays its
+    acknowledgements, every answer would come 40 ms late. Connections inherit the option from here.
+    """
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    listening = socket.create_server(address[:2], family=family, backlog=2048)
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listening
+
+
+def create_app(api: Api) -> FastAPI:
+    """The application; its own documentation is at ``/docs``."""
+    app = FastAPI(title="mmo-rl", version=__version__, description="Chat completions of trained policies.")
+    v1 = APIRouter(prefix="/v1", dependencies=[Depends(api.authorize)])
+
+    @v1.post("/chat/completions")
+    async def chat(asked: ChatRequest, request: Request) -> Response:
+        return await api.chat(asked, request)
+
+    @v1.get("/models")
+    def models() -> dict[str, Any]:
+        return api.models()
+
+    @v1.get("/models/{name:path}")
+    def model(name: str) -> dict[str, Any]:
+        return _model(api.find(name), name)
+
+    @app.get("/health")
+    def health() -> dict[str, Any]:
+        return api.health()
+
+    @app.exception_handler(Refused)
+    async def refused(request: Request, error: Refused) -> JSONResponse:
+        headers = {429: {"retry-after": "1"}, 401: {"www-authenticate": "Bearer"}}.get(error.status)
+        return JSONResponse(error.body, error.status, headers=headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        problem = error.errors()[0]
+        where = ".".join(str(part) for part in problem["loc"][1:]) or None
+        message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "json_invalid":
+            where, message = None, f"The body is not JSON: {problem['ctx']['error']}"
+        elif problem["type"] == "extra_forbidden":
+            message = "this server knows no such argument"
+        body = error_body(f"{where}: {message}" if where else message, kind=KINDS[400], param=where)
+        return JSONResponse(body, 400)
+
+    async def no_such_route(request: Request, error: Exception) -> JSONResponse:
+        status = getattr(error, "status_code", 404)
+        message = (
+            f"There is no {request.method} {request.url.path}; there are POST /v1/chat/completions, GET /v1/models "
+            "and GET /health."
+        )
+        return JSONResponse(error_body(message, kind=KINDS[404]), status)
+
+    for status in (404, 405):
+        app.add_exception_handler(status, no_such_route)
+
+    @app.exception_handler(MmoRlError)
+    async def failed(request: Request, error: MmoRlError) -> JSONResponse:
+        return JSONResponse(error_body(error.message, kind="server_error"), 500)
+
+    app.include_router(v1)
+    return app
+
+
+def _model(version: ServedVersion, name: str | None) -> dict[str, Any]:
+    return {
+        "id": name or version.id,
+        "object": "model",
+        "created": version.created,
+        "owned_by": "mmo-rl",
+        "root": version.id,
+        "max_model_len": version.spec.context_length,
+    }
+
+
+def _raise_failure(piece: Piece) -> None:
+    if piece.failure is not None:
+        status, message = piece.failure
+        raise Refused(status, message, param="messages" if status == 400 else None)
+
+
+async def _whole(pieces: AsyncIterator[tuple[int, Piece]]) -> list[Piece]:
+    """The answers by their number; without streaming each comes in one piece. Raises `Refused`."""
+    answers: dict[int, Piece] = {}
+    async for index, piece in pieces:
+        _raise_failure(piece)
+        answers[index] = piece
+    return [answers[index] for index in sorted(answers)]
+
+
+async def _chained(
+    first: tuple[int, Piece], rest: AsyncGenerator[tuple[int, Piece], None]
+) -> AsyncGenerator[tuple[int, Piece], None]:
+    try:
+        yield first
+        async for item in rest:
+            yield item
+    finally:
+        await rest.aclose()
+
+
+async def _unless_gone(request: Request, work: Awaitable[Any]) -> Any:
+    """What ``work`` gives; None, and it is cancelled, where the client leaves before."""
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(gone())
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        return await working if working.done() else None
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+def _event(body: dict[str, Any]) -> str:
+    return f"data: {json.dumps(body, ensure_ascii=False, separators=(',', ':'))}\n\n"

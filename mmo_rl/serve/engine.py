@@ -1,0 +1,390 @@
+"""Continuous batching: one thread computes, requests of any number of clients and versions join between two tokens."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from mmo_rl.errors import MmoRlError
+from mmo_rl.lm.decode import Batch, Row
+from mmo_rl.lm.spelling import Speller
+from mmo_rl.policy.local import context_of, encode, new_batch
+from mmo_rl.serve.versions import ServedVersion
+from mmo_rl.types import Message
+
+_log = logging.getLogger(__name__)
+
+PREFILL_TOKENS = 8192
+"""So much of prompts, padding included, is read at once: what bounds the memory that reading takes."""
+RATE_WINDOW_S = 10.0
+
+Load = Callable[[ServedVersion], tuple[Any, Any]]
+Key = tuple[str, tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Part of an answer: the tokens since the last piece and the text that they made readable. The first one has the
+    prompt's ids, the last one a ``finish_reason`` or a ``failure`` (HTTP status and message)."""
+
+    text: str = ""
+    prompt_token_ids: tuple[int, ...] = ()
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] = ()
+    top: tuple[tuple[tuple[int, float], ...], ...] = ()
+    spelt: dict[int, str] = field(default_factory=dict)
+    finish_reason: str | None = None
+    failure: tuple[int, str] | None = None
+
+    @property
+    def last(self) -> bool:
+        return self.finish_reason is not None or self.failure is not None
+
+
+@dataclass(eq=False, slots=True)
+class Job:
+    """One answer that is wanted. ``deliver`` is called by the engine's thread: for every piece where ``stream``, else
+    once. ``stop`` are texts that end the answer and are no part of it; ``max_tokens`` None: as many as the model
+    gives. ``spell``: the pieces say how each token reads."""
+
+    version: ServedVersion
+    messages: tuple[Message, ...]
+    deliver: Callable[[Piece], None]
+    seed: int
+    choice: int = 0
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_tokens: int | None = None
+    top_logprobs: int = 0
+    stop: tuple[str, ...] = ()
+    stream: bool = False
+    spell: bool = False
+    cancelled: bool = False
+    row: Row | None = None
+    speller: Speller | None = None
+    told: int = 0
+
+
+class Overloaded(Exception):
+    """The queue is full."""
+
+
+@dataclass(eq=False, slots=True)
+class _Loaded:
+    version: ServedVersion
+    tokenizer: Any
+    batch: Batch
+    context_length: int
+    names: dict[int, str] = field(default_factory=dict)
+    jobs: list[Job] = field(default_factory=list)
+    used: int = 0
+
+
+class Engine:
+    """Answers jobs with at most ``max_loaded`` versions in memory (the one unused for longest makes room) and
+    ``max_batch`` answers of a version written at once; at most ``max_queue`` wait.
+
+    ``load`` opens a version (in a thread of its own, so that the others go on); ``max_completion_tokens`` limits every
+    answer, None: each model by its own. A context manager: leaving it ends the thread and fails what is not answered.
+    """
+
+    def __init__(
+        self,
+        *,
+        load: Load,
+        max_batch: int,
+        max_loaded: int,
+        max_queue: int,
+        max_completion_tokens: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._load = load
+        self._max_batch = max_batch
+        self._max_loaded = max_loaded
+        self._max_queue = max_queue
+        self._max_completion_tokens = max_completion_tokens
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._waiting: deque[Job] = deque()
+        self._loaded: dict[Key, _Loaded] = {}
+        self._loading: tuple[ServedVersion, Future[tuple[Any, Any]]] | None = None
+        self._stopping = False
+        self._uses = 0
+        self._recent: deque[tuple[float, int]] = deque()
+        self._counts = {"requests": 0, "cancelled": 0, "failed": 0, "tokens": 0}
+        self._loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="load-model")
+        self._thread = threading.Thread(target=self._work, name="answers", daemon=True)
+
+    def __enter__(self) -> Engine:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        self._thread.join()
+        self._loader.shutdown()
+
+    def submit(self, *jobs: Job) -> None:
+        """Hands in jobs, all or none. Raises `Overloaded`."""
+        with self._changed:
+            if self._stopping or len(self._waiting) + len(jobs) > self._max_queue:
+                raise Overloaded(f"{len(self._waiting)} answers are waited for already; try again in a moment")
+            self._waiting.extend(jobs)
+            self._counts["requests"] += len(jobs)
+            self._changed.notify_all()
+
+    def cancel(self, job: Job) -> None:
+        """Nobody waits for it any longer: its place is free from the next token on."""
+        with self._changed:
+            job.cancelled = True
+            self._changed.notify_all()
+
+    def state(self) -> dict[str, Any]:
+        """What `/health` tells."""
+        with self._changed:
+            now = self._clock()
+            recent = sum(count for moment, count in self._recent if now - moment <= RATE_WINDOW_S)
+            loaded = sorted(self._loaded.values(), key=lambda one: -one.used)
+            return {
+                "loaded": [one.version.id for one in loaded],
+                "loading": self._loading[0].id if self._loading else None,
+                "running": sum(len(one.jobs) for one in loaded),
+                "queued": len(self._waiting),
+                "tokens_per_s": round(recent / RATE_WINDOW_S, 1),
+                **{f"{name}_total": count for name, count in self._counts.items()},
+            }
+
+    # --- the thread --------------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(self._has_work)
+                if self._stopping:
+                    break
+                self._drop_cancelled()
+                self._finish_loading()
+                joining = self._admit()
+            for one in list(self._loaded.values()):
+                if one.jobs or joining.get(_key(one.version)):
+                    self._advance(one, joining.get(_key(one.version), []))
+        for job in [*self._waiting, *(job for one in self._loaded.values() for job in one.jobs)]:
+            self._fail(job, 503, "The server is stopping.")
+
+    def _has_work(self) -> bool:
+        if self._stopping or any(one.jobs for one in self._loaded.values()):
+            return True
+        if any(job.cancelled for job in self._waiting):
+            return True
+        if self._loading is not None:
+            return self._loading[1].done() or any(_key(job.version) in self._loaded for job in self._waiting)
+        return bool(self._waiting)
+
+    def _drop_cancelled(self) -> None:
+        gone = [job for job in self._waiting if job.cancelled]
+        for job in gone:
+            self._waiting.remove(job)
+        for one in self._loaded.values():
+            for job in [job for job in one.jobs if job.cancelled]:
+                one.jobs.remove(job)
+                gone.append(job)
+                if job.row is not None:
+                    job.row.finish_reason = "cancelled"
+        self._counts["cancelled"] += len(gone)
+
+    def _finish_loading(self) -> None:
+        if self._loading is None or not self._loading[1].done():
+            return
+        version, future = self._loading
+        self._loading = None
+        try:
+            model, tokenizer = future.result()
+            batch = new_batch(model, tokenizer)
+        except Exception as error:  # noqa: BLE001 (told to everybody who asked for this version)
+            _log.warning("%s could not be loaded", version.id, exc_info=error)
+            reason = str(error) if isinstance(error, MmoRlError) else f"{type(error).__name__}: {error}"
+            for job in [job for job in self._waiting if _key(job.version) == _key(version)]:
+                self._waiting.remove(job)
+                self._fail(job, 500, f"The model '{version.id}' could not be loaded: {reason}")
+            return
+        _use_threads(version.spec.threads)
+        context = context_of(model, version.spec.context_length)
+        self._loaded[_key(version)] = _Loaded(version, tokenizer, batch, context, used=self._use())
+
+    def _admit(self) -> dict[Key, list[Job]]:
+        """Takes what can be answered now from the queue, first come first served for each version; starts loading the
+        first version that is asked for and not there."""
+        joining: dict[Key, list[Job]] = {}
+        wanted: ServedVersion | None = None
+        for job in list(self._waiting):
+            one = self._loaded.get(_key(job.version))
+            if one is None:
+                wanted = wanted or job.version
+            elif wanted is not None and one is self._leaving():
+                continue  # else a version that is always asked for would never make room
+            elif len(one.jobs) + len(joining.get(_key(job.version), [])) < self._max_batch:
+                joining.setdefault(_key(job.version), []).append(job)
+                self._waiting.remove(job)
+                one.used = self._use()
+        if wanted is not None and self._loading is None:
+            leaving = self._leaving()
+            if leaving is not None and not leaving.jobs and not joining.get(_key(leaving.version)):
+                del self._loaded[_key(leaving.version)]
+                leaving = None
+            if leaving is None:
+                future = self._loader.submit(self._load, wanted)
+                self._loading = (wanted, future)
+                future.add_done_callback(lambda _: self._wake())
+        return joining
+
+    def _leaving(self) -> _Loaded | None:
+        """The version that makes room for another, where there is none."""
+        if len(self._loaded) < self._max_loaded:
+            return None
+        return min(self._loaded.values(), key=lambda one: one.used)
+
+    def _use(self) -> int:
+        self._uses += 1
+        return self._uses
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    # --- one version -------------------------------------------------------------------------------------------------
+
+    def _advance(self, one: _Loaded, joining: list[Job]) -> None:
+        """The next token of every answer that is being written, and the first of those that join."""
+        coming = deque(joining)
+        try:
+            one.batch.step()
+            rows: list[Row] = []
+            while coming:
+                if (row := self._row(one, coming[0])) is not None:
+                    rows.append(row)
+                    one.jobs.append(coming[0])
+                coming.popleft()
+            for portion in _portions(rows):
+                one.batch.join(portion)
+            self._tell(one)
+        except Exception as error:  # noqa: BLE001 (told to everybody who waits for this version)
+            _log.exception("answering with %s failed", one.version.id)
+            with self._changed:
+                self._loaded.pop(_key(one.version), None)
+                for job in [*one.jobs, *coming]:
+                    self._fail(job, 500, f"The model '{one.version.id}' failed: {type(error).__name__}: {error}")
+
+    def _row(self, one: _Loaded, job: Job) -> Row | None:
+        from jinja2 import TemplateError
+
+        try:
+            prompt = encode(one.tokenizer, job.messages)
+        except (TemplateError, TypeError, ValueError) as error:
+            self._fail(job, 400, f"The chat template of '{one.version.id}' refuses these messages: {error}")
+            return None
+        room = one.context_length - len(prompt)
+        if room < 1:
+            self._fail(
+                job,
+                400,
+                f"This model's maximum context length is {one.context_length} tokens, and the messages are "
+                f"{len(prompt)} tokens. Shorten the messages.",
+            )
+            return None
+        limit = self._max_completion_tokens or one.version.spec.max_completion_tokens
+        job.row = Row(
+            prompt=prompt,
+            max_tokens=min(room, limit, job.max_tokens or limit),
+            seed=job.seed,
+            choice=job.choice,
+            temperature=job.temperature,
+            top_p=job.top_p,
+            top_logprobs=job.top_logprobs,
+        )
+        if job.stream or job.stop:
+            job.speller = Speller(one.tokenizer, job.stop)
+        return job.row
+
+    def _tell(self, one: _Loaded) -> None:
+        tokens = 0
+        for job in list(one.jobs):
+            assert job.row is not None
+            tokens += 1
+            text = ""
+            if job.speller is not None:
+                text = job.speller.add(job.row.token_ids, ended=job.row.finish_reason is not None)
+                if job.speller.stopped:
+                    job.row.finish_reason = "stop"
+            if job.row.finish_reason is not None:
+                one.jobs.remove(job)
+                if job.speller is None or not job.stream:
+                    text = job.speller.text if job.speller else self._decode(one, job.row.token_ids)
+                job.deliver(self._piece(one, job, text))
+            elif job.stream and text:
+                job.deliver(self._piece(one, job, text))
+        with self._changed:
+            now = self._clock()
+            self._counts["tokens"] += tokens
+            self._recent.append((now, tokens))
+            while now - self._recent[0][0] > RATE_WINDOW_S:
+                self._recent.popleft()
+
+    def _piece(self, one: _Loaded, job: Job, text: str) -> Piece:
+        assert job.row is not None
+        first, job.told = job.told, len(job.row.token_ids)
+        ids, top = job.row.token_ids[first:], [tuple(place) for place in job.row.top[first:]]
+        spelt = {}
+        if job.spell:
+            for token in {*ids, *(token for place in top for token, _ in place)}:
+                if token not in one.names:
+                    one.names[token] = str(one.tokenizer.decode([token]))
+                spelt[token] = one.names[token]
+        return Piece(
+            text=text,
+            prompt_token_ids=() if first else tuple(job.row.prompt),
+            token_ids=tuple(ids),
+            logprobs=tuple(job.row.logprobs[first:]),
+            top=tuple(top),
+            spelt=spelt,
+            finish_reason=job.row.finish_reason,
+        )
+
+    def _decode(self, one: _Loaded, token_ids: list[int]) -> str:
+        return str(one.tokenizer.decode(token_ids, skip_special_tokens=True))
+
+    def _fail(self, job: Job, status: int, message: str) -> None:
+        with self._changed:
+            self._counts["failed"] += 1
+        job.deliver(Piece(failure=(status, message)))
+
+
+def _key(version: ServedVersion) -> Key:
+    return version.path, version.stamp
+
+
+def _portions(rows: Sequence[Row]) -> Iterator[list[Row]]:
+    """The rows in order, padded to no more than `PREFILL_TOKENS` a portion."""
+    portion: list[Row] = []
+    for row in rows:
+        if portion and (len(portion) + 1) * max(len(r.prompt) for r in [*portion, row]) > PREFILL_TOKENS:
+            yield portion
+            portion = []
+        portion.append(row)
+    if portion:
+        yield portion
+
+
+def _use_threads(threads: int | None) -> None:
+    """Torch counts its threads for each thread that computes."""
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
