@@ -14,7 +14,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 def killed_sweep() -> Any:
