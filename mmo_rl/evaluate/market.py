@@ -15,6 +15,7 @@ from mmo_rl.market.base import Arena, Episode
 from mmo_rl.policy.base import Fingerprinted, Policy
 from mmo_rl.rng import derive_seed
 from mmo_rl.types import Measured, Rollout
+from mmo_rl.vocabulary import RECORDED
 
 
 class MarketEvaluator:
@@ -93,9 +94,6 @@ def rollout(episode: Episode, *, market: int, agent: int) -> Rollout:
         pnl=episode.pnl[agent],
         actions=len(steps),
         errors=sum(not step.success for step in steps),
-        trades=sum(step.success and step.action_type in _TRADES for step in steps),
+        trades=sum(step.success and RECORDED.kind(step.action_type) in ("open", "close") for step in steps),
         drawdown=drawdown,
     )
-
-
-_TRADES = frozenset({"OPEN_PERP_POSITION", "CLOSE_PERP_POSITION", "BUY_PREDICTION_SHARES", "SELL_PREDICTION_SHARES"})

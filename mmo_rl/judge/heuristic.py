@@ -10,8 +10,8 @@ from typing import Annotated
 from pydantic import Field
 
 from mmo_rl.errors import ConfigError
-from mmo_rl.judge.view import IDLE
 from mmo_rl.types import Group, JudgeUsage, Judgment, Score, ScoredGroup, Step, Tallies, Trajectory, Unscored
+from mmo_rl.vocabulary import RECORDED
 
 _STATE_PNL = "agentPnL"
 
@@ -89,7 +89,7 @@ def _win_rate(steps: tuple[Step, ...], final_pnl: float) -> float:
 
 
 def _is_idle(step: Step) -> bool:
-    return step.action.action_type.upper() in IDLE
+    return RECORDED.kind(step.action.action_type) == "wait"
 
 
 def _number(value: object) -> float | None:

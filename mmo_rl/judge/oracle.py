@@ -9,9 +9,8 @@ ignored the price paid would reward buying YES at 95 %.
 
 from __future__ import annotations
 
-import math
 from collections.abc import AsyncIterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -29,10 +28,7 @@ from mmo_rl.types import (
     Trajectory,
     Unscored,
 )
-
-_SHORT_SIDES = {"SHORT", "SELL", "NO"}
-_SHORT_ACTIONS = {"SELL", "SHORT", "SELL_SHARES"}
-_LONG_ACTIONS = {"BUY", "LONG", "BUY_SHARES", "OPEN_PERP", "OPEN_PERP_POSITION", "BUY_PREDICTION_SHARES"}
+from mmo_rl.vocabulary import RECORDED
 
 
 class OracleJudge:
@@ -85,7 +81,7 @@ class OracleJudge:
         for step in trajectory.steps:
             value = self._value(step.action, group.truth, largest)
             if value is None:
-                unknown.append(_instrument(step.action) or step.action.action_type)
+                unknown.append(RECORDED.instrument(step.action) or step.action.action_type)
             else:
                 values[step.number] = value
         if not values:
@@ -107,12 +103,11 @@ class OracleJudge:
         """The decision's value in [-1, 1], or None where the outcome of what it traded isn't known."""
         if not action.success:
             return -self._error_penalty
-        direction = _direction(action)
+        read = RECORDED.read(action)
+        direction, price = read.direction, read.price
         if direction == 0:
             return 0.0
-        name = _instrument(action)
-        outcome = _outcomes(truth).get(name) if name else None
-        price = _number(action.result, "price") or _number(action.parameters, "price")
+        outcome = _outcomes(truth).get(read.instrument) if read.instrument else None
         if outcome is None or price is None or price <= 0:
             return None
         share = _size(action) / largest if largest > 0 else 1.0
@@ -146,29 +141,7 @@ def _payout(outcome: QuestionOutcome, *, yes: bool) -> float | None:
     return float((outcome.outcome == "YES") == yes)
 
 
-def _direction(action: Action) -> int:
-    """+1 for long or YES, -1 for short or NO, 0 for an action that opens nothing."""
-    name = action.action_type.upper()
-    if name in _SHORT_ACTIONS:
-        return -1
-    if name not in _LONG_ACTIONS:
-        return 0
-    return -1 if str(action.parameters.get("side", "")).upper() in _SHORT_SIDES else 1
-
-
-def _instrument(action: Action) -> str | None:
-    name = action.parameters.get("ticker") or action.parameters.get("marketId")
-    return name if isinstance(name, str) else None
-
-
 def _size(action: Action) -> float:
     """The order's size; orders that don't say count as 1."""
-    size = _number(action.parameters, "size")
-    return 1.0 if size is None else abs(size)
-
-
-def _number(values: Mapping[str, Any] | None, key: str) -> float | None:
-    value = (values or {}).get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return float(value)
+    size = RECORDED.read(action).size
+    return 1.0 if size is None else size

@@ -15,6 +15,7 @@ from decimal import Decimal
 from typing import Any
 
 from mmo_rl.types import Action, GroundTruth, Group, JsonDict, LLMCall, Step, Trajectory, Window
+from mmo_rl.vocabulary import RECORDED
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -99,9 +100,6 @@ FIELDS: dict[type, frozenset[str]] = {
 """What a template may ask of each view."""
 
 
-IDLE = {"HOLD", "WAIT", "NONE", "NOOP", "NO_OP", "DO_NOTHING", "NOTHING", "SKIP", "PASS"}
-
-
 def trajectory_view(trajectory: Trajectory, window: Window, truth: GroundTruth | None = None) -> TrajectoryView:
     """The judge view of one trajectory."""
     return TrajectoryView(
@@ -154,7 +152,7 @@ def _step_view(step: Step, window: Window, truth: GroundTruth | None) -> StepVie
         reasoning=action.reasoning,
         correctness=action.correctness,
         came_true=_came_true(action, truth),
-        idle=action.success and action.action_type.upper() in IDLE,
+        idle=action.success and RECORDED.kind(action.action_type) == "wait",
         balance=state.get("agentBalance"),
         pnl=state.get("agentPnL"),
         state=state,
@@ -164,8 +162,8 @@ def _step_view(step: Step, window: Window, truth: GroundTruth | None) -> StepVie
 
 def _came_true(action: Action, truth: GroundTruth | None) -> JsonDict | None:
     """What the window's outcomes say of the instrument that an action names; None where they say nothing."""
-    name = action.parameters.get("ticker") or action.parameters.get("marketId")
-    if truth is None or not isinstance(name, str):
+    name = RECORDED.instrument(action)
+    if truth is None or name is None:
         return None
     for ticker in truth.tickers:
         if ticker.ticker == name:

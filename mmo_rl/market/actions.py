@@ -8,33 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from mmo_rl.vocabulary import ANSWERED, turned
+
 Verb = Literal["BUY", "SELL", "CLOSE", "HOLD", "POST"]
 
-_VERBS: dict[str, Verb] = {
-    "BUY": "BUY",
-    "LONG": "BUY",
-    "YES": "BUY",
-    "BUY_SHARES": "BUY",
-    "OPEN_PERP": "BUY",
-    "OPEN_PERP_POSITION": "BUY",
-    "BUY_PREDICTION_SHARES": "BUY",
-    "SELL": "SELL",
-    "SHORT": "SELL",
-    "NO": "SELL",
-    "SELL_SHARES": "SELL",
-    "CLOSE": "CLOSE",
-    "CLOSE_PERP": "CLOSE",
-    "CLOSE_PERP_POSITION": "CLOSE",
-    "SELL_PREDICTION_SHARES": "CLOSE",
-    "HOLD": "HOLD",
-    "WAIT": "HOLD",
-    "POST": "POST",
-    "CREATE_POST": "POST",
-    "CREATE_COMMENT": "POST",
-    "COMMENT_ON_POST": "POST",
-    "SEND_MESSAGE": "POST",
-}
-_NEGATIVE_SIDES = {"SHORT", "SELL", "NO"}
 _MAX_POST = 140
 
 
@@ -74,22 +51,20 @@ def parse_action(text: str, *, max_size: int, lenient: bool = False) -> Order | 
     if isinstance(value.get("parameters"), Mapping):
         value = {**value["parameters"], **value}
     name = _first(value, "action", "actionType", "action_type")
-    verb = _VERBS.get(name.upper()) if isinstance(name, str) else None
-    if verb is None:
+    action = ANSWERED.find(name) if isinstance(name, str) else None
+    if action is None:
         return Invalid(f"unknown action {shown(name, 40)!r}")
-    if verb == "HOLD":
+    if action.kind == "wait":
         return Order("HOLD")
-    if verb == "POST":
+    if action.kind == "post":
         return _post(value)
-    side = _first(value, "side", "outcome")
-    if verb == "BUY" and isinstance(side, str) and side.upper() in _NEGATIVE_SIDES:
-        verb = "SELL"
-    ticker = _first(value, "ticker", "marketId", "market_id")
+    ticker = _first(value, *ANSWERED.fields.instrument)
     if not isinstance(ticker, str) or not ticker:
         return Invalid("no ticker")
-    if verb == "CLOSE":
+    if action.kind == "close":
         return Order("CLOSE", ticker)
-    size = _first(value, "size", "shares", "amount")
+    verb: Verb = "BUY" if turned(action.direction, _first(value, *ANSWERED.fields.side)) > 0 else "SELL"
+    size = _first(value, *ANSWERED.fields.size)
     if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= max_size:
         return Invalid(f"size must be a whole number from 1 to {max_size}, got {shown(size, 20)!r}")
     leverage = value.get("leverage")
