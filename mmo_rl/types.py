@@ -440,9 +440,12 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A judge's number in [0, 1] for one trajectory. ``decisions`` maps a step number to that step's own score in
-    [0, 1], where the judge gave credit by decision. ``spread`` in [0, 1] is the range of the scores that this one was
-    made of (repeats, or the judges of a panel); None where there was only one."""
+    """A judge's number in [0, 1] for one trajectory.
+
+    ``decisions`` maps a step number to that step's own score in [0, 1], where credit is given by decision; a step
+    without an entry is unscored. ``spread`` in [0, 1] is the range of the scores that this one was made of (repeats, or
+    the judges of a panel); None where there was only one.
+    """
 
     trajectory_id: str
     value: float
@@ -478,15 +481,36 @@ Tallies = Mapping[str, tuple[float, ...]]
 of a regression; `mmo_rl.judge.findings.numbers` tells what they come to."""
 
 
+Credit = Literal["trajectory", "decision"]
+"""Carrier of the reward: the trajectory, whose calls share its score, or each decision (`Score.decisions`)."""
+
+
 @dataclass(frozen=True, slots=True)
 class ScoredGroup:
-    """A group with one judgment a member, bound by trajectory id."""
+    """A group with one judgment a member, bound by trajectory id, and the ``credit`` that its trainer must obey."""
 
     group: Group
     judgments: Mapping[str, Judgment]
+    credit: Credit
+
+    @property
+    def unscored_decisions(self) -> int:
+        """The number of steps without a score of their own in scored members; 0 where credit is by trajectory."""
+        if self.credit == "trajectory":
+            return 0
+        return sum(
+            step.number not in (score.decisions or {})
+            for member in self.group.members
+            if isinstance(score := self.judgments.get(member.trajectory_id), Score)
+            for step in member.steps
+        )
 
 
 # --- training -------------------------------------------------------------------------------------------------------
+
+
+AssistantTurns = Literal["action", "all"]
+"""Recorded calls whose answers are trained (`mmo_rl.policy_view.policy_calls`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -279,7 +279,7 @@ class Loop:
         advance: Advance,
     ) -> Trained:
         if self.publisher is None:
-            from mmo_rl.trainer.policy_view import training_groups
+            from mmo_rl.policy_view import training_groups
 
             groups = training_groups(scored, self.trainer.assistant_turns)
             exported: Trained = await self.trainer.train(groups, iteration=iteration)

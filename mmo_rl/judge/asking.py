@@ -24,7 +24,7 @@ from mmo_rl.judge.prompt import (
     presented_ids,
 )
 from mmo_rl.judge.spending import Ledger
-from mmo_rl.types import Judgment, Score
+from mmo_rl.types import Credit, Judgment, Score
 
 
 class Asker:
@@ -39,7 +39,7 @@ class Asker:
         cache: JudgmentCache | None,
         model: str,
         parameters: dict[str, Any],
-        decisions: bool,
+        credit: Credit,
         concurrency: int,
     ) -> None:
         self._client = client
@@ -47,7 +47,7 @@ class Asker:
         self._cache = cache
         self._model = model
         self._parameters = parameters
-        self._decisions = decisions
+        self._credit: Credit = credit
         self._slots = asyncio.Semaphore(concurrency)
         self._useless: CallFailed | None = None
 
@@ -81,7 +81,7 @@ class Asker:
     def request(self, part: Part, order: Sequence[int], *, seed: int) -> tuple[Messages, str]:
         """The messages that `ask` sends, and the key that their judgments are kept under."""
         shown = [part.members[n].shown for n in order]
-        messages = build_messages(part.rubric, part.context, shown, seed=seed, decisions=self._decisions)
+        messages = build_messages(part.rubric, part.context, shown, seed=seed, credit=self._credit)
         return messages, self._key(messages)
 
     async def _answered(self, messages: Messages, by_id: Mapping[str, Play]) -> tuple[Score, ...]:
@@ -105,7 +105,7 @@ class Asker:
             raise InvalidAnswer("it was cut off at the token limit (finish_reason=length); keep explanations short")
         if reply.refusal or reply.finish_reason == "content_filter":
             raise InvalidAnswer(f"it was refused ({reply.refusal or 'content_filter'})")
-        steps = {i: list(play.steps) for i, play in by_id.items()} if self._decisions else None
+        steps = {i: list(play.steps) for i, play in by_id.items()} if self._credit == "decision" else None
         answers = parse_answer(reply.text, list(by_id), steps)
         return tuple(Score(i, answers[i].score, answers[i].explanation, answers[i].decisions) for i in by_id)
 

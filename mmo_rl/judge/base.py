@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from mmo_rl.types import Group, JudgeUsage, Judgment, ScoredGroup, Tallies
+from mmo_rl.types import Credit, Group, JudgeUsage, Judgment, ScoredGroup, Tallies
 
 
 class JudgmentCache(Protocol):
@@ -39,12 +39,16 @@ class JudgeRequest:
 class Judge(Protocol):
     """Scores groups; every member comes back as `Score` or `Unscored`, bound by id, in the order the groups came.
 
-    ``usage`` is the running total of calls, tokens and dollars; ``findings`` what the judge has noticed about itself
-    so far, flat numbers by name (a judge without any has none), and ``tallies`` the sums that they are made from.
-    ``min_agreement`` in [-1, 1] is the rank correlation with the oracle below which nothing is trained on it, None
-    where that does not matter. Raises `JudgeError` only when no group at all could be judged for want of a working
-    judge, or when a budget is used up.
+    ``credit`` is the carrier of the rewards that it gives, and stands in every `ScoredGroup` of it. ``usage`` is the
+    running total of calls, tokens and dollars; ``findings`` what the judge has noticed about itself so far, flat
+    numbers by name (a judge without any has none), and ``tallies`` the sums that they are made from; a judge that
+    leaves decisions unscored counts them as ``unscored_decisions``. ``min_agreement`` in [-1, 1] is the rank
+    correlation with the oracle below which nothing is trained on it, None where that does not matter. Raises
+    `JudgeError` only when no group at all could be judged for want of a working judge, or when a budget is used up.
     """
+
+    @property
+    def credit(self) -> Credit: ...
 
     @property
     def min_agreement(self) -> float | None: ...

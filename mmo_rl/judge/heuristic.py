@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import Field
 
 from mmo_rl.errors import ConfigError
-from mmo_rl.types import Group, JudgeUsage, Judgment, Score, ScoredGroup, Step, Tallies, Trajectory, Unscored
+from mmo_rl.types import Credit, Group, JudgeUsage, Judgment, Score, ScoredGroup, Step, Tallies, Trajectory, Unscored
 from mmo_rl.vocabulary import RECORDED
 
 _STATE_PNL = "agentPnL"
@@ -24,8 +24,11 @@ class HeuristicJudge:
     never moved. Activity is the number of successful actions other than idle ones over ``full_activity``, at most 1.
     It knows no ground truth, costs nothing, and is a baseline: what it rewards can be farmed by acting often.
 
-    A member without a recorded final P&L is `Unscored`. Raises `ConfigError` where all weights are 0.
+    Credit is by trajectory. A member without a recorded final P&L is `Unscored`. Raises `ConfigError` where all
+    weights are 0.
     """
+
+    credit: Credit = "trajectory"
 
     def __init__(
         self,
@@ -58,7 +61,7 @@ class HeuristicJudge:
         """Judges group after group as they come."""
         async for group in groups:
             pnls = [pnl for m in group.members if (pnl := _number(m.final_pnl)) is not None]
-            yield ScoredGroup(group, {m.trajectory_id: self._judge(m, pnls) for m in group.members})
+            yield ScoredGroup(group, {m.trajectory_id: self._judge(m, pnls) for m in group.members}, self.credit)
 
     async def aclose(self) -> None:
         """Holds nothing."""

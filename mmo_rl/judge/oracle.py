@@ -10,12 +10,14 @@ ignored the price paid would reward buying YES at 95 %.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
+from mmo_rl.judge.findings import numbers
 from mmo_rl.types import (
     Action,
+    Credit,
     GroundTruth,
     Group,
     JudgeUsage,
@@ -34,23 +36,25 @@ from mmo_rl.vocabulary import RECORDED
 class OracleJudge:
     """Scores decisions against ground truth; costs nothing.
 
-    ``credit`` "decision" also gives every step its own score; "trajectory" only the mean. A trajectory none of whose
-    trades has a recorded outcome, and every member of a window without ground truth, is `Unscored`. It agrees with
-    itself, so ``min_agreement`` is always met.
+    ``credit`` "decision" also gives every step its own score; "trajectory" only the mean. A trade without a recorded
+    outcome has none (``findings`` counts them as ``unscored_decisions`` where credit is by decision); a trajectory of
+    such trades alone, and every member of a window without ground truth, is `Unscored`. It agrees with itself, so
+    ``min_agreement`` is always met.
     """
 
     def __init__(
         self,
         *,
-        credit: Literal["decision", "trajectory"] = "decision",
+        credit: Credit = "decision",
         error_penalty: Annotated[float, Field(ge=0, le=1)] = 0.6,
         full_move: Annotated[float, Field(gt=0)] = 0.1,
         min_agreement: Annotated[float, Field(ge=-1, le=1)] | None = None,
     ) -> None:
         self.min_agreement = min_agreement
-        self._credit = credit
+        self.credit: Credit = credit
         self._error_penalty = error_penalty
         self._full_move = full_move
+        self._unscored_decisions = 0
 
     @property
     def usage(self) -> JudgeUsage:
@@ -58,16 +62,19 @@ class OracleJudge:
 
     @property
     def findings(self) -> Mapping[str, float]:
-        return {}
+        return numbers(self.tallies)
 
     @property
     def tallies(self) -> Tallies:
-        return {}
+        return {"unscored_decisions": (float(self._unscored_decisions),)} if self._unscored_decisions else {}
 
     async def score(self, groups: AsyncIterator[Group]) -> AsyncIterator[ScoredGroup]:
         """Judges group after group as they come."""
         async for group in groups:
-            yield ScoredGroup(group, {t.trajectory_id: self._judge(t, group) for t in group.members})
+            judgments = {t.trajectory_id: self._judge(t, group) for t in group.members}
+            scored = ScoredGroup(group, judgments, self.credit)
+            self._unscored_decisions += scored.unscored_decisions
+            yield scored
 
     async def aclose(self) -> None:
         """Holds nothing."""
@@ -96,7 +103,7 @@ class OracleJudge:
             sum(decisions.values()) / len(decisions),
             f"{right} good and {wrong} bad of {len(values)} decisions, {failed} failed"
             + (f", {len(unknown)} without a recorded outcome" if unknown else ""),
-            decisions if self._credit == "decision" else None,
+            decisions if self.credit == "decision" else None,
         )
 
     def _value(self, action: Action, truth: GroundTruth, largest: float) -> float | None:

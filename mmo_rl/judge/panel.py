@@ -13,20 +13,24 @@ from pydantic import Field
 
 from mmo_rl.errors import ConfigError
 from mmo_rl.judge.base import AsksModel, Judge, JudgeRequest
-from mmo_rl.types import Group, JudgeUsage, Judgment, Score, ScoredGroup, Tallies, Unscored
+from mmo_rl.judge.findings import numbers
+from mmo_rl.types import Credit, Group, JudgeUsage, Judgment, Score, ScoredGroup, Tallies, Unscored
 
 
 class PanelJudge:
-    """Scores a group by ``judges`` (by name) and combines each member's scores: their ``median``, or their ``mean``
-    weighted by ``weights`` (by name, 1 where not named). A score's spread is the range over the judges.
+    """Scores a group by ``judges`` (by name) and combines each member's scores.
 
-    All members of a group are compared by the same judges: where a judge left a member unscored, it is not counted in
-    that group, unless every judge left somebody unscored; then a member is scored that all of them scored. Scores of
-    decisions are combined likewise, for the steps that every counted judge with such scores has.
+    ``combine`` is the ``median``, or the ``mean`` weighted by ``weights`` (by name, 1 where not named): score = sum of
+    weight x score / sum of weights. A judge of weight 0 is asked and compared, and has no part in the result.
+
+    All members of a group are compared by the same judges: a judge that left a member unscored does not count in that
+    group, unless every judge left a member unscored; then a member is scored that all of them scored. All judges give
+    the same ``credit``. A decision is scored where every judge that counts scored it, by the same formula, and is
+    unscored elsewhere. A score's spread is the range over the judges.
 
     ``findings`` has ``panel_disagreement`` (mean range of a member's scores), ``panel_left_out/<name>`` (groups
-    without that judge) and each judge's own under ``<name>/``. Raises `ConfigError` where there are fewer than two
-    judges, or a weight names none of them.
+    without that judge), ``unscored_decisions`` and each judge's own under ``<name>/``. Raises `ConfigError` where there
+    are fewer than two judges, their credit differs, or a weight names none of them.
     """
 
     def __init__(
@@ -42,7 +46,7 @@ class PanelJudge:
         if len(judges) < 2:
             raise ConfigError(
                 f"judge=panel has {len(judges)} judge, expected two or more",
-                hint="add one: '+judge@judge.judges.other=oracle'",
+                hint="add one: '+judge@judge.judges.other=oracle_trajectory'",
             )
         if unknown := sorted(weights.keys() - judges.keys()):
             raise ConfigError(
@@ -60,8 +64,10 @@ class PanelJudge:
                 f"judge.judges.{strict[0]}.min_agreement is set, but it is the panel's own scores that are trained on",
                 hint="set judge.min_agreement instead",
             )
+        self.credit: Credit = _common_credit({name: judge.credit for name, judge in judges.items()})
         self._combine = combine
         self._left_out = dict.fromkeys(judges, 0)
+        self._unscored_decisions = 0
         self._ranges: tuple[int, float] = (0, 0.0)
         self._stack = AsyncExitStack()
 
@@ -80,13 +86,7 @@ class PanelJudge:
 
     @property
     def findings(self) -> Mapping[str, float]:
-        count, total = self._ranges
-        found = {f"panel_left_out/{name}": float(groups) for name, groups in self._left_out.items()}
-        if count:
-            found["panel_disagreement"] = total / count
-        for name, judge in self._judges.items():
-            found |= {f"{name}/{key}": value for key, value in judge.findings.items()}
-        return found
+        return numbers(self.tallies)
 
     @property
     def tallies(self) -> Tallies:
@@ -95,6 +95,8 @@ class PanelJudge:
         found: dict[str, tuple[float, ...]] = {f"panel_left_out/{n}": (float(g),) for n, g in self._left_out.items()}
         if count:
             found["panel_disagreement"] = (total, float(count))
+        if self._unscored_decisions:
+            found["unscored_decisions"] = (float(self._unscored_decisions),)
         for name, judge in self._judges.items():
             found |= {f"{name}/{key}": sums for key, sums in judge.tallies.items()}
         return found
@@ -140,17 +142,22 @@ class PanelJudge:
                 yield self._together({name: s for name, s in zip(self._judges, scored, strict=True) if s is not None})
 
     def _together(self, scored: Mapping[str, ScoredGroup]) -> ScoredGroup:
+        """Combines the judgments that the judges gave of one group."""
         group = next(iter(scored.values())).group
         ids = [member.trajectory_id for member in group.members]
-        counted = [name for name, s in scored.items() if all(isinstance(s.judgments[i], Score) for i in ids)]
-        for name in scored.keys() - set(counted):
+        complete = [name for name, s in scored.items() if all(isinstance(s.judgments[i], Score) for i in ids)]
+        for name in scored.keys() - set(complete):
             self._left_out[name] += 1
-        if not any(self._weights[name] for name in counted):
-            counted = list(scored)
-        return ScoredGroup(group, {i: self._member(i, {n: scored[n].judgments[i] for n in counted}) for i in ids})
+        counted = complete if any(self._weights[name] for name in complete) else list(scored)
+        judgments = {i: self._member(i, {name: scored[name].judgments[i] for name in counted}) for i in ids}
+        together = ScoredGroup(group, judgments, self.credit)
+        self._unscored_decisions += together.unscored_decisions
+        return together
 
     def _member(self, trajectory_id: str, judgments: Mapping[str, Judgment]) -> Judgment:
-        missing = [f"{name}: {j.reason}" for name, j in judgments.items() if isinstance(j, Unscored)]
+        """Combines the judgments of one member; unscored where a judge with a weight left it unscored."""
+        weighty = {name: j for name, j in judgments.items() if self._weights[name]}
+        missing = [f"{name}: {j.reason}" for name, j in weighty.items() if isinstance(j, Unscored)]
         if missing:
             return Unscored(trajectory_id, "; ".join(missing))
         scores = {name: j for name, j in judgments.items() if isinstance(j, Score)}
@@ -158,19 +165,36 @@ class PanelJudge:
         spread = max(s.value for s in scores.values()) - min(s.value for s in scores.values())
         count, total = self._ranges
         self._ranges = (count + 1, total + spread)
-        by_step = {name: s.decisions for name, s in scores.items() if s.decisions is not None}
         decisions = None
-        if by_step:
-            steps = set.intersection(*(set(d) for d in by_step.values()))
+        if self.credit == "decision":
+            by_step = {name: score.decisions or {} for name, score in scores.items() if self._weights[name]}
+            steps = set.intersection(*(set(of_judge) for of_judge in by_step.values()))
             decisions = {step: self._value({n: d[step] for n, d in by_step.items()}) for step in sorted(steps)}
         explanation = " | ".join(f"{name} {s.value:.2f}: {s.explanation}" for name, s in scores.items())
         return Score(trajectory_id, value, explanation, decisions, spread)
 
     def _value(self, values: Mapping[str, float]) -> float:
-        total = sum(self._weights[name] for name in values)
-        if self._combine == "median" or total <= 0:
+        """The median, or the weighted mean, of one number by judge."""
+        if self._combine == "median":
             return statistics.median(values.values())
+        total = sum(self._weights[name] for name in values)
         return sum(self._weights[name] * value for name, value in values.items()) / total
+
+
+def _common_credit(credits: Mapping[str, Credit]) -> Credit:
+    """The credit that all judges give. Raises `ConfigError` where it differs."""
+    by_credit: dict[Credit, list[str]] = {"trajectory": [], "decision": []}
+    for name, credit in credits.items():
+        by_credit[credit].append(name)
+    if all(by_credit.values()):
+        told = ", ".join(f"judge.judges.{name} by {credit}" for name, credit in credits.items())
+        to_trajectory = " ".join(f"judge.judges.{name}.credit=trajectory" for name in by_credit["decision"])
+        to_decision = " ".join(f"judge.judges.{name}.credit=decision" for name in by_credit["trajectory"])
+        raise ConfigError(
+            f"the judges of a panel must give the same credit, found {told}",
+            hint=f"set {to_trajectory}, or {to_decision} (judge=heuristic knows no decisions)",
+        )
+    return "decision" if by_credit["decision"] else "trajectory"
 
 
 async def _next(stream: AsyncIterator[ScoredGroup]) -> ScoredGroup | None:

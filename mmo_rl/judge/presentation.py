@@ -10,7 +10,7 @@ from mmo_rl.judge.prompt import build_messages
 from mmo_rl.judge.template import Template
 from mmo_rl.judge.view import TrajectoryView
 from mmo_rl.rng import rng
-from mmo_rl.types import Group, Trajectory
+from mmo_rl.types import Credit, Group, Trajectory
 
 CORRECTION_TOKENS = 2000
 """Room for the judge's first answer and what was wrong with it, which the second request also holds."""
@@ -40,12 +40,12 @@ class Presenter:
     wherever and under whichever ids it was recorded.
     """
 
-    def __init__(self, *, template: Template, seed: int, max_members: int, prompt_tokens: int, decisions: bool) -> None:
+    def __init__(self, *, template: Template, seed: int, max_members: int, prompt_tokens: int, credit: Credit) -> None:
         self._template = template
         self._seed = seed
         self._max_members = max_members
         self._prompt_tokens = prompt_tokens
-        self._decisions = decisions
+        self._credit: Credit = credit
 
     def parts(self, group: Group, members: Sequence[Trajectory]) -> list[Part | TooLong]:
         """The parts of ``members``. Raises `ConfigError` where the template cannot show one of them."""
@@ -103,7 +103,7 @@ class Presenter:
             part.context,
             [Play("", "", play.steps, 1, 1, 1).shown for play in part.members],
             seed=self._seed,
-            decisions=self._decisions,
+            credit=self._credit,
         )
         return sum(count_tokens(message["content"]) + 10 for message in empty)
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmo_rl.rng import derive_seed
+from mmo_rl.types import Credit
 
 SCHEMA_VERSION = 2
 """Raised when the wording, the schema or the meaning of an answer changes: older cached judgments no longer count."""
@@ -126,9 +127,9 @@ def presented_ids(count: int) -> tuple[str, ...]:
     return tuple(str(number) for number in range(1, count + 1))
 
 
-def response_format(*, decisions: bool) -> dict[str, Any]:
-    """The schema of an answer: RULER's, with a list of decisions where they are scored as well."""
-    if not decisions:
+def response_format(credit: Credit) -> dict[str, Any]:
+    """The schema of an answer: RULER's, with a list of decisions where credit is by decision."""
+    if credit == "trajectory":
         return RESPONSE_FORMAT
     changed = copy.deepcopy(RESPONSE_FORMAT)
     entry = changed["json_schema"]["schema"]["$defs"]["TrajectoryScore"]
@@ -151,9 +152,9 @@ def response_format(*, decisions: bool) -> dict[str, Any]:
 
 
 def build_messages(
-    rubric: str, context: str, shown: Sequence[Shown], *, seed: int, decisions: bool = False
+    rubric: str, context: str, shown: Sequence[Shown], *, seed: int, credit: Credit = "trajectory"
 ) -> list[dict[str, str]]:
-    """The chat messages that ask for one score a trajectory, and one a decision where ``decisions``.
+    """The chat messages that ask for one score a trajectory, and one a decision where credit is by decision.
 
     The fence is derived from the seed and from all of the text that it encloses, so no recorded text can contain its
     own fence, and the same group always gives the same messages.
@@ -168,7 +169,7 @@ def build_messages(
         for number, s in zip(ids, shown, strict=True)
     ]
     asked, example = "", '{"trajectory_id": "1", "explanation": "...", "score": 0.5}'
-    if decisions:
+    if credit == "decision":
         steps = (f"- trajectory {i}: {', '.join(map(str, s.steps))}" for i, s in zip(ids, shown, strict=True))
         asked = _DECISIONS.format(steps="\n".join(steps))
         example = example[:-1] + ', "decisions": [{"step": 0, "score": 0.5}, ...]}'

@@ -28,7 +28,7 @@ from mmo_rl.judge.prompt import response_format as schema_of
 from mmo_rl.judge.spending import BudgetReached, Ledger
 from mmo_rl.judge.template import Template
 from mmo_rl.rng import derive_seed, rng
-from mmo_rl.types import Group, JudgeUsage, Judgment, Score, ScoredGroup, Tallies, Unscored
+from mmo_rl.types import Credit, Group, JudgeUsage, Judgment, Score, ScoredGroup, Tallies, Unscored
 
 _log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class RulerJudge:
         provider: Literal["openai", "litellm"] = "openai",
         base_url: str | None = None,
         api_key_env: str | None = "OPENAI_API_KEY",
-        credit: Literal["trajectory", "decision"] = "trajectory",
+        credit: Credit = "trajectory",
         repeats: Annotated[int, Field(ge=1, le=32)] = 1,
         max_per_window: Annotated[int, Field(ge=2)] = 8,
         context_tokens: Annotated[int, Field(ge=1024)] | None = None,
@@ -106,6 +106,7 @@ class RulerJudge:
         cache: JudgmentCache | None = None,
     ) -> None:
         self.model = model
+        self.credit: Credit = credit
         self.min_agreement = min_agreement
         self._template = template
         self._seed = seed
@@ -129,13 +130,12 @@ class RulerJudge:
                 "free), or limit the calls instead: judge.budget_calls=1000",
             )
         self._prices = prices
-        decisions = credit == "decision"
         self._presenter = Presenter(
             template=template,
             seed=seed,
             max_members=max_per_window,
             prompt_tokens=_prompt_tokens(context_tokens, known, max_completion_tokens),
-            decisions=decisions,
+            credit=credit,
         )
         self._findings = Findings()
         self._ledger = Ledger(
@@ -163,14 +163,14 @@ class RulerJudge:
             parameters["temperature"] = temperature
         if response_format != "none":
             schema = response_format == "json_schema"
-            parameters["response_format"] = schema_of(decisions=decisions) if schema else {"type": "json_object"}
+            parameters["response_format"] = schema_of(credit) if schema else {"type": "json_object"}
         self._asker = Asker(
             client=self._client,
             ledger=self._ledger,
             cache=cache,
             model=model,
             parameters=parameters,
-            decisions=decisions,
+            credit=credit,
             concurrency=concurrency,
         )
         self._warned = False
@@ -275,7 +275,8 @@ class RulerJudge:
             parts = self._presenter.parts(group, group.members)
         except ConfigError as error:  # one odd recording must not cost the run
             failures[error.message] += 1
-            return ScoredGroup(group, {trajectory_id: Unscored(trajectory_id, error.message) for trajectory_id in ids})
+            unscored = {trajectory_id: Unscored(trajectory_id, error.message) for trajectory_id in ids}
+            return ScoredGroup(group, unscored, self.credit)
 
         async def judge(part: Part | TooLong) -> list[Judgment] | None:
             return await self._judge_part(group, part, failures)
@@ -286,7 +287,9 @@ class RulerJudge:
             async for judgments in results:
                 complete = complete and judgments is not None
                 judged.update((judgment.trajectory_id, judgment) for judgment in judgments or ())
-        return ScoredGroup(group, {trajectory_id: judged[trajectory_id] for trajectory_id in ids}) if complete else None
+        if not complete:
+            return None
+        return ScoredGroup(group, {trajectory_id: judged[trajectory_id] for trajectory_id in ids}, self.credit)
 
     async def _judge_part(self, group: Group, part: Part | TooLong, failures: Counter[str]) -> list[Judgment] | None:
         if isinstance(part, TooLong):

@@ -41,7 +41,7 @@ class Publisher:
 
         Where no group carries signal the batch has failed and the policy stays; raises `TrainerError` then, if it
         ``needs_signal``."""
-        from mmo_rl.trainer.policy_view import training_groups
+        from mmo_rl.policy_view import training_groups
 
         groups = training_groups(scored, self.trainer.assistant_turns)
         batch_id = self.batch_id(iteration)
@@ -58,7 +58,7 @@ class Publisher:
 
     async def warm_start(self, scored: Sequence[ScoredGroup], policy: PolicyVersion) -> tuple[Trained, int]:
         """Has the trainer imitate the best of what was judged; also returns how many answers that were."""
-        from mmo_rl.trainer.policy_view import training_groups
+        from mmo_rl.policy_view import training_groups
         from mmo_rl.trainer.warm_start import best_answers
 
         groups = training_groups(scored, self.trainer.assistant_turns)

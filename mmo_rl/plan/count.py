@@ -16,10 +16,10 @@ from mmo_rl.judge.base import JudgeRequest
 from mmo_rl.loop.reasons import nothing_selected, nothing_to_imitate
 from mmo_rl.plan.dry_play import DryPolicy, DrySource
 from mmo_rl.plan.tokens import Tokens
+from mmo_rl.policy_view import training_groups
 from mmo_rl.rng import derive_seed
 from mmo_rl.sampler.select import select, used
 from mmo_rl.trainer.base import AssistantTurns
-from mmo_rl.trainer.policy_view import training_groups
 from mmo_rl.types import Group, PolicyCall, Score, ScoredGroup, SelectedWindow, Selection, Trajectory
 
 ANSWER_TOKENS_A_MEMBER = 60
@@ -305,7 +305,10 @@ class _Tally:
             members = {member.trajectory_id for member in group.members}
             judged = dict.fromkeys(i for request in requests for i in request.members if i in members)
             # Scores that the judge has yet to give: none of them at the mean, so that everything judged is trained on.
-            scored = ScoredGroup(group, {i: Score(i, float(place > 0)) for place, i in enumerate(judged)})
+            values = {i: float(place > 0) for place, i in enumerate(judged)}
+            steps = {m.trajectory_id: [step.number for step in m.steps] for m in group.members}
+            scores = {i: Score(i, v, decisions=dict.fromkeys(steps[i], v)) for i, v in values.items()}
+            scored = ScoredGroup(group, scores, self._judge.credit)
         else:
             (scored,) = [s async for s in self._judge.score(_one(group))]
         selected = trained = context = 0

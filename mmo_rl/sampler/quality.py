@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
-from mmo_rl.trainer.policy_view import policy_calls
+from mmo_rl.policy_view import policy_calls
 from mmo_rl.types import Trajectory
 
 CLOCK_TOLERANCE = timedelta(seconds=1)

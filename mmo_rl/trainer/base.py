@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from mmo_rl.errors import TrainerError
+from mmo_rl.types import AssistantTurns as AssistantTurns
 from mmo_rl.types import PolicyVersion, Trained, TrainingGroup
-
-AssistantTurns = Literal["action", "all"]
-"""Whose answers are trained: `mmo_rl.trainer.policy_view.policy_calls`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,7 @@ class LocalTrainer:
     depends on it, the step does not. ``loss`` and its constants ``clip_epsilon``, ``awr_beta`` and ``awr_cap`` are
     those of `mmo_rl.trainer.losses`; ``kl_to_base`` the coefficient of the divergence from the base model, which at 0
     isn't computed; ``max_grad_norm`` of gradient clipping.
-    ``assistant_turns`` takes the answers that chose an ``action``, or ``all`` (`mmo_rl.trainer.policy_view`).
+    ``assistant_turns`` takes the answers that chose an ``action``, or ``all`` (`mmo_rl.policy_view`).
 
     ``missing_logprobs`` says what ``ppo`` and ``cispo`` do with answers recorded without logprobs. ``score`` has the
     policy that the iteration starts with score them, once, before its first step: as every window is trained on once,

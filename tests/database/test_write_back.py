@@ -37,7 +37,7 @@ def judged(hour: int, members: Sequence[tuple[Trajectory, float | None]]) -> Sco
         else Score(m.trajectory_id, v, f"said {v}\x00")
         for m, v in members
     }
-    return ScoredGroup(Group(window.id, window, tuple(m for m, _ in members), None), judgments)
+    return ScoredGroup(Group(window.id, window, tuple(m for m, _ in members), None), judgments, "trajectory")
 
 
 async def stored(database: Database) -> dict[str, dict[str, Any]]:

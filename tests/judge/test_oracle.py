@@ -1,4 +1,4 @@
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -31,7 +31,7 @@ def action(kind: str, price: float | None = None, *, success: bool = True, **par
     return Action(kind, parameters, success, result=None if price is None else {"price": price})
 
 
-async def judge(*actions: list[Action], truth: GroundTruth | None = TRUTH, **options: Any) -> list[Judgment]:
+def grouped(*actions: list[Action], truth: GroundTruth | None = TRUTH) -> Callable[[], AsyncIterator[Group]]:
     members = tuple(
         Trajectory(
             trajectory_id=f"t{n}",
@@ -48,8 +48,12 @@ async def judge(*actions: list[Action], truth: GroundTruth | None = TRUTH, **opt
     async def groups() -> AsyncIterator[Group]:
         yield Group(WINDOW.id, WINDOW, members, truth)
 
-    (scored,) = [s async for s in OracleJudge(**options).score(groups())]
-    return [scored.judgments[m.trajectory_id] for m in members]
+    return groups
+
+
+async def judge(*actions: list[Action], truth: GroundTruth | None = TRUTH, **options: Any) -> list[Judgment]:
+    (scored,) = [s async for s in OracleJudge(**options).score(grouped(*actions, truth=truth)())]
+    return [scored.judgments[m.trajectory_id] for m in scored.group.members]
 
 
 def decisions(judgment: Judgment) -> list[float]:
@@ -88,6 +92,19 @@ async def test_what_has_no_outcome_is_unscored_not_zero() -> None:
     assert isinstance(unknown[0], Unscored) and "X" in unknown[0].reason
     (some,) = await judge([action("BUY_SHARES", 5.0, ticker="X"), action("BUY_SHARES", 100.0, ticker="NOVA")])
     assert len(decisions(some)) == 1
+
+
+async def test_decisions_without_a_recorded_outcome_are_counted() -> None:
+    oracle, by_trajectory = OracleJudge(), OracleJudge(credit="trajectory")
+    unknown, known = action("BUY_SHARES", 5.0, ticker="X"), action("BUY_SHARES", 100.0, ticker="NOVA")
+    group = grouped([unknown, known], [unknown, unknown, known], [unknown])
+    (scored,) = [s async for s in oracle.score(group())]
+    assert scored.credit == "decision"
+    assert scored.unscored_decisions == 3  # a member that is unscored as a whole is counted as one
+    assert oracle.findings == {"unscored_decisions": 3.0}
+    (scored,) = [s async for s in by_trajectory.score(group())]
+    assert (scored.credit, scored.unscored_decisions) == ("trajectory", 0)
+    assert by_trajectory.findings == {}
 
 
 async def test_credit_by_trajectory_gives_no_decisions() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,8 +15,9 @@ from mmo_rl.errors import ConfigError, JudgeError
 from mmo_rl.judge.oracle import OracleJudge
 from mmo_rl.judge.panel import PanelJudge
 from mmo_rl.judge.ruler import RulerJudge
-from mmo_rl.types import Group, JudgeUsage, Judgment, Score, ScoredGroup, Tallies, Unscored
-from tests.judge.conftest import Endpoint, load_template, make_group, stream
+from mmo_rl.policy_view import training_groups
+from mmo_rl.types import Credit, Group, JudgeUsage, Judgment, Score, ScoredGroup, Tallies, Unscored
+from tests.judge.conftest import Endpoint, load_template, make_group, make_long, stream
 
 
 class Fixed:
@@ -25,7 +27,10 @@ class Fixed:
     tallies: ClassVar[Tallies] = {"noticed": (1.0,)}
     min_agreement: float | None = None
 
-    def __init__(self, *values: float | None, cost: float | None = 0.5, lasts: int = 99) -> None:
+    def __init__(
+        self, *values: float | None, cost: float | None = 0.5, lasts: int = 99, credit: Credit = "trajectory"
+    ) -> None:
+        self.credit: Credit = credit
         self.values, self.usage, self.lasts = values, JudgeUsage(calls=1, cost_usd=cost), lasts
         self.read = 0
 
@@ -35,14 +40,16 @@ class Fixed:
             if self.read > self.lasts:
                 raise JudgeError("broken")
             yield ScoredGroup(
-                group, {m.trajectory_id: self._judge(m.trajectory_id, n) for n, m in enumerate(group.members)}
+                group,
+                {m.trajectory_id: self._judge(m.trajectory_id, n) for n, m in enumerate(group.members)},
+                self.credit,
             )
 
     def _judge(self, trajectory_id: str, n: int) -> Judgment:
         value = self.values[n]
         if value is None:
             return Unscored(trajectory_id, "cannot say")
-        return Score(trajectory_id, value, "why", {0: value, n + 1: value})
+        return Score(trajectory_id, value, "why", {0: value, n + 1: value} if self.credit == "decision" else None)
 
     async def aclose(self) -> None:
         pass
@@ -60,7 +67,10 @@ def values(scored: ScoredGroup) -> dict[str, float | None]:
 
 
 async def test_the_median_counts_and_disagreement_is_kept() -> None:
-    panel = PanelJudge(judges={"a": Fixed(0.1, 0.9), "b": Fixed(0.2, 0.8), "c": Fixed(0.7, 0.8)})
+    judges = {"a": Fixed(0.1, 0.9), "b": Fixed(0.2, 0.8), "c": Fixed(0.7, 0.8)}
+    for judge in judges.values():
+        judge.credit = "decision"
+    panel = PanelJudge(judges=judges)
     results = await judged(panel)
     assert [scored.group for scored in results] == GROUPS
     assert all(values(scored) == {"t0": 0.2, "t1": 0.8} for scored in results)
@@ -77,6 +87,62 @@ async def test_the_median_counts_and_disagreement_is_kept() -> None:
 async def test_a_weighted_mean() -> None:
     panel = PanelJudge(judges={"a": Fixed(0.0, 1.0), "b": Fixed(1.0, 0.0)}, combine="mean", weights={"a": 3.0})
     assert values((await judged(panel))[0]) == {"t0": 0.25, "t1": 0.75}
+
+
+def rewards(panel: PanelJudge, results: list[ScoredGroup]) -> dict[tuple[str, int | None], float]:
+    """What the first group trains on, by trajectory and step."""
+    assert all(scored.credit == panel.credit for scored in results)
+    return {
+        (sample.trajectory_id, sample.step): sample.reward
+        for group in training_groups(results[:1])
+        for sample in group.samples
+    }
+
+
+async def test_a_judge_with_all_the_weight_decides_the_reward_by_trajectory() -> None:
+    oracle = Fixed(0.5, 0.5)
+    panel = PanelJudge(
+        judges={"first": Fixed(1.0, 0.0), "oracle": oracle}, combine="mean", weights={"first": 100.0, "oracle": 0.0}
+    )
+    assert rewards(panel, await judged(panel)) == {("t0", None): 1.0, ("t1", None): 0.0}
+    # What a judge without weight leaves unscored is no loss, and it cannot score for one that has all of it.
+    panel = PanelJudge(
+        judges={"first": Fixed(1.0, 0.0), "oracle": Fixed(None, None)}, combine="mean", weights={"oracle": 0.0}
+    )
+    assert rewards(panel, await judged(panel)) == {("t0", None): 1.0, ("t1", None): 0.0}
+    panel = PanelJudge(judges={"first": Fixed(1.0, None), "oracle": oracle}, combine="mean", weights={"oracle": 0.0})
+    assert values((await judged(panel))[0]) == {"t0": 1.0, "t1": None}
+
+
+async def test_decisions_are_weighted_too_and_those_that_one_judge_misses_are_unscored_and_counted() -> None:
+    class Misses(Fixed):
+        def _judge(self, trajectory_id: str, n: int) -> Judgment:
+            judgment = super()._judge(trajectory_id, n)
+            assert isinstance(judgment, Score) and judgment.decisions is not None
+            return replace(judgment, decisions={2: 0.0} if n == 0 else {0: 0.0})
+
+    group = make_long([0.1, 0.2], steps=3)  # step numbers 0, 1, 2
+    panel = PanelJudge(
+        judges={"a": Misses(0.4, 0.8, credit="decision"), "b": Fixed(0.0, 1.0, credit="decision")},
+        combine="mean",
+        weights={"a": 3.0},
+    )
+    (scored,) = [scored async for scored in panel.score(stream(group))]
+    first, second = scored.judgments["t0"], scored.judgments["t1"]
+    assert isinstance(first, Score) and isinstance(second, Score)
+    # t0: a scored step 2 alone, b steps 0 and 1: none by both. t1: a step 0 (0.0), b steps 0 and 2 (1.0).
+    assert first.decisions == {}
+    assert second.decisions == {0: 0.25}
+    assert scored.unscored_decisions == 5
+    assert panel.findings["unscored_decisions"] == 5.0
+    assert rewards(panel, [scored]) == {("t1", 0): 0.25}
+
+
+def test_judges_of_different_credit_are_refused_with_what_to_type() -> None:
+    with pytest.raises(ConfigError, match=r"judge\.judges\.oracle by decision") as caught:
+        PanelJudge(judges={"ruler": Fixed(0.1), "oracle": OracleJudge(), "other": Fixed(0.2)})
+    assert "judge.judges.oracle.credit=trajectory" in str(caught.value.hint)
+    assert "judge.judges.ruler.credit=decision judge.judges.other.credit=decision" in str(caught.value.hint)
 
 
 async def test_all_members_of_a_group_are_compared_by_the_same_judges() -> None:
@@ -103,7 +169,7 @@ async def test_a_language_model_and_the_oracle(endpoint: Endpoint) -> None:
     ruler = RulerJudge(
         model="fake", template=load_template("context_rich"), seed=0, base_url=endpoint.url, api_key_env=None
     )
-    async with PanelJudge(judges={"ruler": ruler, "oracle": OracleJudge()}) as panel:
+    async with PanelJudge(judges={"ruler": ruler, "oracle": OracleJudge(credit="trajectory")}) as panel:
         results = await judged(panel)
     assert [scored.group for scored in results] == GROUPS
     assert panel.usage.calls == 4

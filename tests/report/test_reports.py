@@ -38,7 +38,7 @@ def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 def scored_group() -> ScoredGroup:
     members = tuple(Trajectory(f"t{i}", f"a{i}", "2025-01-01T00:00", START, START, (), None) for i in range(2))
     group = Group("g", Window("2025-01-01T00:00", START, START), members, None)
-    return ScoredGroup(group, {"t0": Score("t0", 0.0, "lost"), "t1": Unscored("t1", "timeout")})
+    return ScoredGroup(group, {"t0": Score("t0", 0.0, "lost"), "t1": Unscored("t1", "timeout")}, "trajectory")
 
 
 def records(path: Path) -> list[Any]:

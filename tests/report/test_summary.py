@@ -270,8 +270,8 @@ def test_an_iteration_by_hand() -> None:
     row = iteration_metrics(
         selection=selection(0, hours=range(2)),
         scored=[
-            ScoredGroup(one, {"a": Score("a", 1.0), "b": Score("b", 0.0)}),
-            ScoredGroup(two, {"c": Score("c", 0.5), "d": Unscored("d", "timeout")}),
+            ScoredGroup(one, {"a": Score("a", 1.0), "b": Score("b", 0.0)}, "trajectory"),
+            ScoredGroup(two, {"c": Score("c", 0.5), "d": Unscored("d", "timeout")}, "trajectory"),
         ],
         trained=Trained(PolicyVersion("p", 1, "w"), 3, 99, 1, {"entropy": 2.0, "train/kl": 0.5, "nan": float("nan")}),
         stage_seconds={"judge": 0.5},
@@ -296,7 +296,9 @@ def test_an_iteration_without_pnl_or_scores_leaves_them_out() -> None:
     row = iteration_metrics(
         selection=selection(0, hours=range(1)),
         scored=[
-            ScoredGroup(Group("g", window(0), (trajectory("a", None, errors=0),), None), {"a": Unscored("a", "x")})
+            ScoredGroup(
+                Group("g", window(0), (trajectory("a", None, errors=0),), None), {"a": Unscored("a", "x")}, "trajectory"
+            )
         ],
         trained=Trained(PolicyVersion("p", 1, "w"), 0, 0, 0, {}),
         stage_seconds={},

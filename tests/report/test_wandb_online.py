@@ -42,7 +42,7 @@ def run(folder: RunFolder, **options: object) -> WandbReport:
         report.iteration(iteration, {"play/pnl": pnl})
         group = scored_group()
         judgments = {**group.judgments, "t0": Score("t0", 0.0, f"it said {SECRET}")}
-        report.judgments(iteration, [ScoredGroup(group.group, judgments)])
+        report.judgments(iteration, [ScoredGroup(group.group, judgments, group.credit)])
         window = {"window": {"id": f"w{iteration}"}, "trajectory_ids": [f"a{iteration}", f"b{iteration}"]}
         row = {"iteration": iteration, "version": iteration + 1, "selection": {"windows": [window]}}
         folder.append("checkpoints", row)

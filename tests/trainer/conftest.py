@@ -80,6 +80,6 @@ def scored() -> Callable[..., ScoredGroup]:
             )
             for m, reward in zip(members, (1.0, 0.0), strict=True)
         }
-        return ScoredGroup(Group("g", WINDOW, members, truth), judgments)
+        return ScoredGroup(Group("g", WINDOW, members, truth), judgments, "decision" if decisions else "trajectory")
 
     return make

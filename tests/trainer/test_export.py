@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from mmo_rl.errors import TrainerError
+from mmo_rl.policy_view import training_groups
 from mmo_rl.trainer.export import ExportTrainer
 from mmo_rl.trainer.export_formats import art_rows, chat_rows, dpo_rows
-from mmo_rl.trainer.policy_view import training_groups
 from mmo_rl.types import LLMCall, PolicyCall, ScoredGroup, TrainingGroup, TrainingSample
 
 CANARY = "zqxjkv"

@@ -9,8 +9,8 @@ import pytest
 from mmo_rl.errors import TrainerError
 from mmo_rl.lm.model import SHIPPED
 from mmo_rl.policy.local import LocalPolicy, load_model
+from mmo_rl.policy_view import training_groups
 from mmo_rl.trainer.local import LocalTrainer
-from mmo_rl.trainer.policy_view import training_groups
 from mmo_rl.types import ScoredGroup, TrainingGroup
 
 Make = Callable[..., ScoredGroup]

@@ -10,10 +10,10 @@ import pytest
 
 from mmo_rl.lm.model import SHIPPED
 from mmo_rl.policy.local import load_model
+from mmo_rl.policy_view import training_groups
 from mmo_rl.trainer.art_adapter import Encoder, pack, to_art_group
 from mmo_rl.trainer.base import AssistantTurns
 from mmo_rl.trainer.local import LocalTrainer
-from mmo_rl.trainer.policy_view import training_groups
 from mmo_rl.types import LLMCall, PolicyCall, ScoredGroup, TrainingGroup, TrainingSample, Unscored
 
 CANARY = "zqxjkv"
@@ -123,6 +123,20 @@ def test_decisions_of_one_tick_are_a_group(scored: Make) -> None:
     assert all(
         [(s.trajectory_id, s.step) for s in g.samples] == [("good", n), ("bad", n)] for n, g in enumerate(groups)
     )
+
+
+def test_credit_is_obeyed_whatever_the_scores_hold(scored: Make) -> None:
+    by_decision = scored(decisions=True, steps=2)
+    silent = dataclasses.replace(by_decision.judgments["bad"], decisions=None)
+    lost = dataclasses.replace(by_decision, judgments={**by_decision.judgments, "bad": silent})
+    assert lost.unscored_decisions == 2
+    groups = training_groups([lost])
+    assert [(g.group_id, [s.trajectory_id for s in g.samples]) for g in groups] == [
+        ("g#0", ["good"]),
+        ("g#1", ["good"]),
+    ]
+    (group,) = training_groups([dataclasses.replace(by_decision, credit="trajectory")])
+    assert [(s.trajectory_id, s.step, s.reward) for s in group.samples] == [("good", None, 1.0), ("bad", None, 0.0)]
 
 
 def test_unscored_members_are_left_out_never_zero(scored: Make) -> None:

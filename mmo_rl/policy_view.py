@@ -5,19 +5,18 @@ This is the only door from recordings to a trainer. It copies prompts, answers, 
 
 Every recorded LLM call is a history of its own, with exactly the prompt that the policy saw, and of a history
 the answer alone is trained. An assistant message inside a prompt never is: it is the answer of an earlier call, with a
-history, a prompt and tokens of its own, or nobody knows that the policy said it (an example, a summary).
+history, a prompt and tokens of its own, or an example or summary of which nobody knows that the policy said it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from mmo_rl.trainer.base import AssistantTurns
-from mmo_rl.types import LLMCall, PolicyCall, Score, ScoredGroup, Step, TrainingGroup, TrainingSample
+from mmo_rl.types import AssistantTurns, LLMCall, PolicyCall, Score, ScoredGroup, Step, TrainingGroup, TrainingSample
 
 
 def policy_calls(step: Step, assistant_turns: AssistantTurns = "action") -> tuple[PolicyCall, ...]:
-    """The calls of a step whose answers are trained, in recorded order: those that chose its action (purpose
+    """Selects the calls of a step whose answers are trained, in recorded order: those that chose its action (purpose
     ``action``), or ``all`` (also ``reasoning``, ``evaluation``, ``response``, ``other``...).
 
     Calls with an empty prompt or answer can't be trained on.
@@ -32,6 +31,7 @@ def policy_calls(step: Step, assistant_turns: AssistantTurns = "action") -> tupl
 
 
 def _policy_call(call: LLMCall) -> PolicyCall:
+    """Copies the fields of a recorded call that a trainer may see."""
     return PolicyCall(
         call.messages,
         call.response,
@@ -44,16 +44,16 @@ def _policy_call(call: LLMCall) -> PolicyCall:
 
 
 def training_groups(scored: Iterable[ScoredGroup], assistant_turns: AssistantTurns = "action") -> list[TrainingGroup]:
-    """GRPO groups of everything that was scored.
+    """Builds the GRPO groups of everything that was scored, by the credit of each group.
 
-    Where every score of a group gives credit by decision, the decisions of one step number form a group of their own
-    (all agents faced the same market at that tick); otherwise a trajectory's calls share its score. The calls of a
-    step that ``assistant_turns`` (`policy_calls`) takes share that step's reward. Unscored members are left out.
+    Credit by ``trajectory``: all calls of a trajectory share its score. Credit by ``decision``: the decisions of one
+    step number form a group of their own (all agents faced the same market at that tick), and the calls of a step share
+    its score. Of a step, the calls that ``assistant_turns`` takes (`policy_calls`) are trained. Unscored members and
+    unscored decisions are left out.
     """
     groups: list[TrainingGroup] = []
     for item in scored:
-        scores = [s for s in item.judgments.values() if isinstance(s, Score)]
-        if scores and all(s.decisions is not None for s in scores):
+        if item.credit == "decision":
             groups += _decision_groups(item, assistant_turns)
         else:
             groups.append(_trajectory_group(item, assistant_turns))
@@ -61,6 +61,7 @@ def training_groups(scored: Iterable[ScoredGroup], assistant_turns: AssistantTur
 
 
 def _trajectory_group(item: ScoredGroup, assistant_turns: AssistantTurns) -> TrainingGroup:
+    """Builds the one group of a window in which each trajectory has one reward."""
     samples = []
     for trajectory in item.group.members:
         score = item.judgments.get(trajectory.trajectory_id)
@@ -71,14 +72,16 @@ def _trajectory_group(item: ScoredGroup, assistant_turns: AssistantTurns) -> Tra
 
 
 def _decision_groups(item: ScoredGroup, assistant_turns: AssistantTurns) -> list[TrainingGroup]:
+    """Builds one group a step number in which each decision has its own reward."""
     by_step: dict[int, list[TrainingSample]] = {}
     for trajectory in item.group.members:
         score = item.judgments.get(trajectory.trajectory_id)
-        if not isinstance(score, Score) or score.decisions is None:
+        if not isinstance(score, Score):
             continue
+        decisions = score.decisions or {}
         for step in trajectory.steps:
             calls = policy_calls(step, assistant_turns)
-            reward = score.decisions.get(step.number)
+            reward = decisions.get(step.number)
             if calls and reward is not None:
                 by_step.setdefault(step.number, []).append(
                     TrainingSample(trajectory.trajectory_id, step.number, calls, reward)
