@@ -81,7 +81,7 @@ def _numbers(pair: PairEvaluator, played: Sequence[Look], compare: Any) -> Numbe
 def _summary(pair: PairEvaluator, scenarios: list[str], played: Sequence[Look]) -> Numbers:
     """summary.json: flat numbers under ``ab/``, those of a scenario under ``ab/scenario/NAME/``."""
     from mmo_rl.evaluate.comparison import by_scenario, compare, level_together, winner
-    from mmo_rl.stats import level_of_looks
+    from mmo_rl.stats.interval import level_of_looks
 
     numbers = _numbers(pair, played, compare)
     rows = by_scenario(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from mmo_rl.stats import Value, level_of_looks, mean_interval, paired_difference, unpaired_difference
+from mmo_rl.stats.bootstrap import Value, mean_interval, paired_difference, unpaired_difference
+from mmo_rl.stats.interval import level_of_looks
 from mmo_rl.types import Measured, Rollout
 
 Numbers = dict[str, float | int | str | None]

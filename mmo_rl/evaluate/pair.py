@@ -44,7 +44,7 @@ class PairEvaluator:
 
     The markets are played in ``looks`` equal parts. After each the difference is looked at, and the rest is left
     unplayed once its interval excludes 0; the intervals are wide enough for all looks together
-    (`mmo_rl.stats.level_of_looks`). ``scenarios`` names market configs; none is the run's own market.
+    (`mmo_rl.stats.interval.level_of_looks`). ``scenarios`` names market configs; none is the run's own market.
     """
 
     def __init__(

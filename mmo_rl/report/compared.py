@@ -1,6 +1,6 @@
 """What runs showed, arm by arm: means with intervals over seeds, and which differences between arms are shown.
 
-Intervals and tests are those of `mmo_rl.paired_runs`. A run whose summary lacks a key does not count for that key, and
+Intervals and tests are those of `mmo_rl.stats.seeds`. A run whose summary lacks a key does not count for that key, and
 how many did is told. Where ``by`` leaves out something that differs, runs of one seed are averaged first, so that n is
 always a number of seeds.
 """
@@ -17,10 +17,10 @@ from statistics import fmean
 from typing import Any, Literal
 
 from mmo_rl.errors import ConfigError
-from mmo_rl.paired_runs import difference_over_seeds, holm, mean_over_seeds, sign_flip
 from mmo_rl.report.arms import Arm, arms_of, config_value, differing, is_number, known_keys, newest_only, said
 from mmo_rl.report.runs import Run
-from mmo_rl.stats import Interval
+from mmo_rl.stats.interval import Interval
+from mmo_rl.stats.seeds import difference_over_seeds, holm, mean_over_seeds, sign_flip
 
 METRICS = {
     "train": (

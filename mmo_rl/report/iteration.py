@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from mmo_rl.stats import Value, mean_interval
+from mmo_rl.stats.bootstrap import Value, mean_interval
 from mmo_rl.types import Measured, Rollout, Score, ScoredGroup, Selection, Trained, Trajectory
 
 

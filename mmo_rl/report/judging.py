@@ -2,7 +2,7 @@
 
 Every row has the judge's ``score`` of a member, the ``oracle``'s of the same member, and its ``pnl``. Agreement is
 Kendall's tau-b over pairs of members inside a window: 1 is the same order, 0 no relation, -1 the reverse; pairs are
-summed over windows, and windows are resampled for the 95 % interval (`mmo_rl.stats.tau_interval`).
+summed over windows, and windows are resampled for the 95 % interval (`mmo_rl.stats.ranks`).
 
     judge/oracle_tau           agreement with the oracle, with ``_low`` and ``_high``; not told of the oracle itself
     judge/pnl_tau              agreement with realised P&L, likewise
@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmo_rl.report.mask import mask
-from mmo_rl.stats import Interval, rank_pairs, tau_interval
+from mmo_rl.stats.interval import Interval
+from mmo_rl.stats.ranks import RankPairs, rank_pairs, tau_interval
 
 Row = Mapping[str, Any]
 KEYS = (
@@ -59,14 +60,11 @@ def quality(rows: Sequence[Row], findings: Mapping[str, float], *, seed: int) ->
 
 def agreement(rows: Sequence[Row], other: str, *, seed: int) -> Interval | None:
     """Of the judge's scores with the column ``other``; None where it cannot be measured."""
-    sums: dict[str, tuple[int, int, int, int]] = {}
+    windows: dict[str, RankPairs] = {}
     for group in by_group(rows).values():
-        both = _pairs_of(group, other)
-        found = rank_pairs([score for score, _ in both], [value for _, value in both])
         window = group[0]["window_id"]
-        before = sums.get(window, (0, 0, 0, 0))
-        sums[window] = (before[0] + found[0], before[1] + found[1], before[2] + found[2], before[3] + found[3])
-    return tau_interval(list(sums.values()), seed=seed, resamples=1000) if sums else None
+        windows[window] = windows.get(window, RankPairs()).plus(_rank_pairs(group, other))
+    return tau_interval(list(windows.values()), seed=seed, resamples=1000)
 
 
 def by_group(rows: Iterable[Row]) -> dict[tuple[Any, str], list[Row]]:
@@ -75,6 +73,11 @@ def by_group(rows: Iterable[Row]) -> dict[tuple[Any, str], list[Row]]:
     for row in rows:
         groups.setdefault((row.get("iteration"), row.get("group_id") or row["window_id"]), []).append(row)
     return groups
+
+
+def _rank_pairs(group: Sequence[Row], other: str) -> RankPairs:
+    both = _pairs_of(group, other)
+    return rank_pairs([score for score, _ in both], [value for _, value in both])
 
 
 def _pairs_of(group: Sequence[Row], other: str) -> list[tuple[float, float]]:
@@ -114,11 +117,9 @@ def most_disputed(rows: Sequence[Row]) -> Dispute | None:
     worst: tuple[float, int, tuple[Any, str]] | None = None
     groups = by_group(rows)
     for key, group in groups.items():
-        both = _pairs_of(group, other)
-        c, d, first, second = rank_pairs([score for score, _ in both], [value for _, value in both])
-        scale = math.sqrt((c + d + first) * (c + d + second))
-        if scale and (worst is None or ((c - d) / scale, -len(both)) < worst[:2]):
-            worst = ((c - d) / scale, -len(both), key)
+        tau, members = _rank_pairs(group, other).tau_b, len(_pairs_of(group, other))
+        if tau is not None and (worst is None or (tau, -members) < worst[:2]):
+            worst = (tau, -members, key)
     if worst is None:
         return None
     group = [row for row in groups[worst[2]] if row["score"] is not None and row.get(other) is not None]

@@ -1,7 +1,7 @@
 """The flat numbers of a finished run: every key of summary.json, and what it is made from.
 
 A key whose value does not exist is there with null: missing is not zero. ``_low`` and ``_high`` behind a key are the
-bounds of its 95 % interval (`mmo_rl.stats`: bootstrap by market). Values under ``eval/`` are of sampled decoding, the
+bounds of its 95 % interval (`mmo_rl.stats.bootstrap`, by market). Values under ``eval/`` are of sampled decoding, the
 same keys under ``eval/greedy/`` of greedy decoding, which shows learning beyond a mere sharpening of the choices.
 
     eval/pnl_*                 mean P&L of an agent in a market, game dollars
@@ -21,7 +21,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mmo_rl.report.judging import KEYS
-from mmo_rl.stats import Interval, Value, improvement_pct, mean_interval, oracle_share, paired_difference
+from mmo_rl.stats.bootstrap import Value, improvement_pct, mean_interval, oracle_share, paired_difference
+from mmo_rl.stats.interval import Interval
 from mmo_rl.types import JudgeUsage, Measured, Selection, Trained
 
 Number = float | int | str | None

@@ -14,7 +14,8 @@ from mmo_rl.market.arena import MarketArena
 from mmo_rl.market.spec import MarketSpec
 from mmo_rl.policy.base import Completion
 from mmo_rl.policy.local import LocalPolicy, load_model
-from mmo_rl.stats import level_of_looks, unpaired_difference
+from mmo_rl.stats.bootstrap import unpaired_difference
+from mmo_rl.stats.interval import level_of_looks
 from mmo_rl.types import Measured, Message, Rollout
 
 ARENAS = {"market": MarketArena(spec=MarketSpec())}

@@ -12,7 +12,7 @@ from mmo_rl.market.arena import MarketArena
 from mmo_rl.market.spec import MarketSpec
 from mmo_rl.market.strategies import HOLD, PROFILES, STRATEGIES
 from mmo_rl.market.world import World
-from mmo_rl.stats import mean_interval
+from mmo_rl.stats.bootstrap import mean_interval
 from mmo_rl.types import Measured, Rollout
 
 MARKETS = 400

@@ -11,7 +11,6 @@ from mmo_rl.report.html import render
 from mmo_rl.report.judged_page import judged_lines, judged_sentence
 from mmo_rl.report.judging import agreement, most_disputed, quality
 from mmo_rl.report.run_folder import RunFolder
-from mmo_rl.stats import rank_pairs, tau_interval
 from tests.report.test_html import HOSTILE, Page
 
 
@@ -34,24 +33,6 @@ def rows(
         }
         for n, (score, oracle, pnl) in enumerate(members)
     ]
-
-
-def test_pairs_are_counted_with_their_ties() -> None:
-    # Pairs: (1,2) alike, (1,3) tied in the first, (2,3) reversed; a tie in both counts nowhere.
-    assert rank_pairs([1, 2, 1], [1, 3, 4]) == (1, 1, 1, 0)
-    assert rank_pairs([1, 1, 2], [5, 5, 5]) == (0, 0, 0, 2)
-    assert rank_pairs([0.1 + 0.2, 0.3], [1, 2]) == (0, 0, 1, 0)
-
-
-def test_tau_b_of_one_window_is_kendalls() -> None:
-    # Kendall's own example with ties: 4 concordant, 1 discordant, 1 pair tied in the first only.
-    found = tau_interval([rank_pairs([1, 2, 2, 3], [1, 2, 4, 3])], seed=0)
-    assert found is not None and found.estimate == pytest.approx((4 - 1) / (5 * 6) ** 0.5)
-    assert found.low == float("-inf"), "one window has no interval"
-    assert tau_interval([(0, 0, 0, 3)], seed=0) is None and tau_interval([], seed=0) is None
-    few = tau_interval([(10, 0, 0, 0), (9, 1, 0, 0), (8, 2, 0, 0)], seed=0)
-    assert few is not None
-    assert few.low < 0.8 < few.high == 1.0, "a correlation is never above 1, however few the windows"
 
 
 def test_windows_are_resampled_and_never_mixed() -> None:
