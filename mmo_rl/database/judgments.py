@@ -14,6 +14,7 @@ from typing import Any
 from mmo_rl.database.database import Database
 from mmo_rl.database.rows import to_json
 from mmo_rl.errors import DatabaseError
+from mmo_rl.milestones import reached
 from mmo_rl.types import JsonDict, Judgment, Score, Unscored
 
 _log = logging.getLogger(__name__)
@@ -93,6 +94,7 @@ class StoredJudgments:
                 if claimed:
                     break
             await self._worth_a_look(key)
+        reached("judgment claimed")
         self._held.add(key)
         if self._renewing is None:
             self._renewing = asyncio.create_task(self._renew())
@@ -118,6 +120,7 @@ class StoredJudgments:
         async with self._database.acquire() as connection:
             payload = to_json([_payload(judgment) for judgment in judgments])
             await connection.execute(_PUT, key, payload, self._owner)
+        reached("judgment stored")
         self._held.discard(key)
 
     # --- claims -------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from mmo_rl.database.live import LiveTrajectory
 from mmo_rl.database.outcomes import delete_outcomes, outcome_rows
 from mmo_rl.database.rows import call_row, insert_rows, naive_utc, to_json, trajectory_row
 from mmo_rl.errors import ConnectionLost, DatabaseError
+from mmo_rl.milestones import reached
 from mmo_rl.types import GroundTruth, Trajectory, Window
 
 MAX_BATCH = 50
@@ -277,6 +278,7 @@ class TrajectoryRecorder:
                         row["metadataJson"] = to_json(trajectory.metadata | {"archetype": trajectory.role})
             await insert_rows(connection, "trajectories", rows)
             await insert_rows(connection, "llm_call_logs", calls)
+        reached("trajectories recorded", str(len(trajectories)))
 
     async def _role_column(self, connection: Any) -> bool:
         if self._has_role is None:

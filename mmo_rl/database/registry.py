@@ -10,6 +10,7 @@ from mmo_rl.clock import utc_now
 from mmo_rl.database.database import Database
 from mmo_rl.database.rows import naive_utc, recorded_id, to_json
 from mmo_rl.errors import DatabaseError
+from mmo_rl.milestones import reached
 from mmo_rl.types import PolicyVersion
 
 
@@ -105,6 +106,7 @@ class Registry:
                 now,
                 [recorded_id(trajectory_id) for trajectory_id in trajectory_ids],
             )
+        reached("registry committed", "trained_models")
         return model_id
 
     async def fail_batch(self, batch_id: str, error: str) -> None:
@@ -143,6 +145,7 @@ class Registry:
                 list(batch_ids),
                 now,
             )
+        reached("registry committed", "archive")
         return {row["batch"] for row in rows}
 
 

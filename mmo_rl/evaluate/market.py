@@ -12,6 +12,7 @@ from pydantic import Field
 from mmo_rl.evaluate.base import Decoding
 from mmo_rl.evaluate.kept import KeptRollouts
 from mmo_rl.market.base import Arena, Episode
+from mmo_rl.milestones import reached
 from mmo_rl.policy.base import Fingerprinted, Policy
 from mmo_rl.rng import derive_seed
 from mmo_rl.types import Measured, Rollout
@@ -63,6 +64,7 @@ class MarketEvaluator:
             rollouts = _rollouts(await self._arena.play(policy, on_tick=on_tick, **settings))
             if kept is not None:
                 kept.write(what, rollouts)
+        reached("policy evaluated", decoding)
         return Measured(f"{policy.name}@{policy.version}", decoding, rollouts)
 
     async def oracle(self) -> Measured:

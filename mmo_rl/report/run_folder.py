@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from mmo_rl.clock import utc_now
 from mmo_rl.errors import ConfigError, MmoRlError
+from mmo_rl.milestones import reached
 from mmo_rl.report.mask import mask_arguments, mask_tree
 
 State = Literal["running", "done", "failed", "interrupted"]
@@ -105,6 +106,7 @@ class RunFolder:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
+        reached("rows appended", name)
 
     def read(self, name: Rows) -> list[Row]:
         """All whole rows, in order; none where nothing was written. A torn last line is not a row.

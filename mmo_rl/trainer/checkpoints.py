@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mmo_rl.errors import MmoRlError, TrainerError
 from mmo_rl.lm.manifest import problem, seal, sync_folder
+from mmo_rl.milestones import reached
 from mmo_rl.trainer.base import LostVersion
 from mmo_rl.types import PolicyVersion
 
@@ -72,12 +73,17 @@ class Checkpoints:
         try:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
+            reached("checkpoint started")
             save(partial)
+            reached("weights written")
             seal(partial, model=self._name, base=self._base, version=version)
+            reached("checkpoint sealed")
             if self.path(version).exists():
                 self._remove(version)
             partial.rename(self.path(version))
+            reached("checkpoint named")
             sync_folder(self._folder)
+            reached("checkpoint written")
         except MmoRlError:
             shutil.rmtree(partial, ignore_errors=True)
             raise
@@ -110,6 +116,7 @@ class Checkpoints:
         going = self._folder / f"{version:04d}.removed"
         shutil.rmtree(going, ignore_errors=True)
         self.path(version).rename(going)
+        reached("checkpoint withdrawn")
         shutil.rmtree(going)
 
     def _refuse_wrong(self, version: int) -> None:

@@ -1,69 +1,58 @@
-"""A program for tests: mmo-rl commands one after the other, some of which meet with an accident at a named moment.
+"""A program for tests: mmo-rl commands one after the other, some of which meet with an accident at a milestone.
 
     python killed_runs.py '[{"environment": {...}, "arguments": [...], "accident": null}, {"shell": "rm ..."}, ...]'
 
-An accident is ``WHAT:module:Class.method:N`` and happens at the Nth call there. WHAT is ``before`` or ``after``, when
-the process ends by SIGKILL, or ``full``: during the call no file can grow large. ``rewards:equal``, ``rewards:nan``
-and ``rewards:one`` have the judge answer so. What takes long to import is imported once; every command is a fork of
-this process. Prints how each ended, a line each.
+An accident is ``WHAT:MILESTONE:N`` and happens at the Nth time that the command reaches the milestone of
+`mmo_rl.milestones`; ``MILESTONE/DETAIL`` counts only those with that detail. WHAT is ``killed``, when the process ends
+by SIGKILL, or ``full``: from then on no file can grow large. ``rewards:equal``, ``rewards:nan`` and ``rewards:one``
+have the judge answer so. What takes long to import is imported once; every command is a fork of this process. Prints
+how each ended, a line each.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib
-import inspect
+import itertools
 import json
 import os
 import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable
+from typing import get_args
+
+from mmo_rl.milestones import Listener, Milestone, listen
 
 
-def arrange(accident: str) -> None:
+def arrange(accident: str) -> contextlib.AbstractContextManager[None]:
     what, _, where = accident.partition(":")
     if what == "rewards":
         judge_so(where)
-        return
-    module, path, number = where.split(":")
-    holder: Any = importlib.import_module(module)
-    *owners, name = path.split(".")
-    for owner in owners:
-        holder = getattr(holder, owner)
-    original, calls = getattr(holder, name), 0
+        return contextlib.nullcontext()
+    place, _, number = where.rpartition(":")
+    return listen(at(*place.split("/"), number=int(number), act={"killed": kill, "full": fill_disk}[what]))
 
-    @contextlib.contextmanager
-    def around() -> Iterator[None]:
-        nonlocal calls
-        calls += 1
-        now = calls == int(number)
-        if now and what == "before":
-            os.kill(os.getpid(), signal.SIGKILL)
-        limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-        if now and what == "full":
-            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))
-        try:
-            yield
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-        if now and what == "after":
-            os.kill(os.getpid(), signal.SIGKILL)
 
-    @functools.wraps(original)
-    async def awaited(*arguments: Any, **named: Any) -> Any:
-        with around():
-            return await original(*arguments, **named)
+def at(name: str, detail: str | None = None, *, number: int, act: Callable[[], None]) -> Listener:
+    """A listener that acts at the ``number``-th time that a milestone is reached."""
+    assert name in get_args(Milestone), f"{name!r} is no milestone"
+    times = itertools.count(1)
 
-    @functools.wraps(original)
-    def called(*arguments: Any, **named: Any) -> Any:
-        with around():
-            return original(*arguments, **named)
+    def hear(milestone: Milestone, about: str) -> None:
+        if milestone == name and detail in (None, about) and next(times) == number:
+            act()
 
-    setattr(holder, name, awaited if inspect.iscoroutinefunction(original) else called)
+    return hear
+
+
+def kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fill_disk() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
 
 def judge_so(how: str) -> None:
@@ -84,12 +73,11 @@ def run(environment: dict[str, str], arguments: list[str], accident: str | None 
         status = 70
         try:
             os.environ.update(environment)
-            if accident is not None:
-                arrange(accident)
             from mmo_rl.__main__ import main
 
             sys.argv = ["mmo-rl", *arguments]
-            status = main() or 0
+            with contextlib.nullcontext() if accident is None else arrange(accident):
+                status = main() or 0
         except SystemExit as left:
             status = left.code if isinstance(left.code, int) else 1
         finally:

@@ -1,4 +1,4 @@
-"""Runs that are killed at named moments, on real parts: each goes on with the same command to the same numbers."""
+"""Runs that are killed at milestones, on real parts: each goes on with the same command to the same numbers."""
 
 from __future__ import annotations
 
@@ -77,16 +77,16 @@ async def test_killed_at_any_moment_a_run_ends_with_the_numbers_of_an_unbroken_o
     whole = {"environment": environment(tmp_path / "whole", migrated_url)}
     broken = {"environment": environment(tmp_path / "broken", database_url)}
     moments = (
-        "before:mmo_rl.trainer.checkpoints:seal:1",  # while the warm start is saved
-        "before:mmo_rl.database.registry:Registry.publish:1",  # it is saved, and not registered
-        "before:mmo_rl.database.recorder:TrajectoryRecorder.record_all:2",  # in the middle of play
-        "before:mmo_rl.trainer.checkpoints:seal:1",  # weights written, the version not published
-        "after:mmo_rl.trainer.checkpoints:Checkpoints.publish:1",  # published in the folder, nowhere else
-        "after:mmo_rl.database.registry:Registry.publish:1",  # and in the registry; no row of the run's own
-        "before:mmo_rl.report.run_folder:RunFolder.append:3",  # judgments, metrics, and no row in checkpoints.jsonl
-        "before:mmo_rl.database.registry:Registry.archive:1",  # the last iteration is done, nothing pruned
-        "after:mmo_rl.database.registry:Registry.archive:1",  # archived, and not removed
-        "before:mmo_rl.evaluate.market:MarketEvaluator.evaluate:3",
+        "killed:weights written:1",  # while the warm start is saved
+        "killed:checkpoint written:1",  # it is saved, and not registered
+        "killed:trajectories recorded:1",  # in the middle of play
+        "killed:weights written:1",  # the version not published
+        "killed:checkpoint written:1",  # published in the folder, nowhere else
+        "killed:registry committed:1",  # and in the registry; no row of the run's own
+        "killed:rows appended/metrics:1",  # judgments, metrics, and no row in checkpoints.jsonl
+        "killed:rows appended/checkpoints:1",  # an iteration is done, nothing pruned
+        "killed:registry committed/archive:1",  # archived, and not removed
+        "killed:policy evaluated:2",
     )
     ended, told = perform(
         {**whole, "arguments": record},
@@ -129,8 +129,8 @@ async def test_a_full_disk_a_kill_and_a_damaged_checkpoint_cost_nothing_but_time
     ended, told = perform(
         whole,
         broken | {"arguments": ["task=migrate", ON]},
-        broken | {"accident": "full:mmo_rl.trainer.checkpoints:Checkpoints.publish:2"},
-        broken | {"accident": "before:mmo_rl.evaluate.market:MarketEvaluator.evaluate:1"},
+        broken | {"accident": "full:checkpoint started:2"},
+        broken | {"accident": "killed:policy evaluated:1"},
         {"shell": f"truncate -s 1000 {second}/model.safetensors"},
         broken,
         {"shell": f"rm -r {second}"},

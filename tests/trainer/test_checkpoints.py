@@ -147,26 +147,35 @@ def test_a_disk_that_refuses_leaves_nothing_and_loses_nothing(
 KILLED = """
 import os, shutil, signal, sys
 from pathlib import Path
-import mmo_rl.trainer.checkpoints as module
-folder, moment = Path(sys.argv[1]), sys.argv[2]
-die = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
-made = module.Checkpoints(folder=folder, name="tiny", base=sys.argv[3])
-if moment == "seal":
-    module.seal = die
-elif moment == "rename":
-    Path.rename = die
-elif moment == "sync":
-    module.sync_folder = die
-elif moment == "rmtree":
-    real = shutil.rmtree
-    made.publish(2, lambda f: shutil.copytree(sys.argv[3], f, dirs_exist_ok=True))
-    shutil.rmtree = lambda path, **kw: real(path, **kw) if kw else ((path / "config.json").unlink(), die())
+from mmo_rl.milestones import listen
+from mmo_rl.trainer.checkpoints import Checkpoints
+
+folder, moment, base = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+made = Checkpoints(folder=folder, name="tiny", base=base)
+
+def end(milestone, detail):
+    if milestone == moment:
+        if moment == "checkpoint withdrawn":  # in the middle of its removal
+            (folder / "0002.removed" / "config.json").unlink()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+with listen(end):
+    made.publish(2, lambda partial: shutil.copytree(base, partial, dirs_exist_ok=True))
     made.remove([2])
-made.publish(2, lambda f: shutil.copytree(sys.argv[3], f, dirs_exist_ok=True))
 """
 
 
-@pytest.mark.parametrize(("moment", "there"), [("seal", 1), ("rename", 1), ("sync", 2), ("rmtree", 1)])
+@pytest.mark.parametrize(
+    ("moment", "there"),
+    [
+        ("checkpoint started", 1),
+        ("weights written", 1),
+        ("checkpoint sealed", 1),
+        ("checkpoint named", 2),
+        ("checkpoint written", 2),
+        ("checkpoint withdrawn", 1),
+    ],
+)
 def test_a_process_killed_at_any_moment_leaves_whole_versions(tmp_path: Path, moment: str, there: int) -> None:
     published(tmp_path, 1)
     killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), moment, str(TINY)], check=False)
