@@ -8,15 +8,14 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from mmo_rl.config.components import Context
-    from mmo_rl.database.migrate import MigrationResult
+    from mmo_rl.database.base import MigrationResult
 
 
 async def run(context: Context, *, index: bool = False) -> None:
     """``index`` makes the index that counts windows fast on a game's own table too; nobody who writes waits for it."""
-    from mmo_rl.database.migrate import migrate
 
     database = await context.components.database()
-    show(await migrate(database, index=index), database.name, context.console)
+    show(await database.migrate(index=index), database.name, context.console)
 
 
 def show(result: MigrationResult, name: str, console: Console) -> None:

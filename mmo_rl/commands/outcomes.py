@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from mmo_rl.config.components import Context
-    from mmo_rl.database.outcomes import Tracked
+    from mmo_rl.database.base import Tracked
 
 MAX_ROWS = 40
 

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from mmo_rl.database.database import Database
+from mmo_rl.database.base import Database
 from mmo_rl.database.rows import to_json
 from mmo_rl.errors import DatabaseError
 from mmo_rl.milestones import reached
@@ -82,7 +82,7 @@ class StoredJudgments:
         while True:
             if key not in self._held:
                 async with self._database.acquire() as connection:
-                    row = await connection.fetchrow(_FIND_OR_CLAIM, key, self._owner, self._lease_s)
+                    [row] = await connection.fetch(_FIND_OR_CLAIM, key, self._owner, self._lease_s)
                     payload, claimed = row["payload"], row["claimed"]
                     if claimed:  # another's may have been kept, and its claim dropped, since that statement began
                         payload = await connection.fetchval(_FIND, key)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 import asyncpg
 
 from mmo_rl.database import schema
+from mmo_rl.database.base import MigrationResult
+from mmo_rl.database.connections import Connection
 from mmo_rl.errors import DatabaseError
 from mmo_rl.source.base import WINDOWS_INDEX
 
 if TYPE_CHECKING:
-    from mmo_rl.database.database import Database
+    from sqlalchemy import Connection as SqlConnection
+    from sqlalchemy.ext.asyncio import AsyncConnection
 
 INCLUDED = (
     *("trajectoryId", "startTime", "endTime", "episodeLength", "finalPnL", "isTrainingData", "isEvaluation"),
@@ -23,20 +25,22 @@ INCLUDED = (
 """What the statistics of a window read of a row beside its window and agent."""
 
 
-@dataclass(frozen=True, slots=True)
-class MigrationResult:
-    """``before`` and ``after`` are revisions (None: never migrated). Row counts are of the tables that existed;
-    ``indexed`` whether the index that counts windows was made."""
+class Target(Protocol):
+    """A database to migrate: an open `mmo_rl.database.connections.Connections`, or a `Database`, which opens itself."""
 
-    before: str | None
-    after: str
-    tables_created: tuple[str, ...]
-    rows_before: Mapping[str, int]
-    rows_after: Mapping[str, int]
-    indexed: bool = False
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def embedded(self) -> bool: ...
+
+    @property
+    def search_path(self) -> str | None: ...
+
+    async def connect(self) -> Connection: ...
 
 
-async def migrate(database: Database, *, migrations: Path = schema.MIGRATIONS, index: bool = False) -> MigrationResult:
+async def migrate(database: Target, *, migrations: Path = schema.MIGRATIONS, index: bool = False) -> MigrationResult:
     """Brings the database to the newest revision in one transaction; a second call changes nothing.
 
     The game's tables are created where they do not exist, and never altered; the index that counts windows is made on
@@ -74,7 +78,7 @@ async def migrate(database: Database, *, migrations: Path = schema.MIGRATIONS, i
         await engine.dispose()
 
 
-async def _migrate_in(connection: Any, raw: asyncpg.Connection[Any], migrations: Path) -> MigrationResult:
+async def _migrate_in(connection: AsyncConnection, raw: Connection, migrations: Path) -> MigrationResult:
     await raw.execute("set local lock_timeout = '15s'; set local timezone = 'UTC'")
     # Two processes that open a fresh database at once: the second waits here, then finds nothing to do.
     await raw.execute("select pg_advisory_xact_lock(hashtext('mmo_rl.migrate'))")
@@ -106,7 +110,7 @@ async def _migrate_in(connection: Any, raw: asyncpg.Connection[Any], migrations:
     )
 
 
-async def _index_existing(database: Database) -> bool:
+async def _index_existing(database: Target) -> bool:
     """Makes the index without blocking those who write; False where it is there already. One that a killed attempt
     left half made is made anew."""
     connection = await database.connect()
@@ -129,7 +133,7 @@ async def _index_existing(database: Database) -> bool:
         await connection.close()
 
 
-async def _index_sql(connection: asyncpg.Connection[Any], how: str = "") -> str:
+async def _index_sql(connection: Connection, how: str = "") -> str:
     named = await connection.fetch(
         "select attname::text as name from pg_attribute where attrelid = to_regclass('trajectories') and attnum > 0"
     )
@@ -138,7 +142,7 @@ async def _index_sql(connection: asyncpg.Connection[Any], how: str = "") -> str:
     return f'create index {how} {WINDOWS_INDEX} on trajectories ("windowId", "agentId") include ({included})'
 
 
-def _upgrade(connection: Any, migrations: Path) -> str:
+def _upgrade(connection: SqlConnection, migrations: Path) -> str:
     from alembic import command
     from alembic.config import Config
     from alembic.script import ScriptDirectory
@@ -159,12 +163,12 @@ def _upgrade(connection: Any, migrations: Path) -> str:
     return head
 
 
-async def _row_counts(raw: asyncpg.Connection[Any], missing: list[str]) -> dict[str, int]:
+async def _row_counts(raw: Connection, missing: list[str]) -> dict[str, int]:
     tables = [table for table in schema.GAME_COLUMNS if table not in missing]
     return {table: await raw.fetchval(f"select count(*) from {schema.quoted(table)}") for table in tables}
 
 
-def _failure(database: Database, error: BaseException) -> DatabaseError:
+def _failure(database: Target, error: BaseException) -> DatabaseError:
     if isinstance(error, asyncpg.InsufficientPrivilegeError):
         hint = (
             "migrate as a user that may create schemas and tables in this database, or copy the play to this machine: "

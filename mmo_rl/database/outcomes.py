@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any
 
 from mmo_rl.clock import parse_window_id, utc_now, window_id
-from mmo_rl.database.database import Database
+from mmo_rl.database.base import Connection, Database, Row, Tracked
 from mmo_rl.database.observed import observe
 from mmo_rl.database.rows import insert_rows, naive_utc, to_json
 from mmo_rl.errors import DatabaseError
-from mmo_rl.types import GroundTruth, QuestionOutcome, TickerOutcome, Trajectory, Window
+from mmo_rl.types import GroundTruth, TickerOutcome, Trajectory, Window
 
 ORIGIN = "recorded prices"
 """Begins the id of every derived row, where a simulated world's rows have their scenario."""
@@ -22,19 +21,6 @@ PRICE_LIMIT = 10**8  # numeric(10,2)
 CHANGE_LIMIT = 10**3  # numeric(5,2), in percent
 PROBABILITY_LIMIT = 10  # numeric(5,4)
 TICKER_LENGTH = 20
-
-
-@dataclass(frozen=True, slots=True)
-class Tracked:
-    """What became of one window. ``state``: outcomes were "stored"; "kept" as they were (final); the "game" has
-    recorded all of them itself; "none" could be derived. ``tickers`` and ``questions`` count the rows now stored,
-    ``skipped`` by reason what was seen and cannot be an outcome."""
-
-    window: Window
-    state: Literal["stored", "kept", "game", "none"]
-    tickers: tuple[TickerOutcome, ...] = ()
-    questions: tuple[QuestionOutcome, ...] = ()
-    skipped: Mapping[str, int] = field(default_factory=dict)
 
 
 class OutcomesTracker:
@@ -121,7 +107,7 @@ class OutcomesTracker:
         say nothing about other windows, and a question answered both ways stays open."""
         async with self._database.acquire() as connection:
             await _one_writer(connection)
-            worlds = []
+            worlds: Sequence[Row] = ()
             if await connection.fetchval("select to_regclass('mmo_rl.worlds') is not null"):
                 worlds = await connection.fetch('select "start", "end" from mmo_rl.worlds')
             answers: dict[str, set[str]] = {}
@@ -186,7 +172,7 @@ def outcome_rows(truth: GroundTruth, *, origin: str) -> list[dict[str, Any]]:
     return rows
 
 
-async def delete_outcomes(connection: Any, window: str, origin: str) -> None:
+async def delete_outcomes(connection: Connection, window: str, origin: str) -> None:
     """Removes what one origin stored of a window; other rows are never touched."""
     await connection.execute(
         'delete from market_outcomes where "windowId" = $1 and starts_with(id, $2)',
@@ -214,11 +200,11 @@ def _fits(ticker: TickerOutcome, skipped: Counter[str]) -> bool:
     return True
 
 
-def _within(moment: datetime, worlds: Sequence[Mapping[str, datetime]]) -> bool:
+def _within(moment: datetime, worlds: Sequence[Row]) -> bool:
     return any(world["start"] <= moment.astimezone(UTC) < world["end"] for world in worlds)
 
 
-async def _one_writer(connection: Any) -> None:
+async def _one_writer(connection: Connection) -> None:
     """Trackers of other processes wait until this transaction ends."""
     await connection.execute("select pg_advisory_xact_lock(hashtext('mmo_rl.outcomes'))")
 

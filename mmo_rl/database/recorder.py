@@ -8,13 +8,11 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any
 
 import asyncpg
 
 from mmo_rl.clock import utc_now, window_at
-from mmo_rl.database.base import Stay
-from mmo_rl.database.database import Database
+from mmo_rl.database.base import Connection, Database, Stay
 from mmo_rl.database.live import LiveTrajectory
 from mmo_rl.database.outcomes import delete_outcomes, outcome_rows
 from mmo_rl.database.rows import call_row, insert_rows, naive_utc, to_json, trajectory_row
@@ -160,7 +158,7 @@ class TrajectoryRecorder:
                 scenario_id,
                 scenario_id,
             )
-        return [Stay(**row) for row in rows]
+        return [Stay(r["window_id"], r["agent_id"], r["pnl"], r["steps"], r["errors"]) for r in rows]
 
     async def answers(self, *, scenario_id: str) -> dict[str, dict[str, list[str]]]:
         """What was answered at every step of this scenario's whole windows, by window and agent."""
@@ -280,7 +278,7 @@ class TrajectoryRecorder:
             await insert_rows(connection, "llm_call_logs", calls)
         reached("trajectories recorded", str(len(trajectories)))
 
-    async def _role_column(self, connection: Any) -> bool:
+    async def _role_column(self, connection: Connection) -> bool:
         if self._has_role is None:
             self._has_role = await connection.fetchval(
                 "select exists(select from pg_attribute where attrelid = to_regclass('trajectories')"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 
 from mmo_rl.clock import utc_now
-from mmo_rl.database.database import Database
+from mmo_rl.database.base import Database
 from mmo_rl.database.rows import naive_utc, recorded_id, to_json
 from mmo_rl.errors import DatabaseError
 from mmo_rl.milestones import reached

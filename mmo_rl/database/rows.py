@@ -15,6 +15,7 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 
+from mmo_rl.database.base import Connection
 from mmo_rl.database.schema import quoted
 from mmo_rl.types import Action, JsonDict, LLMCall, Step, Trajectory
 
@@ -177,7 +178,7 @@ def call_row(trajectory_id: str, step: Step, index: int, call: LLMCall, *, now: 
     }
 
 
-async def insert_rows(connection: Any, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
+async def insert_rows(connection: Connection, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Inserts rows; those with the same columns in one statement."""
     for columns in {tuple(row): None for row in rows}:
         names = ", ".join(map(quoted, columns))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
+from mmo_rl.database.base import Connection
 from mmo_rl.errors import DatabaseError
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -57,19 +57,19 @@ def quoted(identifier: str) -> str:
     return f'"{escaped}"'
 
 
-async def missing_tables(connection: Any) -> list[str]:
+async def missing_tables(connection: Connection) -> list[str]:
     """The tables that do not exist, the game's in the search path and our own in the schema ``mmo_rl``."""
     rows = await connection.fetch(f"select name from ({FOUND_SQL}) found where oid is null", ALL_TABLES)
     found = {row["name"] for row in rows}
     return [name for name in ALL_TABLES if name in found]
 
 
-async def refused(connection: Any, missing: Collection[str]) -> str | None:
+async def refused(connection: Connection, missing: Collection[str]) -> str | None:
     """What the user may not do, in words: write at all (a standby server), create the tables that are missing, or
     write to those that exist. None where nothing is refused."""
     if await connection.fetchval("select pg_is_in_recovery()"):
         return "write: it is a standby server"
-    may_create = await connection.fetchrow(
+    [may_create] = await connection.fetch(
         "select has_schema_privilege(current_schema(), 'create') as game, case when to_regnamespace($1) is null"
         " then has_database_privilege(current_database(), 'create')"
         " else has_schema_privilege(to_regnamespace($1)::oid, 'create') end as own",
@@ -86,7 +86,7 @@ async def refused(connection: Any, missing: Collection[str]) -> str | None:
     return f"write to the table {', '.join(row['name'] for row in rows)}" if rows else None
 
 
-async def require_columns(connection: Any) -> None:
+async def require_columns(connection: Connection) -> None:
     """Raises `DatabaseError` that names every column of the game's existing tables that is needed and not there."""
     rows = await connection.fetch(
         "select name as table, a.attname::text as column from unnest($1::text[]) as name"
@@ -110,7 +110,7 @@ async def require_columns(connection: Any) -> None:
         )
 
 
-async def current_revision(connection: Any) -> str | None:
+async def current_revision(connection: Connection) -> str | None:
     """The revision that the database is at; None where it was never migrated."""
     if await connection.fetchval("select to_regclass('mmo_rl.alembic_version') is null"):
         return None

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from mmo_rl.clock import parse_window_id, window_id
-from mmo_rl.database.database import Database
+from mmo_rl.database.base import Connection, Database
 from mmo_rl.errors import DatabaseError
 
 FIRST_HOUR = datetime(1980, 1, 1, tzinfo=UTC)
@@ -55,7 +54,7 @@ async def reserve_hours(database: Database, *, scenario_id: str, hours: int, now
         return start
 
 
-async def _last_recorded(connection: Any, start: datetime, end: datetime) -> datetime | None:
+async def _last_recorded(connection: Connection, start: datetime, end: datetime) -> datetime | None:
     """The latest recorded window in the span, by window id or by start time."""
     named = await connection.fetchval(
         'select max("windowId") from trajectories where "windowId" >= $1 and "windowId" < $2 and "windowId" ~ $3',

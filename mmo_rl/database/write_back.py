@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+
+import msgspec
 
 from mmo_rl.clock import utc_now
-from mmo_rl.database.database import Database
+from mmo_rl.database.base import Database, Row
 from mmo_rl.database.judgments import storable
 from mmo_rl.database.rows import naive_utc, recorded_id, to_json
 from mmo_rl.errors import DatabaseError
-from mmo_rl.types import JsonDict, Score, ScoredGroup
+from mmo_rl.types import Score, ScoredGroup
 
 _NEEDED = {
     "trajectories": ("trajectoryId", "aiJudgeReward", "aiJudgeReasoning", "judgedAt", "updatedAt"),
@@ -27,7 +27,7 @@ _COLUMNS = """
     join pg_attribute a on a.attrelid = to_regclass(name) and a.attnum > 0 and not a.attisdropped
 """
 _REFUSED = """
-    select name || ' (' || what || ')' from (values
+    select name || ' (' || what || ')' as action from (values
         ('trajectories', 'select'), ('reward_judgments', 'select'),
         ('reward_judgments', 'insert'), ('reward_judgments', 'update')
     ) as needed (name, what) where not has_table_privilege(to_regclass(name)::oid, what)
@@ -73,12 +73,20 @@ _INSERT = """
 """
 
 
+class _Component(msgspec.Struct, frozen=True):
+    """The judgment of a trajectory's steps in one window, as ``componentScoresJson`` holds it."""
+
+    score: float
+    steps: int
+    reasoning: str
+
+
 @dataclass(frozen=True, slots=True)
-class _Verdict:
-    """What is written of one recorded trajectory; ``components`` has each window's part of it."""
+class _Entry:
+    """The judgment of one recorded trajectory; ``components`` has that of each window by the window's id."""
 
     trajectory_id: str
-    components: Mapping[str, JsonDict]
+    components: Mapping[str, _Component]
     rank: int | None
     normalized: float | None
     group_id: str | None
@@ -86,15 +94,19 @@ class _Verdict:
     @property
     def score(self) -> float:
         if len(self.components) == 1:
-            return float(next(iter(self.components.values()))["score"])
-        steps = sum(part["steps"] for part in self.components.values())
-        return sum(part["score"] * part["steps"] for part in self.components.values()) / steps
+            return next(iter(self.components.values())).score
+        steps = sum(part.steps for part in self.components.values())
+        return sum(part.score * part.steps for part in self.components.values()) / steps
 
     @property
     def reasoning(self) -> str:
         if len(self.components) == 1:
-            return str(next(iter(self.components.values()))["reasoning"])
-        return "\n".join(f"{window}: {part['reasoning']}" for window, part in sorted(self.components.items()))
+            return next(iter(self.components.values())).reasoning
+        return "\n".join(f"{window}: {part.reasoning}" for window, part in sorted(self.components.items()))
+
+    @property
+    def components_json(self) -> str:
+        return to_json(msgspec.to_builtins(self.components))
 
 
 class WriteBack:
@@ -113,7 +125,7 @@ class WriteBack:
         database: Database,
         judge_model: str,
         judge_version: str,
-        criteria: Mapping[str, Any],
+        criteria: Mapping[str, object],
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._database = database
@@ -146,46 +158,46 @@ class WriteBack:
         if refused:
             raise DatabaseError(
                 f"judge.write_back=true writes judgments into {name}, whose user may not write to"
-                f" {', '.join(row[0] for row in refused)}",
+                f" {', '.join(row['action'] for row in refused)}",
                 hint=f"grant it, or {instead}",
             )
 
     async def write(self, scored: ScoredGroup, parts: Mapping[str, Sequence[str]]) -> int:
         """Writes one group; returns how many recorded trajectories have its scores. ``parts`` maps what was joined to
         the ids of its parts."""
-        fresh = _verdicts(scored, parts)
+        fresh = _entries(scored, parts)
         if not fresh:
             return 0
         now = naive_utc(self._now())
         async with self._database.acquire() as connection:
             kept = {row["trajectoryId"]: row for row in await connection.fetch(_KEPT, sorted(fresh))}
-            verdicts = [self._merged(fresh[i], kept.get(i)) for i in sorted(fresh)]
+            entries = [self._merged(fresh[i], kept.get(i)) for i in sorted(fresh)]
             await connection.executemany(
                 _INSERT,
                 [
                     (
-                        *(v.trajectory_id, self._model, self._version, v.score, to_json(v.components), v.rank),
+                        *(v.trajectory_id, self._model, self._version, v.score, v.components_json, v.rank),
                         *(v.normalized, v.group_id, v.reasoning, self._criteria, now),
                     )
-                    for v in verdicts
+                    for v in entries
                 ],
             )
-            columns = [list(c) for c in zip(*((v.trajectory_id, v.score, v.reasoning) for v in verdicts), strict=True)]
+            columns = [list(c) for c in zip(*((v.trajectory_id, v.score, v.reasoning) for v in entries), strict=True)]
             await connection.execute(_JUDGE, *columns, now)
-        return len(verdicts)
+        return len(entries)
 
-    def _merged(self, verdict: _Verdict, kept: Mapping[str, Any] | None) -> _Verdict:
+    def _merged(self, entry: _Entry, kept: Row | None) -> _Entry:
         """With the other windows that the same judge has judged of this trajectory."""
         if kept is None or (kept["judgeModel"], kept["judgeVersion"]) != (self._model, self._version):
-            return verdict
-        before = json.loads(kept["componentScoresJson"] or "{}")
-        components = dict(sorted({**before, **verdict.components}.items()))
+            return entry
+        before = msgspec.json.decode(kept["componentScoresJson"] or "{}", type=dict[str, _Component])
+        components = dict(sorted((before | dict(entry.components)).items()))
         if len(components) == 1:
-            return verdict
-        return _Verdict(verdict.trajectory_id, components, None, None, None)
+            return entry
+        return _Entry(entry.trajectory_id, components, None, None, None)
 
 
-def _verdicts(scored: ScoredGroup, parts: Mapping[str, Sequence[str]]) -> dict[str, _Verdict]:
+def _entries(scored: ScoredGroup, parts: Mapping[str, Sequence[str]]) -> dict[str, _Entry]:
     """By the id of the recorded trajectory."""
     scores = {i: j for i, j in scored.judgments.items() if isinstance(j, Score)}
     if not scores:
@@ -193,13 +205,11 @@ def _verdicts(scored: ScoredGroup, parts: Mapping[str, Sequence[str]]) -> dict[s
     values = [score.value for score in scores.values()]
     low, high = min(values), max(values)
     steps = {member.trajectory_id: max(1, len(member.steps)) for member in scored.group.members}
-    found: dict[str, _Verdict] = {}
+    found: dict[str, _Entry] = {}
     for identity, score in scores.items():
-        part = {"score": score.value, "steps": steps[identity], "reasoning": storable(score.explanation)}
+        part = _Component(score.value, steps[identity], storable(score.explanation))
         rank = 1 + sum(value > score.value for value in values)
         normalized = None if high == low else (score.value - low) / (high - low)
         for recorded in map(recorded_id, parts.get(identity, (identity,))):
-            found[recorded] = _Verdict(
-                recorded, {scored.group.window.id: part}, rank, normalized, scored.group.group_id
-            )
+            found[recorded] = _Entry(recorded, {scored.group.window.id: part}, rank, normalized, scored.group.group_id)
     return found

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+
+from mmo_rl.database.base import Row
 
 TABLES = ("trajectories", "llm_call_logs", "market_outcomes")
 REQUIRED = ("trajectoryId", "agentId", "startTime", "stepsJson", "episodeLength")
@@ -125,7 +126,7 @@ def plain(name: str) -> str:
     return name.replace("_", "").lower()
 
 
-def tables(rows: Iterable[Mapping[str, Any]]) -> dict[str, Table]:
+def tables(rows: Iterable[Row]) -> dict[str, Table]:
     """The tables from rows of `COLUMNS_SQL`. Of two names that differ in case or underscores only, the first counts."""
     columns: dict[str, dict[str, tuple[str, str]]] = {name: {} for name in TABLES}
     for row in rows:
@@ -134,7 +135,7 @@ def tables(rows: Iterable[Mapping[str, Any]]) -> dict[str, Table]:
     return {name: Table(name, found) for name, found in columns.items()}
 
 
-def schema_hint(rows: Sequence[Mapping[str, Any]], *, dsn_env: str | None) -> str | None:
+def schema_hint(rows: Sequence[Row], *, dsn_env: str | None) -> str | None:
     """Where the play lies instead of where it was looked for, from rows of `SCHEMAS_SQL`; None: nowhere. Of several
     schemas it is the one whose table has the columns, may be read and is the largest."""
     if not rows or dsn_env is None:

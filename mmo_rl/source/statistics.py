@@ -272,7 +272,7 @@ class Statistics:
         return {row["start"] for row in rows}
 
 
-def _numbers(row: Sequence[Any], window: Window, *, complete: bool) -> GroupCounts:
+def _numbers(row: asyncpg.Record, window: Window, *, complete: bool) -> GroupCounts:
     """From the first columns of a statement that counts."""
     role, members, trainable, available, agents, steps, low, high = row[1:9]
     return GroupCounts(

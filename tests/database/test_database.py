@@ -12,6 +12,8 @@ import asyncpg
 import pytest
 
 from mmo_rl.database import keeper
+from mmo_rl.database.base import Pool
+from mmo_rl.database.connections import Connections
 from mmo_rl.database.database import Database
 from mmo_rl.database.embedded import EmbeddedServer
 from mmo_rl.errors import DatabaseError
@@ -106,7 +108,7 @@ async def test_a_server_that_is_not_there(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 async def test_a_server_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mmo_rl.database.database.CONNECT_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("mmo_rl.database.connections.CONNECT_TIMEOUT_S", 0.2)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -173,11 +175,76 @@ async def test_work_goes_on_when_the_embedded_server_was_killed(scratch: Path) -
             assert await connection.fetchval("select key from mmo_rl.judgments") == "kept"
 
 
-async def test_nothing_works_before_it_is_opened(tmp_path: Path) -> None:
-    database = Database(dsn_env=None, home=tmp_path)
-    with pytest.raises(DatabaseError, match="not open"):
-        async with database.acquire():
+async def test_a_database_is_made_without_looking_at_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+    server = Database(dsn_env=VARIABLE, home=tmp_path)
+    pool = server.read_only()
+    embedded = Database(dsn_env=None, home=tmp_path / "home")
+    for database in (server, embedded):
+        await database.close()
+        await database.close()
+    assert not (tmp_path / "home").exists()
+    with pytest.raises(DatabaseError, match="is closed"):
+        async with pool.acquire():
             pass
+
+
+async def test_it_opens_on_first_use_once_for_all_who_ask_at_the_same_time(
+    migrated_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, migrated_url)
+    opened = []
+
+    class Counted(Connections):
+        async def open(self) -> None:
+            opened.append(self)
+            await super().open()
+
+    monkeypatch.setattr("mmo_rl.database.database.Connections", Counted)
+    database = Database(dsn_env=VARIABLE, home=tmp_path)
+
+    async def ask(pool: Pool) -> int:
+        async with pool.acquire() as connection:
+            return int(await connection.fetchval("select 7"))
+
+    assert database.name == VARIABLE
+    assert await asyncio.gather(*(ask(database.read_only()) for _ in range(5))) == [7] * 5
+    assert database.name.startswith(f"{VARIABLE}=postgresql://")
+    await database.open()
+    assert len(opened) == 1
+    await database.close()
+    with pytest.raises(DatabaseError, match="is closed"):
+        await database.require_tables()
+    async with database:
+        await database.require_tables()
+    assert len(opened) == 2
+
+
+async def test_what_is_wrong_is_told_at_first_use_and_again_until_it_is_right(
+    migrated_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+    database = Database(dsn_env=VARIABLE, home=tmp_path)
+    with pytest.raises(DatabaseError, match=f"variable {VARIABLE} is not set") as caught:
+        await database.require_tables()
+    assert caught.value.exit_code == 1
+    monkeypatch.setenv(VARIABLE, "mysql://me:s3cr3t@host/game")
+    with pytest.raises(DatabaseError, match="not a PostgreSQL connection string"):
+        await database.refused()
+    monkeypatch.setenv(VARIABLE, migrated_url)
+    assert await database.refused() is None
+    await database.close()
+
+
+async def test_the_embedded_database_starts_on_first_use_and_ends_with_it(scratch: Path) -> None:
+    home = scratch / "first-use"
+    database = Database(dsn_env=None, home=home)
+    data = home / "postgres" / "data"
+    assert keeper.postmaster_pid(data) is None
+    await asyncio.gather(database.require_tables(), database.require_tables())
+    assert keeper.postmaster_pid(data) is not None
+    await database.close()
+    assert keeper.postmaster_pid(data) is None
 
 
 async def test_work_under_way_is_finished_or_cut_off_when_the_database_closes(
@@ -198,7 +265,7 @@ async def test_work_under_way_is_finished_or_cut_off_when_the_database_closes(
         await inside.wait()
         asyncio.get_running_loop().call_later(0.05, go_on.set)
     await finishing
-    monkeypatch.setattr("mmo_rl.database.database.CLOSE_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("mmo_rl.database.connections.CLOSE_TIMEOUT_S", 0.1)
     inside.clear()
     async with Database(dsn_env=VARIABLE, home=tmp_path) as database:
         stuck = asyncio.create_task(work("cut off", asyncio.Event()))
