@@ -15,7 +15,9 @@ from mmo_rl.loop.judged import keep_judgments
 from mmo_rl.loop.reasons import nothing_selected, refuse_if_all_unscored
 from mmo_rl.loop.results import note_provenance
 from mmo_rl.report.progress import Stages
+from mmo_rl.sampler.base import Sampler
 from mmo_rl.sampler.select import selections as selections_of
+from mmo_rl.source.base import Source
 from mmo_rl.types import Group, JudgeUsage, ScoredGroup, Selection, Unscored
 
 if TYPE_CHECKING:
@@ -110,15 +112,12 @@ async def run(
 # --- what is judged -------------------------------------------------------------------------------------------------
 
 
-async def selected(settings: Settings, source: Any, sampler: Any, *, windows: str) -> list[Selection]:
+async def selected(settings: Settings, source: Source, sampler: Sampler, *, windows: str) -> list[Selection]:
     """What the iterations of a training run would take of the windows that are there, each group once; ``ready``: all
     that are ready, every member of them. Where there is nothing, one selection that says why."""
-    from mmo_rl.config.components import build
-
     iterations = settings.iterations
     if windows == "ready":
-        node = settings.nodes["sampler"] or {}
-        sampler = build({**node, "max_windows": 2**31, "max_dropout": 0.0, "holdout": 0.0, "reuse": False})
+        sampler = sampler.with_rules(max_windows=2**31, max_dropout=0.0, holdout=0.0, reuse=False)
         iterations = 1
     taken = await selections_of(source, sampler, iterations=iterations)
     return _without(taken, ()) if taken[0].used else taken

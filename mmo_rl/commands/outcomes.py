@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from mmo_rl.errors import ConfigError, SourceError
 from mmo_rl.report.progress import Stages
-from mmo_rl.sampler.lookback import outside, told
+from mmo_rl.sampler.lookback import older_windows
 from mmo_rl.types import Selection
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ async def run(context: Context, *, recompute: bool = False) -> None:
     source, sampler = await context.components.source(), context.components.sampler()
     database = await context.components.database()
     # Windows of several hours join the outcomes of their hours.
-    whole = sampler.window_hours % 1 == 0
-    query = replace(sampler.query(None), window_hours=1.0 if whole else sampler.window_hours)
+    whole = sampler.rules.window_hours % 1 == 0
+    query = replace(sampler.query(None), window_hours=1.0 if whole else sampler.rules.window_hours)
     node = context.settings.nodes["source"] or {}
     tracker = OutcomesTracker(database=database, settle_minutes=node.get("settle_minutes", 5.0))
     recorded = await source.windows(query)
@@ -42,7 +42,7 @@ async def run(context: Context, *, recompute: bool = False) -> None:
         raise SourceError(
             "no window has been recorded", hint="mmo-rl task=collect records some, mmo-rl task=import copies some"
         )
-    hidden = await outside(source, query, recorded, min_agents=sampler.min_agents, min_actions=sampler.min_actions)
+    older = await older_windows(source, query, recorded, sampler.rules)
     complete = [stats for stats in recorded if stats.complete]
     final = set() if recompute else await tracker.final(stats.window for stats in complete)
     asked = [stats for stats in complete if stats.window.id not in final]
@@ -58,7 +58,7 @@ async def run(context: Context, *, recompute: bool = False) -> None:
     lines = [
         f"{_count(len(final), 'final window')} kept (outcomes.recompute=true derives again)" if final else "",
         f"{_count(unfinished, 'window')} not over yet" if (unfinished := len(recorded) - len(complete)) else "",
-        told(hidden) if hidden is not None else "",
+        str(older) if older is not None else "",
         f"{_count(resolved, 'open question')} answered since" if resolved else "",
         *(f"{count} x {reason}" for reason, count in sorted(source.rejected.items())),
     ]

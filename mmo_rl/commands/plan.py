@@ -15,6 +15,7 @@ from pydantic import Field
 
 from mmo_rl.plan.bill import BackendName, Plan, Prices, Rates
 from mmo_rl.plan.count import Counts, Reckoner
+from mmo_rl.sampler.base import RuleChanges
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -77,7 +78,7 @@ async def make_plan(
     from mmo_rl.plan.tokens import tokens_of_judge, tokens_of_model
 
     nodes, components = context.settings.nodes, context.components
-    trainer, judge_node, sampler_node = (_needed(context, name) for name in ("trainer", "judge", "sampler"))
+    trainer, judge_node = (_needed(context, name) for name in ("trainer", "judge"))
     kind: Any = load(trainer[TARGET])
     backend = _backend(kind, trainer)
     trains = backend != "export"
@@ -108,13 +109,14 @@ async def make_plan(
         overrides=context.overrides,
         max_windows=max_windows,
     )
-    counts = await reckoner.count(build(sampler_node), judge, judge_tokens)
+    sampler = components.sampler()
+    counts = await reckoner.count(sampler, judge, judge_tokens)
     recorded = dry is None or warm_share > 0
     if recorded and counts.calls:
         counts = await _with_kept(context, counts)
     varied = []
-    for change in _cheaper(sampler_node, counts) if changes else ():
-        then = await reckoner.count(build({**sampler_node, **change}), judge, judge_tokens)
+    for change in _cheaper(counts) if changes else ():
+        then = await reckoner.count(sampler.with_rules(**change), judge, judge_tokens)
         then = await _with_kept(context, then) if recorded and then.calls else then
         varied.append((" ".join(f"sampler.{key}={value}" for key, value in change.items()), then))
     given = {"cpu_tflops": 0.05, "gpu_tflops": 150.0, "gpu_usd_per_hour": None, "judge_call_s": 6.0} | dict(rates or {})
@@ -146,7 +148,7 @@ async def make_plan(
     )
 
 
-def _cheaper(sampler: Mapping[str, Any], counts: Counts) -> list[dict[str, float | int]]:
+def _cheaper(counts: Counts) -> list[RuleChanges]:
     """Larger dropout, with a smaller target where the target is what keeps it down."""
     rates = [rate for rate in DROPOUTS if rate > counts.dropout_rate]
     if counts.capped:

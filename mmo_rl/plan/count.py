@@ -18,6 +18,7 @@ from mmo_rl.plan.dry_play import DryPolicy, DrySource
 from mmo_rl.plan.tokens import Tokens
 from mmo_rl.policy_view import training_groups
 from mmo_rl.rng import derive_seed
+from mmo_rl.sampler.base import Sampler
 from mmo_rl.sampler.select import select, used
 from mmo_rl.trainer.base import AssistantTurns
 from mmo_rl.types import Group, PolicyCall, Score, ScoredGroup, SelectedWindow, Selection, Trajectory
@@ -135,7 +136,7 @@ class Reckoner:
         self._seen: Seen = {}
         self._mean_lengths: tuple[float, float] | None = None
 
-    async def count(self, sampler: Any, judge: Any, judge_tokens: Tokens | None) -> Counts:
+    async def count(self, sampler: Sampler, judge: Any, judge_tokens: Tokens | None) -> Counts:
         """Raises `SourceError` where nothing would be trained on, as the run itself would."""
 
         def counting() -> _Tally:
@@ -184,7 +185,7 @@ class Reckoner:
             available=offered,
             trajectories=sum(s.used for s in selections),
             dropout_rate=sum(s.dropout_rate * s.available for s in selections) / offered if offered else 0.0,
-            capped=any(1 - sampler.target_trajectories / s.available > s.dropout_rate for s in selections),
+            capped=any(1 - sampler.rules.target_trajectories / s.available > s.dropout_rate for s in selections),
             excluded=dict(excluded),
             calls=(*warm.all_calls(), *tally.all_calls()),
             selected_tokens=round(tally.scaled(tally.selected) * self._epochs),

@@ -55,8 +55,7 @@ class DryPolicy:
 
 
 class DrySource:
-    """What a recorder and a source are to a run, in memory: implements `mmo_rl.database.base.Recorder` and what is
-    asked of `mmo_rl.source.base.Source`."""
+    """Recorder and source in memory: implements `mmo_rl.database.base.Recorder` and `mmo_rl.source.base.Source`."""
 
     def __init__(self) -> None:
         self.visible: int | None = None
@@ -111,3 +110,6 @@ class DrySource:
             played = self._played[chosen.window.id]
             members = tuple(played[i] for i in chosen.trajectory_ids if i in played)
             yield Group(chosen.window.id, chosen.window, members, self._truths.get(chosen.window.id))
+
+    async def aclose(self) -> None:
+        """Holds nothing open."""

@@ -1,34 +1,41 @@
-"""What `mmo_rl.commands.check` prints: a table with a row a window, the totals, and the verdict."""
+"""Printed table of a readiness check: a row a window, the totals, and the result with the next command."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
-from mmo_rl.sampler.lookback import told
-from mmo_rl.sampler.quality import CLOCK
+from mmo_rl.sampler.base import Readiness, ReadinessReport, RecordedWindow, StepQuality
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from mmo_rl.commands.check import Readiness
+    from rich.table import Table
 
 MAX_ROWS = 40
+CLOCK_FAULTS = {
+    "ends_before_it_starts": "trajectories end before they start",
+    "outside_its_span": "trajectories have steps before their start or after their end",
+    "out_of_order": "trajectories have steps that go back in time",
+    "in_the_future": "trajectories lie in the future",
+}
+"""Descriptions of the fields of `mmo_rl.sampler.base.ClockFaults`."""
 
 
-def show(checked: Sequence[Readiness], report: Mapping[str, Any], console: Console) -> None:
-    """Of many windows, the newest have a row."""
-    if checked:
-        console.print(_table(checked))
+def show(report: ReadinessReport, next_command: str, console: Console) -> None:
+    """Prints the table, the totals and the result; of many windows the newest have a row."""
+    if report.per_window:
+        console.print(_table(report.per_window))
     for line in lines(report):
         console.print(line, soft_wrap=True, markup=False, highlight=False)
-    if report["ready"]:
-        console.print(f"READY. Next: {report['next']}", soft_wrap=True, markup=False, highlight=False)
+    if report.ready:
+        console.print(f"READY. Next: {next_command}", soft_wrap=True, markup=False, highlight=False)
     else:
         console.print("NOT READY")
 
 
-def _table(checked: Sequence[Readiness]) -> Any:
+def _table(checked: Sequence[Readiness]) -> Table:
+    """Builds the table of windows."""
     from rich.table import Table
 
     hidden = max(0, len(checked) - MAX_ROWS)
@@ -54,65 +61,73 @@ def _table(checked: Sequence[Readiness]) -> Any:
     return table
 
 
-def lines(report: Mapping[str, Any]) -> list[str]:
-    """What is true of all windows together; what is not remarkable is not said."""
+def lines(report: ReadinessReport) -> list[str]:
+    """Lists the findings about all windows together; unremarkable ones are left out."""
+    windows, ready = len(report.per_window), len(report.usable)
     said = [
-        f"{report['windows_ready']} of {report['windows']} windows ready"
-        f" ({report['windows_ready_with_outcomes']} with outcomes),"
-        f" {report['trajectories_ready']:,} of {report['trajectories']:,} trajectories, {report['steps']:,} steps"
+        f"{ready} of {windows} windows ready ({report.windows_ready_with_outcomes} with outcomes),"
+        f" {report.trajectories_ready:,} of {report.trajectories:,} trajectories, {report.steps:,} steps"
     ]
-    said += _recorded(report["recorded_windows"])
-    counts = report["at_least_agents"]
-    if report["windows"]:
-        of = " of one role" if any(window["roles"] is not None for window in report["per_window"]) else ""
+    said += _recorded(report.recorded_windows)
+    if windows:
+        of = " of one role" if any(window.roles is not None for window in report.per_window) else ""
+        least, counts = report.at_least_agents.keys(), report.at_least_agents.values()
         said.append(
-            f"complete windows with at least {' / '.join(counts)} agents{of}: {' / '.join(map(str, counts.values()))}"
+            f"complete windows with at least {' / '.join(map(str, least))} agents{of}: {' / '.join(map(str, counts))}"
         )
-    ids = report["window_ids"]
-    if ids["mapped"] or ids["derived"]:
-        examples = ", ".join(f"{name} x {count}" for name, count in ids["examples"].items())
+    ids = report.window_ids
+    if ids.mapped or ids.derived:
+        examples = ", ".join(f"{name} x {count}" for name, count in ids.examples.items())
         said.append(
-            f"window ids: {ids['mapped']} in another format were mapped, {ids['derived']} were re-derived from the"
+            f"window ids: {ids.mapped} in another format were mapped, {ids.derived} were re-derived from the"
             f" start time ({examples})"
         )
-    quality = report["quality"]
-    if quality is not None and quality["steps"]:
-        said.append(
-            f"steps with LLM calls {_percent(quality['share_of_steps_with_calls'])}, calls with a prompt"
-            f" {_percent(quality['share_of_calls_with_prompt'])}, actions with a result"
-            f" {_percent(quality['share_of_actions_with_result'])}"
-        )
-        if quality["duplicates"]:
-            said.append(f"duplicates: {quality['duplicates']:,} trajectories repeat another one under their own id")
-        said += [f"clock: {number:,} {CLOCK[name]}" for name, number in quality["clock"].items() if number]
-        if quality["trainable_calls"] and not quality["with_logprobs"]:
-            said.append("no LLM call has logprobs: the starting policy scores them, or training is plain REINFORCE")
-    if report.get("outside_lookback"):
-        said.append(told(report["outside_lookback"]))
-    said += [f"left out: {count} x {reason}" for reason, count in sorted(report["rejected"].items())]
-    if report["rejected"] and report.get("rejected_in"):
-        said.append(f"each of them is in {report['rejected_in']}")
-    if report["windows_ready"] and not report["windows_ready_with_outcomes"]:
+    if report.quality is not None:
+        said += _quality(report.quality)
+    if report.outside_lookback is not None:
+        said.append(str(report.outside_lookback))
+    said += [f"left out: {count} x {reason}" for reason, count in sorted(report.rejected.items())]
+    if report.rejected and report.rejected_in:
+        said.append(f"each of them is in {report.rejected_in}")
+    if ready and not report.windows_ready_with_outcomes:
         said.append("no outcomes: judge=oracle needs them (task=outcomes derives them from the recorded prices)")
     return said
 
 
-def _recorded(recorded: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Said only where trajectories were sliced; otherwise the table says it."""
-    crossing = [window for window in recorded if window["crossing"]]
+def _quality(quality: StepQuality) -> list[str]:
+    """Lists the findings about the recorded steps."""
+    if not quality.steps:
+        return []
+    said = [
+        f"steps with LLM calls {_percent(quality.share_of_steps_with_calls)}, calls with a prompt"
+        f" {_percent(quality.share_of_calls_with_prompt)}, actions with a result"
+        f" {_percent(quality.share_of_actions_with_result)}"
+    ]
+    if quality.duplicates:
+        said.append(f"duplicates: {quality.duplicates:,} trajectories repeat another one under their own id")
+    said += [f"clock: {number:,} {CLOCK_FAULTS[name]}" for name, number in asdict(quality.clock).items() if number]
+    if quality.trainable_calls and not quality.with_logprobs:
+        said.append("no LLM call has logprobs: the starting policy scores them, or training is plain REINFORCE")
+    return said
+
+
+def _recorded(recorded: Sequence[RecordedWindow]) -> list[str]:
+    """Lists the windows as they were recorded, where trajectories were sliced; elsewhere the table shows them."""
+    crossing = [window for window in recorded if window.crossing]
     if not crossing:
         return []
-    agents = [str(window["agents"]) for window in recorded[-MAX_ROWS:]]
+    agents = [str(window.agents) for window in recorded[-MAX_ROWS:]]
     listed = " and ".join(filter(None, (", ".join(agents[:-1]), agents[-1])))
     said = [f"before slicing: {len(recorded)} windows recorded, of {listed} agents"]
     for window in crossing[-MAX_ROWS:]:
-        count = f"{window['crossing']:,}"
-        count = f"all {count}" if window["crossing"] == window["trajectories"] else count
-        said.append(f"{count} trajectories of {window['window_id']} cross {window['end'][-5:]} and are sliced")
+        count = f"{window.crossing:,}"
+        count = f"all {count}" if window.crossing == window.trajectories else count
+        said.append(f"{count} trajectories of {window.window_id} cross {window.end[-5:]} and are sliced")
     return said
 
 
 def _range(window: Readiness) -> str:
+    """Formats the range of P&L in game dollars."""
     if window.pnl_low is None or window.pnl_high is None:
         return "-"
     if window.pnl_low == window.pnl_high:
@@ -121,4 +136,5 @@ def _range(window: Readiness) -> str:
 
 
 def _percent(share: float | None) -> str:
+    """Formats a share in [0, 1] as a percentage."""
     return "-" if share is None else f"{share:.1%}"

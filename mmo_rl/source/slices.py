@@ -7,25 +7,20 @@ and its own P&L.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
-from mmo_rl.clock import parse_window_id, window_at
+from mmo_rl.clock import window_at
 from mmo_rl.clock import window_id as written
 from mmo_rl.source.values import as_number, as_time, pick
 from mmo_rl.types import Step, Trajectory, Window
-
-SEPARATOR = "@"
-ID_PATTERN = (
-    r"^([12]\d{3})-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])[T -]([01]\d|2[0-3])"
-    r"(:([0-5]\d)(:[0-5]\d(\.\d+)?)?)?(Z|\+00:?00)?$"
-)
-"""Window ids that name a start: ``YYYY-MM-DDTHH:MM``, and what is written for it elsewhere (``2025-01-13-14``,
-``2025-01-13T14:00:00.000Z``), in the part of the language of patterns that PostgreSQL shares."""
-_ID = re.compile(ID_PATTERN, re.ASCII)
+from mmo_rl.window_ids import ID_PATTERN as ID_PATTERN
+from mmo_rl.window_ids import is_odd as is_odd
+from mmo_rl.window_ids import named_start as named_start
+from mmo_rl.window_ids import slice_id as slice_id
+from mmo_rl.window_ids import split_id as split_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,35 +31,6 @@ class Slice:
     window: Window
     steps: tuple[int, ...]
     pnl: float | None
-
-
-def named_start(window_id: str | None) -> datetime | None:
-    """The UTC start that a recorded window id names in any known format; None where it names none (``default``,
-    ``window-test-1``, ``benchmark-7``, 30 February)."""
-    match = _ID.fullmatch(window_id or "")
-    if match is None:
-        return None
-    year, month, day, hour = (int(match[group]) for group in (1, 2, 3, 4))
-    try:
-        return datetime(year, month, day, hour, int(match[6] or 0), tzinfo=UTC)
-    except ValueError:
-        return None
-
-
-def is_odd(window_id: str | None) -> bool:
-    """Whether a recorded window id is not one as the game writes it, so that it was mapped or re-derived."""
-    return window_id is None or parse_window_id(window_id) is None
-
-
-def slice_id(trajectory_id: str, window_id: str) -> str:
-    """The id of a trajectory's part in a window."""
-    return f"{trajectory_id}{SEPARATOR}{window_id}"
-
-
-def split_id(identity: str) -> tuple[str, str | None]:
-    """The trajectory id of a slice, and the window id; (identity, None) where it is not the id of a slice."""
-    origin, _, named = identity.rpartition(SEPARATOR)
-    return (origin, named) if origin and parse_window_id(named) is not None else (identity, None)
 
 
 def home_window(window_id: str | None, start: datetime, *, hours: float) -> Window:

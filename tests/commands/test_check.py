@@ -15,12 +15,13 @@ import pytest
 from rich.console import Console
 
 from mmo_rl.clock import milliseconds, window_at
-from mmo_rl.commands.check import assess, next_command, run, summary, verdict
+from mmo_rl.commands.check import next_command, not_ready, run
 from mmo_rl.database.database import Database
 from mmo_rl.database.recorder import TrajectoryRecorder
 from mmo_rl.errors import NotReady
 from mmo_rl.report.readiness_table import MAX_ROWS, show
-from mmo_rl.sampler.quality import Quality, total
+from mmo_rl.sampler.readiness import report
+from mmo_rl.sampler.windows import WindowSampler
 from mmo_rl.source.postgres import PostgresSource
 from mmo_rl.types import Action, LLMCall, Member, Step, Trajectory, WindowStats
 
@@ -35,52 +36,17 @@ def agents(count: int, actions: int = 5, **more: Any) -> list[Member]:
     return [Member(f"t{n}", f"a{n}", actions, float(n), **more) for n in range(count)]
 
 
-@pytest.mark.parametrize(
-    ("stats", "reason"),
-    [
-        (window(*agents(5)), None),
-        (window(*agents(4)), "4 of 5 agents"),
-        (window(*agents(5), complete=False), "not over yet"),
-        (window(*agents(5, is_evaluation=True)), "for evaluation only"),
-        (window(*agents(5, is_training_data=False)), "for evaluation only"),
-        (window(*agents(4), Member("x", "x", 4)), "4 of 5 agents with 5 steps"),
-        (window(*agents(4), Member("again", "a0", 9)), "4 of 5 agents"),
-    ],
-)
-def test_why_a_window_is_not_ready(stats: WindowStats, reason: str | None) -> None:
-    (found,) = assess([stats], min_agents=5, min_actions=5)
-    assert found.reason == reason
+RULES = WindowSampler(min_agents=5, min_actions=5, seed=0).rules
 
 
-def test_where_roles_are_compared_one_of_them_must_be_large_enough() -> None:
-    mixed = window(*agents(3, role="bull"), *[Member(f"b{n}", f"b{n}", 5 + n, role="bear") for n in range(4)])
-    (whole,) = assess([mixed], min_agents=4, min_actions=5)
-    assert (whole.reason, whole.active_agents, whole.usable, whole.roles) == (None, 7, 7, None)
-    (by_role,) = assess([mixed], min_agents=4, min_actions=5, by_role=True)
-    assert (by_role.reason, by_role.active_agents, by_role.usable) == (None, 4, 4)
-    assert by_role.roles == {"bull": 3, "bear": 4}
-    for least, reason in ((5, "4 of 5 agents of one role"), (4, "2 of 4 agents of one role with 7 steps")):
-        (found,) = assess([mixed], min_agents=least, min_actions=7, by_role=True)
-        assert (found.reason, found.usable) == (reason, 0)
-
-
-def test_counts_are_of_play_that_may_be_trained_on() -> None:
-    members = [*agents(5), Member("e", "e", 50, -900.0, is_evaluation=True), Member("n", "n", 7)]
-    (found,) = assess([window(*members, outcomes=True)], min_agents=5, min_actions=5)
-    assert (found.agents, found.trajectories, found.steps) == (6, 6, 32)
-    assert (found.pnl_low, found.pnl_high, found.has_outcomes) == (0.0, 4.0, True)
-
-
-def printed(checked: list[Any], rejected: Mapping[str, int] | None = None) -> str:
+def printed(*windows: WindowStats, rejected: Mapping[str, int] | None = None) -> str:
     output = io.StringIO()
-    report = summary(checked, rejected=rejected or {}) | {"next": "mmo-rl collect=none"}
-    show(checked, report, Console(file=output, width=80))
+    show(report(windows, RULES, rejected=rejected or {}), "mmo-rl collect=none", Console(file=output, width=80))
     return output.getvalue()
 
 
 def test_the_table_fits_a_terminal() -> None:
-    checked = assess([window(*agents(5)), window(*agents(3), hour=1)], min_agents=5, min_actions=5)
-    text = printed(checked, {"not JSON": 2})
+    text = printed(window(*agents(5)), window(*agents(3), hour=1), rejected={"not JSON": 2})
     assert "…" not in text
     assert "2025-06-01T10:00" in text
     assert "3 of 5 agents" in text
@@ -90,19 +56,15 @@ def test_the_table_fits_a_terminal() -> None:
 
 
 def test_of_many_windows_the_newest_are_shown() -> None:
-    checked = assess([window(*agents(5), hour=h) for h in range(MAX_ROWS + 3)], min_agents=5, min_actions=5)
-    text = printed(checked)
+    text = printed(*[window(*agents(5), hour=h) for h in range(MAX_ROWS + 3)])
     assert "3 older windows are not shown" in text
     assert "2025-06-01T12:00" not in text
     assert "2025-06-01T13:00" in text
 
 
 def refused(*windows: WindowStats, overrides: tuple[str, ...] = ("task=check",)) -> NotReady:
-    report = summary(assess(windows, min_agents=5, min_actions=5), rejected={})
-    report["next"] = next_command(report, overrides, 5)
-    with pytest.raises(NotReady) as caught:
-        verdict(report, min_agents=5, min_actions=5)
-    return caught.value
+    checked = report(windows, RULES, rejected={})
+    return not_ready(checked, next_command(checked, overrides, RULES), RULES)
 
 
 def test_not_ready_names_the_next_command() -> None:
@@ -119,55 +81,6 @@ def test_not_ready_names_the_next_command() -> None:
     running = refused(window(*agents(5), complete=False), overrides=("task=check", "source=postgres"))
     assert str(running.hint).startswith("mmo-rl task=check source=postgres again when the window is over")
     assert NotReady.exit_code == 3
-
-
-def test_ready_windows_at_each_threshold() -> None:
-    windows = [window(*agents(count), hour=hour) for hour, count in enumerate((1, 2, 4, 5, 9))]
-    windows.append(window(*agents(9), hour=9, complete=False))
-    report = summary(assess(windows, min_agents=5, min_actions=5), rejected={})
-    assert report["at_least_agents"] == {"2": 4, "3": 3, "5": 2, "8": 1}
-
-
-def recorded(identity: str, *minutes: float, calls: tuple[LLMCall, ...] = (), **more: Any) -> Trajectory:
-    steps = tuple(
-        Step(n, milliseconds(START + timedelta(minutes=minute)), {}, Action("HOLD", {}, True), calls)
-        for n, minute in enumerate(minutes)
-    )
-    start, end = more.pop("start", START), more.pop("end", START + timedelta(minutes=59))
-    return Trajectory(identity, more.pop("agent", identity), "w", start, end, steps, 1.0)
-
-
-def test_quality_of_steps_worked_out_by_hand() -> None:
-    good = LLMCall(model="m", user_prompt="u", response="HOLD", logprobs=(-0.1,), token_ids=(1,))
-    empty = LLMCall(model="m", user_prompt=" ", response="HOLD", purpose="reasoning")
-    quality = Quality()
-    now = START + timedelta(hours=2)
-    quality.add(recorded("fine", 0, 59, calls=(good, empty)), now=now)
-    quality.add(recorded("again", 0, 59, agent="fine"), now=now)
-    quality.add(recorded("outside", 0, 61), now=now)
-    quality.add(recorded("back", 5, 4), now=now)
-    quality.add(recorded("reversed", 0, start=START + timedelta(minutes=1), end=START), now=now)
-    quality.add(recorded("future", 0, 1, end=now + timedelta(minutes=1)), now=now)
-    found = total([quality, Quality()])
-    assert (found["trajectories"], found["steps"], found["steps_with_calls"], found["calls"]) == (6, 11, 2, 4)
-    assert (found["trainable_calls"], found["with_logprobs"], found["duplicates"]) == (2, 2, 1)
-    assert found["share_of_calls_with_prompt"] == 0.5
-    assert found["share_of_actions_with_result"] == 0.0
-    assert found["clock"] == {
-        "ends_before_it_starts": 1, "outside_its_span": 2, "out_of_order": 1, "in_the_future": 1,
-    }  # fmt: skip
-    assert total([])["share_of_steps_with_calls"] is None
-
-
-def test_windows_that_cannot_be_read_or_hold_no_call_are_not_ready() -> None:
-    quality = Quality()
-    for number in range(5):
-        quality.add(recorded(f"t{number}", 0), now=START)
-    (silent,) = assess([window(*agents(5))], min_agents=5, min_actions=5, qualities={window().window.id: quality})
-    assert silent.reason == "no LLM calls"
-    quality.readable.remove("t3")
-    (broken,) = assess([window(*agents(5))], min_agents=5, min_actions=5, qualities={window().window.id: quality})
-    assert broken.reason == "4 of 5 agents readable"
 
 
 class Context:
@@ -187,20 +100,15 @@ class Context:
         self.nodes = {"source": {"dsn_env": None}, "database": {"dsn_env": "ANOTHER"}, "judge": {"_target_": judge}}
         self.overrides = ("task=check", "source.path=my file", "check.format=json")
         self.console = console
-        self.min_agents, self.min_actions = min_agents, 1
+        self.min_agents = min_agents
         self.lookback_hours = lookback_hours
         self._database = database
 
     async def source(self) -> PostgresSource:
         return PostgresSource(dsn_env=None, pool=self._database.read_only())
 
-    def sampler(self) -> Context:
-        return self
-
-    def query(self, scenario_id: str | None) -> Any:
-        from mmo_rl.types import WindowQuery
-
-        return WindowQuery(scenario_id=scenario_id, lookback_hours=self.lookback_hours)
+    def sampler(self) -> WindowSampler:
+        return WindowSampler(min_agents=self.min_agents, min_actions=1, lookback_hours=self.lookback_hours, seed=0)
 
 
 async def test_next_is_what_the_training_would_ask_for_first(babylon_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,9 +150,9 @@ async def test_the_task_on_a_database(database: Database, capsys: pytest.Capture
     for agent in ("a", "b"):
         await recorder.record(Trajectory(f"t-{agent}", agent, at.id, at.start, at.end, (step,), -2.5))
     await run(context, format="json")
-    report = json.loads(capsys.readouterr().out)
-    assert (report["ready"], report["windows_ready"], report["trajectories_ready"]) == (True, 1, 2)
-    assert report["per_window"] == [
+    found = json.loads(capsys.readouterr().out)
+    assert (found["ready"], found["windows_ready"], found["trajectories_ready"]) == (True, 1, 2)
+    assert found["per_window"] == [
         {
             "window_id": at.id,
             "ready": True,
@@ -285,25 +193,25 @@ async def test_the_games_own_database(
     async with Database(dsn_env="DATABASE_URL", home=tmp_path) as database:
         context: Any = Context(database, Console(file=io.StringIO(), width=80), min_agents=5)
         await run(context, format="json")
-        report = json.loads(capsys.readouterr().out)
+        found = json.loads(capsys.readouterr().out)
         await run(context)
         await run(context, format="json", steps=False)
         assert json.loads(capsys.readouterr().out)["quality"] is None
-    assert [(w["window_id"], w["agents"], w["crossing"]) for w in report["recorded_windows"]] == [
+    assert [(w["window_id"], w["agents"], w["crossing"]) for w in found["recorded_windows"]] == [
         ("2025-11-14T08:00", 5, 0),
         ("2025-11-14T09:00", 5, 5),
         ("2025-11-14T11:00", 8, 0),
         ("2025-11-14T13:00", 1, 0),
     ]
-    assert report["at_least_agents"] == {"2": 4, "3": 4, "5": 4, "8": 1}
-    assert report["window_ids"] == {
+    assert found["at_least_agents"] == {"2": 4, "3": 4, "5": 4, "8": 1}
+    assert found["window_ids"] == {
         "recorded": 16, "mapped": 1, "derived": 2, "examples": {"2025-11-14-11": 1, "default": 1, "(none)": 1},
     }  # fmt: skip
-    assert (report["windows_ready"], report["windows_ready_with_outcomes"]) == (4, 0)
-    assert report["quality"]["share_of_steps_with_calls"] == 1.0
-    assert (report["quality"]["calls"], report["steps"]) == (2894, 2894)
-    assert report["quality"]["with_logprobs"] == report["quality"]["duplicates"] == 0
-    assert not any(report["quality"]["clock"].values())
+    assert (found["windows_ready"], found["windows_ready_with_outcomes"]) == (4, 0)
+    assert found["quality"]["share_of_steps_with_calls"] == 1.0
+    assert (found["quality"]["calls"], found["steps"]) == (2894, 2894)
+    assert found["quality"]["with_logprobs"] == found["quality"]["duplicates"] == 0
+    assert not any(found["quality"]["clock"].values())
     text = context.console.file.getvalue()
     assert "before slicing: 4 windows recorded, of 5, 5, 8 and 1 agents" in text
     assert "all 5 trajectories of 2025-11-14T09:00 cross 10:00 and are sliced" in text
@@ -320,9 +228,9 @@ async def test_windows_that_the_lookback_hides_are_told(
         context: Any = Context(database, Console(file=io.StringIO(), width=120), min_agents=5, lookback_hours=1.0)
         with pytest.raises(NotReady) as caught:  # the newest window alone, of one agent
             await run(context, format="json", steps=False)
-        report = json.loads(capsys.readouterr().out)
-        assert report["windows"] == 1
-        assert report["outside_lookback"] == {
+        found = json.loads(capsys.readouterr().out)
+        assert found["windows"] == 1
+        assert found["outside_lookback"] == {
             "windows": 3, "trajectories": 18, "lookback_hours": 1.0, "override": "sampler.lookback_hours=6",
             "windows_with_agents": 3,
         }  # fmt: skip
