@@ -23,13 +23,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmo_rl.lm.model import SHIPPED
+from mmo_rl.lm.model import SHIPPED, ModelSpec
 from mmo_rl.policy.local import load_model
+from mmo_rl.report.run_folder import RunFolder
 from mmo_rl.trainer.art_adapter import Encoder
+from mmo_rl.trainer.base import TrainerParts
 from mmo_rl.trainer.local import LocalTrainer
 from mmo_rl.types import PolicyCall, TrainingGroup, TrainingSample
 
@@ -43,12 +44,6 @@ SIZES = {
 }
 VOCABULARY = 151_936
 GIB = 2**30
-
-
-@dataclass(frozen=True)
-class Limits:
-    context_length: int
-    lora_rank: int
 
 
 def random_model(folder: Path, size: str) -> str:
@@ -143,11 +138,19 @@ async def measure(options: argparse.Namespace, say: Callable[[str], None]) -> di
             missing_logprobs="score",
             device=options.device,
             seed=0,
-            model=Limits(context_length=32_768, lora_rank=options.lora_rank),
-            model_location=location,
-            model_name="benchmark",
-            checkpoints=folder / "checkpoints",
-            load_model=load_model,
+            parts=TrainerParts(
+                model=ModelSpec(
+                    name="benchmark",
+                    base_model=location,
+                    context_length=32_768,
+                    max_completion_tokens=1024,
+                    lora_rank=options.lora_rank,
+                ),
+                checkpoints=folder / "checkpoints",
+                folder=RunFolder(folder),
+                experiment="benchmark",
+                load_model=load_model,
+            ),
         )
         await trainer.resume()
         data = made_up(

@@ -40,6 +40,7 @@ from mmo_rl.database.database import Database
 from mmo_rl.database.embedded import EmbeddedServer
 from mmo_rl.database.judgments import StoredJudgments
 from mmo_rl.database.migrate import migrate
+from mmo_rl.judge.base import JudgeParts
 from mmo_rl.judge.ruler import RulerJudge
 from mmo_rl.judge.template import Template
 from mmo_rl.types import Action, GroundTruth, Group, LLMCall, Score, Step, TickerOutcome, Trajectory, Window
@@ -150,10 +151,17 @@ async def judge(url: str, windows: int, *, cached: bool, prefix: int, concurrenc
     async with Database(dsn_env=VARIABLE, home=Path()) as database:
         cache = StoredJudgments(database=database) if cached else None
         judge = RulerJudge(
-            model="benchmark", template=Template(**values), seed=0, base_url=url, concurrency=concurrency, cache=cache
+            model="benchmark",
+            template=Template(**values),
+            seed=0,
+            base_url=url,
+            concurrency=concurrency,
+            parts=JudgeParts(cache=cache),
         )
         # What is paid once a process (imports, the first connections) is not what is measured.
-        warm_up = RulerJudge(model="warm-up", template=Template(**values), seed=os.getpid(), base_url=url, cache=cache)
+        warm_up = RulerJudge(
+            model="warm-up", template=Template(**values), seed=os.getpid(), base_url=url, parts=JudgeParts(cache=cache)
+        )
         async for _ in warm_up.score(_one(groups[0])):
             pass
         await warm_up.aclose()

@@ -34,6 +34,7 @@ from pydantic import BaseModel
 from mmo_rl.database.database import Database
 from mmo_rl.database.embedded import EmbeddedServer
 from mmo_rl.database.migrate import migrate
+from mmo_rl.source.base import SourceParts
 from mmo_rl.source.postgres import PostgresSource
 from mmo_rl.types import SelectedWindow, Selection, Span, WindowQuery, WindowStats
 
@@ -226,7 +227,7 @@ async def in_turn(
 async def child(share: float) -> None:
     """Streams a share of the windows in a process of its own, and prints its peak memory in MB."""
     async with Database(dsn_env=VARIABLE, home=Path()) as database:
-        reader = PostgresSource(dsn_env=VARIABLE, pool=database.read_only())
+        reader = PostgresSource(dsn_env=VARIABLE, parts=SourceParts(pool=database.read_only()))
         windows = await reader.windows(WHOLE)
         await stream(reader, chosen(windows[: max(1, int(len(windows) * share))]))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -252,7 +253,7 @@ async def measure(server: EmbeddedServer, arguments: argparse.Namespace) -> dict
         await migrate(database)
         connection = await database.connect()
         await fill(connection, arguments.rows, random.Random(0))
-        reader = PostgresSource(dsn_env=VARIABLE, pool=database.read_only())
+        reader = PostgresSource(dsn_env=VARIABLE, parts=SourceParts(pool=database.read_only()))
         windows = await reader.windows(WHOLE)
         everything, quarter = chosen(windows), chosen(windows, every=4)
         ids = list(everything.trajectory_ids)
@@ -286,7 +287,7 @@ async def measure(server: EmbeddedServer, arguments: argparse.Namespace) -> dict
         await migrate(database)
         connection = await database.connect()
         await fill_statistics(connection, arguments.statistics_rows)
-        reader = PostgresSource(dsn_env=VARIABLE, pool=database.read_only())
+        reader = PostgresSource(dsn_env=VARIABLE, parts=SourceParts(pool=database.read_only()))
         aggregate = """
             select "windowId", count(*), count(distinct "agentId"), sum("episodeLength"), min("finalPnL"),
                    max("finalPnL"), bool_or("isEvaluation"), max("endTime")

@@ -34,7 +34,7 @@ from mmo_rl.database.embedded import EmbeddedServer
 from mmo_rl.database.migrate import migrate
 from mmo_rl.sampler.select import select
 from mmo_rl.sampler.windows import WindowSampler
-from mmo_rl.source.base import WINDOWS_INDEX
+from mmo_rl.source.base import WINDOWS_INDEX, SourceParts
 from mmo_rl.source.postgres import PostgresSource
 from mmo_rl.types import Selection
 
@@ -61,7 +61,7 @@ FILL = """
 
 async def choose(database: Database, lookback_hours: float = 168.0) -> Selection:
     """One iteration's selection, from the windows of so many hours."""
-    reader = PostgresSource(dsn_env=VARIABLE, pool=database.read_only())
+    reader = PostgresSource(dsn_env=VARIABLE, parts=SourceParts(pool=database.read_only()))
     sampler = WindowSampler(lookback_hours=lookback_hours, target_trajectories=500, seed=0)
     return await select(reader, sampler, iteration=0, used_windows=(), scenario_id=None)
 

@@ -39,12 +39,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmo_rl.lm.model import SHIPPED
+from mmo_rl.lm.model import SHIPPED, ModelSpec
 from mmo_rl.market.arena import MarketArena
 from mmo_rl.market.base import Episode
 from mmo_rl.market.spec import MarketSpec
 from mmo_rl.policy.local import LocalPolicy, load_model
+from mmo_rl.report.run_folder import RunFolder
 from mmo_rl.rng import derive_seed
+from mmo_rl.trainer.base import TrainerParts
 from mmo_rl.trainer.local import LocalTrainer
 from mmo_rl.types import PolicyCall, TrainingGroup, TrainingSample
 
@@ -104,10 +106,13 @@ def train_locally(groups: Sequence[TrainingGroup], *, device: Any, threads: int)
             clip_epsilon=CLIP,
             device=device,
             seed=0,
-            model_location=str(SHIPPED / "tiny"),
-            model_name="tiny",
-            checkpoints=Path(folder) / "checkpoints",
-            load_model=lambda location, **options: load_model(location, threads=threads, **options),
+            parts=TrainerParts(
+                model=ModelSpec(name="tiny", base_model="tiny", context_length=512, max_completion_tokens=24),
+                checkpoints=Path(folder) / "checkpoints",
+                folder=RunFolder(Path(folder)),
+                experiment="benchmark",
+                load_model=lambda location, **options: load_model(location, threads=threads, **options),
+            ),
         )
 
         async def update() -> tuple[float, int, int]:

@@ -22,6 +22,13 @@ float tells microseconds apart."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+class Parts:
+    """Base of the collaborators that the composition root hands to a component beside the keys of its YAML file: each
+    room's ``base.py`` has a frozen dataclass of them, and a constructor that needs any takes it as ``parts``."""
+
+    __slots__ = ()
+
+
 # --- time -----------------------------------------------------------------------------------------------------------
 
 

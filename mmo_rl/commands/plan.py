@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
+from mmo_rl.judge.base import JudgeParts
+from mmo_rl.market.base import CollectorParts
 from mmo_rl.plan.bill import BackendName, Plan, Prices, Rates
 from mmo_rl.plan.count import Counts, Reckoner
 from mmo_rl.sampler.base import RuleChanges
@@ -92,7 +94,9 @@ async def make_plan(
     reckoner = Reckoner(
         iterations=context.settings.iterations,
         source=await components.source() if dry is None or warm_share else None,
-        collector=None if dry is None else build(_needed(context, "collect"), arena=arena, recorder=dry),
+        collector=None
+        if dry is None
+        else build(_needed(context, "collect"), CollectorParts(arena=arena, recorder=dry)),
         dry=dry,
         arena=arena,
         evaluate=nodes["evaluate"] if trains else None,
@@ -178,7 +182,7 @@ def _unopened(node: Mapping[str, Any]) -> Any:
     """The judge, without its connections: an address that is given needs no key before it is asked."""
     from mmo_rl.config.components import build
 
-    return build(_addressed(node))
+    return build(_addressed(node), JudgeParts())
 
 
 def _addressed(node: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -19,6 +19,15 @@ from typing import TYPE_CHECKING, Any, Self
 from mmo_rl.config.schema import TARGET, is_named, load, schema_of, unheard_warnings
 from mmo_rl.config.settings import COMPONENTS, Settings, config_sha256, masked, validate
 from mmo_rl.errors import ConfigError
+from mmo_rl.evaluate.base import EvaluatorParts
+from mmo_rl.judge.base import JudgeParts
+from mmo_rl.lm.base import ModelParts
+from mmo_rl.market.base import CollectorParts
+from mmo_rl.policy.base import PolicyParts
+from mmo_rl.report.base import ReportParts
+from mmo_rl.source.base import SourceParts
+from mmo_rl.trainer.base import TrainerParts
+from mmo_rl.types import Parts
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -50,25 +59,7 @@ class Context:
 class Components:
     """The components of one run, by the name of their config group; an asynchronous context manager.
 
-    A constructor asks for what it needs by parameter name, beside the keys that YAML sets:
-
-    ======================  ==========================================================================
-    ``home``                folder of local data
-    ``measured``            folder there of what base models were measured to earn; None where MMO_RL_MEASURE says again
-    ``run_folder``          `mmo_rl.report.run_folder.RunFolder` of this run
-    ``console``             `rich.console.Console` that people watch
-    ``rejected_to``         file for what a source cannot read: in the run folder, else under ``home``
-    ``model``, ``market``   the components of these names: base model and market specification
-    ``model_location``      what transformers loads for the base model: a folder or hub id
-    ``model_name``          the base model's short name
-    ``load_model``          function that loads a causal language model and its tokenizer
-    ``checkpoints``         folder of this run's weights
-    ``arena``               `mmo_rl.market.arena.MarketArena` of this run's market
-    ``group``, ``job_key``  the experiment's name, the run folder's
-    ``pool``                read connections to the source's database
-    ``database``            what is written: the component of this name
-    ``recorder``, ``cache`` its recorder of play, its cache of judgments
-    ======================  ==========================================================================
+    What a component needs beside its YAML keys are the ``parts`` of its room's ``base.py``.
     """
 
     def __init__(
@@ -82,29 +73,8 @@ class Components:
         self._settings = settings
         self._overrides = tuple(overrides)
         self._made: dict[str, Any] = {}
-        self._values: dict[str, Callable[[], Any]] = {
-            "home": lambda: settings.home,
-            "measured": lambda: None if os.environ.get("MMO_RL_MEASURE") == "again" else settings.home / "measured",
-            "console": lambda: console,
-            "run_folder": lambda: self._needed(run_folder),
-            "rejected_to": lambda: (settings.home if run_folder is None else run_folder.path) / "rejected.jsonl",
-            "checkpoints": lambda: self._needed(run_folder).path / "checkpoints",
-            "job_key": lambda: self._needed(run_folder).path.name,
-            "group": lambda: settings.name,
-            "report.name": lambda: " ".join(overrides) or "defaults",
-            "model": self.model,
-            "model_name": lambda: self.model().name,
-            "model_location": lambda: self.model().location(),
-            "load_model": self._load_model,
-            "market": self.market,
-            "arena": self.arena,
-        }
-        self._awaited: dict[str, Callable[[], Awaitable[Any]]] = {
-            "database": self.database,
-            "pool": self._pool,
-            "recorder": self._recorder,
-            "cache": self._cache,
-        }
+        self._console = console
+        self._run_folder = run_folder
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -123,7 +93,7 @@ class Components:
     # --- made without waiting --------------------------------------------------------------------------------------
 
     def model(self) -> Any:
-        return self._make_now("model")
+        return self._make_now("model", ModelParts(cache=self._settings.home / "models"))
 
     def market(self) -> Any:
         return self._make_now("market")
@@ -132,19 +102,27 @@ class Components:
         return self._make_now("sampler")
 
     def trainer(self) -> Any:
-        return self._make_now("trainer")
-
-    def _load_model(self) -> Any:
         from mmo_rl.policy.local import load_model
 
-        spec = self.model()
-        return partial(load_model, threads=spec.threads, cache=spec.cache)
+        if "trainer" not in self._made:
+            folder, model = self._folder(), self.model()
+            parts = TrainerParts(
+                model=model,
+                checkpoints=folder.path / "checkpoints",
+                folder=folder,
+                experiment=self._settings.name,
+                load_model=partial(load_model, threads=model.threads, cache=model.cache),
+            )
+            self._make_now("trainer", parts)
+        return self._made["trainer"]
 
     def evaluator(self) -> Any:
-        return self._make_now("evaluate")
+        again = os.environ.get("MMO_RL_MEASURE") == "again"
+        measured = None if again else self._settings.home / "measured"
+        return self._make_now("evaluate", EvaluatorParts(arena=self.arena(), measured=measured))
 
     def report(self) -> Any:
-        return self._make_now("report")
+        return self._make_now("report", ReportParts(folder=self._folder()))
 
     def arena(self) -> Any:
         if "arena" not in self._made:
@@ -173,16 +151,27 @@ class Components:
         return await self._make("database")
 
     async def source(self) -> Any:
-        return await self._make("source")
+        if "source" not in self._made:
+            node = self._node("source")
+            folder = self._settings.home if self._run_folder is None else self._run_folder.path
+            rejected = folder / "rejected.jsonl"
+            pool = {"pool": await self._pool()} if "dsn_env" in node else {}
+            await self._make("source", SourceParts(**pool, rejected_to=rejected))
+        return self._made["source"]
 
     async def judge(self) -> Any:
-        return await self._make("judge")
+        if "judge" not in self._made:
+            cache = await self._cache() if _takes_parts(self._node("judge")) else None
+            await self._make("judge", JudgeParts(cache=cache))
+        return self._made["judge"]
 
     async def collector(self) -> Any:
-        return await self._make("collect")
+        if "collect" not in self._made:
+            await self._make("collect", CollectorParts(arena=self.arena(), recorder=await self._recorder()))
+        return self._made["collect"]
 
     async def policy(self) -> Any:
-        return await self._make("policy")
+        return await self._make("policy", PolicyParts(model=self.model()))
 
     async def published(self, version: PolicyVersion) -> Any:
         """The policy of a version that this run's trainer published, or of its base model: weights on this machine, or
@@ -233,39 +222,18 @@ class Components:
             self._made["cache"] = StoredJudgments(database=await self.database())
         return self._made["cache"]
 
-    def _make_now(self, name: str) -> Any:
+    def _make_now(self, name: str, parts: Parts | None = None) -> Any:
         if name not in self._made:
-            node = self._node(name)
-            asked = self._asked(node, name)
-            if late := sorted(asked.keys() & self._awaited.keys()):
-                raise TypeError(
-                    f"{node[TARGET]} asks for {', '.join(late)}, which only a component that is awaited has"
-                )
-            made = build(node, **{p: self._values[key]() for p, key in asked.items()})
-            self._keep(name, made)
+            self._keep(name, build(self._node(name), parts))
         return self._made[name]
 
-    async def _make(self, name: str) -> Any:
+    async def _make(self, name: str, parts: Parts | None = None) -> Any:
         if name not in self._made:
-            node = await self._completed(self._node(name), name)
-            made = build(node)
+            made = build(self._node(name), parts)
             if hasattr(made, "__aenter__"):
                 made = await self._stack.enter_async_context(made)
             self._keep(name, made)
         return self._made[name]
-
-    async def _completed(self, node: Mapping[str, Any], path: str) -> dict[str, Any]:
-        """``node`` with what it and the components inside it leave to us."""
-        values: dict[str, Any] = {}
-        for key, value in node.items():
-            if isinstance(value, Mapping) and TARGET in value:
-                value = await self._completed(value, f"{path}.{key}")
-            elif is_named(value):
-                value = {name: await self._completed(n, f"{path}.{key}.{name}") for name, n in value.items()}
-            values[key] = value
-        for parameter, key in self._asked(node, path).items():
-            values[parameter] = await self._awaited[key]() if key in self._awaited else self._values[key]()
-        return values
 
     def _keep(self, name: str, made: Any) -> None:
         self._made[name] = made
@@ -281,31 +249,38 @@ class Components:
             )
         return node
 
-    def _asked(self, node: Mapping[str, Any], path: str) -> dict[str, str]:
-        """The parameters that YAML leaves to us, and the name that each is known by here."""
-        asked = {}
-        for parameter in schema_of(load(node[TARGET])).parameters.values():
-            if parameter.name not in node and parameter.is_injected(path):
-                qualified = f"{path}.{parameter.name}"
-                asked[parameter.name] = qualified if qualified in self._values else parameter.name
-        return asked
-
-    def _needed(self, run_folder: RunFolder | None) -> RunFolder:
-        if run_folder is None:
+    def _folder(self) -> RunFolder:
+        if self._run_folder is None:
             raise TypeError(f"task={self._settings.task} has no run folder, and a component asks for it")
-        return run_folder
+        return self._run_folder
 
 
-def build(node: Mapping[str, Any], **injected: Any) -> Any:
-    """Makes what a validated node describes, its nested components first; ``injected`` are further arguments.
+def _takes_parts(node: Mapping[str, Any]) -> bool:
+    """True where the component of ``node``, or one inside it, takes collaborators."""
+    inner = [value for value in node.values() if isinstance(value, Mapping)]
+    inner += [v for value in inner if is_named(value) for v in value.values()]
+    return schema_of(load(node[TARGET])).takes_parts or any(_takes_parts(n) for n in inner if TARGET in n)
+
+
+def build(node: Mapping[str, Any], parts: Parts | None = None) -> Any:
+    """The component that a validated node describes, its nested components first; ``parts`` go to each that takes them.
 
     Raises `MmoRlError` where a constructor refuses its arguments.
     """
-    arguments = {
-        key: build(value)
-        if isinstance(value, Mapping) and TARGET in value
-        else ({name: build(inner) for name, inner in value.items()} if is_named(value) else value)
-        for key, value in node.items()
-        if key != TARGET
-    }
-    return load(node[TARGET])(**arguments, **injected)
+    target = load(node[TARGET])
+    schema = schema_of(target)
+    arguments: dict[str, Any] = {}
+    for key, value in node.items():
+        if key == TARGET:
+            continue
+        if isinstance(value, Mapping) and TARGET in value:
+            arguments[key] = build(value, parts)
+        elif is_named(value):
+            arguments[key] = {name: build(inner, parts) for name, inner in value.items()}
+        elif schema.parameters[key].kind == "node":
+            arguments[key] = schema.parameters[key].annotation(**value)
+        else:
+            arguments[key] = value
+    if schema.takes_parts:
+        arguments["parts"] = parts
+    return target(**arguments)

@@ -50,11 +50,12 @@ def check(key: str, text: str) -> None:
 
 
 def _local(context: Context, path: str | None) -> Any:
+    from mmo_rl.policy.base import PolicyParts
     from mmo_rl.policy.local import local_policy
 
     chosen = context.settings.nodes["policy"] or {}
     options = {name: chosen[name] for name in ("device", "batch_size") if name in chosen}
-    return local_policy(model=context.components.model(), path=path, **options)
+    return local_policy(path=path, **options, parts=PolicyParts(model=context.components.model()))
 
 
 def _endpoint(context: Context, model: str, url: str) -> Any:

@@ -1,8 +1,9 @@
 """A component's constructor is its schema: keys, types, ranges and defaults are read from its signature.
 
 A node is ``{_target_: mmo_rl.room.module.Class, key: value ...}``. Parameters of plain types (numbers, text, flags,
-literals, lists and mappings of them, ``Annotated`` with pydantic's ``Field``) are keys; a parameter that holds a
-component is a nested node; every other parameter is injected by `mmo_rl.config.components.Components` and is no key.
+literals, lists and mappings of them, ``Annotated`` with pydantic's ``Field``) are keys; a parameter whose type is a
+dataclass is a sub-node, whose keys are its fields; a parameter that holds a component is a nested node with a
+``_target_`` of its own; ``parts`` are the collaborators that the composition root hands over, and no key.
 """
 
 from __future__ import annotations
@@ -18,35 +19,18 @@ import types
 import typing
 from collections import abc
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from datetime import datetime, timedelta
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from mmo_rl.errors import MmoRlError
+from mmo_rl.types import Parts
 
 TARGET = "_target_"
-INJECTED_VALUES = frozenset(
-    {
-        "home",
-        "measured",
-        "rejected_to",
-        "model_location",
-        "model_name",
-        "checkpoints",
-        "group",
-        "job_key",
-        "report.name",
-    }
-)
-"""Plain values that a constructor gets by name where YAML does not set them (``report.name``: only there)."""
-INJECTED_OBJECTS = frozenset(
-    {"pool", "database", "cache", "recorder", "run_folder", "console", "model", "market", "arena", "load_model"}
-)
-"""The other names that a constructor may ask for; see `mmo_rl.config.components.Components`."""
 Node = Mapping[str, Any]
 
 _PLAIN = {str, int, float, bool, type(None), Path, datetime, timedelta, list, tuple, dict, set, frozenset, Any}
@@ -67,22 +51,21 @@ class Problem:
 
 @dataclass(frozen=True)
 class Parameter:
-    """One constructor parameter. ``is_key`` says whether it is set in YAML rather than injected."""
+    """One constructor parameter. ``kind`` says what may stand there: a ``key`` with a plain value, a ``node`` of the
+    fields of a dataclass, a ``component`` with a ``_target_`` of its own, or nothing (``parts``)."""
 
     name: str
     annotation: Any
     default: Any
-    is_key: bool
+    kind: Literal["key", "node", "component", "parts"]
+
+    @property
+    def is_key(self) -> bool:
+        return self.kind == "key"
 
     @property
     def required(self) -> bool:
         return self.default is inspect.Parameter.empty
-
-    def is_injected(self, path: str) -> bool:
-        """Whether `mmo_rl.config.components.Components` gives the value in the node at ``path`` where YAML does not."""
-        if not self.is_key:
-            return self.name in INJECTED_OBJECTS
-        return self.name in INJECTED_VALUES or f"{path}.{self.name}" in INJECTED_VALUES
 
 
 @dataclass(frozen=True)
@@ -99,7 +82,12 @@ class Schema:
     @property
     def keys(self) -> list[str]:
         """The names that people set, for messages."""
-        return [p.name for p in self.parameters.values() if p.is_key and p.name not in INJECTED_VALUES]
+        return [name for name, p in self.parameters.items() if p.kind in ("key", "node")]
+
+    @property
+    def takes_parts(self) -> bool:
+        """True where the composition root hands over collaborators."""
+        return any(p.kind == "parts" for p in self.parameters.values())
 
 
 def load(target: str) -> Callable[..., Any]:
@@ -134,9 +122,7 @@ def schema_of(target: Callable[..., Any]) -> Schema:
         if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
             continue
         annotation = _resolved(parameter.annotation, namespace)
-        parameters[parameter.name] = Parameter(
-            parameter.name, annotation, parameter.default, annotation is not None and _is_plain(annotation)
-        )
+        parameters[parameter.name] = Parameter(parameter.name, annotation, parameter.default, _kind(annotation))
     return Schema(target, parameters)
 
 
@@ -184,7 +170,9 @@ def check_keys(schema: Schema, values: Mapping[str, Any], path: str, problems: l
         parameter = schema.parameters.get(key)
         if isinstance(value, Mapping) and TARGET in value and parameter is not None:
             nested[key] = check_node(value, f"{path}.{key}", problems)
-        elif parameter is not None and not parameter.is_key and is_named(value):
+        elif parameter is not None and parameter.kind == "node":
+            nested[key] = _check_sub_node(parameter, value, f"{path}.{key}", problems)
+        elif parameter is not None and parameter.kind == "component" and is_named(value):
             nested[key] = {name: check_node(node, f"{path}.{key}.{name}", problems) for name, node in value.items()}
         elif parameter is None or not parameter.is_key:
             if parameter is not None and value is None and not parameter.required:
@@ -193,11 +181,19 @@ def check_keys(schema: Schema, values: Mapping[str, Any], path: str, problems: l
         else:
             keys[key] = value
     for parameter in schema.parameters.values():
-        if parameter.name in values or not parameter.required or parameter.is_injected(path):
+        if parameter.name in values or not parameter.required or parameter.kind == "parts":
             continue
         what = f"expected {describe(parameter.annotation)}" if parameter.is_key else "expected a component here"
         problems.append(Problem(f"{path}.{parameter.name}", f"missing, {what} ({schema.name})"))
     return nested | check_values({schema.parameters[k]: v for k, v in keys.items()}, path, problems)
+
+
+def _check_sub_node(parameter: Parameter, value: Any, path: str, problems: list[Problem]) -> dict[str, Any]:
+    schema = schema_of(parameter.annotation)
+    if not isinstance(value, Mapping):
+        problems.append(Problem(path, f"found {show(value)}, expected its keys: {', '.join(schema.keys)}"))
+        return {}
+    return check_keys(schema, value, path, problems)
 
 
 def is_named(value: Any) -> bool:
@@ -351,6 +347,14 @@ def _flat(annotation: Any) -> Iterable[Any]:
         for argument in typing.get_args(annotation):
             if argument is not Ellipsis:
                 yield from _flat(argument)
+
+
+def _kind(annotation: Any) -> Literal["key", "node", "component", "parts"]:
+    if isinstance(annotation, type) and issubclass(annotation, Parts):
+        return "parts"
+    if isinstance(annotation, type) and is_dataclass(annotation):
+        return "node"
+    return "key" if annotation is not None and _is_plain(annotation) else "component"
 
 
 def _is_plain(annotation: Any) -> bool:

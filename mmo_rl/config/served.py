@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mmo_rl.errors import ConfigError
+from mmo_rl.lm.base import ModelParts
 from mmo_rl.lm.manifest import model_named_in
 from mmo_rl.lm.model import ModelSpec
 from mmo_rl.serve.versions import WEIGHTS, ServedModel, holds_weights
@@ -96,5 +97,5 @@ def _spec(node: Mapping[str, Any] | None, where: str, home: Path) -> ModelSpec:
     checked = check_node(node or {}, "model", problems)
     if problems:
         raise ConfigError(f"{where}: {problems[0]}", hint="that config was written by another version of mmo-rl")
-    spec: ModelSpec = build(checked, home=home)
+    spec: ModelSpec = build(checked, ModelParts(cache=home / "models"))
     return spec

@@ -188,7 +188,7 @@ def _resolved(cfg: DictConfig) -> dict[str, Any]:
 def _check_top(tree: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any]:
     """name, seed, iterations, home and task; and whatever else stands at the top, which is unknown."""
     hints = get_type_hints(Settings, include_extras=True)
-    fields = {k: Parameter(k, hints[k], None, True) for k in Settings.model_fields if k not in ("nodes", "options")}
+    fields = {k: Parameter(k, hints[k], None, "key") for k in Settings.model_fields if k not in ("nodes", "options")}
     known = [*fields, *COMPONENTS, str(tree.get("task")), *_top_keys(tree.get("task"))]
     for key in tree:
         if key not in known:

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Protocol
 
+from mmo_rl.market.base import Arena
 from mmo_rl.policy.base import Policy
-from mmo_rl.types import Measured
+from mmo_rl.types import Measured, Parts
 
 Decoding = Literal["sampled", "greedy"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluatorParts(Parts):
+    """Collaborators of an evaluator: the ``arena`` of the run's market, and the folder in which results of base models
+    are kept (``measured``; None: nowhere)."""
+
+    arena: Arena
+    measured: Path | None = None
 
 
 class Evaluator(Protocol):

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
 
-from mmo_rl.evaluate.base import Decoding
+from mmo_rl.evaluate.base import Decoding, EvaluatorParts
 from mmo_rl.evaluate.kept import KeptRollouts
-from mmo_rl.market.base import Arena, Episode
+from mmo_rl.market.base import Episode
 from mmo_rl.milestones import reached
 from mmo_rl.policy.base import Fingerprinted, Policy
 from mmo_rl.rng import derive_seed
@@ -22,9 +21,9 @@ from mmo_rl.vocabulary import RECORDED
 class MarketEvaluator:
     """Plays ``markets`` held-out markets with ``agents`` seats each, all taken by the policy.
 
-    Market k of a seed is the same market for every policy, and so is the randomness of sampling. What a base model on
-    this machine earned is kept in the folder ``measured`` (None: nowhere): whoever measures the very same again gets it
-    from there.
+    Market k of a seed is the same market for every policy, and so is the randomness of sampling. Results of
+    base models on this machine are kept in the folder ``parts.measured`` (None: nowhere) and read from there when the
+    very same is measured again.
     """
 
     def __init__(
@@ -34,14 +33,13 @@ class MarketEvaluator:
         agents: Annotated[int, Field(ge=1)] = 4,
         temperature: Annotated[float, Field(gt=0)] = 1.0,
         seed: int,
-        arena: Arena,
-        measured: Path | None = None,
+        parts: EvaluatorParts,
     ) -> None:
         self._agents = agents
         self._temperature = temperature
         self._seed = seed
-        self._arena = arena
-        self._kept = None if measured is None else KeptRollouts(folder=measured)
+        self._arena = parts.arena
+        self._kept = None if parts.measured is None else KeptRollouts(folder=parts.measured)
         self._market_seeds = [derive_seed(seed, "held-out market", k) for k in range(markets)]
 
     async def evaluate(

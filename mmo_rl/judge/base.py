@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from mmo_rl.types import Credit, Group, JudgeUsage, Judgment, ScoredGroup, Tallies
+from mmo_rl.types import Credit, Group, JudgeUsage, Judgment, Parts, ScoredGroup, Tallies
 
 
 class JudgmentCache(Protocol):
@@ -21,6 +21,13 @@ class JudgmentCache(Protocol):
         ...
 
     async def put(self, key: str, judgments: tuple[Judgment, ...]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgeParts(Parts):
+    """Collaborators of a judge: ``cache`` keeps judgments across runs (None: nowhere)."""
+
+    cache: JudgmentCache | None = None
 
 
 @dataclass(frozen=True, slots=True)

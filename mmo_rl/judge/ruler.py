@@ -17,7 +17,7 @@ from mmo_rl.chat.limits import RateLimit
 from mmo_rl.concurrency import gather_ordered
 from mmo_rl.errors import ConfigError, JudgeError
 from mmo_rl.judge.asking import Asker
-from mmo_rl.judge.base import JudgeRequest, JudgmentCache
+from mmo_rl.judge.base import JudgeParts, JudgeRequest
 from mmo_rl.judge.canary import KINDS, MEMBER, bad_play
 from mmo_rl.judge.condense import whole
 from mmo_rl.judge.findings import Findings
@@ -103,7 +103,7 @@ class RulerJudge:
         budget_usd: Annotated[float, Field(ge=0)] | None = None,
         budget_calls: Annotated[int, Field(ge=0)] | None = None,
         min_agreement: Annotated[float, Field(ge=-1, le=1)] | None = None,
-        cache: JudgmentCache | None = None,
+        parts: JudgeParts,
     ) -> None:
         self.model = model
         self.credit: Credit = credit
@@ -167,7 +167,7 @@ class RulerJudge:
         self._asker = Asker(
             client=self._client,
             ledger=self._ledger,
-            cache=cache,
+            cache=parts.cache,
             model=model,
             parameters=parameters,
             credit=credit,

@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from mmo_rl.errors import PolicyError
+from mmo_rl.lm.base import BaseModel, ModelParts
 from mmo_rl.lm.gguf import is_gguf
 from mmo_rl.lm.manifest import problem
 from mmo_rl.types import PolicyVersion
@@ -19,7 +20,7 @@ class ModelSpec:
     """A base model and its limits.
 
     ``base_model`` is the name of a model shipped with this package (``tiny``), a local folder in Hugging Face format,
-    or a hub id; ``path`` overrides it with a folder or a GGUF file, which is unpacked under ``home`` once
+    or a hub id; ``path`` overrides it with a folder or a GGUF file, which is unpacked in ``parts.cache`` once
     (`mmo_rl.lm.unpack`). ``context_length`` and ``max_completion_tokens`` in tokens;
     ``lora_rank`` 0 trains all weights. ``active_parameters_b`` in billions are those that a token passes through (fewer
     than all in a mixture of experts). ``threads`` of this machine's processor compute it (None: torch's choice, which
@@ -43,7 +44,7 @@ class ModelSpec:
         price_completion_usd_per_mtok: Annotated[float, Field(ge=0)] | None = None,
         price_training_usd_per_mtok: Annotated[float, Field(ge=0)] | None = None,
         price_date: str | None = None,
-        home: Path | None = None,
+        parts: ModelParts = ModelParts(),  # noqa: B008 (frozen)
     ) -> None:
         self.name = name
         self.base_model = base_model
@@ -57,7 +58,7 @@ class ModelSpec:
         self.price_completion_usd_per_mtok = price_completion_usd_per_mtok
         self.price_training_usd_per_mtok = price_training_usd_per_mtok
         self.price_date = price_date
-        self.cache = None if home is None else home / "models"
+        self.cache = parts.cache
 
     def location(self) -> str:
         """The folder, GGUF file or hub id that `mmo_rl.policy.local.load_model` loads. Raises `PolicyError` for one
@@ -106,7 +107,7 @@ def find_checkpoint(text: str, *, name: str) -> PolicyVersion:
     return PolicyVersion(name, int(found.name) if found.name.isdecimal() else 0, str(found))
 
 
-def require_whole(version: PolicyVersion, spec: ModelSpec) -> None:
+def require_whole(version: PolicyVersion, spec: BaseModel) -> None:
     """Raises `PolicyError` where a checkpoint is damaged or of another model than ``spec``."""
     base = spec.path or str(SHIPPED / spec.base_model)
     wrong = problem(Path(version.path), model=spec.name, base=base, needed=lambda name: name != "trainer_state.pt")

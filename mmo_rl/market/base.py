@@ -6,8 +6,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from mmo_rl.database.base import Recorder
 from mmo_rl.policy.base import Completion, Policy
-from mmo_rl.types import GroundTruth, Message
+from mmo_rl.types import GroundTruth, Message, Parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,3 +73,11 @@ class Arena(Protocol):
         replay: Replay = (),
         on_window: OnWindow | None = None,
     ) -> list[Episode]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectorParts(Parts):
+    """Collaborators of a collector: the ``arena`` that policies play in and the ``recorder`` of their play."""
+
+    arena: Arena
+    recorder: Recorder

@@ -10,10 +10,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from mmo_rl.clock import window_at
-from mmo_rl.database.base import Recorder, Stay
+from mmo_rl.database.base import Stay
 from mmo_rl.errors import DatabaseError
 from mmo_rl.market.arena import with_window
-from mmo_rl.market.base import Arena, Episode, Replay, Seat
+from mmo_rl.market.base import CollectorParts, Episode, Replay, Seat
 from mmo_rl.market.recording import Player, agent_id, trajectory
 from mmo_rl.market.strategies import StrategyName
 from mmo_rl.policy.base import Policy
@@ -63,8 +63,7 @@ class SimulatedCollector:
         abreast: Annotated[int, Field(ge=1, le=1000)] = 8,
         continuous: bool = False,
         seed: int,
-        arena: Arena,
-        recorder: Recorder,
+        parts: CollectorParts,
     ) -> None:
         self.windows = windows
         self.agents = agents
@@ -75,8 +74,8 @@ class SimulatedCollector:
         self._abreast = windows if continuous else abreast
         self._temperature = temperature
         self._seed = seed
-        self._arena = arena
-        self._recorder = recorder
+        self._arena = parts.arena
+        self._recorder = parts.recorder
 
     async def collect(
         self,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import timedelta
 
+from mmo_rl.database.base import Stay
 from mmo_rl.market.strategies import HOLD, order
 from mmo_rl.policy.base import Completion
 from mmo_rl.rng import derive_seed, rng
@@ -79,6 +80,14 @@ class DrySource:
 
     async def record_outcomes(self, truth: GroundTruth, *, scenario_id: str) -> None:
         self._truths[truth.window_id] = truth
+
+    async def recorded(self, *, scenario_id: str) -> Sequence[Stay]:
+        """Nothing: a plan keeps no play of an earlier command."""
+        return ()
+
+    async def answers(self, *, scenario_id: str) -> Mapping[str, Mapping[str, Sequence[str]]]:
+        """Nothing, as `recorded`."""
+        return {}
 
     # --- the source --------------------------------------------------------------------------------------------------
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
+from mmo_rl.lm.base import BaseModel
 from mmo_rl.rng import derive_seed
-from mmo_rl.types import Message
+from mmo_rl.types import Message, Parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,13 @@ class Completion:
     logprobs: tuple[float, ...] | None = None
     error: str | None = None
     latency_ms: int | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyParts(Parts):
+    """Collaborators of a policy: the base ``model`` that it is, or was trained from."""
+
+    model: BaseModel
 
 
 class Policy(Protocol):

@@ -14,12 +14,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from mmo_rl.errors import PolicyError
+from mmo_rl.lm.base import BaseModel
 from mmo_rl.lm.decode import Batch, Row
 from mmo_rl.lm.gguf import is_gguf, read_gguf
 from mmo_rl.lm.memory import require_memory
-from mmo_rl.lm.model import ModelSpec, find_checkpoint, require_whole
+from mmo_rl.lm.model import find_checkpoint, require_whole
 from mmo_rl.lm.prefix_tree import attends
-from mmo_rl.policy.base import Completion, completion_seed
+from mmo_rl.policy.base import Completion, PolicyParts, completion_seed
 from mmo_rl.types import Message, PolicyVersion
 
 HUB_TIMEOUT_S = 10.0
@@ -161,13 +162,14 @@ def _not_at_hub(location: str) -> str | None:
 
 def local_policy(
     *,
-    model: ModelSpec,
     path: str | None = None,
     device: Literal["cpu", "cuda"] = "cpu",
     batch_size: Annotated[int, Field(ge=1)] = 256,
+    parts: PolicyParts,
 ) -> LocalPolicy:
     """The base model, or the checkpoint at ``path`` (`find_checkpoint`). Raises `PolicyError` where it cannot be
     loaded, is damaged, or is of another model."""
+    model = parts.model
     if path is None:
         version = PolicyVersion(model.name, 0, model.location())
     else:
@@ -176,7 +178,7 @@ def local_policy(
     return open_policy(version, model, device=device, batch_size=batch_size)
 
 
-def open_policy(version: PolicyVersion, spec: ModelSpec, *, device: str = "cpu", batch_size: int = 256) -> LocalPolicy:
+def open_policy(version: PolicyVersion, spec: BaseModel, *, device: str = "cpu", batch_size: int = 256) -> LocalPolicy:
     """A published version of ``spec``, ready to answer."""
     model, tokenizer = load_version(version.path, spec, device=device)
     return LocalPolicy(
@@ -196,7 +198,7 @@ def context_of(model: Any, limit: int) -> int:
     return min(own or limit, limit)
 
 
-def load_version(path: str, spec: ModelSpec, *, device: str = "cpu") -> tuple[Any, Any]:
+def load_version(path: str, spec: BaseModel, *, device: str = "cpu") -> tuple[Any, Any]:
     """The weights at ``path``, the base model of ``spec`` or trained from it, as `load_model` gives them."""
     base = spec.location() if (Path(path) / ADAPTER).is_file() else None
     return load_model(path, device=device, threads=spec.threads, cache=spec.cache, base=None if base == path else base)

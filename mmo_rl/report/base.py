@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from mmo_rl.types import ScoredGroup
+from mmo_rl.report.run_folder import RunFolder
+from mmo_rl.types import Parts, ScoredGroup
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportParts(Parts):
+    """Collaborators of a report: the ``folder`` of the run."""
+
+    folder: RunFolder
 
 
 class Report(Protocol):

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmo_rl.report.run_folder import RunFolder
+from mmo_rl.report.base import ReportParts
 from mmo_rl.types import Score, ScoredGroup
 
 
 class LocalReport:
-    """Writes config.yaml, metrics.jsonl, judgments.jsonl and summary.json of ``run_folder``, and talks to no one."""
+    """Writes config.yaml, metrics.jsonl, judgments.jsonl and summary.json of the run's folder, and talks to no one."""
 
-    def __init__(self, *, run_folder: RunFolder) -> None:
-        self._folder = run_folder
+    def __init__(self, *, parts: ReportParts) -> None:
+        self._folder = parts.folder
 
     @property
     def tracking_id(self) -> str | None:

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from pydantic import Field
 
 from mmo_rl.errors import ConfigError
+from mmo_rl.report.base import ReportParts
 from mmo_rl.report.local_report import LocalReport
 from mmo_rl.report.mask import mask, mask_tree, masker
 from mmo_rl.report.run_folder import RunFolder, flat, jsonable
@@ -53,7 +54,6 @@ class WandbReport:
     def __init__(
         self,
         *,
-        run_folder: RunFolder,
         project: str = "mmo-rl",
         entity: str | None = None,
         mode: Mode = "auto",
@@ -61,14 +61,15 @@ class WandbReport:
         explanations: bool = False,
         checkpoints: Literal["last", "none"] = "last",
         checkpoint_limit_mb: Annotated[float, Field(ge=0)] = 500.0,
+        parts: ReportParts,
     ) -> None:
         if mode == "online" and not _has_key():
             raise ConfigError(
                 "report.mode=online, but W&B has no key",
                 hint="set WANDB_API_KEY or type `wandb login`; report.mode=offline keeps the run on this machine",
             )
-        self._files = LocalReport(run_folder=run_folder)
-        self._folder = run_folder
+        self._files = LocalReport(parts=parts)
+        self._folder = parts.folder
         self._project, self._entity, self._tags = project, entity, list(tags)
         self._columns = (*JUDGED_COLUMNS, *(("explanation",) if explanations else ()))
         self._checkpoints = checkpoints

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
 from typing import Any, Protocol
 
-from mmo_rl.types import Group, GroupCounts, Selection, WindowQuery, WindowStats
+from mmo_rl.clock import utc_now
+from mmo_rl.errors import SourceError
+from mmo_rl.types import Group, GroupCounts, Parts, Selection, WindowQuery, WindowStats
 
 WINDOWS_INDEX = "mmo_rl_windows_idx"
 """Answers what windows hold without a look at the rows. The database room makes it, this one announces its absence."""
@@ -16,6 +21,23 @@ class ReadPool(Protocol):
     """Read-only connections to a PostgreSQL server (asyncpg connections; the pool belongs to the database room)."""
 
     def acquire(self) -> AbstractAsyncContextManager[Any]: ...
+
+
+class NoPool:
+    """The pool of a source that reads no database."""
+
+    def acquire(self) -> AbstractAsyncContextManager[Any]:
+        raise SourceError("this source has no database to read from", hint="source=embedded or source=postgres has one")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceParts(Parts):
+    """Collaborators of a source: ``pool`` has read-only connections to the database of the node's ``dsn_env`` (opened
+    at the first use), ``rejected_to`` is the file for rejected rows (None: not written), ``now`` the clock."""
+
+    pool: ReadPool = field(default_factory=NoPool)
+    rejected_to: Path | None = None
+    now: Callable[[], datetime] = utc_now
 
 
 class Source(Protocol):

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
-from mmo_rl.clock import utc_now
+from mmo_rl.source.base import SourceParts
 from mmo_rl.source.exports import STANDARD_INPUT, Exports, parts_of
 from mmo_rl.source.files import READ_FAILURES, failure, standard_input, values
 from mmo_rl.source.joined import assemble, joined_members, joins
@@ -54,14 +53,13 @@ class JsonlSource:
         path: str,
         settle_minutes: Annotated[float, Field(ge=0)] = 5.0,
         max_line_mb: Annotated[float, Field(gt=0, le=100_000)] = 128.0,
-        rejected_to: Path | None = None,
-        now: Callable[[], datetime] = utc_now,
+        parts: SourceParts,
     ) -> None:
         self.path = path
-        self.rejections = Rejections(rejected_to)
+        self.rejections = Rejections(parts.rejected_to)
         self._max_bytes = int(max_line_mb * 1e6)
         self._settle = timedelta(minutes=settle_minutes)
-        self._now = now
+        self._now = parts.now
         self._exports: Exports | None = None
         self._members: dict[float, list[tuple[Window, datetime, Member, str | None]]] = {}
 
@@ -152,6 +150,7 @@ class JsonlSource:
 
     def _scanned(self) -> Exports:
         if self._exports is None:
+            self.rejections.begin()
             self._exports = Exports(self.path, max_bytes=self._max_bytes, rejections=self.rejections)
             self._exports.scan()
         return self._exports

@@ -8,18 +8,17 @@ rows are bound by id, so that nothing is read twice or left out.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
-from pathlib import Path
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from datetime import timedelta
 from typing import Annotated, Any
 
 import asyncpg
 from pydantic import Field
 
-from mmo_rl.clock import utc_now, window_id
+from mmo_rl.clock import window_id
 from mmo_rl.errors import ConnectionLost, SourceError
 from mmo_rl.source import statements
-from mmo_rl.source.base import ReadPool
+from mmo_rl.source.base import SourceParts
 from mmo_rl.source.columns import COLUMNS_SQL, REQUIRED, SCHEMAS_SQL, TABLES, Table, schema_hint, tables
 from mmo_rl.source.joined import assemble
 from mmo_rl.source.memory import no_collection
@@ -59,18 +58,16 @@ class PostgresSource:
         self,
         *,
         dsn_env: str | None,
-        pool: ReadPool,
         batch_size: Annotated[int, Field(ge=1, le=10_000)] = 100,
         settle_minutes: Annotated[float, Field(ge=0)] = 5.0,
         reconnect_s: Annotated[float, Field(ge=0)] = 60.0,
-        rejected_to: Path | None = None,
-        now: Callable[[], datetime] = utc_now,
+        parts: SourceParts,
     ) -> None:
         self.dsn_env = dsn_env
-        self._pool = pool
+        self._pool = parts.pool
         self._batch_size = batch_size
         self._reconnect_s = reconnect_s
-        self.rejections = Rejections(rejected_to)
+        self.rejections = Rejections(parts.rejected_to)
         self._tables: dict[str, Table] | None = None
         self._statistics = Statistics(
             fetch=self._fetch,
@@ -78,7 +75,7 @@ class PostgresSource:
             whole=self._whole,
             batch_size=batch_size,
             settle=timedelta(minutes=settle_minutes),
-            now=now,
+            now=parts.now,
             command="mmo-rl task=migrate"
             if dsn_env is None
             else "mmo-rl task=migrate source=postgres migrate.index=true",
@@ -199,6 +196,7 @@ class PostgresSource:
     async def _known(self) -> dict[str, Table]:
         """What the tables hold, asked once."""
         if self._tables is None:
+            self.rejections.begin()
             known = tables(await self._fetch(COLUMNS_SQL, list(TABLES)))
             target = "" if self.dsn_env is None else " source=postgres"
             if not known["trajectories"]:

@@ -22,8 +22,13 @@ class Rejections:
         self._counts: Counter[str] = Counter()
         self._first: list[Rejection] = []
         self._known: set[Rejection] = set()
-        if path is not None and path.exists():
-            path.unlink()
+        self._begun = False
+
+    def begin(self) -> None:
+        """Removes the file of an earlier reading, once: call it before the first row is read."""
+        if self.path is not None and not self._begun:
+            self.path.unlink(missing_ok=True)
+        self._begun = True
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -46,6 +51,7 @@ class Rejections:
             self._first.append(rejection)
         if self.path is None:
             return
+        self.begin()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(rejection)) + "\n")

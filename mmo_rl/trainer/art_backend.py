@@ -16,7 +16,7 @@ from pydantic import Field
 from mmo_rl.errors import ConfigError, TrainerError
 from mmo_rl.trainer.art_adapter import Encoder, to_art_group
 from mmo_rl.trainer.art_client import has_tokens, import_art
-from mmo_rl.trainer.base import AssistantTurns, Capabilities, OnStep, Served
+from mmo_rl.trainer.base import AssistantTurns, Capabilities, OnStep, Served, TrainerParts
 from mmo_rl.trainer.batch import warn_unclipped
 from mmo_rl.trainer.journal import Job, Journal, fingerprint
 from mmo_rl.trainer.signal import with_signal
@@ -34,14 +34,6 @@ class Backend(Protocol):
     async def register(self, model: Any) -> None: ...
 
     async def train(self, model: Any, trajectory_groups: Any, **options: Any) -> Any: ...
-
-
-class BaseModel(Protocol):
-    """What is trained; `mmo_rl.lm.model.ModelSpec` is one."""
-
-    name: str
-
-    def location(self) -> str: ...
 
 
 class ArtBackendTrainer:
@@ -63,8 +55,7 @@ class ArtBackendTrainer:
         clip_epsilon: Annotated[float, Field(gt=0, lt=1)] | None = None,
         missing_logprobs: Literal["score", "reinforce", "refuse"] = "score",
         assistant_turns: AssistantTurns = "action",
-        model: BaseModel,
-        checkpoints: Path,
+        parts: TrainerParts,
         backend: Backend | None = None,
     ) -> None:
         if backend is None:
@@ -72,9 +63,9 @@ class ArtBackendTrainer:
         self._options = {"learning_rate": learning_rate, "loss_fn": loss, "ppo": loss == "ppo", "epsilon": clip_epsilon}
         self._missing_logprobs = missing_logprobs
         self.assistant_turns: AssistantTurns = assistant_turns
-        self._base = model
-        self._folder = checkpoints
-        self._journal = Journal(folder=checkpoints)
+        self._base = parts.model
+        self._folder = parts.checkpoints
+        self._journal = Journal(folder=parts.checkpoints)
         self._backend: Any = backend
         self._model: Any = None
         self._tokenizer: Any = None

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from mmo_rl.errors import TrainerError
+from mmo_rl.lm.base import BaseModel
 from mmo_rl.types import AssistantTurns as AssistantTurns
-from mmo_rl.types import PolicyVersion, Trained, TrainingGroup
+from mmo_rl.types import Parts, PolicyVersion, Trained, TrainingGroup
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,28 @@ class Served:
     model: str
     base_url: str
     api_key_env: str | None
+
+
+class Folder(Protocol):
+    """The run's folder, as far as trainers use it."""
+
+    @property
+    def path(self) -> Path: ...
+
+    def run_id(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainerParts(Parts):
+    """Collaborators of a trainer: the base ``model``, the folder ``checkpoints`` for the versions that it publishes,
+    the ``folder`` of the run, the name of its ``experiment``, and ``load_model``, which loads a causal language model
+    and its tokenizer."""
+
+    model: BaseModel
+    checkpoints: Path
+    folder: Folder
+    experiment: str
+    load_model: Callable[..., tuple[Any, Any]]
 
 
 OnStep = Callable[[int, int, str], None]

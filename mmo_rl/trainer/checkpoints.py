@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from mmo_rl.errors import MmoRlError, TrainerError
+from mmo_rl.lm.base import BaseModel
 from mmo_rl.lm.manifest import problem, seal, sync_folder
 from mmo_rl.milestones import reached
 from mmo_rl.trainer.base import LostVersion
@@ -20,13 +21,12 @@ FULL_BELOW_BYTES = 1 << 20
 class Checkpoints:
     """Folders ``NNNN`` below ``folder``, one a version, each with a manifest of its files (`mmo_rl.lm.manifest`).
 
-    Version 0 is what the first iteration starts from: the base model at ``base``, or, after a warm start, ``0000``.
+    Version 0 is what the first iteration starts from: the base ``model``, or, after a warm start, ``0000``.
     """
 
-    def __init__(self, *, folder: Path, name: str, base: str) -> None:
+    def __init__(self, *, folder: Path, model: BaseModel) -> None:
         self._folder = folder
-        self._name = name
-        self._base = base
+        self._model = model
 
     def path(self, version: int) -> Path:
         """The folder of a version."""
@@ -44,7 +44,7 @@ class Checkpoints:
 
     def version(self, version: int) -> PolicyVersion:
         """A published version; 0 without a folder of its own is the base model."""
-        return PolicyVersion(self._name, version, str(self.saved(version) or self._base))
+        return PolicyVersion(self._model.name, version, str(self.saved(version) or self._model.location()))
 
     def rewind(self, version: int | None = None) -> int:
         """Forgets the versions after ``version`` (None: the newest stays the newest) and gives back its number; with
@@ -76,7 +76,7 @@ class Checkpoints:
             reached("checkpoint started")
             save(partial)
             reached("weights written")
-            seal(partial, model=self._name, base=self._base, version=version)
+            seal(partial, model=self._model.name, base=self._model.location(), version=version)
             reached("checkpoint sealed")
             if self.path(version).exists():
                 self._remove(version)
@@ -121,7 +121,7 @@ class Checkpoints:
 
     def _refuse_wrong(self, version: int) -> None:
         folder = self.path(version)
-        wrong = problem(folder, model=self._name, base=self._base) if folder.is_dir() else None
+        wrong = problem(folder, model=self._model.name, base=self._model.location()) if folder.is_dir() else None
         if wrong is None:
             return
         what, other = wrong

@@ -7,23 +7,18 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from mmo_rl.errors import TrainerError
-from mmo_rl.trainer.base import AssistantTurns, Capabilities, OnStep
+from mmo_rl.trainer.base import AssistantTurns, Capabilities, OnStep, TrainerParts
 from mmo_rl.trainer.export_card import FILES, readme, said, total
 from mmo_rl.trainer.export_formats import FormatName, Rows, art_rows, chat_rows, dpo_rows
 from mmo_rl.trainer.signal import require_finite
 from mmo_rl.types import JsonDict, PolicyVersion, Trained, TrainingGroup
 
 CARD, README = "card.json", "README.md"
-
-
-class Folder(Protocol):
-    @property
-    def path(self) -> Path: ...
 
 
 class ExportTrainer:
@@ -48,18 +43,15 @@ class ExportTrainer:
         assistant_turns: AssistantTurns = "action",
         best_share: Annotated[float, Field(gt=0, le=1)] = 0.1,
         min_margin: Annotated[float, Field(ge=0, le=1)] = 0.1,
-        run_folder: Folder,
-        model_name: str,
-        group: str,
-        job_key: str,
+        parts: TrainerParts,
     ) -> None:
-        self.folder = Path(path).expanduser() if path is not None else run_folder.path / "export"
+        self.folder = Path(path).expanduser() if path is not None else parts.folder.path / "export"
         self.assistant_turns: AssistantTurns = assistant_turns
         self._formats = tuple(dict.fromkeys(formats))
         self._best_share = best_share
         self._min_margin = min_margin
-        self._run = f"{group}/{job_key}"
-        self._base = PolicyVersion(model_name, 0, "")
+        self._run = f"{parts.experiment}/{parts.folder.path.name}"
+        self._base = PolicyVersion(parts.model.name, 0, "")
 
     async def resume(self, version: int | None = None) -> PolicyVersion:
         """The base model: there is no other. Raises `TrainerError` where the folder holds another run's export or

@@ -6,17 +6,16 @@ import asyncio
 import copy
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from mmo_rl.errors import TrainerError
 from mmo_rl.rng import derive_seed
 from mmo_rl.trainer.art_adapter import Encoder, pack
-from mmo_rl.trainer.base import AssistantTurns, Capabilities, OnStep
+from mmo_rl.trainer.base import AssistantTurns, Capabilities, OnStep, TrainerParts
 from mmo_rl.trainer.batch import staleness, warn_unclipped, within_context
 from mmo_rl.trainer.checkpoints import Checkpoints
 from mmo_rl.trainer.forward import require_packable, require_room, score
@@ -28,13 +27,6 @@ from mmo_rl.trainer.weights import Lora, Weights
 from mmo_rl.types import PolicyVersion, Trained, TrainingGroup
 
 SAFER = "trainer.missing_logprobs=score with trainer.loss=ppo does not, nor does trainer.loss=awr"
-
-
-class BaseModel(Protocol):
-    """What a trainer asks of the base model: its limit in tokens, and the rank of its LoRA adapter (0: none)."""
-
-    context_length: int
-    lora_rank: int
 
 
 class LocalTrainer:
@@ -91,15 +83,11 @@ class LocalTrainer:
         keep_last: Annotated[int, Field(ge=1)] | None = None,
         keep_best: Annotated[int, Field(ge=0)] = 1,
         seed: int,
-        model: BaseModel | None = None,
-        model_location: str,
-        model_name: str,
-        checkpoints: Path,
-        load_model: Callable[..., tuple[Any, Any]],
+        parts: TrainerParts,
     ) -> None:
         targets = lora_targets if isinstance(lora_targets, str) else tuple(lora_targets)
-        self._lora = Lora(model.lora_rank if model else 0, lora_alpha, targets)
-        self._context_length = model.context_length if model else None
+        self._lora = Lora(parts.model.lora_rank, lora_alpha, targets)
+        self._context_length = parts.model.context_length
         self._packed_tokens = packed_tokens
         self._missing_logprobs = missing_logprobs
         self.assistant_turns: AssistantTurns = assistant_turns
@@ -120,9 +108,9 @@ class LocalTrainer:
         self._keep_last = keep_last
         self._keep_best = keep_best
         self._seed = seed
-        self._base = model_location
-        self._checkpoints = Checkpoints(folder=checkpoints, name=model_name, base=model_location)
-        self._load_model = load_model
+        self._base = parts.model
+        self._checkpoints = Checkpoints(folder=parts.checkpoints, model=parts.model)
+        self._load_model = parts.load_model
         self._weights: Weights | None = None
         self._current = 0
 
@@ -189,7 +177,7 @@ class LocalTrainer:
             raise TrainerError("there is no CUDA device here", hint="trainer.device=cpu, or a machine with a GPU")
         weights = Weights.load(
             self._checkpoints.saved(self._current),
-            base=self._base,
+            base=self._base.location(),
             load_model=self._load_model,
             device=self._device,
             lora=self._lora,

@@ -8,14 +8,14 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from mmo_rl.errors import ConfigError, TrainerError
+from mmo_rl.lm.base import BaseModel
 from mmo_rl.trainer.art_client import has_tokens, recorded_group
-from mmo_rl.trainer.base import AssistantTurns, Capabilities, OnStep, Served
+from mmo_rl.trainer.base import AssistantTurns, Capabilities, OnStep, Served, TrainerParts
 from mmo_rl.trainer.batch import warn_unclipped
 from mmo_rl.trainer.journal import Job, Journal, fingerprint
 from mmo_rl.trainer.serverless_api import ApiError, TrainingApi
@@ -27,20 +27,6 @@ _log = logging.getLogger(__name__)
 OFFERED = ("OpenPipe/Qwen3-14B-Instruct", "Qwen/Qwen3-30B-A3B-Instruct-2507")
 """Base models that W&B Training is known to train; its list changes, so others are tried with a warning."""
 PAGE = "https://wandb.ai"
-
-
-class BaseModel(Protocol):
-    """What is trained; `mmo_rl.lm.model.ModelSpec` is one."""
-
-    name: str
-    base_model: str
-    path: str | None
-
-
-class Run(Protocol):
-    """The run's folder: `mmo_rl.report.run_folder.RunFolder` is one."""
-
-    def run_id(self) -> str: ...
 
 
 class ServerlessTrainer:
@@ -81,13 +67,10 @@ class ServerlessTrainer:
         attempts: Annotated[int, Field(ge=1, le=20)] = 6,
         backoff_s: Annotated[float, Field(gt=0)] = 1.0,
         max_backoff_s: Annotated[float, Field(gt=0)] = 60.0,
-        model: BaseModel,
-        run_folder: Run,
-        group: str,
-        checkpoints: Path,
+        parts: TrainerParts,
     ) -> None:
         self._key = _key(api_key_env)
-        _refuse_unknown(model)
+        _refuse_unknown(parts.model)
         self._options = {
             "learning_rate": learning_rate,
             "ppo": loss == "ppo",
@@ -109,10 +92,10 @@ class ServerlessTrainer:
             "backoff_s": backoff_s,
             "max_backoff_s": max_backoff_s,
         }
-        self._base = model
-        self._run_folder = run_folder
-        self._group = group
-        self._journal = Journal(folder=checkpoints)
+        self._base = parts.model
+        self._run_folder = parts.folder
+        self._experiment = parts.experiment
+        self._journal = Journal(folder=parts.checkpoints)
         self._api: TrainingApi | None = None
         self._registered: Any = None
         self._current = 0
@@ -131,7 +114,7 @@ class ServerlessTrainer:
                 ", ".join(OFFERED),
             )
         # Two runs must never train the same model there.
-        name = f"{self._group}-{self._run_folder.run_id()}"
+        name = f"{self._experiment}-{self._run_folder.run_id()}"
         self._registered = await self._api.register(
             entity=self._entity, project=self._project, name=name, base_model=self._base.base_model
         )

@@ -22,6 +22,7 @@ from mmo_rl.errors import NotReady
 from mmo_rl.report.readiness_table import MAX_ROWS, show
 from mmo_rl.sampler.readiness import report
 from mmo_rl.sampler.windows import WindowSampler
+from mmo_rl.source.base import SourceParts
 from mmo_rl.source.postgres import PostgresSource
 from mmo_rl.types import Action, LLMCall, Member, Step, Trajectory, WindowStats
 
@@ -105,7 +106,7 @@ class Context:
         self._database = database
 
     async def source(self) -> PostgresSource:
-        return PostgresSource(dsn_env=None, pool=self._database.read_only())
+        return PostgresSource(dsn_env=None, parts=SourceParts(pool=self._database.read_only()))
 
     def sampler(self) -> WindowSampler:
         return WindowSampler(min_agents=self.min_agents, min_actions=1, lookback_hours=self.lookback_hours, seed=0)

@@ -21,6 +21,7 @@ from rich.console import Console
 
 from mmo_rl.database.database import Database
 from mmo_rl.errors import ConfigError, SourceError
+from mmo_rl.source.base import SourceParts
 from mmo_rl.source.jsonl import JsonlSource
 from mmo_rl.source.postgres import PostgresSource
 from mmo_rl.source.stored import StoredPlay
@@ -60,7 +61,7 @@ class Context:
 
 
 async def imported(database: Database, path: Path, **options: Any) -> tuple[int | None, str]:
-    source = JsonlSource(path=str(path), rejected_to=path.parent / "rejected.jsonl", **options)
+    source = JsonlSource(path=str(path), **options, parts=SourceParts(rejected_to=path.parent / "rejected.jsonl"))
     context = Context(source, database, path.parent)
     try:
         return await task.run(context), context.said
@@ -69,7 +70,7 @@ async def imported(database: Database, path: Path, **options: Any) -> tuple[int 
 
 
 async def stored(database: Database) -> dict[str, Trajectory]:
-    play = StoredPlay(source=PostgresSource(dsn_env=None, pool=database.read_only()))
+    play = StoredPlay(source=PostgresSource(dsn_env=None, parts=SourceParts(pool=database.read_only())))
     found = [item async for item in play.stream()]
     assert not play.rejections.counts
     return {item.trajectory_id: item for item in found if isinstance(item, Trajectory)}
@@ -81,7 +82,7 @@ async def test_a_game_s_rows_are_stored_once_and_read_back_the_same(database: Da
     code, said = await imported(database, path)
     assert code is None
     assert "trajectories imported 19" in " ".join(said.split())
-    reader = JsonlSource(path=str(path))
+    reader = JsonlSource(path=str(path), parts=SourceParts())
     expected = {item.trajectory_id: item async for item in reader.stream() if isinstance(item, Trajectory)}
     await reader.aclose()
     assert await stored(database) == expected
@@ -189,7 +190,7 @@ async def test_a_game_s_database_into_ours(
 ) -> None:
     monkeypatch.setenv("GAME_URL", babylon_url)
     async with Database(dsn_env="GAME_URL", home=tmp_path) as game:
-        source = PostgresSource(dsn_env="GAME_URL", pool=game.read_only())
+        source = PostgresSource(dsn_env="GAME_URL", parts=SourceParts(pool=game.read_only()))
         for expected in ("trajectories imported 19 already there 0", "trajectories imported 0 already there 19"):
             context = Context(source, database, tmp_path)
             context.nodes["source"] = {"dsn_env": "GAME_URL"}
@@ -290,7 +291,7 @@ async def test_what_is_imported_reads_back_as_the_source_reads_it(
         await connection.execute("delete from trajectories; delete from llm_call_logs")
     path = tmp_path / "any.jsonl"
     path.write_text(json.dumps(row("t", steps=steps, metadata=metadata, finalPnL=pnl)))
-    reader = JsonlSource(path=str(path))
+    reader = JsonlSource(path=str(path), parts=SourceParts())
     (expected,) = [item async for item in reader.stream()]
     await imported(database, path)
     assert await stored(database) == {"t": expected}

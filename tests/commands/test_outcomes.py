@@ -15,6 +15,7 @@ import pytest
 
 from mmo_rl.database.database import Database
 from mmo_rl.judge.oracle import OracleJudge
+from mmo_rl.source.base import SourceParts
 from mmo_rl.source.postgres import PostgresSource
 from mmo_rl.types import Group, Score, SelectedWindow, Selection, WindowQuery
 
@@ -92,7 +93,7 @@ async def test_recorded_prices_become_outcomes_that_the_oracle_scores_with(
 
     monkeypatch.setenv("MMO_RL_TEST_DATABASE_URL", babylon_url)
     async with Database(dsn_env="MMO_RL_TEST_DATABASE_URL", home=tmp_path) as database:
-        source = PostgresSource(dsn_env="DATABASE_URL", pool=database.read_only())
+        source = PostgresSource(dsn_env="DATABASE_URL", parts=SourceParts(pool=database.read_only()))
         judged = [j async for g in OracleJudge().score(groups(source)) for j in g.judgments.values()]
     assert len(judged) == 24 and all(isinstance(j, Score) for j in judged)
 

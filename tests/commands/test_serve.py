@@ -30,6 +30,7 @@ from mmo_rl.policy.local import LocalPolicy, load_model
 from mmo_rl.trainer.local import LocalTrainer
 from mmo_rl.types import PolicyCall, PolicyVersion, TrainingGroup, TrainingSample
 from tests.commands.test_collect import Mmo, mmo  # noqa: F401
+from tests.trainer.made import trainer_parts
 
 TINY = {
     "_target_": "mmo_rl.lm.model.ModelSpec",
@@ -121,10 +122,7 @@ def train(steps: list[Any], weights: Path, to: Path) -> dict[str, float]:
         rows_per_step=1024,
         missing_logprobs="refuse",
         seed=0,
-        model_location=str(weights),
-        model_name="tiny",
-        checkpoints=to,
-        load_model=load_model,
+        parts=trainer_parts(to, str(weights)),
     )
 
     async def once() -> dict[str, float]:

@@ -21,6 +21,8 @@ from mmo_rl.config.project import job_key, project_root, shipped
 from mmo_rl.config.schema import Problem, check_keys, check_node, schema_of
 from mmo_rl.config.settings import COMPONENTS, Settings, config_sha256, masked, refuse_secrets, task_names, validate
 from mmo_rl.errors import ConfigError
+from mmo_rl.judge.base import JudgeParts
+from mmo_rl.lm.base import ModelParts
 from mmo_rl.lm.model import SHIPPED
 from mmo_rl.policy.local import LocalPolicy, load_model
 
@@ -178,7 +180,8 @@ class Thing:
         limits: dict[str, int] | None = None,
         part: Nested | None = None,
         on_tick: Callable[[int], None] | None = None,
-        home: Path,
+        home: Path = Path(),
+        parts: ModelParts,
     ) -> None: ...
 
 
@@ -194,11 +197,12 @@ def test_values_are_converted_to_the_types_of_the_signature() -> None:
     assert good == {"mode": "fast", "names": ("a", "2"), "share": 0.5, "home": Path("/x")}
 
 
-def test_what_is_injected_may_be_missing_and_cannot_be_set() -> None:
+def test_parts_may_be_missing_and_cannot_be_set() -> None:
     assert checked({"mode": "fast"})[1] == []
-    assert checked({"mode": "fast", "on_tick": 3})[1] == [
-        "thing.on_tick: found 3, but Thing has no such key; its keys: mode, names, share, limits"
-    ]
+    for name, kind in (("on_tick", "3"), ("parts", "3")):
+        assert checked({"mode": "fast", name: 3})[1] == [
+            f"thing.{name}: found {kind}, but Thing has no such key; its keys: mode, names, share, limits, home"
+        ]
 
 
 def test_every_kind_of_mistake_has_its_words() -> None:
@@ -308,7 +312,7 @@ async def test_a_component_that_is_switched_off_is_an_error_with_the_way_out() -
 def test_build_makes_nested_components() -> None:
     node = validate(compose("judge=ruler", "judge.model=some-model")).nodes["judge"]
     assert node is not None
-    judge = build({**node, "base_url": "http://127.0.0.1:9/v1", "api_key_env": None})
+    judge = build({**node, "base_url": "http://127.0.0.1:9/v1", "api_key_env": None}, JudgeParts())
     assert type(judge).__name__ == "RulerJudge"
 
 

@@ -19,6 +19,7 @@ from mmo_rl.database.embedded import EmbeddedServer
 from mmo_rl.database.migrate import migrate
 from mmo_rl.database.recorder import TrajectoryRecorder
 from mmo_rl.errors import DatabaseError
+from mmo_rl.source.base import SourceParts
 from mmo_rl.source.postgres import PostgresSource
 from mmo_rl.source.stored import StoredPlay
 from mmo_rl.types import Group, SelectedWindow, Selection, Trajectory, WindowQuery, WindowStats
@@ -119,7 +120,7 @@ async def use(url: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[li
     """Everything that is done with a database: looked at, migrated, read, written, copied."""
     monkeypatch.setenv(VARIABLE, url)
     async with Database(dsn_env=VARIABLE, home=home) as database:
-        source = PostgresSource(dsn_env=VARIABLE, pool=database.read_only(), batch_size=5)
+        source = PostgresSource(dsn_env=VARIABLE, batch_size=5, parts=SourceParts(pool=database.read_only()))
         found = await everything(source)
         together = await asyncio.gather(*(everything(source) for _ in range(3)))
         assert all(again == found for again in together)
@@ -142,7 +143,7 @@ async def test_everything_works_through_a_transaction_pooler(
 ) -> None:
     monkeypatch.setenv(VARIABLE, babylon_url)
     async with Database(dsn_env=VARIABLE, home=tmp_path) as database:
-        expected = await everything(PostgresSource(dsn_env=VARIABLE, pool=database.read_only()))
+        expected = await everything(PostgresSource(dsn_env=VARIABLE, parts=SourceParts(pool=database.read_only())))
     assert [len(stats.members) for stats in expected[0]] == [5, 5, 5, 8, 1]
     assert await use(pooled_url, tmp_path, monkeypatch) == expected
     # Other users of the same server processes find them as they were.

@@ -18,6 +18,7 @@ from mmo_rl.database.migrate import migrate
 from mmo_rl.database.recorder import TrajectoryRecorder
 from mmo_rl.database.rows import call_row, trajectory_row
 from mmo_rl.errors import DatabaseError
+from mmo_rl.source.base import SourceParts
 from mmo_rl.source.parse import parse_trajectory
 from mmo_rl.source.postgres import PostgresSource
 from mmo_rl.types import (
@@ -177,7 +178,7 @@ def test_a_call_in_the_log_alone_says_the_same(call: LLMCall) -> None:
 
 
 async def read(database: Database, window: Window, ids: list[str]) -> list[Trajectory]:
-    source = PostgresSource(dsn_env=None, pool=database.read_only())
+    source = PostgresSource(dsn_env=None, parts=SourceParts(pool=database.read_only()))
     chosen = Selection(0, (SelectedWindow(window, tuple(ids)),), 1, len(ids), 0.0, 0, {})
     members = [member for group in [g async for g in source.groups(chosen)] for member in group.members]
     assert not source.rejected, source.rejections.first
@@ -285,7 +286,7 @@ async def test_outcomes_are_replaced_and_belong_to_their_scenario(database: Data
     second = GroundTruth(WINDOW.id, (TickerOutcome("X", 100.0, 120.0, ("X soars",)),), first.questions)
     await recorder.record_outcomes(second, scenario_id="world")
     await recorder.record(played())
-    source = PostgresSource(dsn_env=None, pool=database.read_only())
+    source = PostgresSource(dsn_env=None, parts=SourceParts(pool=database.read_only()))
     selection = Selection(0, (SelectedWindow(WINDOW, ("w-a",)),), 1, 1, 0.0, 0, {})
     (group,) = [group async for group in source.groups(selection)]
     assert group.truth == second

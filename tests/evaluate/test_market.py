@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mmo_rl.evaluate.base import Decoding
+from mmo_rl.evaluate.base import Decoding, EvaluatorParts
 from mmo_rl.evaluate.market import MarketEvaluator
 from mmo_rl.lm.model import SHIPPED
 from mmo_rl.market.arena import MarketArena
@@ -16,7 +16,7 @@ from mmo_rl.types import Message
 
 
 def evaluator(seed: int = 0) -> MarketEvaluator:
-    return MarketEvaluator(markets=6, agents=2, seed=seed, arena=MarketArena(spec=MarketSpec()))
+    return MarketEvaluator(markets=6, agents=2, seed=seed, parts=EvaluatorParts(arena=MarketArena(spec=MarketSpec())))
 
 
 def policy(version: int) -> LocalPolicy:
@@ -62,7 +62,7 @@ def counting(version: int = 0, *, max_completion_tokens: int = 24) -> Counting:
 async def test_jobs_that_measure_the_same_base_play_it_once(tmp_path: Path) -> None:
     def kept(seed: int = 0, **rules: float) -> MarketEvaluator:
         arena = MarketArena(spec=MarketSpec(**rules))  # type: ignore[arg-type]
-        return MarketEvaluator(markets=2, agents=2, seed=seed, arena=arena, measured=tmp_path)
+        return MarketEvaluator(markets=2, agents=2, seed=seed, parts=EvaluatorParts(arena=arena, measured=tmp_path))
 
     async def asked(evaluator: MarketEvaluator, policy: LocalPolicy, decoding: Decoding = "sampled") -> bool:
         before = Counting.asked
@@ -73,9 +73,9 @@ async def test_jobs_that_measure_the_same_base_play_it_once(tmp_path: Path) -> N
     before = Counting.asked
     assert await kept().evaluate(counting(), "sampled") == first
     assert Counting.asked == before
-    again = await MarketEvaluator(markets=2, agents=2, seed=0, arena=MarketArena(spec=MarketSpec())).evaluate(
-        counting(), "sampled"
-    )
+    again = await MarketEvaluator(
+        markets=2, agents=2, seed=0, parts=EvaluatorParts(arena=MarketArena(spec=MarketSpec()))
+    ).evaluate(counting(), "sampled")
     assert again == first and Counting.asked > before, "what was kept is what is played, to the last digit"
 
     other = counting()
@@ -89,7 +89,9 @@ async def test_jobs_that_measure_the_same_base_play_it_once(tmp_path: Path) -> N
 
 
 async def test_a_damaged_file_is_measured_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    one = MarketEvaluator(markets=2, agents=2, seed=0, arena=MarketArena(spec=MarketSpec()), measured=tmp_path)
+    one = MarketEvaluator(
+        markets=2, agents=2, seed=0, parts=EvaluatorParts(arena=MarketArena(spec=MarketSpec()), measured=tmp_path)
+    )
     first = await one.evaluate(policy(0), "greedy")
     (file,) = tmp_path.iterdir()
     whole = file.read_text()

@@ -11,6 +11,7 @@ from mmo_rl.chat.limits import RateLimit
 from mmo_rl.database.database import Database
 from mmo_rl.database.judgments import StoredJudgments
 from mmo_rl.errors import ConfigError
+from mmo_rl.judge.base import JudgeParts
 from mmo_rl.judge.known_models import KnownModel, known_model
 from mmo_rl.judge.ruler import RulerJudge
 from mmo_rl.judge.spending import BudgetReached, Ledger
@@ -21,8 +22,9 @@ GROUPS = [make_group([0.1, 0.9, hour / 100], hour=hour) for hour in range(10)]
 
 
 def make_judge(url: str | None, **changes: Any) -> RulerJudge:
+    parts = JudgeParts(cache=changes.pop("cache", None))
     settings: dict[str, Any] = {"model": "fake-judge", "seed": 0, "base_url": url, "api_key_env": None}
-    return RulerJudge(template=load_template("context_rich"), **{**settings, "backoff_s": 0.01, **changes})
+    return RulerJudge(template=load_template("context_rich"), **{**settings, "backoff_s": 0.01, **changes}, parts=parts)
 
 
 async def run(judge: RulerJudge, into: list[ScoredGroup], groups: list[Group] = GROUPS) -> None:

@@ -12,6 +12,7 @@ from hydra import compose, initialize_config_dir
 
 from mmo_rl.config.settings import validate
 from mmo_rl.errors import ConfigError, JudgeError
+from mmo_rl.judge.base import JudgeParts
 from mmo_rl.judge.oracle import OracleJudge
 from mmo_rl.judge.panel import PanelJudge
 from mmo_rl.judge.ruler import RulerJudge
@@ -167,7 +168,12 @@ async def test_the_first_failure_ends_it() -> None:
 
 async def test_a_language_model_and_the_oracle(endpoint: Endpoint) -> None:
     ruler = RulerJudge(
-        model="fake", template=load_template("context_rich"), seed=0, base_url=endpoint.url, api_key_env=None
+        model="fake",
+        template=load_template("context_rich"),
+        seed=0,
+        base_url=endpoint.url,
+        api_key_env=None,
+        parts=JudgeParts(),
     )
     async with PanelJudge(judges={"ruler": ruler, "oracle": OracleJudge(credit="trajectory")}) as panel:
         results = await judged(panel)

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from mmo_rl.judge.base import JudgeParts
 from mmo_rl.judge.findings import numbers
 from mmo_rl.judge.oracle import oracle_scores
 from mmo_rl.judge.ruler import RulerJudge
 from mmo_rl.policy.local import load_model
+from mmo_rl.report.base import ReportParts
 from mmo_rl.report.html import render
 from mmo_rl.report.judged_page import judged_sentence
 from mmo_rl.report.judging import quality
@@ -87,6 +89,7 @@ async def test_smollm2_judges_a_window_and_its_quality_is_told(
         concurrency=1,
         timeout_s=300,
         attempts=1,
+        parts=JudgeParts(),
     )
     group = trading(make_group([0.5] * 3))
     async with judge:
@@ -97,7 +100,7 @@ async def test_smollm2_judges_a_window_and_its_quality_is_told(
     folder = RunFolder(tmp_path / "smollm2" / "k")
     oracle = oracle_scores(group)
     assert len(set(oracle.values())) == 3
-    rows = LocalReport(run_folder=folder).judgments(0, [scored], oracle)
+    rows = LocalReport(parts=ReportParts(folder=folder)).judgments(0, [scored], oracle)
     told = quality(rows, numbers(judge.tallies), seed=0)
     for key in ("unscored_share", "zero_variance_share", "repeat_spread", "position_effect", "canary_shift"):
         assert f"judge/{key}" in told, told

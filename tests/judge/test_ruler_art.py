@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from mmo_rl.judge.base import JudgeParts
 from mmo_rl.judge.prompt import RESPONSE_FORMAT, RULER_TASK, Shown, build_messages
 from mmo_rl.judge.ruler import RulerJudge
 from mmo_rl.types import Score
@@ -56,6 +57,7 @@ async def test_any_model_that_litellm_reaches(endpoint: Endpoint, monkeypatch: p
         base_url=endpoint.url,
         api_key_env=None,
         backoff_s=0.01,
+        parts=JudgeParts(),
     )
     [scored] = [s async for s in judge.score(stream(make_group([0.1, 0.9])))]
     await judge.aclose()

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from mmo_rl.errors import ConfigError, JudgeError
+from mmo_rl.judge.base import JudgeParts
 from mmo_rl.judge.ruler import RulerJudge
 from mmo_rl.types import Group, Score, ScoredGroup, Unscored
 from tests.judge.conftest import (
@@ -40,7 +41,7 @@ def make_judge(endpoint: Endpoint | str, **changes: Any) -> RulerJudge:
         "attempts": 3,
         "backoff_s": 0.01,
     }
-    return RulerJudge(**{**settings, **changes})
+    return RulerJudge(**{**settings, **changes}, parts=JudgeParts())
 
 
 async def run(judge: RulerJudge, *groups: Group) -> list[ScoredGroup]:

@@ -11,6 +11,7 @@ import pytest
 
 from mmo_rl.database.database import Database
 from mmo_rl.database.judgments import StoredJudgments
+from mmo_rl.judge.base import JudgeParts
 from mmo_rl.judge.ruler import RulerJudge
 from mmo_rl.types import Score
 from tests.judge.conftest import Endpoint, completion, honest, load_template, make_group, stream
@@ -25,7 +26,9 @@ def worker(database: Database, **changes: Any) -> StoredJudgments:
 
 def make_judge(endpoint: Endpoint, cache: StoredJudgments, **changes: Any) -> RulerJudge:
     settings: dict[str, Any] = {"model": "fake-judge", "seed": 0, "base_url": endpoint.url, "api_key_env": None}
-    return RulerJudge(template=load_template("blind"), cache=cache, **{**settings, "backoff_s": 0.01, **changes})
+    return RulerJudge(
+        template=load_template("blind"), **{**settings, "backoff_s": 0.01, **changes}, parts=JudgeParts(cache=cache)
+    )
 
 
 async def claims(database: Database) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
+from mmo_rl.judge.base import JudgeParts
 from mmo_rl.judge.ruler import RulerJudge
 from mmo_rl.types import Score, Unscored
 from tests.judge.conftest import (
@@ -86,6 +87,7 @@ async def test_a_fifth_of_all_answers_is_faulty(endpoint: Endpoint, repeats: int
         attempts=3,
         backoff_s=0.01,
         max_backoff_s=0.1,
+        parts=JudgeParts(),
     )
     groups = [make_group([0.1, 0.5 + n / 1000, 0.9], hour=n % 24, prefix=f"w{n}-") for n in range(120)]
     async with asyncio.timeout(60):

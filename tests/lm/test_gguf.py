@@ -23,6 +23,7 @@ from mmo_rl.config.components import Components
 from mmo_rl.config.project import shipped
 from mmo_rl.config.settings import validate
 from mmo_rl.errors import PolicyError
+from mmo_rl.lm.base import ModelParts
 from mmo_rl.lm.gguf import read_gguf
 from mmo_rl.lm.model import ModelSpec
 from mmo_rl.lm.tokenizer import train_tokenizer
@@ -117,7 +118,12 @@ Made = tuple[Path, LlamaForCausalLM, PreTrainedTokenizerFast]
 async def test_a_gguf_file_is_the_model_that_it_was_made_of(made: Made, tmp_path: Path) -> None:
     file, original, tokenizer = made
     spec = ModelSpec(
-        name="small", base_model="x", path=str(file), context_length=128, max_completion_tokens=4, home=tmp_path
+        name="small",
+        base_model="x",
+        path=str(file),
+        context_length=128,
+        max_completion_tokens=4,
+        parts=ModelParts(cache=tmp_path / "models"),
     )
     require_model(spec.location())
     model, loaded = load_model(spec.location(), cache=spec.cache)
@@ -260,7 +266,7 @@ def test_an_adapter_over_a_gguf_file_is_played_after_the_unpacked_folder_is_gone
         context_length=128,
         max_completion_tokens=4,
         lora_rank=2,
-        home=tmp_path / "second",
+        parts=ModelParts(cache=tmp_path / "second" / "models"),
     )
     policy = open_policy(PolicyVersion("small", 1, str(trained)), spec)
     with torch.no_grad():

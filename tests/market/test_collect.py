@@ -11,6 +11,7 @@ from mmo_rl.database.recorder import TrajectoryRecorder
 from mmo_rl.errors import ConfigError, DatabaseError
 from mmo_rl.lm.model import SHIPPED
 from mmo_rl.market.arena import MarketArena
+from mmo_rl.market.base import CollectorParts
 from mmo_rl.market.collect import SimulatedCollector
 from mmo_rl.market.spec import MarketSpec
 from mmo_rl.policy.base import Completion
@@ -57,7 +58,11 @@ class Memory:
 
 def collector(memory: Memory, **options: object) -> SimulatedCollector:
     return SimulatedCollector(
-        windows=3, agents=5, seed=0, arena=MarketArena(spec=MarketSpec()), recorder=memory, **options
+        windows=3,
+        agents=5,
+        seed=0,
+        **options,
+        parts=CollectorParts(arena=MarketArena(spec=MarketSpec()), recorder=memory),
     )  # type: ignore[arg-type]
 
 
@@ -118,7 +123,12 @@ async def test_what_a_kill_left_is_completed_without_duplicates(database: Databa
     def make(recorder: object) -> SimulatedCollector:
         arena = MarketArena(spec=MarketSpec())
         return SimulatedCollector(
-            windows=6, agents=4, strategies=("balanced", "random"), abreast=4, seed=0, arena=arena, recorder=recorder
+            windows=6,
+            agents=4,
+            strategies=("balanced", "random"),
+            abreast=4,
+            seed=0,
+            parts=CollectorParts(arena=arena, recorder=recorder),
         )  # type: ignore[arg-type]
 
     unbroken = await make(memory := Memory()).collect_missing(None, scenario_id="s", start=START)
@@ -162,7 +172,12 @@ async def test_a_market_that_goes_on_is_resumed_from_its_recording(database: Dat
         arena = MarketArena(spec=MarketSpec(questions=4, question_windows=4))
         seats = ("policy", "random", "momentum")
         return SimulatedCollector(
-            windows=6, agents=3, strategies=seats, continuous=True, seed=0, arena=arena, recorder=recorder
+            windows=6,
+            agents=3,
+            strategies=seats,
+            continuous=True,
+            seed=0,
+            parts=CollectorParts(arena=arena, recorder=recorder),
         )  # type: ignore[arg-type]
 
     whole = Counting()
@@ -216,8 +231,7 @@ async def test_a_window_is_one_transaction(database: Database) -> None:
         agents=4,
         strategies=("balanced",),
         seed=0,
-        arena=MarketArena(spec=MarketSpec()),
-        recorder=Counting(database=database),
+        parts=CollectorParts(arena=MarketArena(spec=MarketSpec()), recorder=Counting(database=database)),
     )
     await collector.collect(None, iteration=0, scenario_id="s", start=START)
     assert together == [4, 4, 4]
@@ -230,7 +244,7 @@ async def test_a_window_that_cannot_be_stored_says_which_agent_is_refused(databa
 
     options: dict[str, Any] = {"windows": 1, "agents": 2, "strategies": ("balanced",), "seed": 0}
     collector = SimulatedCollector(
-        **options, arena=MarketArena(spec=MarketSpec()), recorder=Colliding(database=database)
+        **options, parts=CollectorParts(arena=MarketArena(spec=MarketSpec()), recorder=Colliding(database=database))
     )
     await collector.collect(None, iteration=0, scenario_id="s", start=START)
     with pytest.raises(DatabaseError, match="is already recorded"):

@@ -8,6 +8,7 @@ import pytest
 
 from mmo_rl.database.base import Stay
 from mmo_rl.market.arena import MarketArena
+from mmo_rl.market.base import CollectorParts
 from mmo_rl.market.collect import SimulatedCollector
 from mmo_rl.market.spec import MarketSpec
 from mmo_rl.market.world import World
@@ -165,10 +166,16 @@ class Memory:
 
 async def test_collecting_a_continuous_market_records_windows_that_follow_each_other() -> None:
     memory = Memory()
+    parts = CollectorParts(arena=MarketArena(spec=LONG), recorder=memory)
     collector = SimulatedCollector(
-        windows=3, agents=2, strategies=("informed", "momentum"), continuous=True, abreast=1, seed=0,
-        arena=MarketArena(spec=LONG), recorder=memory,  # type: ignore[arg-type]
-    )  # fmt: skip
+        windows=3,
+        agents=2,
+        strategies=("informed", "momentum"),
+        continuous=True,
+        abreast=1,
+        seed=0,
+        parts=parts,
+    )
     start = datetime(2001, 1, 1, tzinfo=UTC)
     played = await collector.collect_missing(None, scenario_id="s", start=start)
     assert len(memory.windows) == 3 and len(memory.trajectories) == 6

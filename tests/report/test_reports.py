@@ -12,6 +12,7 @@ import pytest
 from pytest_httpserver import HTTPServer
 
 from mmo_rl.errors import ConfigError
+from mmo_rl.report.base import ReportParts
 from mmo_rl.report.local_report import LocalReport
 from mmo_rl.report.run_folder import RunFolder
 from mmo_rl.report.wandb_report import WandbReport
@@ -98,7 +99,7 @@ def play(report: LocalReport | WandbReport, *, iterations: int = 2, config: dict
 
 def test_local_report_writes_the_files(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "pilot" / "k1")
-    play(LocalReport(run_folder=folder))
+    play(LocalReport(parts=ReportParts(folder=folder)))
     assert folder.read("metrics") == [
         {"iteration": 0, "play/pnl": 0.0, "train/kl": None},
         {"iteration": 1, "play/pnl": 1.5, "train/kl": None},
@@ -136,7 +137,7 @@ def test_two_jobs_of_one_process_are_two_wandb_runs_with_their_own_rows(tmp_path
     folders = [RunFolder(tmp_path / "pilot" / key) for key in ("k1", "k2")]
     for seed, folder in enumerate(folders):
         folder.write_overrides([f"seed={seed}", "judge.api_key=abcd"])
-        play(WandbReport(run_folder=folder), iterations=2 + seed, config={"seed": seed})
+        play(WandbReport(parts=ReportParts(folder=folder)), iterations=2 + seed, config={"seed": seed})
     ids = set()
     for seed, folder in enumerate(folders):
         path = only_wandb_file(folder)
@@ -166,7 +167,7 @@ def test_a_resumed_job_continues_its_wandb_run_and_a_fresh_folder_begins_one(tmp
     folder, fresh = RunFolder(tmp_path / "pilot" / "k1"), RunFolder(tmp_path / "again" / "k1")
     ids = []
     for each in (folder, folder, fresh):
-        play(WandbReport(run_folder=each))
+        play(WandbReport(parts=ReportParts(folder=each)))
         ids.append((each.path / "run-id.txt").read_text())
     assert ids[0] == ids[1]
     assert ids[0] != ids[2]
@@ -178,7 +179,7 @@ def test_no_secret_reaches_any_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     folder = RunFolder(tmp_path / "pilot" / "k1")
     folder.write_overrides([f"judge.api_key={SECRET}"])
     play(
-        WandbReport(run_folder=folder),
+        WandbReport(parts=ReportParts(folder=folder)),
         config={"judge": {"api_key": "literal-key-5", "note": f"with {SECRET}"}, "dsn": "postgres://u:hunter22@h/db"},
     )
     assert history(only_wandb_file(folder))
@@ -191,7 +192,7 @@ def test_no_secret_reaches_any_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_a_failed_job_is_marked_failed(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "pilot" / "k1")
-    report = WandbReport(run_folder=folder)
+    report = WandbReport(parts=ReportParts(folder=folder))
     report.start({})
     report.close(failed=True)
     report.close(failed=True)
@@ -201,7 +202,7 @@ def test_a_failed_job_is_marked_failed(tmp_path: Path) -> None:
 
 def test_disabled_writes_only_the_files(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "pilot" / "k1")
-    play(WandbReport(run_folder=folder, mode="disabled"))
+    play(WandbReport(mode="disabled", parts=ReportParts(folder=folder)))
     assert not (folder.path / "wandb").exists()
     assert len(folder.read("metrics")) == 2
 
@@ -211,14 +212,14 @@ def test_one_line_says_where_the_run_is(
 ) -> None:
     folder = RunFolder(tmp_path / "pilot" / "k1")
     with caplog.at_level(logging.INFO, logger="mmo_rl"):
-        play(WandbReport(run_folder=folder))
+        play(WandbReport(parts=ReportParts(folder=folder)))
     assert ours(caplog, logging.INFO) == [f"W&B run: {only_wandb_file(folder).parent}"]
     assert capfd.readouterr() == ("", "")
 
 
 def test_online_without_a_key_is_refused_before_the_run(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"W&B has no key.*(\n.*)*WANDB_API_KEY"):
-        WandbReport(run_folder=RunFolder(tmp_path), mode="online")
+        WandbReport(mode="online", parts=ReportParts(folder=RunFolder(tmp_path)))
 
 
 @pytest.mark.parametrize(("machine", "online"), [("api.wandb.ai", True), ("example.org", False), ("default", False)])
@@ -230,10 +231,10 @@ def test_auto_goes_online_only_where_there_is_a_key(
     login.chmod(0o600)
     monkeypatch.setenv("NETRC", str(login))
     if online:
-        WandbReport(run_folder=RunFolder(tmp_path), mode="online")
+        WandbReport(mode="online", parts=ReportParts(folder=RunFolder(tmp_path)))
     else:
         with pytest.raises(ConfigError):
-            WandbReport(run_folder=RunFolder(tmp_path), mode="online")
+            WandbReport(mode="online", parts=ReportParts(folder=RunFolder(tmp_path)))
 
 
 def test_a_server_that_refuses_costs_one_warning_and_the_run_goes_on_offline(
@@ -244,7 +245,7 @@ def test_a_server_that_refuses_costs_one_warning_and_the_run_goes_on_offline(
     monkeypatch.setenv("WANDB_API_KEY", "0123456789" * 4)
     folder = RunFolder(tmp_path / "pilot" / "k1")
     with caplog.at_level(logging.INFO, logger="mmo_rl"):
-        play(WandbReport(run_folder=folder))
+        play(WandbReport(parts=ReportParts(folder=folder)))
     warnings = ours(caplog, logging.WARNING)
     assert len(warnings) == 1
     assert "could not go online" in warnings[0]
@@ -255,7 +256,7 @@ def test_a_server_that_refuses_costs_one_warning_and_the_run_goes_on_offline(
 
 def test_wandb_breaking_in_the_middle_costs_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = RunFolder(tmp_path / "pilot" / "k1")
-    report = WandbReport(run_folder=folder)
+    report = WandbReport(parts=ReportParts(folder=folder))
     report.start({})
 
     import wandb
@@ -278,7 +279,7 @@ def test_a_run_that_only_judges_and_one_upload_that_fails_leave_the_rest_whole(
     import wandb
 
     folder = RunFolder(tmp_path / "pilot" / "k1")
-    report = WandbReport(run_folder=folder)
+    report = WandbReport(parts=ReportParts(folder=folder))
     report.start({"task": "judge"})
     report.judgments(0, [scored_group()])
     folder.append("checkpoints", {"iteration": 0, "group_id": "w0", "usage": {}})  # as task=judge writes them
@@ -295,7 +296,7 @@ def test_a_run_that_only_judges_and_one_upload_that_fails_leave_the_rest_whole(
 
 def test_weights_are_not_copied_for_an_offline_run(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "pilot" / "k1")
-    report = WandbReport(run_folder=folder)
+    report = WandbReport(parts=ReportParts(folder=folder))
     report.start({})
     weights = folder.path / "checkpoints" / "0001" / "model.safetensors"
     weights.parent.mkdir(parents=True)

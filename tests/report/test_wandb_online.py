@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from mmo_rl.report.base import ReportParts
 from mmo_rl.report.run_folder import RunFolder
 from mmo_rl.report.wandb_report import WandbReport
 from mmo_rl.types import Score, ScoredGroup
@@ -36,7 +37,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbSer
 
 def run(folder: RunFolder, **options: object) -> WandbReport:
     """A finished run of two iterations whose judge quoted a secret."""
-    report = WandbReport(run_folder=folder, tags=["nightly"], **options)  # type: ignore[arg-type]
+    report = WandbReport(tags=["nightly"], **options, parts=ReportParts(folder=folder))  # type: ignore[arg-type]
     report.start({"seed": 0, "task": "train", "trainer": {"learning_rate": 0.5, "note": SECRET}})
     for iteration, pnl in enumerate((30.0, 20.0)):
         report.iteration(iteration, {"play/pnl": pnl})

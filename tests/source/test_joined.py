@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmo_rl.clock import milliseconds, window_at
+from mmo_rl.source.base import SourceParts
 from mmo_rl.source.joined import assemble, join, joined_members, total
 from mmo_rl.source.jsonl import JsonlSource
 from mmo_rl.source.slices import part, slices_of
@@ -116,7 +117,7 @@ def test_what_lacks_a_part_is_left_out_and_told() -> None:
 
 async def test_files_join_as_a_database_does() -> None:
     path = Path(__file__).parent.parent / "data" / "babylon" / "art_trajectories.jsonl.gz"
-    reader = JsonlSource(path=str(path), now=lambda: datetime(2030, 1, 1, tzinfo=UTC))
+    reader = JsonlSource(path=str(path), parts=SourceParts(now=lambda: datetime(2030, 1, 1, tzinfo=UTC)))
     query = WindowQuery(window_hours=24.0, min_actions=2)
     windows = await reader.windows(query)
     assert await reader.counts(query) == [c for w in windows for c in w.counts(min_actions=2)]

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmo_rl.errors import SourceError
+from mmo_rl.source.base import SourceParts
 from mmo_rl.source.exports import parsed, parts_of
 from mmo_rl.source.jsonl import JsonlSource
 from mmo_rl.source.play import RecordedOutcomes
@@ -44,7 +45,10 @@ async def source() -> AsyncIterator[Callable[..., JsonlSource]]:
     made: list[JsonlSource] = []
 
     def make(path: Path | str, **options: Any) -> JsonlSource:
-        made.append(JsonlSource(path=str(path), **{"now": lambda: NOW, **options}))
+        parts = SourceParts(
+            **{"now": lambda: NOW} | {k: options.pop(k) for k in ("now", "rejected_to") if k in options}
+        )
+        made.append(JsonlSource(path=str(path), **options, parts=parts))
         return made[-1]
 
     yield make

@@ -13,6 +13,7 @@ import asyncpg
 import pytest
 
 from mmo_rl.errors import SourceError
+from mmo_rl.source.base import SourceParts
 from mmo_rl.source.postgres import PostgresSource
 from mmo_rl.types import Group, SelectedWindow, Selection, Span, WindowQuery, WindowStats
 
@@ -48,7 +49,7 @@ async def ours(migrated_url: str) -> AsyncIterator[Connections]:
 
 
 def source(pool: Connections, *, now: datetime = NOW, **options: Any) -> PostgresSource:
-    return PostgresSource(dsn_env=None, pool=pool, now=lambda: now, **options)
+    return PostgresSource(dsn_env=None, **options, parts=SourceParts(pool=pool, now=lambda: now))
 
 
 async def add(pool: Connections, identity: str, start: str, **columns: Any) -> None:
@@ -302,7 +303,7 @@ async def test_calls_that_are_in_the_log_alone(ours: Connections) -> None:
 async def test_a_database_without_the_tables_names_the_next_command(database_url: str) -> None:
     connection = await asyncpg.connect(database_url)
     try:
-        reader = PostgresSource(dsn_env="DATABASE_URL", pool=Connections(connection))
+        reader = PostgresSource(dsn_env="DATABASE_URL", parts=SourceParts(pool=Connections(connection)))
         with pytest.raises(SourceError, match="trajectories") as caught:
             await reader.windows(WindowQuery())
         assert caught.value.hint == "mmo-rl task=migrate source=postgres"

@@ -17,6 +17,7 @@ from mmo_rl.database.database import Database
 from mmo_rl.database.embedded import EmbeddedServer
 from mmo_rl.database.recorder import TrajectoryRecorder
 from mmo_rl.errors import ConnectionLost
+from mmo_rl.source.base import SourceParts
 from mmo_rl.source.postgres import PostgresSource
 from mmo_rl.types import Group, SelectedWindow, Selection, WindowQuery
 
@@ -35,7 +36,7 @@ async def test_connections_that_are_cut_while_streaming(
     """Every statement is cut once, before it is sent or while it runs."""
     monkeypatch.setenv(VARIABLE, babylon_url)
     async with Database(dsn_env=VARIABLE, home=tmp_path, application_name="reader") as database:
-        reader = PostgresSource(dsn_env=VARIABLE, pool=database.read_only(), batch_size=3)
+        reader = PostgresSource(dsn_env=VARIABLE, batch_size=3, parts=SourceParts(pool=database.read_only()))
         chosen = await selection(reader)
         whole = [group async for group in reader.groups(chosen)]
         killer = await asyncpg.connect(babylon_url)
@@ -69,14 +70,14 @@ async def test_a_server_that_is_restarted_while_streaming(
     home = scratch / "restarted"
     monkeypatch.setenv(VARIABLE, babylon_url)
     async with Database(dsn_env=VARIABLE, home=tmp_path) as recorded:
-        reader = PostgresSource(dsn_env=VARIABLE, pool=recorded.read_only())
+        reader = PostgresSource(dsn_env=VARIABLE, parts=SourceParts(pool=recorded.read_only()))
         originals = [group async for group in reader.groups(await selection(reader))]
     async with Database(dsn_env=None, home=home) as database:
         recorder = TrajectoryRecorder(database=database)
         for group in originals:
             for trajectory in group.members:
                 await recorder.record(trajectory)
-        reader = PostgresSource(dsn_env=None, pool=database.read_only(), batch_size=1)
+        reader = PostgresSource(dsn_env=None, batch_size=1, parts=SourceParts(pool=database.read_only()))
         chosen = await selection(reader)
         groups: list[Group] = []
         pid = keeper.postmaster_pid(home / "postgres" / "data")
@@ -115,7 +116,7 @@ async def test_a_server_that_stays_away_is_an_error_after_a_while(
     user = babylon_url.partition("//")[2].partition("@")[0]
     monkeypatch.setenv(VARIABLE, f"postgresql://{user}:s3cr3t@127.0.0.1:{port}/{name}?sslmode=disable")
     async with Database(dsn_env=VARIABLE, home=tmp_path) as database:
-        reader = PostgresSource(dsn_env=VARIABLE, pool=database.read_only(), reconnect_s=0.3)
+        reader = PostgresSource(dsn_env=VARIABLE, reconnect_s=0.3, parts=SourceParts(pool=database.read_only()))
         assert await reader.windows(WindowQuery())
         proxy.close()
         for writer in piped:

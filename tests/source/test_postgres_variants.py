@@ -16,6 +16,7 @@ import pytest
 
 from mmo_rl.database.database import Database
 from mmo_rl.errors import SourceError
+from mmo_rl.source.base import SourceParts
 from mmo_rl.source.jsonl import JsonlSource
 from mmo_rl.source.postgres import PostgresSource
 from mmo_rl.types import Group, SelectedWindow, Selection, Span, WindowQuery, WindowStats
@@ -46,7 +47,7 @@ def clock_of_the_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[
 async def opened(url: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[PostgresSource]:
     monkeypatch.setenv(VARIABLE, url)
     async with Database(dsn_env=VARIABLE, home=home) as database:
-        yield PostgresSource(dsn_env=VARIABLE, pool=database.read_only(), now=lambda: NOW)
+        yield PostgresSource(dsn_env=VARIABLE, parts=SourceParts(pool=database.read_only(), now=lambda: NOW))
 
 
 async def execute(url: str, sql: str, *arguments: Any) -> None:
@@ -273,7 +274,7 @@ async def test_windows_are_counted_as_they_are_listed_also_from_files(
 ) -> None:
     later = datetime(2025, 11, 14, 11, tzinfo=UTC)
     query = WindowQuery(window_hours=hours, span=Span(datetime(2000, 1, 1, tzinfo=UTC), later), min_actions=90)
-    files = JsonlSource(path=str(BABYLON / "trajectory_rows.jsonl.gz"), now=lambda: NOW)
+    files = JsonlSource(path=str(BABYLON / "trajectory_rows.jsonl.gz"), parts=SourceParts(now=lambda: NOW))
     try:
         async with opened(babylon_url, tmp_path, monkeypatch) as reader:
             for source in (reader, files):

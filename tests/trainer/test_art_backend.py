@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from mmo_rl.errors import ConfigError, TrainerError
-from mmo_rl.lm.model import SHIPPED
 from mmo_rl.trainer import art_backend
 from mmo_rl.trainer.art_backend import GRADIENT_STEPS, ArtBackendTrainer, ArtLocalTrainer, TinkerTrainer
 from mmo_rl.types import PolicyCall, TrainingGroup, TrainingSample
+from tests.trainer.made import trainer_parts
 
 PROMPT = ({"role": "system", "content": "You trade."}, {"role": "user", "content": "t0\nNOVA +1"})
 ANSWER = '{"ticker":"NOVA","action":"BUY","size":1}'
@@ -85,8 +85,7 @@ async def make(tmp_path: Path) -> AsyncIterator[Make]:
     made: list[ArtBackendTrainer] = []
 
     def one(backend: SmallBackend, kind: type[ArtBackendTrainer] = ArtLocalTrainer, **changed: Any) -> Any:
-        model = SimpleNamespace(name="tiny", location=lambda: str(SHIPPED / "tiny"))
-        made.append(kind(model=model, checkpoints=tmp_path / "checkpoints", backend=backend, **changed))
+        made.append(kind(parts=trainer_parts(tmp_path / "checkpoints"), backend=backend, **changed))
         return made[-1]
 
     yield one
@@ -170,15 +169,14 @@ def test_what_the_machine_lacks_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setattr(art_backend, "_missing", lambda *names: [n for n in names if n in {"unsloth", "tinker"}])
     monkeypatch.setattr(art_backend, "_has_gpu", lambda *, asking_torch: False)
     monkeypatch.delenv("TINKER_API_KEY", raising=False)
-    model = SimpleNamespace(name="tiny", location=lambda: "tiny")
     with pytest.raises(ConfigError, match="art_local lacks the packages unsloth and an NVIDIA GPU") as told:
-        ArtLocalTrainer(model=model, checkpoints=tmp_path)
+        ArtLocalTrainer(parts=trainer_parts(tmp_path))
     assert "openpipe-art[backend]" in str(told.value)
     with pytest.raises(ConfigError, match="tinker lacks the packages tinker"):
-        TinkerTrainer(model=model, checkpoints=tmp_path)
+        TinkerTrainer(parts=trainer_parts(tmp_path))
     monkeypatch.setattr(art_backend, "_missing", lambda *names: [])
     with pytest.raises(ConfigError, match="TINKER_API_KEY is not set"):
-        TinkerTrainer(model=model, checkpoints=tmp_path)
+        TinkerTrainer(parts=trainer_parts(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["art_local", "tinker"])

@@ -15,15 +15,17 @@ import pytest
 from mmo_rl.errors import PolicyError, TrainerError
 from mmo_rl.lm.manifest import FILE
 from mmo_rl.lm.model import SHIPPED, ModelSpec
+from mmo_rl.policy.base import PolicyParts
 from mmo_rl.policy.local import local_policy
 from mmo_rl.trainer.base import LostVersion
 from mmo_rl.trainer.checkpoints import Checkpoints
+from tests.trainer.made import model_spec
 
 TINY = SHIPPED / "tiny"
 
 
 def checkpoints(folder: Path, name: str = "tiny", base: str = str(TINY)) -> Checkpoints:
-    return Checkpoints(folder=folder, name=name, base=base)
+    return Checkpoints(folder=folder, model=model_spec(base, name=name))
 
 
 def save(folder: Path) -> None:
@@ -68,7 +70,7 @@ def test_damage_is_found_and_told_with_what_to_type(tmp_path: Path, harm: Callab
         checkpoints(tmp_path).rewind()
     assert f"rm -r {tmp_path / '0002'}" in str(refused.value)
     with pytest.raises(PolicyError, match=said):
-        local_policy(model=spec(), path=str(tmp_path / "0002"))
+        local_policy(parts=PolicyParts(model=spec()), path=str(tmp_path / "0002"))
     assert checkpoints(tmp_path).rewind(1) == 1  # the version before is as good as ever
     assert checkpoints(tmp_path).published() == [1]
 
@@ -79,7 +81,7 @@ def test_a_torn_manifest_is_damage_and_a_folder_made_elsewhere_is_not(tmp_path: 
     with pytest.raises(TrainerError, match=r"checkpoint\.json is damaged"):
         checkpoints(tmp_path).rewind()
     (tmp_path / "0001" / FILE).unlink()
-    assert local_policy(model=spec(), path=str(tmp_path / "0001")).version == 1
+    assert local_policy(parts=PolicyParts(model=spec()), path=str(tmp_path / "0001")).version == 1
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
@@ -87,7 +89,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TrainerError, match="of the model tiny, not of other"):
         checkpoints(tmp_path, name="other").rewind()
     with pytest.raises(PolicyError, match="of the model tiny, not of other") as refused:
-        local_policy(model=spec("other"), path=str(tmp_path / "0001"))
+        local_policy(parts=PolicyParts(model=spec("other")), path=str(tmp_path / "0001"))
     assert "model=tiny" in str(refused.value)
     wider = tmp_path / "wider"
     shutil.copytree(TINY, wider)
@@ -147,11 +149,13 @@ def test_a_disk_that_refuses_leaves_nothing_and_loses_nothing(
 KILLED = """
 import os, shutil, signal, sys
 from pathlib import Path
+from mmo_rl.lm.model import ModelSpec
 from mmo_rl.milestones import listen
 from mmo_rl.trainer.checkpoints import Checkpoints
 
 folder, moment, base = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
-made = Checkpoints(folder=folder, name="tiny", base=base)
+model = ModelSpec(name="tiny", base_model=base, path=base, context_length=512, max_completion_tokens=24)
+made = Checkpoints(folder=folder, model=model)
 
 def end(milestone, detail):
     if milestone == moment:

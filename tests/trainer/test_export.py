@@ -8,7 +8,6 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,9 +18,11 @@ from msgspec import structs
 
 from mmo_rl.errors import TrainerError
 from mmo_rl.policy_view import training_groups
+from mmo_rl.report.run_folder import RunFolder
 from mmo_rl.trainer.export import ExportTrainer
 from mmo_rl.trainer.export_formats import art_rows, chat_rows, dpo_rows
 from mmo_rl.types import LLMCall, PolicyCall, ScoredGroup, TrainingGroup, TrainingSample
+from tests.trainer.made import trainer_parts
 
 CANARY = "zqxjkv"
 Make = Callable[..., ScoredGroup]
@@ -29,11 +30,9 @@ Make = Callable[..., ScoredGroup]
 
 def exporter(folder: Path, *, job_key: str = "abc", **options: Any) -> ExportTrainer:
     return ExportTrainer(
+        path=str(folder / "export"),
         formats=options.pop("formats", ["art", "chat", "dpo"]),
-        run_folder=SimpleNamespace(path=folder),
-        model_name="tiny",
-        group="default",
-        job_key=job_key,
+        parts=dataclasses.replace(trainer_parts(folder / "checkpoints"), folder=RunFolder(folder / job_key)),
         **options,
     )
 

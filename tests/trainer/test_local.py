@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from mmo_rl.errors import TrainerError
-from mmo_rl.lm.model import SHIPPED
 from mmo_rl.policy.local import LocalPolicy, load_model
 from mmo_rl.policy_view import training_groups
 from mmo_rl.trainer.local import LocalTrainer
 from mmo_rl.types import ScoredGroup, TrainingGroup
+from tests.trainer.made import trainer_parts
 
 Make = Callable[..., ScoredGroup]
 PROMPT = (
@@ -24,10 +24,7 @@ def trainer(folder: Path, **options: Any) -> LocalTrainer:
     return LocalTrainer(
         learning_rate=options.pop("learning_rate", 1e-3),
         seed=0,
-        model_location=str(SHIPPED / "tiny"),
-        model_name="tiny",
-        checkpoints=folder,
-        load_model=load_model,
+        parts=trainer_parts(folder),
         **options,
     )
 

@@ -1,7 +1,8 @@
 """Any causal language model of transformers, all its weights or a LoRA adapter."""
 
 import json
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from mmo_rl.trainer.forward import require_packable, token_logprobs
 from mmo_rl.trainer.local import LocalTrainer
 from mmo_rl.trainer.parts import parts_of
 from mmo_rl.types import PolicyCall, TrainingGroup, TrainingSample
+from tests.trainer.made import trainer_parts
 
 TINY = str(SHIPPED / "tiny")
 SIZES = {
@@ -63,20 +65,11 @@ def two_prompts() -> list[TrainingGroup]:
     return groups
 
 
-@dataclass(frozen=True)
-class Limits:
-    context_length: int = 512
-    lora_rank: int = 0
-
-
-def trainer(folder: Path, location: str = TINY, *, limits: Limits | None = None, **options: Any) -> LocalTrainer:
+def trainer(
+    folder: Path, location: str = TINY, *, limits: Mapping[str, Any] | None = None, **options: Any
+) -> LocalTrainer:
     return LocalTrainer(
-        **{"learning_rate": 1e-3, "seed": 0, **options},
-        model=limits or Limits(),
-        model_location=location,
-        model_name="tiny",
-        checkpoints=folder,
-        load_model=load_model,
+        **{"learning_rate": 1e-3, "seed": 0, **options}, parts=trainer_parts(folder, location, **(limits or {}))
     )
 
 
@@ -118,7 +111,7 @@ def test_packed_rows_say_what_the_histories_say_one_by_one(
 @pytest.mark.parametrize("rank", [0, 4])
 async def test_other_architectures_train_and_play(architecture: str, rank: int, tmp_path: Path) -> None:
     location = small(architecture, tmp_path / "base")
-    t = trainer(tmp_path / "run", location, limits=Limits(lora_rank=rank))
+    t = trainer(tmp_path / "run", location, limits={"lora_rank": rank})
     await t.resume()
     trained = await t.train(two_prompts(), iteration=0)
     assert trained.gradient_steps > 0 and trained.metrics["grad_norm"] > 0
@@ -143,7 +136,7 @@ def test_a_model_that_cannot_be_packed_is_refused() -> None:
 
 
 async def test_an_adapter_alone_is_saved_and_plays_as_it_was_trained(tmp_path: Path) -> None:
-    t = trainer(tmp_path, limits=Limits(lora_rank=4), rows_per_step=1000)
+    t = trainer(tmp_path, limits={"lora_rank": 4}, rows_per_step=1000)
     await t.resume()
     groups = two_prompts()
     first = await t.train(groups, iteration=0)
@@ -183,7 +176,7 @@ def with_logprobs(groups: list[TrainingGroup], model: Any, tokenizer: Any) -> li
 async def test_a_resumed_run_goes_on_bit_by_bit(rank: int, tmp_path: Path) -> None:
     def make(name: str) -> LocalTrainer:
         schedule = {"schedule": "cosine", "warmup_share": 0.3, "iterations": 3, "kl_to_base": 0.1}
-        return trainer(tmp_path / name, limits=Limits(lora_rank=rank), **schedule)
+        return trainer(tmp_path / name, limits={"lora_rank": rank}, **schedule)
 
     whole, broken = make("whole"), make("broken")
     await whole.resume()
@@ -205,19 +198,19 @@ async def test_a_checkpoint_of_another_model_or_a_broken_one_is_refused(tmp_path
     other = small("qwen3", tmp_path / "qwen3")
     for rank in (0, 4):
         run = tmp_path / str(rank)
-        t = trainer(run, limits=Limits(lora_rank=rank))
+        t = trainer(run, limits={"lora_rank": rank})
         await t.resume()
         await t.train(two_prompts(), iteration=0)
         with pytest.raises(
             TrainerError, match=r"it is a checkpoint of another tiny \(.*model_type llama instead of qwen3"
         ):
-            await trainer(run, other, limits=Limits(lora_rank=rank)).resume()
+            await trainer(run, other, limits={"lora_rank": rank}).resume()
         held = "an adapter of rank 4 and alpha 32" if rank else "all weights"
         with pytest.raises(TrainerError, match=f"0001 holds {held}, and model.lora_rank={4 - rank}"):
-            await trainer(run, limits=Limits(lora_rank=4 - rank)).resume()
+            await trainer(run, limits={"lora_rank": 4 - rank}).resume()
         (run / "0001" / "trainer_state.pt").write_bytes(b"PK cut off")
         with pytest.raises(TrainerError, match=r"0001 cannot be used: its trainer_state.pt has 10 bytes instead of"):
-            await trainer(run, limits=Limits(lora_rank=rank)).resume()
+            await trainer(run, limits={"lora_rank": rank}).resume()
 
 
 @pytest.mark.parametrize("rank", [0, 4])
@@ -230,11 +223,7 @@ async def test_in_bfloat16_the_smallest_update_is_kept(rank: int, tmp_path: Path
     t = LocalTrainer(
         learning_rate=1e-6,
         seed=0,
-        model=Limits(lora_rank=rank),
-        model_location=TINY,
-        model_name="tiny",
-        checkpoints=tmp_path,
-        load_model=half,
+        parts=trainer_parts(tmp_path, load=half, lora_rank=rank),
     )
     await t.resume()
     assert t._weights is not None
@@ -253,7 +242,7 @@ async def test_in_bfloat16_the_smallest_update_is_kept(rank: int, tmp_path: Path
 
 async def test_adapter_targets_that_do_not_exist_are_named(tmp_path: Path) -> None:
     with pytest.raises(TrainerError, match="no LoRA adapter fits"):
-        await trainer(tmp_path, limits=Limits(lora_rank=4), lora_targets=["w_q"]).resume()
+        await trainer(tmp_path, limits={"lora_rank": 4}, lora_targets=["w_q"]).resume()
 
 
 async def test_a_tokenizer_without_a_chat_template_is_refused(tmp_path: Path) -> None:

@@ -4,8 +4,8 @@ import asyncio
 import logging
 import math
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from mmo_rl.trainer.forward import require_room
 from mmo_rl.trainer.local import LocalTrainer
 from mmo_rl.trainer.update import Schedule
 from mmo_rl.types import PolicyCall, PolicyVersion, TrainingGroup, TrainingSample
+from tests.trainer.made import trainer_parts
 
 TINY = str(SHIPPED / "tiny")
 
@@ -40,19 +41,15 @@ def groups(count: int = 6) -> list[TrainingGroup]:
     return [group(f"N{n}", (0.0, 0.3, 1.0)) for n in range(count)]
 
 
-@dataclass(frozen=True)
-class Limits:
-    context_length: int = 512
-    lora_rank: int = 0
-
-
-def trainer(folder: Path, *, load: Callable[..., tuple[Any, Any]] = load_model, **options: Any) -> LocalTrainer:
+def trainer(
+    folder: Path,
+    *,
+    load: Callable[..., tuple[Any, Any]] = load_model,
+    model: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> LocalTrainer:
     return LocalTrainer(
-        **{"learning_rate": 1e-3, "seed": 0, "model": Limits(), **options},
-        model_location=TINY,
-        model_name="tiny",
-        checkpoints=folder,
-        load_model=load,
+        **{"learning_rate": 1e-3, "seed": 0, **options}, parts=trainer_parts(folder, load=load, **(model or {}))
     )
 
 
@@ -140,7 +137,7 @@ async def test_groups_without_contrast_teach_nothing(tmp_path: Path) -> None:
 async def test_histories_longer_than_the_context_are_left_out_counted_and_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    t = trainer(tmp_path, model=Limits(context_length=64))
+    t = trainer(tmp_path, model={"context_length": 64})
     await t.resume()
     long = group("LONG", (0.0, 1.0), words=100)
     trained = await t.train([long, *groups(2)], iteration=0)
@@ -153,7 +150,7 @@ async def test_histories_longer_than_the_context_are_left_out_counted_and_named(
 
 async def test_a_context_beyond_the_positions_that_a_model_knows_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TrainerError, match=r"model\.context_length=4096, but the model knows 512 positions") as refused:
-        await trainer(tmp_path, model=Limits(context_length=4096)).resume()
+        await trainer(tmp_path, model={"context_length": 4096}).resume()
     assert "model.context_length=512" in str(refused.value.hint)
     stretched = LlamaConfig(
         max_position_embeddings=512, rope_parameters={"rope_type": "linear", "factor": 8.0, "rope_theta": 1e4}

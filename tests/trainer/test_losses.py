@@ -12,6 +12,7 @@ from mmo_rl.policy.local import load_model
 from mmo_rl.trainer.art_adapter import pack
 from mmo_rl.trainer.losses import Loss, LossName
 from mmo_rl.types import PolicyCall, TrainingGroup, TrainingSample
+from tests.trainer.made import trainer_parts
 
 PROMPT = ({"role": "user", "content": "t0\nNOVA +1"},)
 
@@ -114,10 +115,7 @@ async def test_every_loss_trains_the_shipped_model(name: LossName, tmp_path: Pat
         learning_rate=1e-4,
         loss=name,
         seed=0,
-        model_location=str(SHIPPED / "tiny"),
-        model_name="tiny",
-        checkpoints=tmp_path,
-        load_model=load_model,
+        parts=trainer_parts(tmp_path),
     )
     await trainer.resume()
     trained = await trainer.train([group(0.0, 1.0, 0.2), group(0.5, 0.5, name="flat")], iteration=0)

@@ -15,6 +15,7 @@ from mmo_rl.trainer.art_adapter import Encoder, pack, to_art_group
 from mmo_rl.trainer.base import AssistantTurns
 from mmo_rl.trainer.local import LocalTrainer
 from mmo_rl.types import LLMCall, PolicyCall, ScoredGroup, TrainingGroup, TrainingSample, Unscored
+from tests.trainer.made import trainer_parts
 
 CANARY = "zqxjkv"
 Make = Callable[..., ScoredGroup]
@@ -104,10 +105,7 @@ async def test_the_trainer_says_whose_answers_it_wants(scored: Make, tmp_path: P
             learning_rate=1e-4,
             assistant_turns=turns,
             seed=0,
-            model_location=str(SHIPPED / "tiny"),
-            model_name="tiny",
-            checkpoints=tmp_path / turns,
-            load_model=load_model,
+            parts=trainer_parts(tmp_path / turns),
         )
         await trainer.resume(0)
         groups = training_groups([scored(steps=2)], trainer.assistant_turns)

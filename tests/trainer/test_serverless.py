@@ -16,6 +16,7 @@ from mmo_rl.errors import ConfigError, TrainerError
 from mmo_rl.trainer.serverless import OFFERED, ServerlessTrainer
 from mmo_rl.types import PolicyCall, TrainingGroup, TrainingSample
 from tests.trainer.fake_wandb_training import KEY, Fake, serving
+from tests.trainer.made import trainer_parts
 
 PROMPT = ({"role": "system", "content": "You trade."}, {"role": "user", "content": "t0\nNOVA +1"})
 CALL = PolicyCall(PROMPT, '{"action":"HOLD"}', (1, 2), (5, 6, 2), (-0.1, -0.2, -0.3))
@@ -41,15 +42,13 @@ async def make(fake: Fake, tmp_path: Path) -> AsyncIterator[Make]:
     made: list[ServerlessTrainer] = []
 
     def one(**changed: Any) -> ServerlessTrainer:
-        model = SimpleNamespace(name="qwen3_14b", base_model=changed.pop("base_model", OFFERED[0]), path=None)
+        fields = {"name": "qwen3_14b", "base_model": changed.pop("base_model", OFFERED[0]), "path": None}
+        parts = trainer_parts(tmp_path / "checkpoints", **fields)
         quick = {"poll_s": 0.01, "backoff_s": 0.01, "deadline_s": 20.0, "attempts": 3, "base_url": fake.url}
         made.append(
             ServerlessTrainer(
                 **quick | changed,
-                model=model,
-                run_folder=SimpleNamespace(run_id=lambda: "abc-123"),
-                group="default",
-                checkpoints=tmp_path / "checkpoints",
+                parts=replace(parts, folder=SimpleNamespace(run_id=lambda: "abc-123")),
             )
         )
         return made[-1]

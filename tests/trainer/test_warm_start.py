@@ -14,6 +14,7 @@ from mmo_rl.policy_view import training_groups
 from mmo_rl.trainer.local import LocalTrainer
 from mmo_rl.trainer.warm_start import best_answers
 from mmo_rl.types import ScoredGroup, TrainingGroup, TrainingSample
+from tests.trainer.made import trainer_parts
 
 
 def group(name: str, *rewards: float) -> TrainingGroup:
@@ -47,10 +48,7 @@ def trainer(folder: Path, **options: Any) -> LocalTrainer:
     return LocalTrainer(
         learning_rate=1e-3,
         seed=0,
-        model_location=str(SHIPPED / "tiny"),
-        model_name="tiny",
-        checkpoints=folder,
-        load_model=load_model,
+        parts=trainer_parts(folder),
         **options,
     )
 
