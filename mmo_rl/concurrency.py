@@ -1,16 +1,102 @@
-"""One bounded, order-keeping gather for everything that waits on a network or a process."""
+"""Concurrency: an order-keeping gather with bounded memory, and retries with exponential backoff."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
+from dataclasses import dataclass
 from typing import TypeVar, cast
+
+import tenacity
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 _END = object()
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Waiting times between the attempts of `retried`, and the bound on these attempts.
+
+    The n-th wait is ``first_s * 2**(n - 1)`` plus a random share of ``first_s`` (jitter), at most ``longest_s``. There
+    are at most ``attempts`` of them, and none begins later than ``patience_s`` seconds after the first failure; at
+    least one of the two bounds is given.
+    """
+
+    first_s: float
+    longest_s: float
+    attempts: int | None = None
+    patience_s: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.attempts is None and self.patience_s is None:
+            raise ValueError("a backoff needs a bound: attempts or patience_s")
+
+
+async def retried(
+    work: Callable[[], Awaitable[R]],
+    backoff: Backoff,
+    *,
+    transient: Callable[[Exception], bool],
+    requested_s: Callable[[Exception], float | None] | None = None,
+    on_wait: Callable[[Exception, float], None] | None = None,
+    describe: Callable[[Exception], str] | None = None,
+) -> R:
+    """Returns ``await work()``, tried again after failures that are ``transient`` until ``backoff`` ends.
+
+    ``requested_s`` reads from a failure how many seconds the server asks us to wait (``Retry-After``): that replaces
+    the backoff's own wait, and a server that asks for more than ``backoff.longest_s`` is not asked again. Before each
+    wait ``on_wait`` is called with the failure and the seconds, and a line is logged that holds the failure's first
+    line, or ``describe(failure)`` where it may quote a secret. Raises the last failure of ``work`` as it is.
+    """
+    clock = asyncio.get_running_loop().time
+    exponential = tenacity.wait_exponential(multiplier=backoff.first_s) + tenacity.wait_random(0, backoff.first_s)
+    first_failure: float | None = None
+
+    def remaining_s() -> float:
+        nonlocal first_failure
+        first_failure = clock() if first_failure is None else first_failure
+        return float("inf") if backoff.patience_s is None else first_failure + backoff.patience_s - clock()
+
+    def requested(error: Exception) -> float | None:
+        return None if requested_s is None else requested_s(error)
+
+    def may_recover(error: BaseException) -> bool:
+        if not isinstance(error, Exception) or not transient(error):
+            return False
+        return (requested(error) or 0.0) <= backoff.longest_s and remaining_s() > 0
+
+    def wait_s(state: tenacity.RetryCallState) -> float:
+        asked = requested(_failure(state))
+        wait = min(exponential(state), backoff.longest_s) if asked is None else asked
+        return max(0.0, min(wait, remaining_s()))
+
+    def before_wait(state: tenacity.RetryCallState) -> None:
+        error = _failure(state)
+        seconds = state.next_action.sleep if state.next_action else 0.0
+        if on_wait is not None:
+            on_wait(error, seconds)
+        said = str(error).partition("\n")[0] or type(error).__name__ if describe is None else describe(error)
+        _log.info("%s; trying again in %.1f s", said, seconds)
+
+    async def attempt() -> R:  # tenacity awaits what it sees to be a coroutine function, which a lambda is not
+        return await work()
+
+    return await tenacity.AsyncRetrying(
+        stop=tenacity.stop_never if backoff.attempts is None else tenacity.stop_after_attempt(backoff.attempts),
+        wait=wait_s,
+        retry=tenacity.retry_if_exception(may_recover),
+        before_sleep=before_wait,
+        reraise=True,
+    )(attempt)
+
+
+def _failure(state: tenacity.RetryCallState) -> Exception:
+    return cast(Exception, state.outcome.exception() if state.outcome else None)
 
 
 async def gather_ordered(

@@ -42,6 +42,11 @@ class ConnectionLost(DatabaseError):
     pass
 
 
+def is_lost(error: Exception) -> bool:
+    """Tells a lost connection from other failures: asking again may help."""
+    return isinstance(error, ConnectionLost)
+
+
 class SourceError(MmoRlError):
     pass
 

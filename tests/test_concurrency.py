@@ -1,15 +1,16 @@
-"""The gather: order, bounds, and that nothing outlives it."""
+"""The gather: order, bounds, and that nothing outlives it. Retries: waits, bounds, and what is never tried again."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
 import pytest
 
-from mmo_rl.concurrency import gather_ordered
+from mmo_rl.concurrency import Backoff, gather_ordered, retried
 
 
 async def test_results_come_in_order_whatever_finishes_first() -> None:
@@ -178,3 +179,106 @@ async def test_a_slow_first_item_is_waited_for_at_rest(monkeypatch: pytest.Monke
     monkeypatch.setattr(asyncio, "wait", counted)
     assert [r async for r in gather_ordered(range(8), worker, limit=8)] == list(range(8))
     assert waits <= 2 * 8 + 1
+
+
+# --- retries --------------------------------------------------------------------------------------------------------
+
+
+class Busy(Exception):
+    """A failure that may pass; ``asked_s`` is how long the server asks us to wait."""
+
+    def __init__(self, text: str = "busy", asked_s: float | None = None) -> None:
+        super().__init__(text)
+        self.asked_s = asked_s
+
+
+class Attempts:
+    """Fails with each of ``failures`` in turn, then returns 7; notes when it was called."""
+
+    def __init__(self, *failures: BaseException) -> None:
+        self.failures = list(failures)
+        self.times: list[float] = []
+
+    async def __call__(self) -> int:
+        self.times.append(asyncio.get_running_loop().time())
+        if self.failures:
+            raise self.failures.pop(0)
+        return 7
+
+
+def is_busy(error: Exception) -> bool:
+    return isinstance(error, Busy)
+
+
+async def test_waits_double_have_jitter_and_end_at_the_longest(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    work = Attempts(*(Busy() for _ in range(6)))
+    assert await retried(lambda: work(), Backoff(first_s=1.0, longest_s=10.0, attempts=9), transient=is_busy) == 7
+    assert len(work.times) == 7
+    for wait, least, most in zip(waits, (1, 2, 4, 8, 10, 10), (2, 3, 5, 9, 10, 10), strict=True):
+        assert least <= wait <= most
+    assert waits[:3] != [1, 2, 4]
+
+
+async def test_attempts_are_bounded_and_the_last_failure_is_raised_as_it_is() -> None:
+    failures = [Busy("first"), Busy("second"), Busy("third"), Busy("fourth")]
+    work = Attempts(*failures)
+    with pytest.raises(Busy) as caught:
+        await retried(work, Backoff(first_s=0.001, longest_s=0.01, attempts=3), transient=is_busy)
+    assert caught.value is failures[2]
+    assert len(work.times) == 3
+
+
+async def test_patience_counts_from_the_first_failure_and_the_last_attempt_is_at_its_end() -> None:
+    async def slow_then_busy() -> int:
+        if not work.times:
+            await asyncio.sleep(0.3)  # a query that worked for longer than the patience before its connection broke
+        return await work()
+
+    work = Attempts(*(Busy() for _ in range(1000)))
+    with pytest.raises(Busy):
+        await retried(slow_then_busy, Backoff(first_s=0.02, longest_s=0.1, patience_s=0.25), transient=is_busy)
+    assert len(work.times) > 3
+    assert 0.25 <= work.times[-1] - work.times[0] < 0.4
+
+
+async def test_what_cannot_recover_is_not_tried_again() -> None:
+    for failure in (ValueError("wrong"), asyncio.CancelledError()):
+        work = Attempts(failure)
+        with pytest.raises(type(failure)):
+            await retried(work, Backoff(first_s=0.001, longest_s=0.01, attempts=3), transient=is_busy)
+        assert len(work.times) == 1
+    with pytest.raises(ValueError, match="needs a bound"):
+        Backoff(first_s=1.0, longest_s=2.0)
+
+
+async def test_a_server_is_waited_for_as_long_as_it_asks_but_no_longer_than_the_longest_wait(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    noted: list[tuple[str, float]] = []
+    backoff = Backoff(first_s=30.0, longest_s=60.0, attempts=5)
+
+    def asked(error: Exception) -> float | None:
+        return error.asked_s if isinstance(error, Busy) else None
+
+    def note(error: Exception, seconds: float) -> None:
+        noted.append((str(error), seconds))
+
+    caplog.set_level(logging.INFO, "mmo_rl.concurrency")
+    work = Attempts(Busy("limited\nkey 123", 0.05), Busy("limited", 0.0))
+    assert await retried(work, backoff, transient=is_busy, requested_s=asked, on_wait=note) == 7
+    assert noted == [("limited\nkey 123", 0.05), ("limited", 0.0)]
+    assert work.times[1] - work.times[0] >= 0.05
+    assert [record.message for record in caplog.records] == [
+        "limited; trying again in 0.1 s",
+        "limited; trying again in 0.0 s",
+    ]
+    work = Attempts(Busy("come back tomorrow", 86_400.0))
+    with pytest.raises(Busy, match="tomorrow"):
+        await retried(work, backoff, transient=is_busy, requested_s=asked, describe=lambda _: "hidden")
+    assert len(work.times) == 1

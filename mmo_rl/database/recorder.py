@@ -12,11 +12,12 @@ from datetime import datetime
 import asyncpg
 
 from mmo_rl.clock import utc_now, window_at
+from mmo_rl.concurrency import Backoff, retried
 from mmo_rl.database.base import Connection, Database, Stay
 from mmo_rl.database.live import LiveTrajectory
 from mmo_rl.database.outcomes import delete_outcomes, outcome_rows
 from mmo_rl.database.rows import call_row, insert_rows, naive_utc, to_json, trajectory_row
-from mmo_rl.errors import ConnectionLost, DatabaseError
+from mmo_rl.errors import ConnectionLost, DatabaseError, is_lost
 from mmo_rl.milestones import reached
 from mmo_rl.types import GroundTruth, Trajectory, Window
 
@@ -229,21 +230,18 @@ class TrajectoryRecorder:
                 stored.set_exception(own)
 
     async def _insert_patiently(self, trajectories: Sequence[Trajectory]) -> None:
-        """Tries again while the connection is lost: what was played is not lost with a server that restarts."""
-        loop, now, pause_s = asyncio.get_running_loop(), self._now(), 0.05
-        deadline = loop.time() + self._patience_s
-        lost = False
-        while True:
-            try:
-                if lost:
-                    trajectories = await self._not_stored(trajectories, now)
-                return await self._insert(trajectories, now)
-            except ConnectionLost:
-                lost = True
-                if loop.time() + pause_s > deadline:
-                    raise
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, 5.0)
+        """Inserts them, again while the connection is lost: play survives a restart of the server."""
+        now, attempts = self._now(), 0
+
+        async def insert() -> None:
+            nonlocal trajectories, attempts
+            attempts += 1
+            if attempts > 1:
+                trajectories = await self._not_stored(trajectories, now)
+            await self._insert(trajectories, now)
+
+        backoff = Backoff(first_s=0.05, longest_s=5.0, patience_s=self._patience_s)
+        await retried(insert, backoff, transient=is_lost)
 
     async def _not_stored(self, trajectories: Sequence[Trajectory], now: datetime) -> list[Trajectory]:
         """Without those that were committed just before the connection broke."""

@@ -7,7 +7,6 @@ rows are bound by id, so that nothing is read twice or left out.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Annotated, Any
@@ -16,7 +15,8 @@ import asyncpg
 from pydantic import Field
 
 from mmo_rl.clock import window_id
-from mmo_rl.errors import ConnectionLost, SourceError
+from mmo_rl.concurrency import Backoff, retried
+from mmo_rl.errors import SourceError, is_lost
 from mmo_rl.source import statements
 from mmo_rl.source.base import SourceParts
 from mmo_rl.source.columns import COLUMNS_SQL, REQUIRED, SCHEMAS_SQL, TABLES, Table, schema_hint, tables
@@ -213,19 +213,8 @@ class PostgresSource:
 
     async def _fetch(self, sql: str, *arguments: Any) -> list[asyncpg.Record]:
         """Asks in a transaction of its own, and again where the connection is lost."""
-        clock = asyncio.get_running_loop()
-        lost_at: float | None = None
-        pause = FIRST_PAUSE_S
-        while True:
-            try:
-                return await self._ask(sql, *arguments)
-            except ConnectionLost:
-                lost_at = clock.time() if lost_at is None else lost_at
-                remaining = lost_at + self._reconnect_s - clock.time()
-                if remaining <= 0:
-                    raise
-            await asyncio.sleep(min(pause, remaining))
-            pause = min(2 * pause, LONGEST_PAUSE_S)
+        backoff = Backoff(first_s=FIRST_PAUSE_S, longest_s=LONGEST_PAUSE_S, patience_s=self._reconnect_s)
+        return await retried(lambda: self._ask(sql, *arguments), backoff, transient=is_lost)
 
     async def _ask(self, sql: str, *arguments: Any) -> list[asyncpg.Record]:
         try:
