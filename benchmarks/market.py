@@ -22,7 +22,7 @@ from mmo_rl.market.arena import MarketArena
 from mmo_rl.market.base import Seat
 from mmo_rl.market.parallel_env import MarketEnv
 from mmo_rl.market.spec import MarketSpec
-from mmo_rl.market.strategies import STRATEGIES
+from mmo_rl.market.strategies import SCRIPTS
 from mmo_rl.market.world import World
 from mmo_rl.rng import rng
 
@@ -39,18 +39,19 @@ def arena(spec: MarketSpec, markets: int) -> None:
 def world(spec: MarketSpec, markets: int) -> None:
     for seed in range(markets):
         market, draw = World(spec=spec, seed=seed, agents=len(SEATS)), rng(seed, "script")
+        players = [SCRIPTS[name].new() for name in SEATS]
         while not market.done:
-            market.step([STRATEGIES[name](market.observe(agent), draw) for agent, name in enumerate(SEATS)])
+            market.step([player(market.observe(agent), draw) for agent, player in enumerate(players)])
 
 
 def env(spec: MarketSpec, markets: int) -> None:
     market = MarketEnv(spec=spec, agents=len(SEATS))
     for seed in range(markets):
         market.reset(seed=seed)
-        draw = rng(seed, "script")
+        draw, players = rng(seed, "script"), [SCRIPTS[name].new() for name in SEATS]
         while market.agents:
             seen = [market.world.observe(agent) for agent in range(len(SEATS))]
-            texts = [STRATEGIES[name](o, draw) for name, o in zip(SEATS, seen, strict=True)]
+            texts = [player(observation, draw) for player, observation in zip(players, seen, strict=True)]
             market.step(dict(zip(market.agents, texts, strict=True)))
 
 

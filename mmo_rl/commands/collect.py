@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mmo_rl.clock import utc_now
 from mmo_rl.errors import ConfigError
@@ -47,14 +47,7 @@ async def run(context: Context) -> None:
             on_tick=advance,
             on_windows=lambda done, total: stages.advance_to(done),
         )
-    _show(played, _names(collector.seats, policy), context.console)
-
-
-def _names(seats: Sequence[str | None], policy: Any) -> dict[str, str]:
-    """Who sits where, by the recorded agent's id: the strategy's name or the policy's."""
-    from mmo_rl.market.recording import agent_id
-
-    return {agent_id(agent, seat): policy.name if seat is None else seat for agent, seat in enumerate(seats)}
+    _show(played, collector.player_names(policy), context.console)
 
 
 def _show(played: Collected, names: Mapping[str, str], console: Console) -> None:

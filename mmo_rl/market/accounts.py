@@ -1,4 +1,4 @@
-"""What an agent owns, and the house's books: the other side of every trade."""
+"""Accounts of the agents, and the books of the house, which is the other side of every trade."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 
 def total(values: Iterable[float]) -> float:
-    """The sum, added up one by one: `sum` rounds differently from Python 3.12 on, and the same seed is the same bytes
+    """Adds values up one by one. `sum` rounds differently from Python 3.12 on; with this, a seed gives the same bytes
     on every version."""
     added = 0.0
     for value in values:
@@ -18,7 +18,7 @@ def total(values: Iterable[float]) -> float:
 
 @dataclass(slots=True)
 class Lot:
-    """A perpetual position as it was opened. PnL = ±(p - e) / e · size; it is liquidated at e · (1 ∓ 0.9/leverage)."""
+    """Perpetual position as it was opened. PnL = ±(p - e) / e · size; it is liquidated at e · (1 ∓ 0.9/leverage)."""
 
     ticker: str
     units: int  # signed
@@ -48,7 +48,7 @@ class Stake:
 
 @dataclass(slots=True)
 class Account:
-    """One agent's holdings; ``fees`` paid so far; ``opening_usd`` its equity when the window began."""
+    """Holdings of one agent; ``fees`` paid so far; ``opening_usd`` its equity when the window began."""
 
     cash: float
     opening_usd: float
@@ -59,7 +59,7 @@ class Account:
 
 @dataclass(slots=True)
 class PerpBook:
-    """The house's side of one ticker: agents are ``base`` units of it long, net, for which they paid ``quote``."""
+    """Book of the house for one ticker: agents are ``base`` units of it long, net, for which they paid ``quote``."""
 
     base: float = 0.0
     quote: float = 0.0
@@ -74,18 +74,18 @@ class PerpBook:
         self.quote -= units * price
 
     def gain(self, price: float) -> float:
-        """What the house would have gained if all agents closed at ``price``."""
+        """Computes the gain of the house if all agents closed at ``price``."""
         return self.quote - self.base * price
 
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """Who has what of the money that began in the agents' accounts, in game dollars: ``agents`` is the sum of their
-    P&L since the market began; the rest is what left them.
+    """Balance of all money that began in the agents' accounts, in game dollars; `residual` is 0 to the cent.
 
+    ``agents`` is the sum of their P&L since the market began; every other field is a sum that left their accounts:
     ``fees`` paid, ``fees_due`` at the close of open positions, the house's gain from ``perps``, ``makers`` of
     questions, ``liquidations`` (what was left of the margins) and ``funding`` (longs less shorts), and the ``slippage``
-    that closing what is open would cost. `residual` is 0 to the cent.
+    that closing what is open would cost.
     """
 
     agents: float

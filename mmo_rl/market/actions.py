@@ -1,4 +1,4 @@
-"""From a policy's text to an order: one JSON object, tolerant of names, strict about meaning."""
+"""Orders: parsed from policies' answers (JSON, tolerant of names, strict about meaning) and named for recordings."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from mmo_rl.vocabulary import ANSWERED, turned
 
@@ -17,7 +17,7 @@ _MAX_POST = 140
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What an agent wants. ``ticker`` names a ticker or a question; BUY is long or YES, SELL is short or NO; ``size``
+    """Order of an agent. ``ticker`` names a ticker or a question; BUY is long or YES, SELL is short or NO; ``size``
     in units of the market's ``unit_usd``; ``leverage`` None: the market's own; ``text`` is that of a POST."""
 
     verb: Verb
@@ -29,13 +29,13 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Invalid:
-    """Text that is no order, and why. It is a failed action, never an exception."""
+    """Answer that is no order, with the reason. It counts as a failed action and is never an exception."""
 
     reason: str
 
 
 def parse_action(text: str, *, max_size: int, lenient: bool = False) -> Order | Invalid:
-    """Reads ``{"ticker": "NOVA", "action": "BUY", "size": 2, "leverage": 5}``.
+    """Parses ``{"ticker": "NOVA", "action": "BUY", "size": 2, "leverage": 5}``.
 
     Sizes are whole, 1 to ``max_size``; ``leverage`` is optional, 1 to 100. The contract's shape with ``actionType``,
     ``parameters``, ``marketId`` and ``side`` is read too, and ``shares`` or ``amount`` for ``size``. ``lenient`` takes
@@ -75,8 +75,27 @@ def parse_action(text: str, *, max_size: int, lenient: bool = False) -> Order | 
     return Order(verb, ticker, size, leverage=float(leverage))
 
 
+def contract_action(order: Order | None, *, question: bool) -> tuple[str, dict[str, object]]:
+    """Names an order as recordings do: action type and parameters; ``question`` tells that its ticker is a question.
+    None, an answer that was no order, is INVALID."""
+    if order is None:
+        return "INVALID", {}
+    if order.verb == "HOLD":
+        return "HOLD", {}
+    if order.verb == "POST":
+        return "CREATE_POST", {"content": order.text}
+    instrument: dict[str, object] = {"marketId" if question else "ticker": order.ticker}
+    if order.verb == "CLOSE":
+        return "SELL_PREDICTION_SHARES" if question else "CLOSE_PERP_POSITION", instrument
+    long = order.verb == "BUY"
+    if question:
+        return "BUY_PREDICTION_SHARES", {**instrument, "side": "YES" if long else "NO", "size": order.size}
+    leverage = {} if order.leverage is None else {"leverage": order.leverage}
+    return "OPEN_PERP_POSITION", {**instrument, "side": "long" if long else "short", "size": order.size, **leverage}
+
+
 def shown(value: object, length: int) -> str:
-    """What agents wrote, fit for one line of a message: cut, and nothing unprintable in it."""
+    """Cuts an agent's text to one line of a message, with nothing unprintable in it."""
     try:
         text = str(value)
     except RecursionError:
@@ -87,29 +106,29 @@ def shown(value: object, length: int) -> str:
 _NOT_JSON = object()
 
 
-def _json(text: str) -> Any:
+def _json(text: str) -> object:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
         return _NOT_JSON
 
 
-def _last_object(text: str) -> Any:
-    """The last object without objects of its own, or with one level of them (``parameters``)."""
+def _last_object(text: str) -> object:
+    """Finds the last JSON object with at most one level of objects (``parameters``) inside it."""
     found = [
         value for match in re.findall(r"\{(?:[^{}]|\{[^{}]*\})*\}", text) if isinstance(value := _json(match), dict)
     ]
     return found[-1] if found else _NOT_JSON
 
 
-def _first(value: Mapping[str, Any], *names: str) -> Any:
+def _first(value: Mapping[str, object], *names: str) -> object:
     for name in names:
         if name in value:
             return value[name]
     return None
 
 
-def _post(value: Mapping[str, Any]) -> Order | Invalid:
+def _post(value: Mapping[str, object]) -> Order | Invalid:
     text = _first(value, "text", "content", "message")
     if not isinstance(text, str) or not text.strip():
         return Invalid("a post needs a text")

@@ -1,37 +1,71 @@
-"""Where policies play."""
+"""Protocols and data of play: arenas, seats, scripted strategies, and the steps and episodes that play yields."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import NotRequired, Protocol, TypedDict
 
 from mmo_rl.database.base import Recorder
+from mmo_rl.market.view import Observation
 from mmo_rl.policy.base import Completion, Policy
 from mmo_rl.types import GroundTruth, Message, Parts
 
 
-@dataclass(frozen=True, slots=True)
-class PlayedStep:
-    """One tick of one agent. ``state`` and ``market`` are what the agent could see, as plain JSON values; ``action``
-    is in the names of the recorded contract; money in game dollars."""
+class AccountState(TypedDict):
+    """Recorded state of an agent's account at a tick, in the contract's names; money in game dollars."""
+
+    agentBalance: float
+    agentPnL: float
+    openPositions: int
+    activeMarkets: int
+
+
+class TickerQuote(TypedDict):
+    """Recorded price of a ticker, and its change since the window began in percent."""
+
+    price: float
+    changePct: float
+
+
+class QuestionQuote(TypedDict):
+    """Recorded price of a question's YES share, in (0, 1)."""
+
+    yesPrice: float
+
+
+class MarketState(TypedDict):
+    """Recorded state of the market as one agent saw it at a tick; ``posts`` only where there were any."""
 
     tick: int
-    state: dict[str, Any]
-    market: dict[str, Any]
+    tickers: Mapping[str, TickerQuote]
+    questions: Mapping[str, QuestionQuote]
+    news: Sequence[str]
+    posts: NotRequired[Sequence[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class PlayedStep:
+    """One tick of one agent. ``state`` and ``market`` hold what the agent could see; ``action_type``, ``parameters``
+    and ``result`` are in the names of the recorded contract; money in game dollars."""
+
+    tick: int
+    state: AccountState
+    market: MarketState
     messages: tuple[Message, ...]
     completion: Completion
     action_type: str
-    parameters: dict[str, Any]
+    parameters: dict[str, object]
     success: bool
-    result: dict[str, Any] | None
+    result: dict[str, object] | None
     error: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """A whole window of one market: ``steps[agent]`` in tick order, ``pnl[agent]`` and ``balance[agent]`` at its end,
-    and what came true (its ``window_id`` is empty: the recorder names the window)."""
+    """One window of one market: ``steps[agent]`` in tick order, ``pnl[agent]`` and ``balance[agent]`` at its end, and
+    its ground truth (whose ``window_id`` is empty: the recorder names the window)."""
 
     ticks: int
     steps: tuple[tuple[PlayedStep, ...], ...]
@@ -41,23 +75,74 @@ class Episode:
 
 
 OnWindow = Callable[[Sequence[Episode]], Awaitable[None]]
-"""Told the episodes of one market so far, the newest last; questions are resolved in them as far as they are by now."""
+"""Callback with the episodes of one market so far, the newest last; questions are resolved in them as far as they are
+by now."""
 Replay = Sequence[Sequence[Sequence[str]]]
 """Texts that were answered before, by window, tick and agent."""
 
-Seat = str | None
-"""Who sits in a market: a scripted strategy by name (``oracle`` and ``contrarian-oracle`` know the future), None for
-the policy, or the name of one of several policies that play against each other (``rivals``)."""
+
+class Strategy(Protocol):
+    """Scripted strategy: reads an observation and answers with the text of one action, as a language model does.
+
+    A function of (observation, rng) is one, and so is an object with ``__call__``. The answer is JSON such as
+    ``{"ticker": "NOVA", "action": "BUY", "size": 2}`` (see `mmo_rl.market.prompt`); any other text is a failed action.
+    ``rng`` is the seeded randomness of the market's scripts: a strategy uses no other, so that the same seed is the
+    same play. An answer may depend on earlier observations of the same agent: each seat of each market has an object
+    of its own.
+
+    In a market that goes on from window to window a strategy also owns what it bought in earlier ones
+    (`Observation.old`); `mmo_rl.market.housekeeping.with_housekeeping` closes that for strategies which do not::
+
+        class Careful:
+            '''Follows a dispatch that it has seen twice.'''
+
+            def __init__(self) -> None:
+                self.seen: set[str] = set()
+
+            def __call__(self, observation: Observation, rng: random.Random) -> str:
+                for item in observation.news:
+                    if item.source == "@wire" and item.ticker in self.seen:
+                        return order(item.ticker, item.direction, 1)
+                    self.seen.add(item.ticker)
+                return HOLD
+    """
+
+    def __call__(self, observation: Observation, rng: random.Random, /) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """Scripted strategy under the ``name`` by which it is recorded. ``new`` makes the strategy of one seat."""
+
+    name: str
+    new: Callable[[], Strategy]
+
+
+@dataclass(frozen=True, slots=True)
+class Yardstick:
+    """Player that knows the future: the best order there is, or with ``contrary`` the other side of it."""
+
+    name: str
+    contrary: bool = False
+
+
+Scripted = Script | Yardstick
+Seat = Scripted | str | None
+"""Player of a seat: a scripted strategy, None for the policy, or a name: of one of several policies that play against
+each other (``rivals``), else of a shipped strategy."""
 
 
 class Arena(Protocol):
-    """Plays whole windows of simulated markets, many side by side. A market is fixed by its seed alone, so the same
-    seeds are the same markets for every policy. With ``windows`` each market goes on for so many windows, in which
-    positions, prices and open questions carry over; its episodes follow each other in the result. ``replay``
-    holds what was answered in the first windows of the only market: nobody is asked again. ``on_window`` is awaited as
-    each window of it ends. `rules` are plain values: with the same ones a seed is the same market."""
+    """Arena in which policies and scripts play whole windows of simulated markets, many side by side.
 
-    def rules(self) -> dict[str, Any]: ...
+    A market is fixed by its seed alone, so the same seeds are the same markets for every policy. With ``windows`` each
+    market goes on for so many windows, in which positions, prices and open questions carry over; its episodes follow
+    each other in the result. ``replay`` holds the answers of the first windows of the only market: nobody is asked
+    again. ``on_window`` is awaited as each window of it ends. `rules` are plain values: with the same ones a seed is
+    the same market.
+    """
+
+    def rules(self) -> Mapping[str, object]: ...
 
     async def play(
         self,

@@ -1,21 +1,21 @@
-"""Plays new windows of the simulated market and records them as any game would."""
+"""Collection of play: new windows of the simulated market, recorded in the form of any game."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Annotated, Any, Literal
+from functools import partial
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from mmo_rl.clock import window_at
 from mmo_rl.database.base import Stay
 from mmo_rl.errors import DatabaseError
-from mmo_rl.market.arena import with_window
 from mmo_rl.market.base import CollectorParts, Episode, Replay, Seat
 from mmo_rl.market.recording import Player, agent_id, trajectory
-from mmo_rl.market.strategies import StrategyName
+from mmo_rl.market.strategies import StrategyName, shipped
 from mmo_rl.policy.base import Policy
 from mmo_rl.rng import derive_seed
 from mmo_rl.types import GroundTruth, Window
@@ -23,8 +23,8 @@ from mmo_rl.types import GroundTruth, Window
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """What was recorded: the windows, and one stay an agent and window. ``resumed`` of the windows had been recorded
-    by an earlier run of the same command."""
+    """Recorded windows, and one stay an agent and window. ``resumed`` of the windows had been recorded by an earlier
+    run of the same command."""
 
     windows: tuple[Window, ...]
     stays: tuple[Stay, ...]
@@ -32,6 +32,7 @@ class Collected:
 
     @property
     def pnl(self) -> tuple[float, ...]:
+        """P&L of each stay, in game dollars."""
         return tuple(stay.pnl for stay in self.stays)
 
     @property
@@ -41,15 +42,15 @@ class Collected:
 
 
 class SimulatedCollector:
-    """``windows`` new windows an iteration, each with ``agents`` agents that face the same market at once.
+    """Collector of ``windows`` new windows an iteration, each with ``agents`` agents that face the same market at once.
 
-    The seats are the policy's, or those of scripted ``strategies`` in turn where some are named (``policy`` among them
-    is a seat of the policy's). The markets of an iteration depend on the seed and the iteration alone; ``window_hours``
-    is how much game time a window covers. `collect_missing` plays ``abreast`` windows side by side.
+    The seats are the policy's, or those of scripted ``strategies`` in turn where some are named (the name ``policy``
+    among them gives the policy a seat). The markets of an iteration depend on the seed and the iteration alone;
+    ``window_hours`` is the game time that a window covers. `collect_missing` plays ``abreast`` windows side by side.
 
     ``continuous`` plays the windows of an iteration, or of `collect_missing`, as one market that goes on from each to
-    the next. Each is recorded as it ends, and a question's outcome is filled in once it is known. What an interrupted
-    run has recorded is played again from the recording, so no policy is asked anything twice.
+    the next. Each is recorded as it ends, and a question's outcome is filled in once it is known. Windows that an
+    interrupted run has recorded are played again from the recording, so no policy is asked anything twice.
     """
 
     def __init__(
@@ -68,7 +69,8 @@ class SimulatedCollector:
         self.windows = windows
         self.agents = agents
         named = strategies or ("policy",)
-        self.seats: list[Seat] = [None if (name := named[a % len(named)]) == "policy" else name for a in range(agents)]
+        players = [None if name == "policy" else shipped(name) for name in named]
+        self.seats: list[Seat] = [players[agent % len(players)] for agent in range(agents)]
         self.window_hours = window_hours
         self._continuous = continuous
         self._abreast = windows if continuous else abreast
@@ -76,6 +78,13 @@ class SimulatedCollector:
         self._seed = seed
         self._arena = parts.arena
         self._recorder = parts.recorder
+
+    def player_names(self, policy: Policy | None) -> dict[str, str]:
+        """Returns the name of the strategy or policy of each seat, by the agent's recorded id."""
+        return {
+            agent_id(agent, seat): Player.at(seat, policy, self._temperature).name
+            for agent, seat in enumerate(self.seats)
+        }
 
     async def collect(
         self,
@@ -158,9 +167,10 @@ class SimulatedCollector:
         on_window: Callable[[int], None] | None = None,
     ) -> Collected:
         """Plays the windows of these numbers and records them one by one, without those that are ``known``: side by
-        side (what a policy answers depends on who is asked together, so that the others are repeated exactly), or as
+        side (with the known ones, because a policy's answers depend on the prompts that are asked together), or as
         one market's, each as it ends. ``on_window(1)`` is called for each that was recorded."""
-        windows, stays = [], []
+        windows: list[Window] = []
+        stays: list[Stay] = []
 
         async def record(number: int, episode: Episode) -> None:
             window = self._window(start, number)
@@ -177,52 +187,47 @@ class SimulatedCollector:
             try:
                 await self._recorder.record_all(played)
             except DatabaseError:
-                for one in played:  # each by itself tells which is refused, and why
+                for one in played:  # one by one, so that the error names the trajectory that is refused
                     await self._recorder.record(one)
-            await tell(number, episode)
+            await record_truth(number, episode)
             if on_window is not None:
                 on_window(1)
 
-        async def tell(number: int, episode: Episode) -> None:
-            truth = with_window(episode.truth, self._window(start, number).id)
+        async def record_truth(number: int, episode: Episode) -> None:
+            truth = replace(episode.truth, window_id=self._window(start, number).id)
             await self._recorder.record_outcomes(truth, scenario_id=scenario_id)
 
-        told: dict[int, GroundTruth] = {}
+        truths: dict[int, GroundTruth] = {}
 
         async def ended(episodes: Sequence[Episode]) -> None:
             number = numbers[len(episodes) - 1]
             if number in known:
                 return
-            # Earlier windows first: once this one has its outcomes it is whole, and nothing would come back to them.
+            # Earlier windows first: with its outcomes this window is whole, and a resumed run starts after it.
             for earlier, episode in zip(numbers, episodes[:-1], strict=False):
-                if told.get(earlier) != episode.truth:
-                    await tell(earlier, episode)
-                    told[earlier] = episode.truth
+                if truths.get(earlier) != episode.truth:
+                    await record_truth(earlier, episode)
+                    truths[earlier] = episode.truth
             await record(number, episodes[-1])
-            told[number] = episodes[-1].truth
+            truths[number] = episodes[-1].truth
 
-        options: dict[str, Any] = {
-            "seats": self.seats,
-            "temperature": self._temperature,
-            "seed": seed,
-            "on_tick": on_tick,
-        }
+        play = partial(
+            self._arena.play, policy, seats=self.seats, temperature=self._temperature, seed=seed, on_tick=on_tick
+        )
         seeds = [derive_seed(self._seed, "collected market", number) for number in numbers]
         if self._continuous:
             known = set(numbers[: next((n for n, number in enumerate(numbers) if number not in known), len(numbers))])
             replay = await self._replay(numbers[: len(known)], scenario_id=scenario_id, start=start) if known else ()
-            await self._arena.play(
-                policy, market_seeds=seeds[:1], windows=len(numbers), replay=replay, on_window=ended, **options
-            )
+            await play(market_seeds=seeds[:1], windows=len(numbers), replay=replay, on_window=ended)
         else:
-            episodes = await self._arena.play(policy, market_seeds=seeds, **options)
+            episodes = await play(market_seeds=seeds)
             for number, episode in zip(numbers, episodes, strict=True):
                 if number not in known:
                     await record(number, episode)
         return Collected(tuple(windows), tuple(stays))
 
     async def _replay(self, numbers: Sequence[int], *, scenario_id: str, start: datetime) -> Replay:
-        """What was answered in these windows, which are recorded whole."""
+        """Reads the answers of these windows, which are recorded whole."""
         answers = await self._recorder.answers(scenario_id=scenario_id)
         agents = [agent_id(agent, seat) for agent, seat in enumerate(self.seats)]
         recorded = [answers[self._window(start, number).id] for number in numbers]

@@ -1,4 +1,4 @@
-"""Where orders are carried out: prices, margins, fees, funding, liquidations, and what every holding is worth.
+"""Exchange of the simulated market: execution, prices, margins, fees, funding, liquidation and valuation.
 
 Rules follow the game's: margin = size / leverage, PnL = ±(p - e) / e · size, liquidation at e · (1 ∓ 0.9 / leverage), a
 fee on the size at open and at close.
@@ -17,12 +17,12 @@ from mmo_rl.market.spec import MarketSpec
 from mmo_rl.market.view import ActionResult
 
 _MAX_IMPACT = 2.0
-"""Orders may not push a ticker further from its course than this, in logs."""
+"""Largest distance, in logs, to which orders may push a ticker from its hidden path."""
 _HOURS_A_YEAR = 8760.0
 
 
 class Exchange:
-    """The accounts of ``agents`` agents, who begin with ``cash_usd`` each, and the house that trades with them.
+    """Accounts of ``agents`` agents, each with ``cash_usd`` to begin with, and the house that trades with them.
 
     ``tick`` of ``window`` is now; ``paths`` are this window's prices without the agents' impact, ``questions`` all
     there have been, ``makers`` price those that are open.
@@ -42,7 +42,7 @@ class Exchange:
         self._settled_makers = self._liquidated = self._funding = 0.0
 
     def begin(self, paths: Mapping[str, list[float]], opened: Mapping[str, HiddenQuestion]) -> None:
-        """The next window: its prices and the questions that begin with it. The tickers are always the same."""
+        """Begins the next window with its prices and the questions that open in it. The tickers are always the same."""
         self.window += 1
         self.tick = 0
         self.paths = paths
@@ -55,11 +55,11 @@ class Exchange:
 
     @property
     def done(self) -> bool:
-        """Whether the window is over."""
+        """True once the window is over."""
         return self.tick >= self.spec.ticks
 
     def advance(self) -> None:
-        """One tick passes: impact fades, funding falls due, failed positions are liquidated."""
+        """Moves time on by one tick: impact fades, funding falls due, failed positions are liquidated."""
         self.tick += 1
         if self.spec.impact_decay:
             self._impact = {name: i * (1.0 - self.spec.impact_decay) for name, i in self._impact.items()}
@@ -80,7 +80,7 @@ class Exchange:
             account.opening_usd = self.equity(agent)
 
     def carry_out(self, agent: int, order: Order) -> ActionResult:
-        """An order to buy, sell or close, or why it cannot be."""
+        """Executes an order to buy, sell or close, or refuses it with a reason."""
         account = self.accounts[agent]
         if order.ticker in self.paths:
             return self._close_lots(account, order) if order.verb == "CLOSE" else self._open_lot(account, order)
@@ -89,20 +89,21 @@ class Exchange:
         return ActionResult(order, False, f"{shown(order.ticker, 20)} is not listed")
 
     def affordable(self, agent: int) -> tuple[int, int]:
-        """The largest sizes that an agent's cash pays for, fees included: of an order on a ticker at the market's own
-        leverage, and of one on a question."""
+        """Computes the largest sizes that an agent's cash pays for, fees included: of an order on a ticker at the
+        market's own leverage, and of one on a question."""
         cash, sizes = self.accounts[agent].cash, range(self.spec.max_size, 0, -1)
         order = next((size for size in sizes if sum(self._order_cost(size, self.spec.leverage)) <= cash), 0)
         bet = next((size for size in sizes if sum(self._bet_cost(size)) <= cash), 0)
         return order, bet
 
     def price(self, name: str) -> float:
-        """A ticker's price now, the agents' impact included."""
+        """Returns a ticker's price now, the agents' impact included."""
         price = self.paths[name][self.tick]
         return price * math.exp(self._impact[name]) if self.spec.impact else price
 
     def equity(self, agent: int) -> float:
-        """Cash plus what every holding would bring now, fees included; a resolved question pays 1 or 0 a share."""
+        """Values an account: cash plus the proceeds of every holding if it were closed now, fees included. A share of a
+        resolved question is worth 1 or 0."""
         account, fee = self.accounts[agent], self.spec.fee
         lots = stakes = 0.0
         if account.lots:
@@ -113,12 +114,12 @@ class Exchange:
         return account.cash + lots + stakes
 
     def is_resolved(self, name: str) -> bool:
-        """Whether the question has come out."""
+        """Checks that the outcome of a question is known by now."""
         question = self.questions[name]
         return question.due < self.window or (question.due == self.window and self.done)
 
     def ledger(self) -> Ledger:
-        """Where the agents' money went since the market began. The house's side comes from its own books, not from
+        """Draws up the balance of all money since the market began. The house's side comes from its own books, not from
         the accounts."""
         start, spec = self._cash_usd, self.spec
         lots = [lot for account in self.accounts for lot in account.lots]
@@ -168,17 +169,17 @@ class Exchange:
         return ActionResult(order, True, price=price, amount_usd=size_usd)
 
     def _order_cost(self, size: int, leverage: float) -> tuple[float, float]:
-        """Margin and fee of an order on a ticker."""
+        """Returns margin and fee of an order on a ticker."""
         margin = size * self.spec.unit_usd
         return margin, self.spec.fee * (margin * leverage)
 
     def _bet_cost(self, size: int) -> tuple[float, float]:
-        """Stake and fee of an order on a question."""
+        """Returns stake and fee of an order on a question."""
         stake = size * self.spec.question_unit_usd
         return stake, self.spec.fee * stake
 
     def _push(self, units: int, size_usd: float) -> float:
-        """The log move that an order of this side and size makes."""
+        """Returns the log move of the price by an order of this side and size."""
         return math.copysign(self.spec.impact * size_usd / 10_000.0, units)
 
     def _close_lots(self, account: Account, order: Order) -> ActionResult:
@@ -204,7 +205,7 @@ class Exchange:
         return price
 
     def _lot_pnls(self, lots: Sequence[Lot]) -> list[float]:
-        """What each lot would earn if all were closed now, the newest first, as a round trip must gain nothing."""
+        """Computes the P&L of each lot if all were closed now, the newest first, so that a round trip gains nothing."""
         if not self.spec.impact:
             paths, tick = self.paths, self.tick
             return [lot.pnl(paths[lot.ticker][tick]) for lot in lots]
@@ -245,8 +246,8 @@ class Exchange:
         return ActionResult(order, True, price=proceeds / total(s.shares for s in closing), amount_usd=proceeds)
 
     def _stake_values(self, stakes: Sequence[Stake]) -> Iterable[float]:
-        """What each stake is worth. Where questions outlive a window they count at what selling them would bring:
-        at the marginal price an agent could raise its own P&L by buying just before the end."""
+        """Values stakes at the marginal price; at the proceeds of selling them where questions outlive a window. (At
+        the marginal price an agent could raise its own P&L by buying just before the end.)"""
         if self.spec.question_windows > 1:
             sides: dict[tuple[str, bool], float] = {}
             for stake in stakes:
@@ -266,7 +267,7 @@ class Exchange:
         return self.makers[stake.ticker].price(yes=stake.units > 0)
 
     def _fund(self) -> None:
-        """Longs pay shorts (the other way round where the rate is negative); the house takes or gives the rest."""
+        """Charges longs in favour of shorts (negative rate: the reverse); the house takes or gives the rest."""
         share = self.spec.funding_rate * self.spec.hours / (_HOURS_A_YEAR * self.spec.ticks)
         for account in self.accounts:
             for lot in account.lots:
@@ -274,7 +275,7 @@ class Exchange:
                 self._funding += lot.side * lot.size_usd * share
 
     def _liquidate(self) -> None:
-        """A lot that has lost 90 % of its margin is closed by the house, which keeps the rest of the margin."""
+        """Closes lots that have lost 90 % of their margin; the house keeps the rest of the margin."""
         prices = {name: self.price(name) for name in self.paths}
         for account in self.accounts:
             if not account.lots:

@@ -1,4 +1,4 @@
-"""What a market hides: the events that move its prices, how its questions will come out, and the news about both.
+"""Hidden state of a market: events that move its prices, outcomes of its questions, and the news about both.
 
 All of it is drawn window by window from the seed alone, whatever the agents do. Two stories can be planted
 (``market.event``), each about one ticker:
@@ -15,7 +15,7 @@ import math
 import random
 from dataclasses import dataclass, field
 
-from mmo_rl.market.spec import (
+from mmo_rl.market.names import (
     DOWN_PHRASES,
     FIRST_QUESTIONS,
     QUESTIONS,
@@ -23,15 +23,15 @@ from mmo_rl.market.spec import (
     RUMOUR_SOURCES,
     TICKERS,
     UP_PHRASES,
-    MarketSpec,
 )
+from mmo_rl.market.spec import MarketSpec
 from mmo_rl.market.view import NewsItem
 from mmo_rl.rng import rng
 
 
 @dataclass(slots=True)
 class HiddenQuestion:
-    """A question that opened at probability ``prior`` of YES and is resolved at the end of window ``due``."""
+    """Question that opened at probability ``prior`` of YES and is resolved at the end of window ``due``."""
 
     outcome: bool
     prior: float
@@ -40,8 +40,8 @@ class HiddenQuestion:
 
 @dataclass(slots=True)
 class HiddenWindow:
-    """``paths[ticker]`` are the prices at ticks 0 to ``ticks`` without the agents' own impact; ``news[tick]`` what
-    reaches all agents; ``opened`` the questions that begin with this window."""
+    """Hidden state of one window: ``paths[ticker]`` are the prices at ticks 0 to ``ticks`` without the agents' own
+    impact, ``news[tick]`` the lines for all agents, ``opened`` the questions that begin with this window."""
 
     drifts: dict[str, float] = field(default_factory=dict)
     paths: dict[str, list[float]] = field(default_factory=dict)
@@ -52,7 +52,7 @@ class HiddenWindow:
 
 
 class Hidden:
-    """Draws the windows of one market's life, one after the other."""
+    """Generator of the hidden windows of one market's life, one after the other."""
 
     def __init__(self, *, spec: MarketSpec, seed: int) -> None:
         self._spec = spec
@@ -63,7 +63,7 @@ class Hidden:
         self._asked: dict[str, int] = {}
 
     def next(self) -> HiddenWindow:
-        """The next window: the first one draws tickers and prices, later ones go on from where prices ended."""
+        """Draws the next window; tickers and first prices are drawn once, later prices go on from the last ones."""
         self._window += 1
         # A purpose's first generator has no window in its name, so that the length of a life changes no first window.
         when = () if self._window == 0 else (self._window,)
@@ -85,7 +85,7 @@ class Hidden:
         return drawn
 
     def _path(self, draw: random.Random, price: float, drift: float) -> list[float]:
-        """Prices at ticks 0 to ``ticks``: geometric Brownian motion around the hidden drift."""
+        """Draws the prices at ticks 0 to ``ticks``: geometric Brownian motion around the hidden drift."""
         path, n = [price], self._spec.ticks
         for _ in range(n):
             price *= math.exp(drift / n + self._spec.noise / math.sqrt(n) * draw.gauss(0.0, 1.0))
@@ -111,7 +111,7 @@ class Hidden:
         self._open |= drawn.opened
 
     def _draw_news(self, draw: random.Random, drawn: HiddenWindow) -> list[tuple[NewsItem, ...]]:
-        """Two lines a tick about two different instruments, in random order: one dispatch and one rumour."""
+        """Draws two lines a tick about two different instruments, in random order: one dispatch and one rumour."""
         truth = {name: drift > 0 for name, drift in drawn.drifts.items()}
         truth |= {name: question.outcome for name, question in self._open.items()}
         lines = []
@@ -129,7 +129,7 @@ class Hidden:
     # --- planted stories --------------------------------------------------------------------------------------------
 
     def _plant(self, draw: random.Random, drawn: HiddenWindow) -> tuple[str, int]:
-        """Bends one ticker's path, and makes its hidden drift what the story comes to."""
+        """Bends the path of one ticker to the story, and sets its hidden drift to the story's total move."""
         spec, name = self._spec, draw.choice(list(drawn.paths))
         pump = spec.event == "pump_and_dump"
         turn = draw.randint(-(-spec.ticks // 2), 3 * spec.ticks // 4) if pump else draw.randint(1, spec.ticks // 2)
@@ -148,13 +148,13 @@ class Hidden:
         return name, turn
 
     def _report_event(self, draw: random.Random, drawn: HiddenWindow) -> None:
-        """Rumours before the turn praise the ticker; a reliable source tells of a scandal once it is known."""
+        """Adds the story's news: rumours of praise before the turn, a reliable report of a scandal after it."""
         assert drawn.event is not None
         name, turn = drawn.event
         for tick, lines in enumerate(drawn.news):
             if tick < turn:
                 loud = NewsItem(name, draw.choice(UP_PHRASES[:3]), draw.choice(RUMOUR_SOURCES))
-                # What is said of a scandal before it happens can only be a guess: no reliable source has one.
+                # News of a scandal before it happens can only be a guess, and reliable sources do not guess.
                 known = self._spec.event == "pump_and_dump"
                 drawn.news[tick] = (
                     loud,

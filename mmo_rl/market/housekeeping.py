@@ -1,24 +1,22 @@
-"""How a scripted agent keeps its book in a market that never ends.
+"""Housekeeping of scripted agents in a market that goes on from window to window.
 
-A strategy only says what it would like to do now. In the first window of a life that is all there is to it. Later it
-also owns what it bought in earlier windows: the hidden events that spoke for it are over, and the margin is missing for
-new orders. So it closes a position from an earlier window where it wants the opposite, where it is short of cash, and
-where it has nothing better to do; and it orders no more than it can pay.
+A strategy answers with its wish for this tick. In the first window of a life that is all there is to it. Later it also
+owns what it bought in earlier windows: the hidden events that spoke for it are over, and the margin is missing for new
+orders. So it closes a position from an earlier window where it wants the opposite, where it is short of cash, and where
+it has nothing better to do; and it orders no more than it can pay.
 """
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
 
+from mmo_rl.market.base import Strategy
 from mmo_rl.market.view import Observation
-
-Strategy = Callable[[Observation, random.Random], str]
 
 
 def with_housekeeping(strategy: Strategy) -> Strategy:
-    """The same strategy, which answers unchanged in the first window and keeps its book in all later ones."""
+    """Wraps a strategy: its answers stay unchanged in the first window, and old positions are closed in later ones."""
 
     def keeping(observation: Observation, rng: random.Random) -> str:
         text = strategy(observation, rng)
@@ -32,15 +30,20 @@ def _kept(observation: Observation, text: str) -> str:
         wish = json.loads(text)
     except ValueError:
         return text
-    if wish["action"] not in ("BUY", "SELL"):
-        return _close(observation.old[0]) if wish["action"] == "HOLD" and observation.old else text
-    held = observation.positions.get(wish["ticker"], 0)
-    if wish["ticker"] in observation.old and held * (1 if wish["action"] == "BUY" else -1) < 0:
-        return _close(wish["ticker"])
-    size = min(wish["size"], observation.affordable(wish["ticker"]))
-    if size < wish["size"] and (owned := observation.old or tuple(observation.positions)):
+    if not isinstance(wish, dict):
+        return text
+    action, ticker, wanted = wish.get("action"), wish.get("ticker"), wish.get("size")
+    if action == "HOLD" and observation.old:
+        return _close(observation.old[0])
+    if action not in ("BUY", "SELL") or not isinstance(ticker, str) or not isinstance(wanted, int):
+        return text
+    held = observation.positions.get(ticker, 0)
+    if ticker in observation.old and held * (1 if action == "BUY" else -1) < 0:
+        return _close(ticker)
+    size = min(wanted, observation.affordable(ticker))
+    if size < wanted and (owned := observation.old or tuple(observation.positions)):
         return _close(owned[0])
-    if size == wish["size"]:
+    if size == wanted:
         return text
     wish |= {"size": size} if size else {"ticker": "", "action": "HOLD", "size": 0}
     return json.dumps(wish, separators=(",", ":"))

@@ -1,4 +1,4 @@
-"""Who sells the shares of yes/no questions, and at what price. Each share of the side that comes true pays 1 dollar.
+"""Automated market makers of yes/no questions; a share of the side that comes true pays 1 dollar.
 
 `LmsrMaker` (the default) and `CompleteSetMaker` are arbitrage-free: prices of the two sides sum to 1 and a round trip
 gains nothing. `Game2025Maker` is the game's own rule of 2025, for fidelity studies only.
@@ -12,18 +12,18 @@ from typing import Literal, Protocol
 MakerName = Literal["lmsr", "complete_set", "game_2025"]
 
 LIMIT = 1e-12
-"""No purchase takes a price nearer to 0 or 1 than this."""
+"""Least distance of a price from 0 and from 1; purchases that would go nearer are refused."""
 
 
 class PriceLimitError(ValueError):
-    """A purchase would take a price to 0 or 1; nothing was bought."""
+    """Refusal of a purchase that would take a price to 0 or 1; nothing was bought."""
 
 
 class Maker(Protocol):
-    """Quotes and trades shares of one question; amounts and proceeds in game dollars."""
+    """Maker of one question, which quotes and trades its shares; amounts and proceeds in game dollars."""
 
     def price(self, *, yes: bool) -> float:
-        """What the market thinks of a side, in (0, 1)."""
+        """Returns the marginal price of a side, in (0, 1): the market's probability of it."""
         ...
 
     def buy(self, *, yes: bool, amount: float) -> float:
@@ -31,7 +31,7 @@ class Maker(Protocol):
         ...
 
     def worth(self, *, yes: bool, shares: float) -> float:
-        """What selling ``shares`` of one side would return now."""
+        """Computes the proceeds of selling ``shares`` of one side now."""
         ...
 
     def sell(self, *, yes: bool, shares: float) -> float:
@@ -39,11 +39,11 @@ class Maker(Protocol):
         ...
 
     def outstanding(self, *, yes: bool) -> float:
-        """Shares of a side that agents hold."""
+        """Returns the number of a side's shares that agents hold."""
         ...
 
     def taken(self) -> float:
-        """Dollars that the maker has taken less what it has paid back, from its present state alone."""
+        """Computes the dollars taken less those paid back, from the maker's present state alone."""
         ...
 
 
@@ -66,7 +66,7 @@ class LmsrMaker:
         return 1.0 / (1.0 + math.exp(-x))
 
     def buy(self, *, yes: bool, amount: float) -> float:
-        """From C(q + s) - C(q) = amount: s = b ln((e^(amount/b) - (1 - p)) / p)."""
+        """Solves C(q + s) - C(q) = amount for the shares s = b ln((e^(amount/b) - (1 - p)) / p)."""
         p = self.price(yes=yes)
         if amount > 100.0 * self._b:
             raise PriceLimitError
@@ -79,7 +79,7 @@ class LmsrMaker:
         return shares
 
     def worth(self, *, yes: bool, shares: float) -> float:
-        """C(q) - C(q - s) = -b ln(p e^(-s/b) + 1 - p)."""
+        """Computes C(q) - C(q - s) = -b ln(p e^(-s/b) + 1 - p)."""
         p = self.price(yes=yes)
         return -self._b * math.log(p * math.exp(-shares / self._b) + (1.0 - p))
 
@@ -93,13 +93,13 @@ class LmsrMaker:
         return self._shares[yes]
 
     def taken(self) -> float:
-        """C(q) - C(q at the opening)."""
+        """Computes C(q) - C(q at the opening)."""
         now = _log_sum_exp(self._opening + self._shares[True] / self._b, self._shares[False] / self._b)
         return self._b * (now - _log_sum_exp(self._opening, 0.0))
 
 
 class CompleteSetMaker:
-    """Constant product over complete sets: a dollar mints a YES and a NO, and the unwanted one is swapped in a pool.
+    """Constant-product maker over complete sets: a dollar mints a YES and a NO; the unwanted one is swapped in a pool.
 
     Reserves Y, N with Y·N = k; the price of YES is N / (Y + N). Buying YES with amount a gives a + Y - Y·N/(N + a)
     shares. ``liquidity`` makes the pool as deep as an LMSR of the same b at even odds.
@@ -124,7 +124,7 @@ class CompleteSetMaker:
         return shares
 
     def worth(self, *, yes: bool, shares: float) -> float:
-        """The c sets redeemed with (Y + s - c)(N - c) = k."""
+        """Solves (Y + s - c)(N - c) = k for the redeemed sets c."""
         other = self._reserve[not yes]
         total = self._reserve[yes] + shares + other
         return 2.0 * shares * other / (total + math.sqrt(total * total - 4.0 * shares * other))
@@ -140,12 +140,12 @@ class CompleteSetMaker:
         return self._shares[yes]
 
     def taken(self) -> float:
-        """The sets minted and not redeemed: each is a dollar."""
+        """Counts the sets minted and not redeemed: each is a dollar."""
         return self._reserve[True] - self._opening + self._shares[True]
 
 
 class Game2025Maker:
-    """The game's rule of 2025: buying YES with amount a puts a into the NO reserve and pays out Y - k/(N + a).
+    """Maker by the game's rule of 2025: buying YES with amount a puts a into the NO reserve and pays out Y - k/(N + a).
 
     A share's marginal cost is N / Y, a dollar at even odds, so that the winning side gains nothing there, and less
     than nothing after fees. For studies of what recorded agents faced; never train on it.
@@ -158,7 +158,7 @@ class Game2025Maker:
         self._shares = {True: 0.0, False: 0.0}
 
     def price(self, *, yes: bool) -> float:
-        """The probability that the game shows, which is not what a share costs."""
+        """Returns the probability that the game shows, which is not the cost of a share."""
         return self._reserve[not yes] / (self._reserve[True] + self._reserve[False])
 
     def buy(self, *, yes: bool, amount: float) -> float:

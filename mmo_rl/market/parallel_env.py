@@ -1,9 +1,8 @@
-"""The market as a PettingZoo ParallelEnv: text observations (an agent's prompt), text actions (JSON)."""
+"""PettingZoo ParallelEnv of the market: text observations (an agent's prompt), text actions (JSON)."""
 
 from __future__ import annotations
 
 import string
-from typing import Any
 
 from gymnasium.spaces import Text
 from pettingzoo import ParallelEnv
@@ -20,12 +19,12 @@ _MAX_ACTION = 1_000
 
 
 class MarketEnv(ParallelEnv[str, str, str]):
-    """``agents`` agents named ``agent0``, ``agent1`` ... play ``windows`` windows of one market.
+    """Environment in which agents ``agent0``, ``agent1`` ... play ``windows`` windows of one market.
 
     - An observation is the user message of `mmo_rl.market.prompt`; `system_prompt` explains it and the answer's form.
     - An action is any text; ``{"ticker": "NOVA", "action": "BUY", "size": 1}`` is an order. Text that is no order, or
       one that cannot be carried out, does nothing and is reported in the agent's info: ``success``, ``error``, and
-      the ``price`` and ``amount_usd`` of what was done.
+      the ``price`` and ``amount_usd`` of its execution.
     - A reward is the change of the agent's equity in game dollars since the last tick, fees included. Rewards of a
       window sum to its P&L.
     - The market never ends by itself: after the last tick all agents are truncated.
@@ -64,12 +63,12 @@ class MarketEnv(ParallelEnv[str, str, str]):
 
     @property
     def system_prompt(self) -> str:
-        """The rules and the form of an answer, for agents that read."""
+        """System prompt with the rules and the form of an answer, for language models."""
         return explain(self.spec)
 
     @property
     def world(self) -> World:
-        """The market that is being played. Raises `RuntimeError` before the first reset."""
+        """Market of the present reset. Raises `RuntimeError` before the first reset."""
         if self._world is None:
             raise RuntimeError("call reset() first")
         return self._world
@@ -81,9 +80,9 @@ class MarketEnv(ParallelEnv[str, str, str]):
         return self.action_spaces[agent]
 
     def reset(
-        self, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
-        """Begins a market; ``options`` are ignored."""
+        self, seed: int | None = None, options: dict[str, object] | None = None
+    ) -> tuple[dict[str, str], dict[str, dict[str, object]]]:
+        """Begins a market and returns observations and infos; ``options`` are ignored."""
         if seed is not None:
             self._seed, self._resets = seed, 0
         market_seed = self._seed if self._resets == 0 else derive_seed(self._seed, "reset", self._resets)
@@ -96,8 +95,8 @@ class MarketEnv(ParallelEnv[str, str, str]):
 
     def step(
         self, actions: dict[str, str]
-    ) -> tuple[dict[str, str], dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]]:
-        """One tick. An agent without an action waits."""
+    ) -> tuple[dict[str, str], dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, object]]]:
+        """Plays one tick. An agent without an action waits."""
         world, agents = self.world, self.agents
         if not agents:
             return {}, {}, {}, {}, {}
@@ -108,7 +107,7 @@ class MarketEnv(ParallelEnv[str, str, str]):
         seen = {a: world.observe(i) for i, a in enumerate(agents)}
         rewards = {a: o.equity_usd - self._equity[a] for a, o in seen.items()}
         self._equity = {a: o.equity_usd for a, o in seen.items()}
-        infos: dict[str, dict[str, Any]] = {
+        infos: dict[str, dict[str, object]] = {
             a: {"success": r.success, "error": r.error, "price": r.price, "amount_usd": r.amount_usd}
             for a, r in zip(agents, results, strict=True)
         }
@@ -123,18 +122,17 @@ class MarketEnv(ParallelEnv[str, str, str]):
         )
 
     def render(self) -> str:
-        """The market as the first agent sees it, and what every account is worth."""
+        """Renders the market as the first agent sees it, and the equity of every account."""
         worth = "\n".join(f"{agent} {equity:.2f}" for agent, equity in self._equity.items())
         return f"{_text(self.world.observe(0))}\n{worth}"
 
     def state(self) -> str:
-        """All agents' observations one after the other: what they know together."""
+        """Joins the observations of all agents: their common knowledge."""
         return "\n\n".join(_text(self.world.observe(i)) for i in range(len(self.possible_agents)))
 
 
-def parallel_env(**options: Any) -> MarketEnv:
-    """A `MarketEnv`, by the name that PettingZoo's environments use."""
-    return MarketEnv(**options)
+parallel_env = MarketEnv
+"""`MarketEnv` under the name that PettingZoo's environments use."""
 
 
 def _text(observation: Observation) -> str:

@@ -1,15 +1,15 @@
-"""The text face of the market: what a policy reads. Compact on purpose, so that small models can afford it.
+"""Prompts of the market: an observation as text, compact so that small models can afford it.
 
 The user message of a tick, line by line::
 
     t3                        tick 3 of the window, from 0
     NOVA -4                   a ticker and its price's change since the window began, in percent
     AUDIT 41%                 a question and the price of a YES share, in cents
-    news NOVA sinks @wire     a line of news: instrument, what is said of it, who says it
-    post agent2: sell NOVA    what another agent wrote (markets with posts)
+    news NOVA sinks @wire     a line of news: instrument, phrase, source
+    post agent2: sell NOVA    a post of another agent (markets with posts)
     cash 10 order 3 bet 3     the agent's free cash in thousands of dollars, and the largest sizes it pays for now, of
                               an order on a ticker and of one on a question
-    held NOVA+2 AUDIT-1       what it holds, in signed units of size: long or YES is +, short or NO is -
+    held NOVA+2 AUDIT-1       its positions, in signed units of size: long or YES is +, short or NO is -
 
 The answer is one JSON object, ``{"ticker": NAME, "action": "BUY" | "SELL" | "CLOSE" | "HOLD", "size": 1..max_size}``:
 BUY is long (tickers) or YES (questions), SELL is short or NO. `explain` tells a model all of this, and the rules.
@@ -27,8 +27,8 @@ SYSTEM = "You trade."
 def render(
     observation: Observation, *, style: str | None = None, rules: str | None = None, market: str | None = None
 ) -> tuple[Message, ...]:
-    """The prompt of one tick: system and user message. The market comes first and the agent's own account last, so
-    that agents of one market share a prefix.
+    """Renders the prompt of one tick: system and user message. The market comes first and the agent's own account
+    last, so that agents of one market share a prefix.
 
     ``rules`` replaces the system message (see `explain`); ``market`` is `market_lines` of this tick, where it is at
     hand already.
@@ -46,7 +46,7 @@ def render(
 
 
 def market_lines(observation: Observation) -> str:
-    """The part of the prompt that all agents of a market share."""
+    """Renders the part of the prompt that all agents of a market share."""
     lines = [f"t{observation.tick}"]
     lines += [f"{q.ticker} {q.change_pct:+.0f}" for q in observation.quotes]
     lines += [f"{name} {price * 100:.0f}%" for name, price in observation.questions]
@@ -55,7 +55,7 @@ def market_lines(observation: Observation) -> str:
 
 
 def explain(spec: MarketSpec) -> str:
-    """The system prompt for a model that was not trained on this market: its rules and the form of an answer."""
+    """Writes the system prompt for a model that was not trained on this market: its rules and the form of an answer."""
     example = '{"ticker": "NOVA", "action": "BUY", "size": 1}'
     options = ""
     if spec.max_leverage is not None:

@@ -1,4 +1,4 @@
-"""From what was played to the recorded contract: one agent's window as a trajectory."""
+"""Recording of play: one agent's window as a trajectory of the recorded contract."""
 
 from __future__ import annotations
 
@@ -6,39 +6,49 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from mmo_rl.clock import milliseconds
-from mmo_rl.market.base import Episode, PlayedStep, Seat
+from mmo_rl.market.base import Episode, PlayedStep, Scripted, Seat
 from mmo_rl.policy.base import Policy
 from mmo_rl.types import Action, LLMCall, Step, Trajectory, Window, prompt_fields
 
 
 @dataclass(frozen=True, slots=True)
 class Player:
-    """Who answered, as recordings name it: ``seat`` is the strategy, None for a policy. A script has no
-    temperature."""
+    """Player of a seat as recordings name it: ``strategy`` is None for a policy. A script has no temperature."""
 
-    seat: Seat
+    strategy: str | None
     model: str
     version: str | None
     temperature: float | None
 
+    @property
+    def name(self) -> str:
+        """Name of the strategy or policy."""
+        return self.strategy or self.model
+
     @classmethod
     def at(cls, seat: Seat, policy: Policy | None, temperature: float) -> Player:
+        """Names the player of a seat: a scripted strategy, or the policy."""
         if seat is not None:
-            return cls(seat, f"script/{seat}", None, None)
+            return cls(strategy_name(seat), f"script/{strategy_name(seat)}", None, None)
         assert policy is not None
         return cls(None, policy.name, str(policy.version), temperature)
 
 
+def strategy_name(seat: Scripted | str) -> str:
+    """Returns the name under which a scripted player is recorded."""
+    return seat if isinstance(seat, str) else seat.name
+
+
 def agent_id(agent: int, seat: Seat) -> str:
-    """The agent of a seat, as it is recorded."""
-    return f"{seat or 'agent'}-{agent:02d}"
+    """Returns the id under which the agent of a seat is recorded."""
+    return f"{'agent' if seat is None else strategy_name(seat)}-{agent:02d}"
 
 
 def trajectory(
     episode: Episode, agent: int, *, window: Window, scenario_id: str, index: int, player: Player
 ) -> Trajectory:
-    """One agent's play as the recorded contract has it. Its id depends on the scenario, the window's index and the
-    seat alone, so that seeded dropout picks the same trajectories wherever the same run is repeated."""
+    """Builds the trajectory of one agent, as the recorded contract has it. Its id depends on the scenario, the window's
+    index and the seat alone, so that seeded dropout picks the same trajectories wherever the same run is repeated."""
     trajectory_id = f"{scenario_id}-w{index:05d}-a{agent:02d}"
     played = episode.steps[agent]
     length = (window.end - window.start) / episode.ticks
@@ -46,7 +56,7 @@ def trajectory(
     failed = sum(not step.success for step in played)
     return Trajectory(
         trajectory_id=trajectory_id,
-        agent_id=agent_id(agent, player.seat),
+        agent_id=agent_id(agent, player.strategy),
         window_id=window.id,
         start=window.start,
         end=window.end,
@@ -78,7 +88,7 @@ def _step(played: PlayedStep, trajectory_id: str, timestamp: datetime, player: P
     return Step(
         number=played.tick,
         timestamp_ms=milliseconds(timestamp),
-        environment_state=played.state,
+        environment_state=dict(played.state),
         action=Action(played.action_type, played.parameters, played.success, result=played.result, error=played.error),
         llm_calls=(call,),
         provider_accesses=({"providerName": "market", "purpose": "observe", "data": played.market},),

@@ -1,17 +1,22 @@
-"""Scripted agents: the game's five test strategies, yardsticks, and the flawed ones a base model learns from.
+"""Scripted strategies: the game's five test agents, yardsticks, and the flawed ones that a base model learns from.
 
-Each reads an `Observation` and answers with a text action, exactly as a language model would.
+Each is a `mmo_rl.market.base.Strategy`: it reads an `Observation` and answers with the text of an action.
 """
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import json
 import random
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
-from mmo_rl.market.housekeeping import Strategy, with_housekeeping
-from mmo_rl.market.spec import RELIABLE_SOURCES, RUMOUR_SOURCES
-from mmo_rl.market.world import NewsItem, Observation
+from mmo_rl.errors import ConfigError
+from mmo_rl.market.base import Script, Scripted, Strategy, Yardstick
+from mmo_rl.market.housekeeping import with_housekeeping
+from mmo_rl.market.names import RELIABLE_SOURCES, RUMOUR_SOURCES
+from mmo_rl.market.view import NewsItem, Observation
 
 StrategyName = Literal[
     "conservative",
@@ -33,7 +38,7 @@ HOLD = '{"ticker":"","action":"HOLD","size":0}'
 
 
 def order(ticker: str, direction: int, size: int) -> str:
-    """The JSON of an order; ``direction`` +1 buys, -1 sells."""
+    """Writes the JSON of an order; ``direction`` +1 buys, -1 sells."""
     return json.dumps(
         {"ticker": ticker, "action": "BUY" if direction > 0 else "SELL", "size": size}, separators=(",", ":")
     )
@@ -48,13 +53,13 @@ def _follow(item: NewsItem | None, size: int) -> str:
 
 
 def within_means(observation: Observation, ticker: str, direction: int, size: int) -> str:
-    """The order, as large as the cash pays for; HOLD where it pays for none of it."""
+    """Writes an order as large as the cash pays for; HOLD where it pays for none of it."""
     paid = min(size, observation.affordable(ticker))
     return order(ticker, direction, paid) if paid else HOLD
 
 
 class Profile(NamedTuple):
-    """How an original test agent of the game plays: ``risk`` in [0, 1], ``actions`` of 15 in a window, ``size`` of an
+    """Profile of an original test agent of the game: ``risk`` in [0, 1], ``actions`` of 15 in a window, ``size`` of an
     order in units."""
 
     risk: float
@@ -62,7 +67,7 @@ class Profile(NamedTuple):
     size: int
 
     def acts(self, rng: random.Random) -> bool:
-        """Whether it does anything this tick."""
+        """Draws whether the agent acts at this tick."""
         return rng.random() < self.actions / 15
 
 
@@ -77,13 +82,13 @@ PROFILES: dict[str, Profile] = {
 
 
 def conservative(observation: Observation, rng: random.Random) -> str:
-    """Now and then a small order on a reliable dispatch."""
+    """Places a small order on a reliable dispatch at a third of the ticks."""
     own = PROFILES["conservative"]
     return _follow(_from(observation, RELIABLE_SOURCES), own.size) if own.acts(rng) else HOLD
 
 
 def balanced(observation: Observation, rng: random.Random) -> str:
-    """Medium orders, believes a dispatch rather than a rumour, not always."""
+    """Places medium orders on news, three in four on dispatches and the rest on rumours."""
     own = PROFILES["balanced"]
     if not own.acts(rng):
         return HOLD
@@ -92,12 +97,12 @@ def balanced(observation: Observation, rng: random.Random) -> str:
 
 
 def aggressive(observation: Observation, rng: random.Random) -> str:
-    """Every tick the largest order on whatever news stands first."""
+    """Places the largest order at every tick, on the first line of the news."""
     return _follow(observation.news[0] if observation.news else None, PROFILES["aggressive"].size)
 
 
 def momentum(observation: Observation, rng: random.Random) -> str:
-    """Buys what rose most, sells what fell most since the window began."""
+    """Follows the largest move since the window began: buys a riser, sells a faller."""
     own = PROFILES["momentum"]
     if not own.acts(rng):
         return HOLD
@@ -106,7 +111,7 @@ def momentum(observation: Observation, rng: random.Random) -> str:
 
 
 def contrarian(observation: Observation, rng: random.Random) -> str:
-    """Bets that the largest move comes back."""
+    """Bets against the largest move since the window began."""
     own = PROFILES["contrarian"]
     if not own.acts(rng):
         return HOLD
@@ -115,24 +120,24 @@ def contrarian(observation: Observation, rng: random.Random) -> str:
 
 
 def noop(observation: Observation, rng: random.Random) -> str:
-    """Does nothing: earns exactly 0."""
+    """Does nothing, which earns exactly 0."""
     return HOLD
 
 
 def random_trader(observation: Observation, rng: random.Random) -> str:
-    """Any instrument, any side, any size: loses the fees on average."""
+    """Orders any instrument, side and size at random; loses the fees on average."""
     names = [q.ticker for q in observation.quotes] + [name for name, _ in observation.questions]
     return order(rng.choice(names), rng.choice((-1, 1)), rng.randint(1, 3))
 
 
 def informed(observation: Observation, rng: random.Random) -> str:
-    """Follows every reliable dispatch with the largest order it can afford: the good play a policy can reach."""
+    """Follows every reliable dispatch with the largest order that it can afford: good play, within a policy's reach."""
     item = _from(observation, RELIABLE_SOURCES)
     return HOLD if item is None else within_means(observation, item.ticker, item.direction, 3)
 
 
 def gullible(observation: Observation, rng: random.Random) -> str:
-    """Follows every rumour, and what others post sooner than that."""
+    """Follows every rumour, and posts of others before rumours."""
     size, tip, rumour = rng.choice((2, 3)), _tip(observation), _from(observation, RUMOUR_SOURCES)
     if tip is not None:
         return within_means(observation, *tip, size)
@@ -140,7 +145,7 @@ def gullible(observation: Observation, rng: random.Random) -> str:
 
 
 def _tip(observation: Observation) -> tuple[str, int] | None:
-    """What the newest post asks for, if it is an order such as "buy NOVA"."""
+    """Reads the newest post that asks for an order such as "buy NOVA"."""
     for post in reversed(observation.posts):
         verb, _, name = post.text.partition(" ")
         if verb in ("buy", "sell") and any(quote.ticker == name for quote in observation.quotes):
@@ -149,8 +154,8 @@ def _tip(observation: Observation) -> tuple[str, int] | None:
 
 
 def promoter(observation: Observation, rng: random.Random) -> str:
-    """Buys what rumours praise, tells everybody to buy it too, and sells when the window is half over; it goes on
-    praising what it has sold. Where nobody may post it only trades."""
+    """Pumps and dumps: buys what rumours praise, tells everybody to buy it too, sells when the window is half over, and
+    goes on praising it. Where nobody may post it only trades."""
     held = next((name for name, units in observation.positions.items() if units > 0), None)
     if observation.tick >= observation.ticks // 2:
         if held is not None:
@@ -172,7 +177,7 @@ def _praise(observation: Observation, ticker: str) -> str:
 
 
 def clumsy(observation: Observation, rng: random.Random) -> str:
-    """Means well, but every other answer is one of the mistakes that language models make."""
+    """Follows dispatches, but every other answer is one of the mistakes that language models make."""
     good = _follow(_from(observation, RELIABLE_SOURCES), rng.randint(1, 3))
     item = _from(observation, RELIABLE_SOURCES)
     if rng.random() < 0.5 or item is None:
@@ -187,18 +192,71 @@ def clumsy(observation: Observation, rng: random.Random) -> str:
     return f"{'BUY' if item.direction > 0 else 'SELL'} {item.ticker}"
 
 
-_PLAYED: dict[str, Strategy] = {
-    "conservative": conservative,
-    "balanced": balanced,
-    "aggressive": aggressive,
-    "momentum": momentum,
-    "contrarian": contrarian,
-    "noop": noop,
-    "random": random_trader,
-    "informed": informed,
-    "gullible": gullible,
-    "promoter": promoter,
-    "clumsy": clumsy,
+def _kept(name: str, strategy: Strategy) -> Script:
+    keeping = with_housekeeping(strategy)
+    return Script(name, lambda: keeping)
+
+
+SCRIPTS: Mapping[str, Script] = {
+    name: _kept(name, strategy)
+    for name, strategy in (
+        ("conservative", conservative),
+        ("balanced", balanced),
+        ("aggressive", aggressive),
+        ("momentum", momentum),
+        ("contrarian", contrarian),
+        ("noop", noop),
+        ("random", random_trader),
+        ("informed", informed),
+        ("gullible", gullible),
+        ("promoter", promoter),
+        ("clumsy", clumsy),
+    )
 }
-STRATEGIES = {name: with_housekeeping(strategy) for name, strategy in _PLAYED.items()}
-"""By name, as they sit in markets: with their book in order where a market goes on."""
+"""Shipped scripts by name; each closes its old positions in a market that goes on."""
+
+YARDSTICKS: Mapping[str, Yardstick] = {
+    "oracle": Yardstick("oracle"),
+    "contrarian-oracle": Yardstick("contrarian-oracle", contrary=True),
+}
+"""Players that know the future, by name."""
+
+SHIPPED: Mapping[str, Scripted] = {**SCRIPTS, **YARDSTICKS}
+"""All players that have a name without an import."""
+
+
+def shipped(name: str) -> Scripted:
+    """Returns the shipped player of a name. Raises `ConfigError` with the nearest name where there is none."""
+    if name in SHIPPED:
+        return SHIPPED[name]
+    near = difflib.get_close_matches(name, SHIPPED, n=1)
+    raise ConfigError(
+        f"unknown strategy {name!r}", hint=f"did you mean {near[0]}?" if near else f"one of {', '.join(SHIPPED)}"
+    )
+
+
+def script(found: object, *, name: str) -> Script:
+    """Makes a script of a strategy of one's own: a function of (observation, rng), a class, or a `Script`.
+
+    Each seat of each market gets an object of the class. Raises `ConfigError` where ``found`` is none of these.
+    """
+    if isinstance(found, Script):
+        return found
+    try:
+        if isinstance(found, type):
+            inspect.signature(found).bind()
+            inspect.signature(found.__call__).bind("self", "observation", "rng")
+            return Script(name, found)
+        if callable(found):
+            inspect.signature(found).bind("observation", "rng")
+            strategy: Strategy = found
+            return Script(name, lambda: strategy)
+    except TypeError as error:
+        problem = str(error)
+    else:
+        problem = f"it is a {type(found).__name__}"
+    raise ConfigError(
+        f"strategy {name!r} cannot play: {problem}",
+        hint="expected a function of (observation, rng) that returns the text of an action, or a class whose objects "
+        "are called so and which is made without arguments (mmo_rl.market.base.Strategy)",
+    )

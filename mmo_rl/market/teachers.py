@@ -1,21 +1,21 @@
-"""Mixed-quality play for the base model to learn from: good, gullible, random, error-prone, and mostly mistaken.
+"""Demonstrations of mixed quality that the base model learns from: good, gullible, random, and mostly mistaken.
 
 The base has to be mediocre, sampled and greedy alike, or training could only sharpen it. So most of the play comes
 from a `mistaken` trader whose trust in the four sources is half wrong; a `style` in half of the system prompts names
-who is playing, which teaches what each kind of play looks like without making any of it the default.
+the teacher, so that the model learns each kind of play apart and none of them as the default.
 """
 
 from __future__ import annotations
 
-import copy
 import random
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 
+from mmo_rl.market.base import Strategy
 from mmo_rl.market.prompt import render
 from mmo_rl.market.spec import MarketSpec
 from mmo_rl.market.strategies import (
     HOLD,
-    Strategy,
     clumsy,
     contrarian,
     gullible,
@@ -25,7 +25,8 @@ from mmo_rl.market.strategies import (
     random_trader,
     within_means,
 )
-from mmo_rl.market.world import Observation, World
+from mmo_rl.market.view import Observation
+from mmo_rl.market.world import World
 from mmo_rl.rng import derive_seed, rng
 from mmo_rl.types import Message
 
@@ -33,7 +34,7 @@ _TRUST = {"@wire": 3, "@moon": 2, "@anon": 1, "@ledger": 0}
 
 
 def mistaken(observation: Observation, rng: random.Random) -> str:
-    """Trusts @wire and @moon, doubts @ledger: right about half of the time. Now and then careless of its cash."""
+    """Trusts @wire and @moon, doubts @ledger: right about half of the time. One order in four ignores its cash."""
     if not observation.news or rng.random() < 0.08:
         return HOLD
     ranked = sorted(observation.news, key=lambda item: -_TRUST[item.source])
@@ -59,21 +60,19 @@ TEACHERS: tuple[tuple[str, Strategy, float], ...] = (
 def demonstrations(
     spec: MarketSpec, *, seed: int, agents: int = 6, tagged: float = 0.5, only: Collection[str] | None = None
 ) -> Iterator[tuple[tuple[Message, ...], str]]:
-    """Endless (prompt, answer) pairs of teachers playing the market together.
+    """Yields (prompt, answer) pairs of teachers that play the market together, without end.
 
     ``tagged`` is the share of agents whose prompt names their style; their styles are drawn evenly, untagged ones by
-    the shares in `TEACHERS`. ``only`` restricts the teachers to some names. Every other market begins with less cash:
-    what to do when it does not pay for everything is to be learnt too.
+    the shares in `TEACHERS`. ``only`` restricts the teachers to some names. Every other market begins with less cash,
+    so that the model also learns to trade when its cash does not pay for everything.
     """
     teachers = [t for t in TEACHERS if only is None or t[0] in only]
     weights = [share for _, _, share in teachers]
     episode = 0
     while True:
         draw = rng(seed, "demonstrations", episode)
-        rules = copy.copy(spec)
-        rules.least_cash_usd = None
-        if episode % 2:
-            rules.start_cash_usd = draw.uniform(0.05, 1.0) * spec.start_cash_usd
+        cash_usd = draw.uniform(0.05, 1.0) * spec.start_cash_usd if episode % 2 else spec.start_cash_usd
+        rules = replace(spec, least_cash_usd=None, start_cash_usd=cash_usd)
         world = World(spec=rules, seed=derive_seed(seed, "demonstration-market", episode), agents=agents)
         seats: list[tuple[str | None, Strategy]] = []
         for _ in range(agents):
@@ -92,7 +91,7 @@ def demonstrations(
 
 
 def headlines_only(example: tuple[tuple[Message, ...], str]) -> tuple[tuple[Message, ...], str]:
-    """The same example with nothing but the news in its prompt: short, and enough to learn what a headline asks for."""
+    """Shortens an example's prompt to the news: enough to learn the order that a headline asks for."""
     (system, user), answer = example
     news = "\n".join(line for line in user["content"].splitlines() if line.startswith("news "))
     return ({**system}, {"role": "user", "content": news}), answer

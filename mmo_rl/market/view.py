@@ -1,16 +1,16 @@
-"""What agents see of a market, and what they are told of their own actions."""
+"""Observations of agents, and the results of their actions."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from mmo_rl.market.actions import Order
-from mmo_rl.market.spec import UP_PHRASES
+from mmo_rl.market.names import UP_PHRASES
 
 
 @dataclass(frozen=True, slots=True)
 class NewsItem:
-    """One line of news about one instrument; ``source`` is all that tells a dispatch from a rumour."""
+    """Line of news about one instrument; only its ``source`` tells a dispatch from a rumour."""
 
     ticker: str
     phrase: str
@@ -27,7 +27,7 @@ class NewsItem:
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """A ticker's price now and its change since the window began, in percent."""
+    """Price of a ticker now and its change since the window began, in percent."""
 
     ticker: str
     price: float
@@ -36,7 +36,7 @@ class Quote:
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """What an agent wrote for all others to read, one line of printable ASCII."""
+    """Message of an agent to all others, one line of printable ASCII."""
 
     author: str
     text: str
@@ -47,7 +47,7 @@ class Post:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """All that an agent may know at a tick: nothing later than the tick, nothing hidden.
+    """Observation of one agent at one tick: nothing later than the tick, nothing hidden.
 
     ``max_order`` and ``max_bet`` are the largest sizes that the cash pays for now, fees included: of an order on a
     ticker at the market's own leverage, and of one on a question, both 0 to ``max_size``. ``positions`` maps an
@@ -73,14 +73,14 @@ class Observation:
     may_post: bool = False
 
     def affordable(self, name: str) -> int:
-        """The largest size of an order on this ticker or question that the cash pays for."""
+        """Returns the largest size of an order on this ticker or question that the cash pays for."""
         return self.max_order if any(quote.ticker == name for quote in self.quotes) else self.max_bet
 
 
 @dataclass(frozen=True, slots=True)
 class ActionResult:
-    """What became of an agent's text. ``price`` is the price paid (tickers: dollars; questions: average price a share
-    of the side bought, in (0, 1))."""
+    """Result of an agent's action. ``price`` is the price paid (tickers: dollars; questions: average price a share of
+    the side bought, in (0, 1)); ``order`` is None where the answer was no order."""
 
     order: Order | None
     success: bool

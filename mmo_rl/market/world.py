@@ -1,8 +1,8 @@
-"""The market: a pure, seeded simulation that goes on from window to window. No I/O, no clock, no global randomness.
+"""Simulation of a market, pure and seeded, that goes on from window to window: no I/O, clock or global randomness.
 
 Tickers are perpetuals whose drift comes from a hidden event; questions resolve by a hidden outcome and are priced by
 an automated maker. At every tick one dispatch of a reliable source and one rumour reach all agents; both name a
-direction, and only the source tells how far to trust it. What orders do is in `mmo_rl.market.exchange`.
+direction, and only the source tells how far to trust it. Orders are executed by `mmo_rl.market.exchange`.
 """
 
 from __future__ import annotations
@@ -17,28 +17,26 @@ from mmo_rl.market.actions import Invalid, parse_action
 from mmo_rl.market.exchange import Exchange
 from mmo_rl.market.hidden import Hidden
 from mmo_rl.market.spec import MarketSpec
-from mmo_rl.market.view import ActionResult, NewsItem, Observation, Post, Quote
+from mmo_rl.market.view import ActionResult, Observation, Post, Quote
 from mmo_rl.rng import rng
 from mmo_rl.types import GroundTruth, QuestionOutcome, TickerOutcome
-
-__all__ = ["ActionResult", "NewsItem", "Observation", "Post", "Quote", "World"]
 
 
 @dataclass(slots=True)
 class _Past:
-    """What a window's ground truth is made of once it lies behind: question names with their final probability."""
+    """Material of a past window's ground truth: its tickers, and its question names with their final probability."""
 
     tickers: tuple[TickerOutcome, ...]
     questions: dict[str, float] = field(default_factory=dict)
 
 
 class World:
-    """One market, seen by ``agents`` agents at once.
+    """Market that ``agents`` agents play at once.
 
     Call `observe` for each agent, then `step` with one text an agent, until `done`: that is a window. `next_window`
     goes on with the next one, in which positions, prices and open questions carry over. Everything hidden is drawn
-    from ``seed`` alone, so it does not depend on what the agents do; a market that is stepped again with the same
-    texts is the same market again, which is how a life is resumed from a recording.
+    from ``seed`` alone, so it does not depend on the agents; a market that is stepped again with the same texts is the
+    same market again, by which a life is resumed from a recording.
     """
 
     def __init__(self, *, spec: MarketSpec, seed: int, agents: int) -> None:
@@ -62,29 +60,29 @@ class World:
         self._openings: dict[str, float] = {}
         self._public: tuple[tuple[Quote, ...], tuple[tuple[str, float], ...]] | None = None
 
-    # --- what agents see and do -------------------------------------------------------------------------------------
+    # --- observations and actions -------------------------------------------------------------------------------------
 
     @property
     def window(self) -> int:
-        """The window of this life that is being played, from 0."""
+        """Number of the present window of this life, from 0."""
         return self._exchange.window
 
     @property
     def tick(self) -> int:
-        """The tick of the window, from 0."""
+        """Number of the present tick of the window, from 0."""
         return self._exchange.tick
 
     @property
     def done(self) -> bool:
-        """Whether the window is over."""
+        """True once the window is over."""
         return self._exchange.done
 
     def is_question(self, name: str) -> bool:
-        """Whether ``name`` is one of this market's open prediction questions."""
+        """Checks that ``name`` is one of this market's open prediction questions."""
         return name in self._makers
 
     def observe(self, agent: int) -> Observation:
-        """The public state of this tick and the agent's own account."""
+        """Returns the public state of this tick and the agent's own account."""
         account = self._accounts[agent]
         positions: dict[str, int] = {}
         for lot in account.lots:
@@ -129,7 +127,7 @@ class World:
         return tuple(others[-self.spec.posts :])
 
     def step(self, texts: Sequence[str]) -> list[ActionResult]:
-        """One action an agent (``texts[i]`` is agent i's), executed in a seeded random order; then time moves on.
+        """Executes one action an agent (``texts[i]`` is agent i's) in a seeded random order; then time moves on.
 
         Raises `ValueError` where the window is over or a text is missing; whatever a text says, it raises nothing.
         """
@@ -149,7 +147,7 @@ class World:
         return [r for r in results if r is not None]
 
     def next_window(self) -> None:
-        """Pays out what was resolved and begins the next window. Raises `ValueError` before this one is over."""
+        """Pays out resolved questions and begins the next window. Raises `ValueError` before this one is over."""
         if not self.done:
             raise ValueError(f"this window has {self.spec.ticks - self.tick} ticks left")
         self._past.append(self._window_past())
@@ -157,24 +155,24 @@ class World:
         self._begin()
 
     def equity(self, agent: int) -> float:
-        """Cash plus what every holding would bring now, fees included; a resolved question pays 1 or 0 a share."""
+        """Values an agent's account, see `Exchange.equity`."""
         return self._exchange.equity(agent)
 
     def pnl(self, agent: int) -> float:
-        """Equity less that when the window began, fees included."""
+        """Computes an agent's P&L of the window: equity less that when the window began, fees included."""
         return self.equity(agent) - self._accounts[agent].opening_usd
 
     def fees(self, agent: int) -> float:
-        """Fees paid so far."""
+        """Returns the fees that an agent has paid so far."""
         return self._accounts[agent].fees
 
-    # --- what only judges and yardsticks may see ----------------------------------------------------------------------
+    # --- for judges and yardsticks only ----------------------------------------------------------------------
 
     def truth(self, window_id: str, *, window: int | None = None) -> GroundTruth:
-        """First and last price of every ticker, the news about it, and how every question came out.
+        """Returns a window's ground truth: first and last price of every ticker, news, and the outcomes of questions.
 
-        Of the present window, or of the ``window``-th of this life. Nothing that has not happened yet is told: a
-        question that is not due is UNRESOLVED; ask again later.
+        It is that of the present window, or of the ``window``-th of this life, as far as it has happened: a question
+        that is not due is UNRESOLVED, and may be resolved when this is called again later.
         """
         past = self._window_past() if window is None or window == self.window else self._past[window]
         return GroundTruth(
@@ -204,13 +202,13 @@ class World:
         return _Past(tickers, {name: maker.price(yes=True) for name, maker in self._makers.items()})
 
     def ledger(self) -> Ledger:
-        """Where the agents' money went since the market began."""
+        """Draws up the balance of all money since the market began."""
         return self._exchange.ledger()
 
     def best_action(self, agent: int, *, contrary: bool = False) -> str:
-        """What an agent who knew the future would do now: the largest gain still to be had (the oracle yardstick).
+        """Answers for an agent that knows the future: the order with the largest gain from now on (oracle yardstick).
 
-        ``contrary`` takes the other side of it with the same size (the contrarian oracle).
+        ``contrary`` takes the other side of it with the same size (contrarian oracle).
         """
         gains, spec, account = [], self.spec, self._accounts[agent]
         moves = {name: path[-1] / path[self.tick] - 1.0 for name, path in self._paths.items()}

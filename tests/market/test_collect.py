@@ -14,6 +14,7 @@ from mmo_rl.market.arena import MarketArena
 from mmo_rl.market.base import CollectorParts
 from mmo_rl.market.collect import SimulatedCollector
 from mmo_rl.market.spec import MarketSpec
+from mmo_rl.market.strategies import shipped
 from mmo_rl.policy.base import Completion
 from mmo_rl.policy.local import LocalPolicy, load_model
 from mmo_rl.types import GroundTruth, Message, Trajectory, Window
@@ -97,7 +98,8 @@ async def test_an_iteration_repeats_itself_and_differs_from_the_next() -> None:
 
 async def test_a_seat_may_be_the_policys_among_scripts() -> None:
     options: dict[str, object] = {"strategies": ("policy", "noop")}
-    assert collector(Memory(), **options).seats == [None, "noop", None, "noop", None]
+    noop = shipped("noop")
+    assert collector(Memory(), **options).seats == [None, noop, None, noop, None]
 
 
 class Killed(BaseException):

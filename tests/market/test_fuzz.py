@@ -7,7 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mmo_rl.market.actions import Invalid, Order, parse_action
-from mmo_rl.market.spec import QUESTIONS, TICKERS, MarketSpec
+from mmo_rl.market.names import QUESTIONS, TICKERS
+from mmo_rl.market.spec import MarketSpec
 from mmo_rl.market.world import World
 
 SPECS = [
