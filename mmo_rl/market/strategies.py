@@ -251,7 +251,7 @@ def script(found: object, *, name: str) -> Script:
             inspect.signature(found).bind("observation", "rng")
             strategy: Strategy = found
             return Script(name, lambda: strategy)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         problem = str(error)
     else:
         problem = f"it is a {type(found).__name__}"
