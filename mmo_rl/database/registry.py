@@ -8,10 +8,11 @@ from datetime import datetime
 
 from mmo_rl.clock import utc_now
 from mmo_rl.database.base import Database
-from mmo_rl.database.rows import naive_utc, recorded_id, to_json
+from mmo_rl.database.rows import naive_utc, to_json
 from mmo_rl.errors import DatabaseError
 from mmo_rl.milestones import reached
 from mmo_rl.types import PolicyVersion
+from mmo_rl.window_ids import split_id
 
 
 class Registry:
@@ -104,7 +105,7 @@ class Registry:
                 ' from shared where t."trajectoryId" = shared."trajectoryId"',
                 batch_id,
                 now,
-                [recorded_id(trajectory_id) for trajectory_id in trajectory_ids],
+                [split_id(trajectory_id)[0] for trajectory_id in trajectory_ids],
             )
         reached("registry committed", "trained_models")
         return model_id

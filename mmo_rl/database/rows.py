@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from decimal import Decimal
@@ -18,14 +17,6 @@ from typing import Any
 from mmo_rl.database.base import Connection
 from mmo_rl.database.schema import quoted
 from mmo_rl.types import Action, JsonDict, LLMCall, Step, Trajectory
-
-_SLICE = re.compile(r"@\d{4}-\d{2}-\d{2}T\d{2}:\d{2}$")
-"""What a trajectory's id ends with where it stands for the part that lies in one window."""
-
-
-def recorded_id(identity: str) -> str:
-    """The id under which a trajectory, or the one that this is a slice of, was recorded."""
-    return _SLICE.sub("", identity)
 
 
 def to_json(value: Any) -> str:

@@ -11,9 +11,10 @@ import msgspec
 from mmo_rl.clock import utc_now
 from mmo_rl.database.base import Database, Row
 from mmo_rl.database.judgments import storable
-from mmo_rl.database.rows import naive_utc, recorded_id, to_json
+from mmo_rl.database.rows import naive_utc, to_json
 from mmo_rl.errors import DatabaseError
 from mmo_rl.types import Score, ScoredGroup
+from mmo_rl.window_ids import split_id
 
 _NEEDED = {
     "trajectories": ("trajectoryId", "aiJudgeReward", "aiJudgeReasoning", "judgedAt", "updatedAt"),
@@ -210,6 +211,7 @@ def _entries(scored: ScoredGroup, parts: Mapping[str, Sequence[str]]) -> dict[st
         part = _Component(score.value, steps[identity], storable(score.explanation))
         rank = 1 + sum(value > score.value for value in values)
         normalized = None if high == low else (score.value - low) / (high - low)
-        for recorded in map(recorded_id, parts.get(identity, (identity,))):
+        for part_id in parts.get(identity, (identity,)):
+            recorded, _ = split_id(part_id)
             found[recorded] = _Entry(recorded, {scored.group.window.id: part}, rank, normalized, scored.group.group_id)
     return found

@@ -19,7 +19,7 @@ from mmo_rl.source.piped import Piped
 from mmo_rl.source.play import RecordedOutcomes, arriving, recorded_outcomes
 from mmo_rl.source.rejections import Rejections
 from mmo_rl.source.shapes import Part
-from mmo_rl.source.slices import crosses, home_window, is_odd, part, slice_id, slices_of, split_id
+from mmo_rl.source.slices import crosses, home_window, part, slices_of
 from mmo_rl.source.truth import ground_truth
 from mmo_rl.types import (
     Group,
@@ -32,6 +32,7 @@ from mmo_rl.types import (
     WindowQuery,
     WindowStats,
 )
+from mmo_rl.window_ids import is_odd, slice_id, split_id
 
 log = logging.getLogger(__name__)
 

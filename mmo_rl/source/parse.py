@@ -14,9 +14,10 @@ from typing import Any
 from mmo_rl.clock import milliseconds
 from mmo_rl.source.canonical import canonical_steps
 from mmo_rl.source.jsontext import Unreadable, decoded, parse_json, shown
-from mmo_rl.source.slices import home_window, named_start
+from mmo_rl.source.slices import home_window
 from mmo_rl.source.values import as_bool, as_int, as_message, as_milliseconds, as_number, as_text, as_time, pick
 from mmo_rl.types import Action, JsonDict, LLMCall, Message, Rejection, Step, Trajectory
+from mmo_rl.window_ids import named_start
 
 CALLS = ("llmCalls", "llm_calls", "calls", "llm")
 PROVIDERS = ("providerAccesses", "provider_accesses", "providerLogs", "providerAccess")

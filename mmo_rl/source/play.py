@@ -11,10 +11,10 @@ from typing import Any, Protocol, TypeVar
 
 from mmo_rl.clock import window_id
 from mmo_rl.source.rejections import Rejections
-from mmo_rl.source.slices import named_start
 from mmo_rl.source.truth import ground_truth
 from mmo_rl.source.values import as_text, pick
 from mmo_rl.types import GroundTruth, Trajectory, Window
+from mmo_rl.window_ids import named_start
 
 T = TypeVar("T")
 IMPORTED = "imported"

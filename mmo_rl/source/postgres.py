@@ -24,7 +24,7 @@ from mmo_rl.source.joined import assemble
 from mmo_rl.source.memory import no_collection
 from mmo_rl.source.parse import parse_trajectory
 from mmo_rl.source.rejections import Rejections
-from mmo_rl.source.slices import part, split_id
+from mmo_rl.source.slices import part
 from mmo_rl.source.statistics import Statistics
 from mmo_rl.source.truth import ground_truth, other_names
 from mmo_rl.types import (
@@ -39,6 +39,7 @@ from mmo_rl.types import (
     WindowQuery,
     WindowStats,
 )
+from mmo_rl.window_ids import split_id
 
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0

@@ -10,9 +10,9 @@ from typing import Any
 from mmo_rl.clock import window_at
 from mmo_rl.source.jsontext import shown
 from mmo_rl.source.parse import CALLS, STEPS
-from mmo_rl.source.slices import named_start
 from mmo_rl.source.values import as_number, as_text, as_time, pick
 from mmo_rl.types import JsonDict, Rejection
+from mmo_rl.window_ids import named_start
 
 FULL, TRAINING_EXPORT, TRADES = 0, 1, 2
 """How much a shape keeps of what was recorded; where a trajectory is found twice, the lower number counts."""

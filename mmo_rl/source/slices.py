@@ -16,11 +16,7 @@ from mmo_rl.clock import window_at
 from mmo_rl.clock import window_id as written
 from mmo_rl.source.values import as_number, as_time, pick
 from mmo_rl.types import Step, Trajectory, Window
-from mmo_rl.window_ids import ID_PATTERN as ID_PATTERN
-from mmo_rl.window_ids import is_odd as is_odd
-from mmo_rl.window_ids import named_start as named_start
-from mmo_rl.window_ids import slice_id as slice_id
-from mmo_rl.window_ids import split_id as split_id
+from mmo_rl.window_ids import named_start, slice_id
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mmo_rl.source.columns import Table
-from mmo_rl.source.slices import ID_PATTERN
+from mmo_rl.window_ids import ID_PATTERN
 
 EPOCH = "timestamp '1970-01-01'"
 ROW_TEXTS = ("agentId", "scenarioId", "finalStatus", "archetype")

@@ -16,9 +16,10 @@ from mmo_rl.source.base import WINDOWS_INDEX
 from mmo_rl.source.columns import Table
 from mmo_rl.source.joined import joined_members, joins
 from mmo_rl.source.memory import no_collection
-from mmo_rl.source.slices import Slice, is_odd, named_start, slice_id, slices, slices_of, step_times
+from mmo_rl.source.slices import Slice, slices, slices_of, step_times
 from mmo_rl.source.values import as_number
 from mmo_rl.types import GroupCounts, Member, Trajectory, Window, WindowQuery, WindowStats
+from mmo_rl.window_ids import is_odd, named_start, slice_id
 
 log = logging.getLogger(__name__)
 ANNOUNCED_FROM = 10_000

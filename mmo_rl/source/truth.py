@@ -7,9 +7,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from mmo_rl.source.parse import Unreadable, decoded
-from mmo_rl.source.slices import named_start
 from mmo_rl.source.values import as_number, as_text, pick
 from mmo_rl.types import GroundTruth, QuestionOutcome, TickerOutcome, Window
+from mmo_rl.window_ids import named_start
 
 HEADLINES = ("headline", "title", "content", "text", "description")
 

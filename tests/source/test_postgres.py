@@ -48,8 +48,11 @@ async def ours(migrated_url: str) -> AsyncIterator[Connections]:
     await connection.close()
 
 
-def source(pool: Connections, *, now: datetime = NOW, **options: Any) -> PostgresSource:
-    return PostgresSource(dsn_env=None, **options, parts=SourceParts(pool=pool, now=lambda: now))
+def source(
+    pool: Connections, *, now: datetime = NOW, rejected_to: Path | None = None, **options: Any
+) -> PostgresSource:
+    parts = SourceParts(pool=pool, rejected_to=rejected_to, now=lambda: now)
+    return PostgresSource(dsn_env=None, **options, parts=parts)
 
 
 async def add(pool: Connections, identity: str, start: str, **columns: Any) -> None:

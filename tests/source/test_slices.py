@@ -9,19 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmo_rl.clock import milliseconds, window_at
-from mmo_rl.source.slices import (
-    crosses,
-    home_window,
-    is_odd,
-    named_start,
-    part,
-    slice_id,
-    slices,
-    slices_of,
-    split_id,
-    step_times,
-)
+from mmo_rl.source.slices import crosses, home_window, part, slices, slices_of, step_times
 from mmo_rl.types import Action, Step, Trajectory
+from mmo_rl.window_ids import is_odd, named_start, slice_id, split_id
 
 NINE = datetime(2025, 11, 14, 9, tzinfo=UTC)
 
