@@ -12,10 +12,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint types pytest
+.PHONY: help install run test lint types pytest docs screenshots
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo '  PYTHON=python3.12 chooses another interpreter (3.11 to 3.13), ARGS="seed=1" are passed to mmo-rl by make run'
 
 install: ## make .venv with everything in it; done again only when pyproject.toml, the constraints or Python changed
@@ -36,3 +36,9 @@ types:
 
 pytest:
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+docs: install ## build the documentation's site in site/, offline; a dead link or anchor is an error
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict && echo 'site/index.html'
+
+screenshots: install ## take the pictures of report.html and compare.html in docs/images/ (needs Chromium)
+	@$(BIN)/python docs/scripts/screenshots.py $(ARGS)

@@ -1,4 +1,4 @@
-"""From a game's own database to a training set, with the commands of the README."""
+"""From a game's own database to a training set, with the commands of docs/data.md."""
 
 from __future__ import annotations
 

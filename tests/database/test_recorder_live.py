@@ -25,7 +25,7 @@ from mmo_rl.source.parse import parse_trajectory
 from mmo_rl.types import Trajectory
 
 START = datetime(2025, 6, 1, 10, 59, 0, 123_456, tzinfo=UTC)
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "data.md"
 PROMPT = [{"role": "system", "content": "trade"}, {"role": "user", "content": "X 100"}]
 
 
@@ -257,10 +257,10 @@ async def test_the_window_follows_from_the_start_unless_told(database: Database)
     assert (rows["long"]["windowId"], rows["long"]["windowHours"]) == (window_at(START, 4.0).id, 4)
 
 
-async def test_the_readmes_example_records(
+async def test_the_documented_example_records(
     database: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, migrated_url: str
 ) -> None:
-    examples = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    examples = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     (example,) = (text for text in examples if "TrajectoryRecorder" in text)
     monkeypatch.setenv("DATABASE_URL", migrated_url)
     monkeypatch.chdir(tmp_path)

@@ -20,10 +20,10 @@ def test_pettingzoos_own_tests_pass(spec: MarketSpec | None, windows: int) -> No
     parallel_seed_test(lambda: parallel_env(spec=spec, windows=windows), num_cycles=30)
 
 
-def test_the_readmes_example_plays_a_window() -> None:
-    readme = Path(__file__).parents[2] / "README.md"
+def test_the_documented_example_plays_a_window() -> None:
+    page = Path(__file__).parents[2] / "docs" / "market.md"
     (example,) = (
-        text for text in re.findall(r"```python\n(.*?)```", readme.read_text("utf-8"), re.DOTALL) if "MarketEnv" in text
+        text for text in re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL) if "MarketEnv" in text
     )
     scope: dict[str, Any] = {}
     exec(example, scope)
