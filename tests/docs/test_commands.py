@@ -179,23 +179,26 @@ def check_run(overrides: list[str], loader: ConfigLoader) -> None:
 def check_sweep(overrides: list[str], loader: ConfigLoader) -> None:
     """All jobs of a grid, or the first point of a search."""
     master = loader.load_configuration("config", overrides, run_mode=RunMode.MULTIRUN)
-    params = [f"{key}={value}" for key, value in (master.hydra.sweeper.get("params") or {}).items()]
+    params = master.hydra.sweeper.get("params") or {}
     own = [o for o in overrides if not o.startswith(("hydra.", "hydra/"))]
-    parsed = OverridesParser.create(config_loader=loader).parse_overrides([*params, *own])
+    parser = OverridesParser.create(config_loader=loader)
+    parsed = parser.parse_overrides([*(f"{key}={value}" for key, value in params.items()), *own])
     if master.hydra.sweeper._target_.endswith(SEARCH):
         space = Space.of(parsed)
         jobs = [space.overrides(space.first())]
     else:
-        jobs = [list(job) for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
-    checked(covering(jobs), compose=lambda job: loader.load_sweep_config(master, job))
+        grid = [list(job) for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
+        jobs = covering(grid, but={"seed", *params})
+    checked(jobs, compose=lambda job: loader.load_sweep_config(master, job))
 
 
-def covering(jobs: list[list[str]]) -> list[list[str]]:
-    """Jobs of a grid in which every value of every key but the seed occurs: the whole grid would take minutes."""
+def covering(grid: list[list[str]], *, but: set[str]) -> list[list[str]]:
+    """Jobs of a grid in which every value of every key occurs, ``but`` for keys whose values are tested elsewhere (an
+    experiment's own) or need no test of their own: all jobs of all grids would take minutes."""
     seen: set[str] = set()
     taken = []
-    for job in jobs[:1] + jobs[:0:-1]:
-        values = {override for override in job if not override.startswith("seed=")}
+    for job in grid[:1] + grid[:0:-1]:
+        values = {override for override in job if override.partition("=")[0] not in but}
         if not values <= seen or not taken:
             taken.append(job)
         seen |= values

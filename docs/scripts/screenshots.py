@@ -1,0 +1,93 @@
+"""Takes the pictures in docs/images/ of report.html and compare.html, from real runs and with headless Chromium.
+
+    python docs/scripts/screenshots.py           # trains what is missing: a default run and a sweep of nine short runs
+    python docs/scripts/screenshots.py --only compare
+
+The runs lie in the project root like any others, so a second call only takes the pictures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from mmo_rl.config.project import project_root
+
+IMAGES = Path(__file__).resolve().parents[1] / "images"
+MMO_RL = [sys.executable, "-m", "mmo_rl"]
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+QUIET = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "--force-color-profile=srgb",
+]
+SIZE = "1100,1250"
+LARGEST = 300_000
+NAME = "screenshots"
+SWEEP = [
+    *("-m", f"name={NAME}", "iterations=4", "evaluate.markets=32", "report=local"),
+    *("seed=0,1,2", "trainer.learning_rate=1e-4,5e-4,2e-3"),
+]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--only", choices=["report", "compare"])
+    only = parser.parse_args().only
+    browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    if browser is None:
+        sys.exit(f"none of {', '.join(BROWSERS)} is installed; on Debian or Ubuntu: sudo apt-get install chromium")
+    root = project_root()
+    if only != "compare":
+        subprocess.run([*MMO_RL], check=True)
+        take(
+            browser, finished(root / "runs" / "default") / "report.html", IMAGES / "report.png", width=1100, height=1250
+        )
+    if only != "report":
+        subprocess.run([*MMO_RL, *SWEEP], check=True)
+        pages = root / "runs" / "compare" / NAME
+        subprocess.run(
+            [*MMO_RL, "task=compare", f"compare.runs=runs/{NAME}/*", f"compare.output={pages}"], check=True, cwd=root
+        )
+        take(browser, pages / "compare.html", IMAGES / "compare.png")
+
+
+def finished(experiment: Path) -> Path:
+    """The default run with seed 0: the one of its experiment whose overrides are empty."""
+    for status in experiment.glob("*/status.json"):
+        overrides = (status.parent / "overrides.yaml").read_text("utf-8").strip()
+        if json.loads(status.read_text("utf-8"))["status"] == "done" and overrides in ("", "[]"):
+            return status.parent
+    sys.exit(f"{experiment} holds no finished run with the defaults")
+
+
+def take(browser: str, page: Path, picture: Path) -> None:
+    """Renders the top of a page into a PNG; raises where that is no small picture."""
+    with tempfile.TemporaryDirectory() as profile:
+        size = [f"--window-size={SIZE}", f"--user-data-dir={profile}"]
+        subprocess.run(
+            [browser, *QUIET, *size, f"--screenshot={picture}", page.resolve().as_uri()],
+            check=True,
+            capture_output=True,
+            timeout=120,
+        )
+    weight = picture.stat().st_size
+    print(f"{picture}: {weight:,} bytes")
+    if weight > LARGEST:
+        sys.exit(f"{picture} is larger than {LARGEST:,} bytes")
+
+
+if __name__ == "__main__":
+    main()
