@@ -9,7 +9,6 @@ import itertools
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -24,6 +23,9 @@ from mmo_rl.__main__ import SPIN_COUNT
 from mmo_rl.database.database import Database
 from mmo_rl.database.embedded import EmbeddedServer
 from mmo_rl.database.migrate import migrate
+from tests.harness.database import load_script
+from tests.harness.endpoint import Endpoint, serving
+from tests.harness.project import Project
 
 BABYLON_DUMP = Path(__file__).parent / "data" / "babylon" / "babylon_dump.sql.gz"
 TEMPLATE = "migrated_template"
@@ -44,6 +46,13 @@ class Ran:
 def _one_test_leaves_the_next_no_tracebacks(monkeypatch: pytest.MonkeyPatch) -> None:
     """The entry point sets this variable for Hydra; in this process it would outlive the test."""
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interrupts_are_heeded() -> None:
+    """A shell that starts the tests in the background has them ignore Ctrl-C, and with them all that they start."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
@@ -99,11 +108,25 @@ async def database(migrated_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path:
 @pytest.fixture
 async def babylon_url(embedded_server: EmbeddedServer, database_url: str) -> str:
     """The connection string of a database of the game's own: its tables as Prisma made them, with recorded play."""
-    assert embedded_server.placement is not None
-    psql = [str(embedded_server.placement.bin / "psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1", database_url]
     dump = gzip.decompress(BABYLON_DUMP.read_bytes())
-    await asyncio.to_thread(subprocess.run, psql, input=dump, stdout=subprocess.DEVNULL, check=True)
+    await asyncio.to_thread(load_script, embedded_server, database_url, dump)
     return database_url
+
+
+@pytest.fixture
+def project(tmp_path: Path, scratch: Path) -> Iterator[Project]:
+    """An empty project; its home is where servers of tests live."""
+    home = Path(tempfile.mkdtemp(prefix="home-", dir=scratch))
+    home.chmod(0o755)
+    yield Project.at(tmp_path, home)
+    shutil.rmtree(home)
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Endpoint]:
+    """A scripted OpenAI-compatible endpoint."""
+    with serving(Endpoint()) as served:
+        yield served
 
 
 @pytest.fixture(scope="session")

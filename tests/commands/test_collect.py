@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.policy.conftest import Endpoint, completion, endpoint  # noqa: F401
+from tests.harness.endpoint import Endpoint, completion
 
 Mmo = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -58,12 +58,12 @@ def test_what_was_collected_is_ready_and_is_not_collected_again(mmo: Mmo) -> Non
 
 def test_an_endpoints_play_is_recorded_and_one_that_is_down_is_told_at_once(
     mmo: Mmo,
-    endpoint: Endpoint,  # noqa: F811
+    endpoint: Endpoint,
 ) -> None:
     small = ("task=collect", "collect.windows=1", "collect.agents=5", "policy=endpoint", "policy.model=some-model")
     down = mmo(*small, "policy.base_url=http://127.0.0.1:9/v1")
     assert down.returncode == 1 and "nobody answers" in down.stderr and "policy.base_url" in down.stderr
-    endpoint.script = lambda body, number: completion('{"action":"HOLD"}')
+    endpoint.script = lambda request, number: completion('{"action":"HOLD"}')
     played = mmo(*small, f"policy.base_url={endpoint.url}")
     assert played.returncode == 0, played.stderr
     assert "some-model" in played.stdout and len(endpoint.requests) == 5 * 8

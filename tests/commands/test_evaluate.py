@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands.test_collect import Mmo, mmo  # noqa: F401
-from tests.policy.conftest import Endpoint, completion, endpoint  # noqa: F401
+from tests.harness.endpoint import Endpoint, completion, refusal
 
 SMALL = ("task=evaluate", "report=local", "evaluate.markets=16", "evaluate.looks=2")
 
@@ -45,13 +45,13 @@ def test_the_base_does_not_differ_from_itself_and_machines_are_told_in_json(mmo:
 
 def test_an_endpoint_against_a_strategy_and_what_was_played_is_kept(
     mmo: Mmo,  # noqa: F811
-    endpoint: Endpoint,  # noqa: F811
+    endpoint: Endpoint,
     tmp_path: Path,
 ) -> None:
     """The endpoint breaks in the second look; the same command asks for that one alone."""
     look = 8 * 8 * 2  # markets, ticks, and a seat in each of two seatings
     hold = completion('{"action":"HOLD"}')
-    endpoint.script = lambda body, number: hold if number < look else (400, {"error": {"message": "broken"}}, {})
+    endpoint.script = lambda request, number: hold if number < look else refusal(400, "broken")
     command = (*SMALL, "evaluate.agents=2", f"evaluate.a=some-model@{endpoint.url}", "evaluate.b=noop")
     first = mmo(*command)
     assert first.returncode == 0, first.stderr
@@ -63,7 +63,7 @@ def test_an_endpoint_against_a_strategy_and_what_was_played_is_kept(
     (run / "checkpoints.jsonl").write_text(json.dumps(rows[0]) + "\n")
     status = json.loads((run / "status.json").read_text()) | {"status": "interrupted"}
     (run / "status.json").write_text(json.dumps(status))
-    endpoint.script = lambda body, number: hold
+    endpoint.script = lambda request, number: hold
     resumed = mmo(*command)
     assert resumed.returncode == 0 and "continues" in resumed.stdout
     assert len(endpoint.requests) - asked == look

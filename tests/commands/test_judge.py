@@ -8,13 +8,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
 
-from tests.judge.conftest import Endpoint, Reply, Request, endpoint, scores  # noqa: F401
+from tests.harness.endpoint import Endpoint, Reply, Request
+from tests.judge.conftest import scores
 
 FEW = ("source=postgres", "report=local", "sampler.min_agents=2", "sampler.min_actions=1")
 
@@ -65,7 +67,7 @@ def shell(babylon_url: str, tmp_path: Path) -> Shell:
     return Shell(tmp_path, babylon_url)
 
 
-def asking(endpoint: Endpoint, *more: str) -> tuple[str, ...]:  # noqa: F811
+def asking(endpoint: Endpoint, *more: str) -> tuple[str, ...]:
     return (
         "task=judge",
         *FEW,
@@ -99,10 +101,10 @@ WRITTEN = """
 """
 
 
-async def test_a_killed_one_goes_on_and_asks_nothing_twice(shell: Shell, endpoint: Endpoint) -> None:  # noqa: F811
+async def test_a_killed_one_goes_on_and_asks_nothing_twice(shell: Shell, endpoint: Endpoint) -> None:
     await shell("task=migrate", "source=postgres")
     await shell("task=outcomes", "source=postgres")
-    started = asyncio.Event()
+    started = threading.Event()
 
     def killed_at_the_third(request: Request, number: int) -> Reply:
         if number == 2:
@@ -112,7 +114,7 @@ async def test_a_killed_one_goes_on_and_asks_nothing_twice(shell: Shell, endpoin
 
     endpoint.script = killed_at_the_third
     process = shell.start(*asking(endpoint, "judge.write_back=true"))
-    await asyncio.wait_for(started.wait(), timeout=60)
+    assert await asyncio.to_thread(started.wait, 60)
     async with asyncio.timeout(60):  # an answer on its way into the database at that very moment would be lost
         while len(await rows(shell.url, "select key from mmo_rl.judgments")) < 2:  # noqa: ASYNC110 (another process keeps it)
             await asyncio.sleep(0.02)
@@ -148,7 +150,7 @@ async def test_a_killed_one_goes_on_and_asks_nothing_twice(shell: Shell, endpoin
     assert len(endpoint.requests) == asked and await rows(shell.url, WRITTEN) == written, "the same, its time too"
 
 
-async def test_a_budget_stops_it_and_the_same_command_goes_on(shell: Shell, endpoint: Endpoint) -> None:  # noqa: F811
+async def test_a_budget_stops_it_and_the_same_command_goes_on(shell: Shell, endpoint: Endpoint) -> None:
     endpoint.script = by_place
     await shell("task=migrate", "source=postgres")
     command = asking(endpoint, "judge.budget_calls=2")
@@ -168,7 +170,7 @@ async def test_a_budget_stops_it_and_the_same_command_goes_on(shell: Shell, endp
 
 async def test_what_may_not_be_written_is_refused_before_anything_is_judged(
     shell: Shell,
-    endpoint: Endpoint,  # noqa: F811
+    endpoint: Endpoint,
 ) -> None:
     missing = await shell(*asking(endpoint, "judge.write_back=true"), code=1)
     assert "no table" in missing and "task=migrate" in missing
@@ -187,7 +189,7 @@ async def test_what_may_not_be_written_is_refused_before_anything_is_judged(
     assert "no key or group judge.write_back" in await shell("judge.write_back=true", code=2)
 
 
-async def test_a_poor_judge_is_not_trained_on(shell: Shell, endpoint: Endpoint) -> None:  # noqa: F811
+async def test_a_poor_judge_is_not_trained_on(shell: Shell, endpoint: Endpoint) -> None:
     await shell("task=migrate", "source=postgres")
     bar = ("judge=heuristic", "judge.min_agreement=0.999", *FEW, "collect=none", "evaluate=none", "iterations=1")
     unknown = await shell(*bar, "trainer=export", code=1)

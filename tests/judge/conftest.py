@@ -1,16 +1,14 @@
-"""A scripted OpenAI-compatible endpoint on a real socket, and groups to judge."""
+"""An endpoint that judges honestly, and groups to judge."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import yaml
@@ -31,62 +29,13 @@ from mmo_rl.types import (
     Trajectory,
     Window,
 )
+from tests.harness.endpoint import Endpoint, Reply, Request, completion, serving
 
 CONF = Path(__file__).parents[2] / "conf" / "judge" / "template"
 START = datetime(2025, 1, 13, 14, tzinfo=UTC)
 
 
 # --- the endpoint -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the server received. ``ids`` and ``texts`` are read from the prompt as a judge would read them."""
-
-    headers: dict[str, str]
-    body: dict[str, Any]
-
-    @property
-    def system(self) -> str:
-        return str(self.body["messages"][0]["content"])
-
-    @property
-    def user(self) -> str:
-        return str(self.body["messages"][1]["content"])
-
-    @property
-    def texts(self) -> dict[str, str]:
-        found = re.findall(r'<trajectory-(\w+) id="(\d+)">\n(.*?)\n</trajectory-\1>', self.user, re.DOTALL)
-        return {number: text for _, number, text in found}
-
-    @property
-    def ids(self) -> list[str]:
-        return list(self.texts)
-
-
-@dataclass(frozen=True)
-class Reply:
-    status: int = 200
-    body: str | dict[str, Any] = ""
-    headers: dict[str, str] = field(default_factory=dict)
-    then: Literal["answer", "hang", "dribble", "reset", "cut"] = "answer"
-
-
-Script = Callable[[Request, int], Reply]
-"""Answers the request with the number it has (from 0)."""
-
-
-def completion(content: str, *, finish_reason: str = "stop", usage: tuple[int, int] | None = (100, 20)) -> Reply:
-    body: dict[str, Any] = {
-        "id": "c",
-        "object": "chat.completion",
-        "created": 0,
-        "model": "fake",
-        "choices": [{"index": 0, "finish_reason": finish_reason, "message": {"role": "assistant", "content": content}}],
-    }
-    if usage is not None:
-        body["usage"] = {"prompt_tokens": usage[0], "completion_tokens": usage[1], "total_tokens": sum(usage)}
-    return Reply(body=body)
 
 
 def scores(entries: Sequence[tuple[object, object]], **extra: Any) -> Reply:
@@ -103,77 +52,10 @@ def honest(request: Request, number: int) -> Reply:
     return scores(list(by_skill(request).items()))
 
 
-class Endpoint:
-    def __init__(self) -> None:
-        self.script: Script = honest
-        self.requests: list[Request] = []
-        self.url = ""
-        self._connections: dict[asyncio.StreamWriter, asyncio.Event] = {}
-
-    async def serve(self) -> asyncio.Server:
-        server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
-        return server
-
-    async def stop(self) -> None:
-        left = dict(self._connections)
-        for writer in left:
-            writer.transport.abort()
-        await asyncio.gather(*(ended.wait() for ended in left.values()))
-
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        ended = self._connections[writer] = asyncio.Event()
-        try:
-            while await self._exchange(reader, writer):
-                pass
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass  # the client is done
-        finally:
-            writer.close()
-            with suppress(ConnectionError):
-                await writer.wait_closed()
-            del self._connections[writer]
-            ended.set()
-
-    async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-        headers = {k.lower(): v for k, _, v in (line.partition(": ") for line in head[1:] if line)}
-        body = await reader.readexactly(int(headers.get("content-length", 0)))
-        request = Request(headers, json.loads(body))
-        assert head[0].startswith("POST /v1/chat/completions "), head[0]
-        self.requests.append(request)
-        reply = self.script(request, len(self.requests) - 1)
-        if reply.then == "hang":
-            await reader.read()  # until the client gives up
-            return False
-        if reply.then == "dribble":
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n\r\n")
-            while not writer.is_closing():
-                writer.write(b" ")
-                await writer.drain()
-                await asyncio.sleep(0.02)
-        if reply.then == "reset":
-            writer.transport.abort()
-            return False
-        payload = (reply.body if isinstance(reply.body, str) else json.dumps(reply.body)).encode()
-        lines = [f"HTTP/1.1 {reply.status} Scripted", "Content-Type: application/json"]
-        lines += [f"Content-Length: {len(payload)}", *(f"{k}: {v}" for k, v in reply.headers.items()), "", ""]
-        cut = len(payload) // 2 if reply.then == "cut" else len(payload)
-        writer.write("\r\n".join(lines).encode() + payload[:cut])
-        await writer.drain()
-        return reply.then == "answer"
-
-
 @pytest.fixture
-async def endpoint() -> AsyncIterator[Endpoint]:
-    served = Endpoint()
-    server = await served.serve()
-    try:
+def endpoint() -> Iterator[Endpoint]:
+    with serving(Endpoint(script=honest)) as served:
         yield served
-    finally:
-        server.close()
-        await served.stop()
-        await server.wait_closed()
 
 
 # --- groups -----------------------------------------------------------------------------------------------------------

@@ -16,7 +16,8 @@ from mmo_rl.judge.known_models import KnownModel, known_model
 from mmo_rl.judge.ruler import RulerJudge
 from mmo_rl.judge.spending import BudgetReached, Ledger
 from mmo_rl.types import Group, ScoredGroup
-from tests.judge.conftest import Endpoint, Reply, honest, load_template, make_group, stream
+from tests.harness.endpoint import Endpoint, Reply
+from tests.judge.conftest import honest, load_template, make_group, stream
 
 GROUPS = [make_group([0.1, 0.9, hour / 100], hour=hour) for hour in range(10)]
 

@@ -18,7 +18,8 @@ from mmo_rl.judge.panel import PanelJudge
 from mmo_rl.judge.ruler import RulerJudge
 from mmo_rl.policy_view import training_groups
 from mmo_rl.types import Credit, Group, JudgeUsage, Judgment, Score, ScoredGroup, Tallies, Unscored
-from tests.judge.conftest import Endpoint, load_template, make_group, make_long, stream
+from tests.harness.endpoint import Endpoint
+from tests.judge.conftest import load_template, make_group, make_long, stream
 
 
 class Fixed:

@@ -22,7 +22,8 @@ from mmo_rl.report.judging import quality
 from mmo_rl.report.local_report import LocalReport
 from mmo_rl.report.run_folder import RunFolder
 from mmo_rl.types import Action, Group, Score
-from tests.judge.conftest import Endpoint, Reply, Request, completion, load_template, make_group, stream
+from tests.harness.endpoint import Endpoint, Reply, Request, completion
+from tests.judge.conftest import load_template, make_group, stream
 
 
 class SmolLM2:

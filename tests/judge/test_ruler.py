@@ -17,16 +17,8 @@ from mmo_rl.database.judgments import StoredJudgments
 from mmo_rl.judge.presentation import split
 from mmo_rl.judge.prompt import RULER_TASK
 from mmo_rl.types import Judgment, Score, ScoredGroup, Unscored
-from tests.judge.conftest import (
-    Endpoint,
-    Reply,
-    completion,
-    make_group,
-    make_judge,
-    make_trajectory,
-    run,
-    scores,
-)
+from tests.harness.endpoint import Endpoint, Reply, completion
+from tests.judge.conftest import make_group, make_judge, make_trajectory, run, scores
 
 CANARIES = ("CANARY-news", "CANARY-question", "123.5", "CANARY-correctness")
 

@@ -8,7 +8,8 @@ from mmo_rl.judge.base import JudgeParts
 from mmo_rl.judge.prompt import RESPONSE_FORMAT, RULER_TASK, Shown, build_messages
 from mmo_rl.judge.ruler import RulerJudge
 from mmo_rl.types import Score
-from tests.judge.conftest import Endpoint, Reply, honest, load_template, make_group, scores, stream
+from tests.harness.endpoint import Endpoint, Reply
+from tests.judge.conftest import honest, load_template, make_group, scores, stream
 
 
 @pytest.mark.slow

@@ -15,20 +15,8 @@ from mmo_rl.judge.canary import KINDS
 from mmo_rl.judge.presentation import orders
 from mmo_rl.judge.ruler import RulerJudge
 from mmo_rl.types import Group, Score, ScoredGroup, Unscored
-from tests.judge.conftest import (
-    Endpoint,
-    Reply,
-    Request,
-    by_skill,
-    completion,
-    honest,
-    load_template,
-    make_group,
-    make_judge,
-    make_long,
-    run,
-    scores,
-)
+from tests.harness.endpoint import Endpoint, Reply, Request, completion
+from tests.judge.conftest import by_skill, honest, load_template, make_group, make_judge, make_long, run, scores
 
 SKILLS = [0.1, 0.9, 0.4, 0.6]
 

@@ -13,18 +13,8 @@ from mmo_rl.errors import ConfigError, JudgeError
 from mmo_rl.judge.base import JudgeParts
 from mmo_rl.judge.ruler import RulerJudge
 from mmo_rl.types import Group, Score, ScoredGroup, Unscored
-from tests.judge.conftest import (
-    Endpoint,
-    Reply,
-    Request,
-    by_skill,
-    completion,
-    honest,
-    load_template,
-    make_group,
-    scores,
-    stream,
-)
+from tests.harness.endpoint import Endpoint, Reply, Request, completion
+from tests.judge.conftest import by_skill, honest, load_template, make_group, scores, stream
 
 SKILLS = [0.1, 0.9, 0.4, 0.6]
 BY_ID = {f"t{n}": skill for n, skill in enumerate(SKILLS)}

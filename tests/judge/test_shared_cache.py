@@ -14,7 +14,8 @@ from mmo_rl.database.judgments import StoredJudgments
 from mmo_rl.judge.base import JudgeParts
 from mmo_rl.judge.ruler import RulerJudge
 from mmo_rl.types import Score
-from tests.judge.conftest import Endpoint, completion, honest, load_template, make_group, stream
+from tests.harness.endpoint import Endpoint, completion
+from tests.judge.conftest import honest, load_template, make_group, stream
 
 KEPT = (Score("1", 0.25, "why"), Score("2", 0.75, "", {0: 0.5, 3: 1.0}))
 VARIABLE = "MMO_RL_TEST_DATABASE_URL"

@@ -13,17 +13,8 @@ import pytest
 from mmo_rl.judge.base import JudgeParts
 from mmo_rl.judge.ruler import RulerJudge
 from mmo_rl.types import Score, Unscored
-from tests.judge.conftest import (
-    Endpoint,
-    Reply,
-    Request,
-    by_skill,
-    completion,
-    load_template,
-    make_group,
-    scores,
-    stream,
-)
+from tests.harness.endpoint import Endpoint, Reply, Request, completion
+from tests.judge.conftest import by_skill, load_template, make_group, scores, stream
 
 ERROR = {"error": {"message": "overloaded", "type": "server_error"}}
 

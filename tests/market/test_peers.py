@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import openai
 import pytest
@@ -14,12 +13,12 @@ from mmo_rl.market.arena import MarketArena
 from mmo_rl.market.parallel_env import parallel_env
 from mmo_rl.market.spec import MarketSpec
 from mmo_rl.policy.local import LocalPolicy, load_model
-from tests.policy.conftest import Answer, Endpoint, completion, endpoint  # noqa: F401
+from tests.harness.endpoint import Endpoint, Reply, Request, completion
 
 
-def reader(body: dict[str, Any], number: int) -> Answer:
+def reader(request: Request, number: int) -> Reply:
     """A model that has only read the prompt: it believes the sources that it was not told to doubt."""
-    system, user = (message["content"] for message in body["messages"])
+    system, user = (message["content"] for message in request.body["messages"])
     assert '"action" is BUY, SELL, CLOSE or HOLD' in system and "cash in thousands of dollars" in " ".join(
         system.split()
     )
@@ -32,7 +31,7 @@ def reader(body: dict[str, Any], number: int) -> Answer:
     return completion(json.dumps({"ticker": news.group(1), "action": "BUY" if up else "SELL", "size": 1}))
 
 
-def test_an_agent_on_the_openai_client_plays_by_the_prompt_alone(endpoint: Endpoint) -> None:  # noqa: F811
+def test_an_agent_on_the_openai_client_plays_by_the_prompt_alone(endpoint: Endpoint) -> None:
     endpoint.script = reader
     client = openai.OpenAI(base_url=endpoint.url, api_key="none", max_retries=0)
     earned, orders = 0.0, 0

@@ -9,7 +9,7 @@ from mmo_rl.market.arena import MarketArena
 from mmo_rl.market.spec import MarketSpec
 from mmo_rl.policy.base import Completion
 from mmo_rl.policy.endpoint import EndpointPolicy
-from tests.policy.conftest import Answer, Endpoint, completion
+from tests.harness.endpoint import Endpoint, Reply, Request, completion, refusal
 
 HOLD = '{"ticker":"","action":"HOLD","size":0}'
 
@@ -33,20 +33,16 @@ async def ask(policy: EndpointPolicy, *texts: str, seed: int = 0, temperature: f
         )
 
 
-def echo(body: dict[str, Any], number: int) -> Answer:
-    return completion(body["messages"][-1]["content"])
-
-
-def refused(status: int, message: str) -> Answer:
-    return status, {"error": {"message": message, "type": "x", "code": None}}, {}
+def echo(request: Request, number: int) -> Reply:
+    return completion(request.last)
 
 
 async def test_answers_come_in_order_and_never_more_at_once_than_allowed(endpoint: Endpoint) -> None:
     together = threading.Barrier(4)
 
-    def script(body: dict[str, Any], number: int) -> Answer:
+    def script(request: Request, number: int) -> Reply:
         together.wait(10)  # passes only where four are asked at once
-        return echo(body, number)
+        return echo(request, number)
 
     endpoint.script = script
     answers = await ask(make(endpoint, concurrency=4), *map(str, range(20)))
@@ -59,9 +55,9 @@ async def test_the_request_follows_the_arguments_and_repeats_with_the_seed(endpo
     endpoint.script = echo
     for seed in (1, 1, 2):
         await ask(make(endpoint, concurrency=1, max_completion_tokens=9), "a", "b", seed=seed, temperature=0.0)
-    seeds = [body["seed"] for body in endpoint.requests]
+    seeds = [request.body["seed"] for request in endpoint.requests]
     assert seeds[:2] == seeds[2:4] and seeds[0] != seeds[1] and seeds[4] not in seeds[:4]
-    body = endpoint.requests[0]
+    body = endpoint.requests[0].body
     assert (body["model"], body["temperature"], body["max_completion_tokens"]) == ("m", 0.0, 9)
     assert body["messages"] == [{"role": "user", "content": "a"}]
 
@@ -69,11 +65,11 @@ async def test_the_request_follows_the_arguments_and_repeats_with_the_seed(endpo
 async def test_token_ids_and_logprobs_are_kept_as_vllm_gives_them(endpoint: Endpoint) -> None:
     content = [{"token": "a", "logprob": -0.5}, {"token": "</s>", "logprob": -0.25}]
     choice = {"logprobs": {"content": content}, "token_ids": [7, 2]}
-    endpoint.script = lambda body, number: completion("a", choice=choice, top={"prompt_token_ids": [1, 5]})
+    endpoint.script = lambda request, number: completion("a", choice=choice, prompt_token_ids=[1, 5])
     moments = iter((10.0, 10.25))
     (answer,) = await ask(make(endpoint, clock=lambda: next(moments)), "x")
     assert answer == Completion("a", (1, 5), (7, 2), (-0.5, -0.25)) and answer.latency_ms == 250
-    assert endpoint.requests[0]["logprobs"] is True and endpoint.requests[0]["return_token_ids"] is True
+    assert endpoint.requests[0].body["logprobs"] is True and endpoint.requests[0].body["return_token_ids"] is True
 
 
 @pytest.mark.parametrize(
@@ -90,15 +86,15 @@ async def test_token_ids_and_logprobs_are_kept_as_vllm_gives_them(endpoint: Endp
     ids=["openai", "miscounted", "named", "misnamed", "nothing", "damaged", "completions-form"],
 )
 async def test_only_whole_token_data_is_kept(endpoint: Endpoint, choice: Any, expected: Any) -> None:
-    endpoint.script = lambda body, number: completion("a", choice=choice)
+    endpoint.script = lambda request, number: completion("a", choice=choice)
     (answer,) = await ask(make(endpoint), "x")
     assert (answer.token_ids, answer.logprobs) == expected and answer.error is None
 
 
 async def test_an_endpoint_that_refuses_token_ids_is_asked_without(endpoint: Endpoint) -> None:
-    def strict(body: dict[str, Any], number: int) -> Answer:
-        unknown = body.keys() & {"return_token_ids", "logprobs"}
-        return refused(400, f"Unrecognized request argument: {min(unknown)}") if unknown else echo(body, number)
+    def strict(request: Request, number: int) -> Reply:
+        unknown = request.body.keys() & {"return_token_ids", "logprobs"}
+        return refusal(400, f"Unrecognized request argument: {min(unknown)}") if unknown else echo(request, number)
 
     endpoint.script = strict
     answers = await ask(make(endpoint, concurrency=1), "a", "b", "c")
@@ -107,9 +103,9 @@ async def test_an_endpoint_that_refuses_token_ids_is_asked_without(endpoint: End
 
 
 async def test_one_prompt_that_is_refused_costs_the_others_nothing(endpoint: Endpoint) -> None:
-    def script(body: dict[str, Any], number: int) -> Answer:
-        if body["messages"][0]["content"] == "long":
-            return refused(400, "This model's maximum context length is 512 tokens")
+    def script(request: Request, number: int) -> Reply:
+        if request.last == "long":
+            return refusal(400, "This model's maximum context length is 512 tokens")
         return completion("a", choice={"logprobs": {"content": [{"token": "a", "logprob": -0.5}]}})
 
     endpoint.script = script
@@ -119,10 +115,10 @@ async def test_one_prompt_that_is_refused_costs_the_others_nothing(endpoint: End
 
 
 async def test_retry_after_is_kept_and_a_passing_failure_is_not_seen(endpoint: Endpoint) -> None:
-    def script(body: dict[str, Any], number: int) -> Answer:
+    def script(request: Request, number: int) -> Reply:
         if number == 0:
-            return 429, {"error": {"message": "slow down"}}, {"retry-after": "0"}
-        return refused(503, "restarting") if number == 1 else echo(body, number)
+            return Reply(429, {"error": {"message": "slow down"}}, {"retry-after": "0"})
+        return refusal(503, "restarting") if number == 1 else echo(request, number)
 
     endpoint.script = script
     (answer,) = await ask(make(endpoint, backoff_s=0.01), "a")
@@ -135,14 +131,14 @@ async def test_retry_after_is_kept_and_a_passing_failure_is_not_seen(endpoint: E
         (completion(""), "gave no answer"),
         (completion(None, finish_reason="content_filter"), "refused"),
         (completion(None, finish_reason="length"), "max_completion_tokens"),
-        ((200, "<html>login</html>", {}), "not a chat completion"),
-        (refused(500, "out of memory"), "out of memory"),
+        (Reply(200, "<html>login</html>"), "not a chat completion"),
+        (refusal(500, "out of memory"), "out of memory"),
     ],
 )
 async def test_an_answer_that_cannot_be_had_is_a_failed_step_with_a_reason(
-    endpoint: Endpoint, reply: Answer, reason: str
+    endpoint: Endpoint, reply: Reply, reason: str
 ) -> None:
-    endpoint.script = lambda body, number: reply if "t2\n" in body["messages"][-1]["content"] else completion(HOLD)
+    endpoint.script = lambda request, number: reply if "t2\n" in request.last else completion(HOLD)
     async with make(endpoint, attempts=2) as policy:
         (episode,) = await MarketArena(spec=MarketSpec(ticks=4)).play(
             policy, market_seeds=[1], seats=[None, "balanced"], temperature=1.0, seed=0
@@ -160,7 +156,7 @@ async def test_an_endpoint_that_cannot_be_used_is_told_before_anything_is_played
             await ask(make(dead), "a")
         assert caught.value.hint is not None and "policy.base_url" in caught.value.hint
     for status, hint in ((401, "key"), (404, "policy.model")):
-        endpoint.script = lambda body, number, status=status: refused(status, "no")  # type: ignore[misc]
+        endpoint.script = lambda request, number, status=status: refusal(status, "no")  # type: ignore[misc]
         with pytest.raises(PolicyError, match=f"HTTP {status}") as caught:
             await ask(make(endpoint), "a", "b")
         assert caught.value.hint is not None and hint in caught.value.hint
@@ -170,7 +166,7 @@ async def test_the_key_comes_from_the_variable_alone(endpoint: Endpoint, monkeyp
     endpoint.script = echo
     monkeypatch.setenv("MY_KEY", "sesame")
     await ask(make(endpoint, api_key_env="MY_KEY"), "a")
-    assert endpoint.keys == ["Bearer sesame"]
+    assert [request.headers["authorization"] for request in endpoint.requests] == ["Bearer sesame"]
     monkeypatch.delenv("MY_KEY")
     with pytest.raises(ConfigError, match="MY_KEY is not set") as caught:
         EndpointPolicy(model="m", api_key_env="MY_KEY")
