@@ -26,10 +26,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mmo_rl.lm.encode import Encoder
+from mmo_rl.lm.load import load_model
 from mmo_rl.lm.model import SHIPPED, ModelSpec
-from mmo_rl.policy.local import load_model
 from mmo_rl.report.run_folder import RunFolder
-from mmo_rl.trainer.art_adapter import Encoder
 from mmo_rl.trainer.base import TrainerParts
 from mmo_rl.trainer.local import LocalTrainer
 from mmo_rl.types import PolicyCall, TrainingGroup, TrainingSample

@@ -67,9 +67,10 @@ def steps_per_second(run: Callable[[MarketSpec, int], None], *, markets: int, re
 
 def policy_share(markets: int) -> float:
     """The share of the wall time of LLM play that is spent in the policy."""
+    from mmo_rl.lm.load import load_model
     from mmo_rl.lm.model import SHIPPED
     from mmo_rl.policy.base import Completion, Policy
-    from mmo_rl.policy.local import LocalPolicy, load_model
+    from mmo_rl.policy.local import LocalPolicy
     from mmo_rl.types import Message
 
     model, tokenizer = load_model(str(SHIPPED / "tiny"))

@@ -24,11 +24,12 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
 
+from mmo_rl.lm.load import load_model
 from mmo_rl.lm.model import SHIPPED, ModelSpec
 from mmo_rl.market.arena import MarketArena
 from mmo_rl.market.spec import MarketSpec
 from mmo_rl.policy.endpoint import EndpointPolicy
-from mmo_rl.policy.local import LocalPolicy, load_model
+from mmo_rl.policy.local import LocalPolicy
 from mmo_rl.serve.engine import Engine
 from mmo_rl.serve.versions import Catalogue, ServedModel
 from mmo_rl.types import Message

@@ -39,11 +39,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmo_rl.lm.load import load_model
 from mmo_rl.lm.model import SHIPPED, ModelSpec
 from mmo_rl.market.arena import MarketArena
 from mmo_rl.market.base import Episode
 from mmo_rl.market.spec import MarketSpec
-from mmo_rl.policy.local import LocalPolicy, load_model
+from mmo_rl.policy.local import LocalPolicy
 from mmo_rl.report.run_folder import RunFolder
 from mmo_rl.rng import derive_seed
 from mmo_rl.trainer.base import TrainerParts

@@ -64,8 +64,8 @@ async def run(
     import uvicorn
 
     from mmo_rl.config.served import served_models
+    from mmo_rl.lm.load import load_version
     from mmo_rl.lm.model import require_whole
-    from mmo_rl.policy.local import load_version
     from mmo_rl.serve.app import Api, create_app
     from mmo_rl.serve.engine import Engine
     from mmo_rl.serve.versions import Catalogue

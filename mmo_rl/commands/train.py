@@ -360,7 +360,7 @@ class Loop:
 
 def _require_model(context: Context) -> None:
     """Weights that cannot be had are found missing before anything is played or paid."""
-    from mmo_rl.policy.local import require_model
+    from mmo_rl.lm.load import require_model
 
     able = context.components.trainer().capabilities
     if able.trains and not able.serves:

@@ -102,7 +102,7 @@ class Components:
         return self._make_now("sampler")
 
     def trainer(self) -> Any:
-        from mmo_rl.policy.local import load_model
+        from mmo_rl.lm.load import load_model
 
         if "trainer" not in self._made:
             folder, model = self._folder(), self.model()

@@ -61,7 +61,7 @@ class ModelSpec:
         self.cache = parts.cache
 
     def location(self) -> str:
-        """The folder, GGUF file or hub id that `mmo_rl.policy.local.load_model` loads. Raises `PolicyError` for one
+        """The folder, GGUF file or hub id that `mmo_rl.lm.load.load_model` loads. Raises `PolicyError` for one
         that isn't there."""
         if self.path is not None:
             folder = Path(self.path).expanduser()

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mmo_rl.errors import MmoRlError
-from mmo_rl.lm.decode import Batch, Row
+from mmo_rl.lm.decode import Batch, Row, new_batch
+from mmo_rl.lm.encode import encode
+from mmo_rl.lm.load import context_of
 from mmo_rl.lm.spelling import Speller
-from mmo_rl.policy.local import context_of, encode, new_batch
 from mmo_rl.serve.versions import ServedVersion
 from mmo_rl.types import Message
 

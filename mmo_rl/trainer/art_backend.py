@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal, Protocol
 from pydantic import Field
 
 from mmo_rl.errors import ConfigError, TrainerError
-from mmo_rl.trainer.art_adapter import Encoder, to_art_group
-from mmo_rl.trainer.art_client import has_tokens, import_art
+from mmo_rl.lm.encode import Encoder
+from mmo_rl.trainer.art_client import encoded_group, has_tokens, import_art
 from mmo_rl.trainer.base import AssistantTurns, Capabilities, OnStep, Served, TrainerParts
 from mmo_rl.trainer.batch import warn_unclipped
 from mmo_rl.trainer.journal import Job, Journal, fingerprint
@@ -121,7 +121,7 @@ class ArtBackendTrainer:
         if unclipped:
             warn_unclipped(unclipped, iteration=iteration, instead="trainer.missing_logprobs=score does not")
         before = await self._model.get_step()
-        art_groups = [to_art_group(group, encoder=encoder) for group in signal]
+        art_groups = [encoded_group(group, encoder) for group in signal]
         if on_step is not None:
             on_step(0, 1, "")
         try:

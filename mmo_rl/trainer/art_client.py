@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mmo_rl.errors import TrainerError
+from mmo_rl.lm.encode import Encoder, History, prompt_messages
 from mmo_rl.types import PolicyCall, TrainingGroup, TrainingSample
 
 
@@ -30,11 +31,6 @@ def import_art(name: str = "art", *, hint: str = "pip install --upgrade mmo-rl")
         os.environ.update(before)
 
 
-def prompt_messages(call: PolicyCall) -> list[dict[str, str]]:
-    """The prompt as chat templates read it: a recorded message may carry further keys."""
-    return [{"role": message["role"], "content": message["content"]} for message in call.messages]
-
-
 def has_tokens(call: PolicyCall) -> bool:
     """Whether the answer can be trained as it was sampled: its token ids and their logprobs were recorded."""
     return (
@@ -49,6 +45,11 @@ def recorded_group(group: TrainingGroup) -> Any:
     """`art_group` for a backend that tokenises itself: answers with recorded tokens (`has_tokens`) go as these, others
     as plain text."""
     return art_group(group, _recorded)
+
+
+def encoded_group(group: TrainingGroup, encoder: Encoder) -> Any:
+    """`art_group` of the tokens that ``encoder`` makes of each call."""
+    return art_group(group, lambda call: _encoded(call, encoder(call)))
 
 
 def art_group(group: TrainingGroup, answer: Callable[[PolicyCall], Any]) -> Any:
@@ -99,3 +100,11 @@ def _recorded(call: PolicyCall) -> Any:
     if not has_tokens(call):
         return {"role": "assistant", "content": call.response}
     return token_choice(call, tokens=call.token_ids or (), logprobs=call.logprobs or (), prompt=call.prompt_token_ids)
+
+
+def _encoded(call: PolicyCall, history: History) -> Any:
+    logprobs: Sequence[float] = (float("nan"),) * len(history.answer)
+    if call.logprobs is not None and history.recorded:
+        # -inf is unknown too: the versions disagree about it.
+        logprobs = [p if math.isfinite(p) else float("nan") for p in call.logprobs]
+    return token_choice(call, tokens=history.answer, logprobs=logprobs, prompt=history.prompt)

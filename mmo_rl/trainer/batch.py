@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from mmo_rl.errors import TrainerError
-from mmo_rl.trainer.art_adapter import Encoder
+from mmo_rl.lm.encode import Encoder
 from mmo_rl.types import PolicyVersion, TrainingGroup
 
 _log = logging.getLogger(__name__)

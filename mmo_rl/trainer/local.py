@@ -8,23 +8,27 @@ import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
 from mmo_rl.errors import TrainerError
+from mmo_rl.lm.encode import Encoder
+from mmo_rl.lm.forward import require_positions, require_trees, score
+from mmo_rl.lm.weights import Lora, Weights
 from mmo_rl.rng import derive_seed
-from mmo_rl.trainer.art_adapter import Encoder, pack
 from mmo_rl.trainer.base import AssistantTurns, Capabilities, OnStep, TrainerParts
 from mmo_rl.trainer.batch import staleness, warn_unclipped, within_context
 from mmo_rl.trainer.checkpoints import Checkpoints
-from mmo_rl.trainer.forward import require_packable, require_room, score
 from mmo_rl.trainer.losses import Loss, LossName
-from mmo_rl.trainer.parts import Rows
+from mmo_rl.trainer.packing import Packed, pack
 from mmo_rl.trainer.signal import require_finite
 from mmo_rl.trainer.update import Schedule, ScheduleName, Update
-from mmo_rl.trainer.weights import Lora, Weights
 from mmo_rl.types import PolicyVersion, Trained, TrainingGroup
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
 
 SAFER = "trainer.missing_logprobs=score with trainer.loss=ppo does not, nor does trainer.loss=awr"
 
@@ -186,8 +190,9 @@ class LocalTrainer:
         )
         if self._current == 0:  # what imitation taught the optimizer is no part of the policy
             weights.optimizer.state.clear()
-        require_packable(weights.model)
-        require_room(weights.model.config, self._context_length)
+        require_trees(weights.model)
+        if self._context_length is not None:
+            require_positions(weights.model.config, self._context_length)
         return weights
 
     # --- the update --------------------------------------------------------------------------------------------------
@@ -234,20 +239,20 @@ class LocalTrainer:
         if not teaching:
             return Trained(policy, 0, 0, skipped, metrics, selected)
         packed = pack(
-            weights.tokenizer,
             teaching,
+            encoder=encoder,
             packed_tokens=self._packed_tokens,
             seed=derive_seed(self._seed, "pack", iteration),
             weight=self._loss.weight,
-            encoder=encoder,
+            device=self._device,
         )
         if packed is None:
             raise TrainerError("there was signal but no trainable token", hint="check that LLM calls were recorded")
-        rows = {name: value.to(self._device) for name, value in packed.items() if isinstance(value, torch.Tensor)}
-        metrics |= self._complete(weights, rows, iteration)
+        packed, found = self._with_logprobs(weights, packed, iteration)
+        metrics |= found
         torch.manual_seed(derive_seed(self._seed, "train", iteration))
-        steps, measured = self._update.run(weights, rows, iteration=iteration, on_step=on_step)
-        tokens = int(rows["assistant_mask"].sum()) * self._update.epochs
+        steps, measured = self._update.run(weights, packed, iteration=iteration, on_step=on_step)
+        tokens = packed.trained_tokens * self._update.epochs
         if steps == 0 or tokens == 0:
             raise TrainerError("there was signal but nothing was trained", hint="report this with the run's log.txt")
         seconds = time.perf_counter() - started
@@ -256,14 +261,14 @@ class LocalTrainer:
             gradient_steps=steps,
             tokens=tokens,
             groups_skipped_zero_variance=skipped,
-            metrics=metrics | measured | self._speed(rows, tokens, seconds),
+            metrics=metrics | measured | self._speed(packed, tokens, seconds),
             tokens_selected=selected,
         )
 
-    def _speed(self, rows: Rows, tokens: int, seconds: float) -> dict[str, float]:
-        """Tokens a second: trained, of all histories with shared prompts counted once, and with the padding too."""
-        padded = rows["tokens"].numel() * self._update.epochs
-        real = int((rows["group_ids"] != -1).sum()) * self._update.epochs
+    def _speed(self, packed: Packed, tokens: int, seconds: float) -> dict[str, float]:
+        """Measures tokens a second: trained, of all histories with shared prompts counted once, and with padding."""
+        padded = len(packed.rows) * packed.row_length * self._update.epochs
+        real = sum(row.tokens for row in packed.rows) * self._update.epochs
         return {
             "tokens_per_s": tokens / seconds,
             "packed_tokens_per_s": real / seconds,
@@ -271,27 +276,38 @@ class LocalTrainer:
             "padding_share": 1 - real / padded,
         }
 
-    def _complete(self, weights: Weights, rows: Rows, iteration: int) -> dict[str, float]:
-        """Puts the logprobs that the update needs and the data lack into ``rows``: those of unknown behaviour, as
-        told, and those of the base model."""
+    def _with_logprobs(self, weights: Weights, packed: Packed, iteration: int) -> tuple[Packed, dict[str, float]]:
+        """Adds the logprobs that the update needs and the data lack: of unknown behaviour, as ``missing_logprobs``
+        says, and of the base model. Returns the shares of tokens without recorded logprobs and without a clip, too."""
         import torch
 
-        unknown = rows["assistant_mask"] & rows["logprobs"].isnan()
-        share = float(unknown.sum() / rows["assistant_mask"].sum())
+        data = packed.data
+        unknown_N = data.logprobs_N.isnan()
+        share = float(unknown_N.sum() / packed.trained_tokens)
         unclipped = 1.0 if self._loss.name == "reinforce" else 0.0
-        options: dict[str, Any] = {"micro_batch_tokens": self._update.micro_batch_tokens, "bf16": weights.bf16}
         if share and self._loss.uses_ratio and self._missing_logprobs == "refuse":
             raise TrainerError(
                 f"{share:.0%} of the trained tokens have no recorded logprobs",
                 hint="trainer.missing_logprobs=score scores them with the starting policy",
             )
         if share and self._loss.uses_ratio and self._missing_logprobs == "score":
-            rows["logprobs"] = torch.where(unknown, score(weights.model, rows, **options), rows["logprobs"])
+            scored_N = self._scored(weights.model, packed, bf16=weights.bf16)
+            data = replace(data, logprobs_N=torch.where(unknown_N, scored_N, data.logprobs_N))
         elif share and self._loss.uses_ratio:
             unclipped = share
         if share and unclipped:
             warn_unclipped(share, iteration=iteration, instead=SAFER)
         if self._update.kl_to_base:
             with weights.base_model() as base:
-                rows["reference"] = score(base, rows, **options)
-        return {"unknown_logprobs_share": share, "unclipped_tokens_share": unclipped}
+                data = replace(data, reference_N=self._scored(base, packed, bf16=weights.bf16))
+        return replace(packed, data=data), {"unknown_logprobs_share": share, "unclipped_tokens_share": unclipped}
+
+    def _scored(self, model: PreTrainedModel, packed: Packed, *, bf16: bool) -> torch.Tensor:
+        """Computes the logprobs that ``model`` gives to all answers."""
+        return score(
+            model,
+            packed.histories,
+            micro_batch_tokens=self._update.micro_batch_tokens,
+            longest_row=packed.row_length,
+            bf16=bf16,
+        )

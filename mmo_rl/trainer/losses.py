@@ -1,10 +1,12 @@
-"""What the recorded answers are trained for: policy gradients with and without a clip, and weighted imitation.
+"""Objectives of training: the loss of one token, as a formula and the paper that it is from.
 
-Write A for the advantage of an answer (its reward, normalised within its group), r for the ratio of its probability now
-to that under the policy that gave it, and log p for the log-probability of one of its tokens:
+A is the advantage of an answer and w its weight (`mmo_rl.trainer.packing`), log p the log-probability of one of its
+tokens now, and r = p / p_old the ratio to that under the policy that gave the answer. A gradient step minimises
+
+    sum of w L over the trained tokens of a batch / number of these tokens  +  kl_to_base * k3
 
 ==============  ==========================================================================  ======================
-name            loss of a token                                                             formula from
+name            L, the loss of a token                                                      formula from
 ==============  ==========================================================================  ======================
 ``ppo``         -min(r A, clip(r, 1 - eps, 1 + eps) A)                                      Schulman et al. 2017
 ``cispo``       -detach(clip(r, 0, 5)) A log p                                              MiniMax-M1, 2025
@@ -13,10 +15,10 @@ name            loss of a token                                                 
 ``sft``         -log p                                                                      behaviour cloning
 ==============  ==========================================================================  ======================
 
-The last three know no ratio: they need no recorded logprobs, and none of them keeps the policy near the data's.
-``reinforce`` pushes away from bad answers without bound, and collapses on data that another policy recorded; ``awr``
-and ``sft`` only ever imitate. As in ART, every trajectory (in a group by decision: every decision) weighs the same,
-however many tokens it has.
+``ppo`` and ``cispo`` are those of OpenPipe ART (`art.loss.loss_fn`), which a test compares with these. The last three
+know no ratio: they need no recorded logprobs, and none of them keeps the policy near the data's. ``reinforce`` pushes
+away from bad answers without bound, and collapses on data that another policy recorded; ``awr`` and ``sft`` only ever
+imitate.
 """
 
 from __future__ import annotations
@@ -24,20 +26,24 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from mmo_rl.trainer.art_adapter import art_loss
+from mmo_rl.trainer.packing import TokenData
 from mmo_rl.trainer.signal import with_signal
 from mmo_rl.types import TrainingGroup
 
+if TYPE_CHECKING:
+    import torch
+
 LossName = Literal["ppo", "cispo", "reinforce", "awr", "sft"]
+CISPO_CAP = 5.0
+"""Largest ratio that ``cispo`` weighs a token with."""
 
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """A loss by name and its constants: ``clip_epsilon`` of ``ppo``; ``awr_beta``, the temperature of ``awr``, in
-    standard deviations of a group's rewards, and ``awr_cap``, the largest exponent: no answer weighs more than
-    exp(awr_cap) times one of its group's mean reward."""
+    """A loss by name and its constants: eps is ``clip_epsilon``, beta ``awr_beta`` (in standard deviations of a group's
+    rewards), cap ``awr_cap``: no answer weighs more than exp(awr_cap) times one of its group's mean reward."""
 
     name: LossName = "ppo"
     clip_epsilon: float = 0.2
@@ -46,46 +52,46 @@ class Loss:
 
     @property
     def uses_ratio(self) -> bool:
-        """Whether logprobs of the policy that answered matter."""
+        """Tells that logprobs of the policy that answered matter."""
         return self.name in ("ppo", "cispo")
 
     @property
     def imitates(self) -> bool:
-        """Whether it makes every answer likelier, some more than others, and none less likely."""
+        """Tells that it makes every answer likelier, some more than others, and none less likely."""
         return self.name in ("awr", "sft")
 
     def teaching(self, groups: Sequence[TrainingGroup]) -> list[TrainingGroup]:
-        """The groups that it learns from: those whose rewards differ; ``sft`` doesn't look at rewards."""
+        """Returns the groups that it learns from: those whose rewards differ; ``sft`` doesn't look at rewards."""
         return list(groups) if self.name == "sft" else with_signal(groups)
 
     def weight(self, advantage: float) -> float:
-        """What an answer's log-probability is multiplied by, given its advantage; packing scales the weights of a
-        training set so that their mean size is 1."""
+        """Returns what stands in the place of an answer's advantage: A itself, or the factor of imitation."""
         if self.name == "awr":
             return math.exp(min(advantage / self.awr_beta, self.awr_cap))
         return 1.0 if self.name == "sft" else advantage
 
-    def of(self, rows: dict[str, Any], new_logprobs: Any) -> Any:
-        """The sum over the trained tokens of packed rows, a scalar tensor; ``new_logprobs[r, i]`` is that of token
-        i + 1 of row r. With ``ppo`` and ``cispo``, tokens with unknown behaviour logprobs have ratio 1."""
+    def of(self, data: TokenData, new_logprobs_N: torch.Tensor) -> torch.Tensor:
+        """Computes the sum of w times the loss over trained tokens, a scalar with gradient; ``new_logprobs_N`` are the
+        present policy's. Tokens whose behaviour logprob is unknown have ratio 1."""
         import torch
 
-        now = torch.nn.functional.pad(new_logprobs.detach()[:, :-1], (1, 0))
-        old = torch.where(rows["logprobs"].isnan(), now, rows["logprobs"]) if self.uses_ratio else now
-        rows = rows | {"logprobs": old}
-        config = {"ppo": True, "epsilon": self.clip_epsilon} if self.name == "ppo" else {}
-        return art_loss(rows, new_logprobs, config)
+        advantages_N = data.advantages_N
+        if not self.uses_ratio:
+            return (-advantages_N * new_logprobs_N * data.weights_N).sum()
+        old_N = torch.where(data.logprobs_N.isnan(), new_logprobs_N.detach(), data.logprobs_N)
+        ratio_N = (new_logprobs_N - old_N).exp()
+        if self.name == "ppo":
+            clipped_N = ratio_N.clip(1 - self.clip_epsilon, 1 + self.clip_epsilon)
+            loss_N = -torch.min(ratio_N * advantages_N, clipped_N * advantages_N)
+        else:
+            loss_N = -(ratio_N.detach().clip(0, CISPO_CAP) * advantages_N * new_logprobs_N)
+        return (loss_N * data.weights_N).sum()
 
 
-def k3(rows: dict[str, Any], new_logprobs: Any) -> Any:
-    """Schulman's k3 estimate of KL(policy || base), summed over the trained tokens of packed rows, with gradient: a
-    scalar tensor. ``reference`` of ``rows`` holds the base model's logprobs, [r, i] that of token i.
+def k3(reference_N: torch.Tensor, new_logprobs_N: torch.Tensor) -> torch.Tensor:
+    """Computes Schulman's k3 estimate of KL(policy || base), summed over trained tokens: a scalar with gradient.
 
     exp(d) - 1 - d with d = log p_base - log p is never negative, and unbiased for tokens that the policy drew
     (joschu.net/blog/kl-approx.html; as GRPO's penalty: Shao et al. 2024)."""
-    import torch
-
-    trained = torch.nn.functional.pad(rows["assistant_mask"][:, 1:], (0, 1), value=False)
-    base = torch.nn.functional.pad(rows["reference"][:, 1:], (0, 1))[trained]
-    apart = base - new_logprobs[trained]
-    return (apart.exp() - 1 - apart).sum()
+    apart_N = reference_N - new_logprobs_N
+    return (apart_N.exp() - 1 - apart_N).sum()

@@ -1,4 +1,4 @@
-"""One iteration's gradient steps: accumulated over micro-batches, clipped, at a scheduled learning rate, measured."""
+"""Gradient steps of an iteration: accumulated over micro-batches, clipped, at a scheduled learning rate, measured."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from mmo_rl.errors import TrainerError
+from mmo_rl.lm.forward import token_logprobs
+from mmo_rl.lm.parts import parts_of
+from mmo_rl.lm.weights import Weights
 from mmo_rl.trainer.base import OnStep
-from mmo_rl.trainer.forward import token_logprobs
 from mmo_rl.trainer.losses import Loss, k3
-from mmo_rl.trainer.parts import Rows, parts_of
-from mmo_rl.trainer.weights import Weights
+from mmo_rl.trainer.packing import Packed
+
+if TYPE_CHECKING:
+    import torch
 
 _log = logging.getLogger(__name__)
 
@@ -22,7 +26,7 @@ ScheduleName = Literal["constant", "linear", "cosine"]
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """The learning rate over a run of ``iterations``: up from 0 during the first ``warmup`` share of it, then
+    """Learning rate over a run of ``iterations``: up from 0 during the first ``warmup`` share of it, then
     ``constant``, or down to 0 at its end, ``linear`` or as half a ``cosine`` (Loshchilov and Hutter 2017).
 
     It follows from the iteration and the step alone, so a run that was killed goes on at the same rate.
@@ -34,7 +38,7 @@ class Schedule:
     iterations: int = 1
 
     def rate(self, *, iteration: int, step: int, steps: int) -> float:
-        """The rate of a step, counted from 0, of the ``steps`` of an iteration."""
+        """Returns the rate of a step, counted from 0, of the ``steps`` of an iteration."""
         share = min(1.0, max(0.0, (iteration + step / steps) / self.iterations))  # a warm start is before 0
         if share < self.warmup:
             return self.peak * min(1.0, (share + 1 / (steps * self.iterations)) / self.warmup)
@@ -45,9 +49,9 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """How an iteration's rows change the weights. ``rows_per_step`` packed rows make a gradient step; at most
-    ``micro_batch_tokens`` of their tokens, but at least one row, are on their way through the model at a time, which
-    changes memory and speed and not the step. ``kl_to_base`` is the coefficient of `k3`."""
+    """Settings of the gradient steps. ``rows_per_step`` packed rows make a step; at most ``micro_batch_tokens`` tokens
+    of their prefix tree, but at least one row of it, are on their way through the model at a time, which changes
+    memory and speed and not the step. ``kl_to_base`` is the coefficient of `k3`."""
 
     loss: Loss
     schedule: Schedule
@@ -58,18 +62,14 @@ class Update:
     kl_to_base: float
 
     def run(
-        self, weights: Weights, rows: Rows, *, iteration: int, on_step: OnStep | None = None
+        self, weights: Weights, packed: Packed, *, iteration: int, on_step: OnStep | None = None
     ) -> tuple[int, dict[str, float]]:
-        """Trains on packed ``rows`` (with ``reference``, the base model's logprobs, where there is a coefficient).
+        """Trains on an iteration's rows, whose data have ``reference_N`` where there is a coefficient.
 
         Returns the number of gradient steps and the means of what was measured over them. Raises `TrainerError` where
         a step isn't finite; the weights then are of no use.
         """
-        steps = [
-            {name: tensor[first : first + self.rows_per_step] for name, tensor in rows.items()}
-            for first in range(0, len(rows["tokens"]), self.rows_per_step)
-        ]
-        steps = [step for step in steps if step["assistant_mask"].any()] * self.epochs
+        steps = list(packed.steps(self.rows_per_step)) * self.epochs
         measured: list[dict[str, float]] = []
         for number, batch in enumerate(steps):
             rate = self.schedule.rate(iteration=iteration, step=number, steps=len(steps))
@@ -81,27 +81,28 @@ class Update:
         names = dict.fromkeys(name for step in measured for name in step)
         return len(steps), {name: _mean([m[name] for m in measured if name in m]) for name in names}
 
-    def _step(self, weights: Weights, batch: Rows, *, rate: float, iteration: int) -> dict[str, float]:
+    def _step(self, weights: Weights, batch: Packed, *, rate: float, iteration: int) -> dict[str, float]:
+        """Takes one gradient step; returns what was measured."""
         import torch
 
-        count = batch["assistant_mask"][:, 1:].sum() + 1e-6
+        device = weights.model.device
+        count = torch.tensor(batch.trained_tokens, device=device) + 1e-6
         weights.optimizer.zero_grad()
         total = from_base = 0.0
-        new_logprobs, entropies = torch.zeros_like(batch["logprobs"]), []
-        for part in parts_of(batch, tokens=self.micro_batch_tokens):
-            found, entropy = token_logprobs(weights.model, part, bf16=weights.bf16)
-            new = torch.zeros_like(new_logprobs).view(-1).scatter(0, part.target - 1, found).view_as(new_logprobs)
-            trained = torch.zeros_like(batch["assistant_mask"]).view(-1).scatter(0, part.target, True)
-            rows = batch | {"assistant_mask": trained.view_as(new_logprobs)}
-            loss = self.loss.of(rows, new) / count
-            if self.kl_to_base:
-                divergence = k3(rows, new) / count
+        new_logprobs_N, entropies = torch.full_like(batch.data.logprobs_N, float("nan")), []
+        parts = parts_of(batch.histories, tokens=self.micro_batch_tokens, longest_row=batch.row_length, device=device)
+        for part in parts:
+            part_logprobs_N, entropy_N = token_logprobs(weights.model, part, bf16=weights.bf16)
+            data = batch.data.at(part.target_N)
+            loss = self.loss.of(data, part_logprobs_N) / count
+            if data.reference_N is not None:
+                divergence = k3(data.reference_N, part_logprobs_N) / count
                 from_base += divergence.item()
                 loss = loss + self.kl_to_base * divergence
             loss.backward()
             total += loss.item()
-            new_logprobs += new.detach()
-            entropies.append(entropy)
+            new_logprobs_N[part.target_N] = part_logprobs_N.detach()
+            entropies.append(entropy_N)
         norm = torch.nn.utils.clip_grad_norm_(weights.trained(), self.max_grad_norm).item()
         if not math.isfinite(total) or not math.isfinite(norm):
             raise TrainerError(
@@ -116,23 +117,24 @@ class Update:
             "entropy": torch.cat(entropies).mean().item(),
             "grad_norm": norm,
             "learning_rate": rate,
-            **self._drift(batch, new_logprobs),
+            **self._drift(batch.data.logprobs_N, new_logprobs_N),
         }
         return measured | ({"kl_base": from_base} if self.kl_to_base else {})
 
-    def _drift(self, batch: Rows, new_logprobs: Any) -> dict[str, float]:
-        """Schulman's k3 estimate of KL(behaviour || policy) over trained tokens with known behaviour logprobs, and the
-        share of their ratios outside the clip range; nothing where none is known."""
-        import torch
-
-        old = torch.nn.functional.pad(batch["logprobs"][:, 1:], (0, 1), value=float("nan"))
-        known = ~old.isnan()
-        if not known.any():
+    def _drift(self, old_logprobs_N: torch.Tensor, new_logprobs_N: torch.Tensor) -> dict[str, float]:
+        """Measures Schulman's k3 estimate of KL(behaviour || policy) over trained tokens with known behaviour logprobs,
+        and the share of their ratios outside the clip range; nothing where none is known."""
+        log_ratio_N = new_logprobs_N - old_logprobs_N
+        log_ratio_N = log_ratio_N[~log_ratio_N.isnan()]
+        if not len(log_ratio_N):
             return {}
-        ratio = (new_logprobs - old)[known]
-        moved = (ratio.exp() - 1).abs() > self.loss.clip_epsilon
-        return {"kl": (ratio.exp() - 1 - ratio).mean().item(), "clip_fraction": moved.float().mean().item()}
+        moved_N = (log_ratio_N.exp() - 1).abs() > self.loss.clip_epsilon
+        return {
+            "kl": (log_ratio_N.exp() - 1 - log_ratio_N).mean().item(),
+            "clip_fraction": moved_N.float().mean().item(),
+        }
 
 
 def _mean(values: Sequence[float]) -> float:
+    """Returns the arithmetic mean."""
     return sum(values) / len(values)

@@ -21,12 +21,13 @@ import pytest
 
 from mmo_rl.config.served import served_models
 from mmo_rl.errors import ConfigError
+from mmo_rl.lm.load import load_model
 from mmo_rl.lm.manifest import seal
 from mmo_rl.lm.model import SHIPPED, require_whole
 from mmo_rl.market.arena import MarketArena
 from mmo_rl.market.spec import MarketSpec
 from mmo_rl.policy.endpoint import EndpointPolicy
-from mmo_rl.policy.local import LocalPolicy, load_model
+from mmo_rl.policy.local import LocalPolicy
 from mmo_rl.trainer.local import LocalTrainer
 from mmo_rl.types import PolicyCall, PolicyVersion, TrainingGroup, TrainingSample
 from tests.commands.test_collect import Mmo, mmo  # noqa: F401

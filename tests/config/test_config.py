@@ -23,8 +23,9 @@ from mmo_rl.config.settings import COMPONENTS, Settings, config_sha256, masked, 
 from mmo_rl.errors import ConfigError
 from mmo_rl.judge.base import JudgeParts
 from mmo_rl.lm.base import ModelParts
+from mmo_rl.lm.load import load_model
 from mmo_rl.lm.model import SHIPPED
-from mmo_rl.policy.local import LocalPolicy, load_model
+from mmo_rl.policy.local import LocalPolicy
 
 CONF = shipped("conf")
 CHOICES = [

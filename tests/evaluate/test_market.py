@@ -7,11 +7,12 @@ import pytest
 
 from mmo_rl.evaluate.base import Decoding, EvaluatorParts
 from mmo_rl.evaluate.market import MarketEvaluator
+from mmo_rl.lm.load import load_model
 from mmo_rl.lm.model import SHIPPED
 from mmo_rl.market.arena import MarketArena
 from mmo_rl.market.spec import MarketSpec
 from mmo_rl.policy.base import Completion
-from mmo_rl.policy.local import LocalPolicy, load_model
+from mmo_rl.policy.local import LocalPolicy
 from mmo_rl.types import Message
 
 

@@ -9,11 +9,12 @@ import pytest
 
 from mmo_rl.evaluate.comparison import by_scenario, compare, winner
 from mmo_rl.evaluate.pair import Contestant, PairEvaluator
+from mmo_rl.lm.load import load_model
 from mmo_rl.lm.model import SHIPPED
 from mmo_rl.market.arena import MarketArena
 from mmo_rl.market.spec import MarketSpec
 from mmo_rl.policy.base import Completion
-from mmo_rl.policy.local import LocalPolicy, load_model
+from mmo_rl.policy.local import LocalPolicy
 from mmo_rl.stats.bootstrap import unpaired_difference
 from mmo_rl.stats.interval import level_of_looks
 from mmo_rl.types import Measured, Message, Rollout

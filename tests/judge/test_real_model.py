@@ -14,7 +14,7 @@ from mmo_rl.judge.base import JudgeParts
 from mmo_rl.judge.findings import numbers
 from mmo_rl.judge.oracle import oracle_scores
 from mmo_rl.judge.ruler import RulerJudge
-from mmo_rl.policy.local import load_model
+from mmo_rl.lm.load import load_model
 from mmo_rl.report.base import ReportParts
 from mmo_rl.report.html import render
 from mmo_rl.report.judged_page import judged_sentence

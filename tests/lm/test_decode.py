@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from mmo_rl.lm.decode import Batch, Row
+from mmo_rl.lm.load import load_model
 from mmo_rl.lm.model import SHIPPED
-from mmo_rl.policy.local import load_model
 
 
 def asked(tokenizer: Any) -> list[list[int]]:

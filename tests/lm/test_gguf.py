@@ -25,11 +25,12 @@ from mmo_rl.config.settings import validate
 from mmo_rl.errors import PolicyError
 from mmo_rl.lm.base import ModelParts
 from mmo_rl.lm.gguf import read_gguf
+from mmo_rl.lm.load import load_model, require_model
 from mmo_rl.lm.model import ModelSpec
 from mmo_rl.lm.tokenizer import train_tokenizer
 from mmo_rl.lm.unpack import unpacked
 from mmo_rl.plan.tokens import tokens_of_model
-from mmo_rl.policy.local import LocalPolicy, load_model, open_policy, require_model
+from mmo_rl.policy.local import LocalPolicy, open_policy
 from mmo_rl.types import PolicyVersion
 
 CHAT = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}{% endfor %}<|assistant|>"

@@ -9,6 +9,7 @@ from mmo_rl.database.base import Stay
 from mmo_rl.database.database import Database
 from mmo_rl.database.recorder import TrajectoryRecorder
 from mmo_rl.errors import ConfigError, DatabaseError
+from mmo_rl.lm.load import load_model
 from mmo_rl.lm.model import SHIPPED
 from mmo_rl.market.arena import MarketArena
 from mmo_rl.market.base import CollectorParts
@@ -16,7 +17,7 @@ from mmo_rl.market.collect import SimulatedCollector
 from mmo_rl.market.spec import MarketSpec
 from mmo_rl.market.strategies import shipped
 from mmo_rl.policy.base import Completion
-from mmo_rl.policy.local import LocalPolicy, load_model
+from mmo_rl.policy.local import LocalPolicy
 from mmo_rl.types import GroundTruth, Message, Trajectory, Window
 
 START = datetime(2001, 1, 1, tzinfo=UTC)

@@ -9,10 +9,11 @@ from pathlib import Path
 import openai
 import pytest
 
+from mmo_rl.lm.load import load_model
 from mmo_rl.market.arena import MarketArena
 from mmo_rl.market.parallel_env import parallel_env
 from mmo_rl.market.spec import MarketSpec
-from mmo_rl.policy.local import LocalPolicy, load_model
+from mmo_rl.policy.local import LocalPolicy
 from tests.harness.endpoint import Endpoint, Reply, Request, completion
 
 

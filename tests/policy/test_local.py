@@ -9,9 +9,10 @@ import pytest
 from pytest_httpserver import HTTPServer
 
 from mmo_rl.errors import PolicyError
+from mmo_rl.lm.load import load_model, require_model
 from mmo_rl.lm.memory import free_bytes, parameters, require_memory
 from mmo_rl.lm.model import SHIPPED, ModelSpec
-from mmo_rl.policy.local import LocalPolicy, load_model, open_policy, require_model
+from mmo_rl.policy.local import LocalPolicy, open_policy
 from mmo_rl.types import PolicyVersion
 
 TINY = SHIPPED / "tiny"
@@ -117,7 +118,7 @@ def test_a_model_that_is_nowhere_is_told_with_what_to_type(
 
 def test_a_model_computes_with_its_own_number_of_threads() -> None:
     """The last digits of a sum follow from it, and with them the token that is drawn."""
-    script = f"import torch; from mmo_rl.policy.local import load_model; load_model({str(TINY)!r}, threads=2)"
+    script = f"import torch; from mmo_rl.lm.load import load_model; load_model({str(TINY)!r}, threads=2)"
     script += "; print(torch.get_num_threads())"
     beside_others = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     ran = subprocess.run([sys.executable, "-c", script], env=beside_others, capture_output=True, text=True, check=True)

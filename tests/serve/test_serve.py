@@ -19,10 +19,11 @@ import openai
 import pytest
 import uvicorn
 
+from mmo_rl.lm.load import load_model
 from mmo_rl.lm.model import SHIPPED, ModelSpec
 from mmo_rl.policy.base import Completion, completion_seed
 from mmo_rl.policy.endpoint import EndpointPolicy
-from mmo_rl.policy.local import LocalPolicy, load_model
+from mmo_rl.policy.local import LocalPolicy
 from mmo_rl.serve.app import Api, create_app, listen
 from mmo_rl.serve.engine import Engine
 from mmo_rl.serve.versions import Catalogue, ServedModel, ServedVersion

@@ -30,7 +30,7 @@ Make = Callable[..., ScoredGroup]
 
 def exporter(folder: Path, *, job_key: str = "abc", **options: Any) -> ExportTrainer:
     return ExportTrainer(
-        path=str(folder / "export"),
+        path=options.pop("path", str(folder / "export")),
         formats=options.pop("formats", ["art", "chat", "dpo"]),
         parts=dataclasses.replace(trainer_parts(folder / "checkpoints"), folder=RunFolder(folder / job_key)),
         **options,

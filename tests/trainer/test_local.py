@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from mmo_rl.errors import TrainerError
-from mmo_rl.policy.local import LocalPolicy, load_model
+from mmo_rl.lm.load import load_model
+from mmo_rl.policy.local import LocalPolicy
 from mmo_rl.policy_view import training_groups
 from mmo_rl.trainer.local import LocalTrainer
 from mmo_rl.types import ScoredGroup, TrainingGroup

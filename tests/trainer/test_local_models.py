@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from mmo_rl.errors import PolicyError, TrainerError
+from mmo_rl.lm.encode import Encoder
+from mmo_rl.lm.forward import require_trees, score, token_logprobs
+from mmo_rl.lm.load import load_model
 from mmo_rl.lm.model import SHIPPED, find_checkpoint
-from mmo_rl.policy.local import LocalPolicy, load_model
-from mmo_rl.trainer.art_adapter import Encoder, pack
-from mmo_rl.trainer.forward import require_packable, token_logprobs
+from mmo_rl.lm.parts import parts_of
+from mmo_rl.policy.local import LocalPolicy
 from mmo_rl.trainer.local import LocalTrainer
-from mmo_rl.trainer.parts import parts_of
 from mmo_rl.types import PolicyCall, TrainingGroup, TrainingSample
 from tests.trainer.made import trainer_parts
 
@@ -82,28 +83,24 @@ def trainer(
     ],
 )
 @pytest.mark.parametrize("micro_batch_tokens", [10**6, 1])
-def test_packed_rows_say_what_the_histories_say_one_by_one(
+def test_a_prefix_tree_gives_the_logprobs_of_the_histories_one_by_one(
     architecture: str, attention: str, micro_batch_tokens: int, tmp_path: Path
 ) -> None:
     model, tokenizer = load_model(small(architecture, tmp_path))
     model.set_attn_implementation(attention)
-    require_packable(model)
+    require_trees(model)
     groups, encoder = two_prompts(), Encoder(tokenizer)
-    packed = pack(tokenizer, groups, packed_tokens=128, seed=0, encoder=encoder)
-    assert packed is not None and packed["tokens"].shape[0] < 8  # histories share rows
+    histories = [encoder(call) for group in groups for sample in group.samples for call in sample.calls]
     with torch.no_grad():
-        rows = {k: v for k, v in packed.items() if isinstance(v, torch.Tensor)}
-        found, entropy = torch.zeros_like(rows["logprobs"]).view(-1), []
-        for part in parts_of(rows, tokens=micro_batch_tokens):
-            found[part.target], entropies = token_logprobs(model, part)
-            entropy += entropies.tolist()
+        entropy = []
+        for part in parts_of(histories, tokens=micro_batch_tokens, longest_row=128, device="cpu"):
+            entropy += token_logprobs(model, part)[1].tolist()
         expected = []
-        for call in (call for group in groups for sample in group.samples for call in sample.calls):
-            tokens = encoder(call)
-            logits = model(torch.tensor([[*tokens.prompt, *tokens.answer]])).logits[0, len(tokens.prompt) - 1 : -1]
+        for tokens in histories:
+            logits = model(torch.tensor([tokens.tokens])).logits[0, len(tokens.prompt) - 1 : -1]
             expected += logits.log_softmax(-1).gather(1, torch.tensor(tokens.answer)[:, None])[:, 0].tolist()
-    trained = packed["assistant_mask"].view(-1)
-    assert sorted(found[trained].tolist()) == pytest.approx(sorted(expected), abs=2e-5)
+    found = score(model, histories, micro_batch_tokens=micro_batch_tokens, longest_row=128)
+    assert found.tolist() == pytest.approx(expected, abs=2e-5)
     assert len(entropy) == len(expected) and min(entropy) > 0
 
 
@@ -121,7 +118,7 @@ async def test_other_architectures_train_and_play(architecture: str, rank: int, 
     assert answer.token_ids and answer.logprobs
 
 
-def test_a_model_that_cannot_be_packed_is_refused() -> None:
+def test_a_model_that_cannot_compute_a_prefix_tree_is_refused() -> None:
     from transformers import FalconConfig, FalconForCausalLM, Lfm2Config, Lfm2ForCausalLM, MambaConfig, MambaForCausalLM
 
     few = {"vocab_size": 16, "hidden_size": 8, "num_hidden_layers": 1}
@@ -131,8 +128,8 @@ def test_a_model_that_cannot_be_packed_is_refused() -> None:
         Lfm2ForCausalLM(Lfm2Config(**few, **heads, num_key_value_heads=2, layer_types=["conv"])),
         FalconForCausalLM(FalconConfig(**few, **heads, alibi=True)),
     ):
-        with pytest.raises(TrainerError, match=f"{type(model).__name__} can't train packed rows"):
-            require_packable(model)
+        with pytest.raises(TrainerError, match=f"{type(model).__name__} can't be trained here"):
+            require_trees(model)
 
 
 async def test_an_adapter_alone_is_saved_and_plays_as_it_was_trained(tmp_path: Path) -> None:

@@ -14,11 +14,11 @@ import torch
 from transformers import LlamaConfig
 
 from mmo_rl.errors import TrainerError
+from mmo_rl.lm.encode import Encoder
+from mmo_rl.lm.forward import require_positions
+from mmo_rl.lm.load import load_model
 from mmo_rl.lm.model import SHIPPED
-from mmo_rl.policy.local import load_model
-from mmo_rl.trainer.art_adapter import Encoder
 from mmo_rl.trainer.batch import staleness
-from mmo_rl.trainer.forward import require_room
 from mmo_rl.trainer.local import LocalTrainer
 from mmo_rl.trainer.update import Schedule
 from mmo_rl.types import PolicyCall, PolicyVersion, TrainingGroup, TrainingSample
@@ -155,7 +155,7 @@ async def test_a_context_beyond_the_positions_that_a_model_knows_is_refused(tmp_
     stretched = LlamaConfig(
         max_position_embeddings=512, rope_parameters={"rope_type": "linear", "factor": 8.0, "rope_theta": 1e4}
     )
-    require_room(stretched, 4096)
+    require_positions(stretched, 4096)
 
 
 @pytest.mark.parametrize("warm", [False, True])

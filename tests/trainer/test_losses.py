@@ -1,4 +1,4 @@
-"""Each loss against its formula, on rows that are packed by hand or by ART."""
+"""Losses and their gradients against their formulas."""
 
 import math
 from pathlib import Path
@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 
+from mmo_rl.lm.encode import Encoder
+from mmo_rl.lm.load import load_model
 from mmo_rl.lm.model import SHIPPED
-from mmo_rl.policy.local import load_model
-from mmo_rl.trainer.art_adapter import pack
 from mmo_rl.trainer.losses import Loss, LossName
+from mmo_rl.trainer.packing import TokenData, pack
 from mmo_rl.types import PolicyCall, TrainingGroup, TrainingSample
 from tests.trainer.made import trainer_parts
 
@@ -33,17 +34,9 @@ def group(*rewards: float, name: str = "g") -> TrainingGroup:
     )
 
 
-def row(*, old: list[float], advantages: list[float]) -> dict[str, torch.Tensor]:
-    """One packed row whose every token but the first is trained, with these behaviour logprobs and advantages."""
-    count = len(old) + 1
-    return {
-        "assistant_mask": torch.tensor([[False] + [True] * len(old)]),
-        "logprobs": torch.tensor([[math.nan, *old]]),
-        "advantages": torch.tensor([[0.0, *advantages]]),
-        "weights": torch.tensor([[0.0] + [1.0] * len(old)]),
-        "group_ids": torch.zeros(1, count, dtype=torch.long),
-        "parent_ids": torch.zeros(1, count, dtype=torch.long),
-    }
+def data(*, old: list[float], advantages: list[float]) -> TokenData:
+    """Trained tokens of weight 1 with these behaviour logprobs and advantages."""
+    return TokenData(torch.tensor(old), torch.tensor(advantages), torch.ones(len(old)))
 
 
 NEW, OLD, A = [-1.0, -2.0, -0.5, -3.0], [-1.1, -1.0, -1.5, -3.05], [1.0, -2.0, 0.5, -0.5]
@@ -73,12 +66,12 @@ FORMULAS: dict[LossName, tuple[list[float], list[float]]] = {
 @pytest.mark.parametrize("name", FORMULAS)
 def test_a_loss_and_its_gradient_are_its_formula(name: LossName) -> None:
     values, slopes = FORMULAS[name]
-    new = torch.tensor([[*NEW, 0.0]], requires_grad=True)
-    loss = Loss(name, clip_epsilon=0.2).of(row(old=OLD, advantages=A), new)
+    new = torch.tensor(NEW, requires_grad=True)
+    loss = Loss(name, clip_epsilon=0.2).of(data(old=OLD, advantages=A), new)
     loss.backward()
     assert loss.item() == pytest.approx(sum(values), rel=1e-5)
     assert new.grad is not None
-    assert new.grad[0].tolist() == pytest.approx([*slopes, 0.0], rel=1e-5)
+    assert new.grad.tolist() == pytest.approx(slopes, rel=1e-5)
 
 
 def test_imitation_weighs_answers_by_their_advantage_and_never_pushes_one_away(tokenizer: Any) -> None:
@@ -86,11 +79,10 @@ def test_imitation_weighs_answers_by_their_advantage_and_never_pushes_one_away(t
     std = math.sqrt(1 / 6)
 
     def weights(loss: Loss) -> list[float]:
-        packed = pack(tokenizer, loss.teaching(groups), packed_tokens=256, seed=0, weight=loss.weight)
+        packed = pack(loss.teaching(groups), encoder=Encoder(tokenizer), packed_tokens=256, seed=0, weight=loss.weight)
         assert packed is not None
-        mask = packed["assistant_mask"]
-        assert float((packed["advantages"] * packed["weights"])[mask].mean()) == pytest.approx(1.0, abs=1e-5)
-        return sorted({round(float(a), 4) for a in packed["advantages"][mask]})
+        assert float((packed.data.advantages_N * packed.data.weights_N).mean()) == pytest.approx(1.0, abs=1e-5)
+        return sorted({round(float(a), 4) for a in packed.data.advantages_N})
 
     expected = [math.exp(min(a, 1.0)) for a in (-0.5 / std, 0.0, 0.5 / std)]
     mean = sum(expected) / 3

@@ -1,19 +1,22 @@
 """The canary: secrets are planted in every field that holds the future; nothing that a trainer gets may hold one."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import msgspec
 import pytest
 
+from mmo_rl.lm.encode import Encoder
+from mmo_rl.lm.load import load_model
 from mmo_rl.lm.model import SHIPPED
-from mmo_rl.policy.local import load_model
 from mmo_rl.policy_view import training_groups
-from mmo_rl.trainer.art_adapter import Encoder, pack, to_art_group
+from mmo_rl.trainer.art_client import encoded_group
 from mmo_rl.trainer.base import AssistantTurns
 from mmo_rl.trainer.local import LocalTrainer
+from mmo_rl.trainer.packing import pack
 from mmo_rl.types import LLMCall, PolicyCall, ScoredGroup, TrainingGroup, TrainingSample, Unscored
 from tests.trainer.made import trainer_parts
 
@@ -24,9 +27,10 @@ Make = Callable[..., ScoredGroup]
 def reaches_the_trainer(groups: list[TrainingGroup]) -> str:
     """All text that a trainer can get hold of: our types, ART's types, and what the packed tokens say."""
     _, tokenizer = load_model(str(SHIPPED / "tiny"))
-    packed: dict[str, Any] = pack(tokenizer, groups, packed_tokens=256, seed=0) or {}
-    art = "".join(to_art_group(group, encoder=Encoder(tokenizer)).model_dump_json() for group in groups)
-    decoded = "".join(tokenizer.decode(row.tolist()) for row in packed.get("tokens", []))
+    encoder = Encoder(tokenizer)
+    packed = pack(groups, encoder=encoder, packed_tokens=256, seed=0)
+    art = "".join(encoded_group(group, encoder).model_dump_json() for group in groups)
+    decoded = "".join(tokenizer.decode(history.tokens) for history in (packed.histories if packed else []))
     return repr(groups) + art + decoded
 
 
@@ -68,7 +72,7 @@ def test_every_action_call_is_a_history_of_its_own(scored: Make) -> None:
     assert [s.trajectory_id for s in group.samples] == ["good", "bad"]
     assert [[c.response[-2] for c in s.calls] for s in group.samples] == [["1", "2", "3"]] * 2
     _, tokenizer = load_model(str(SHIPPED / "tiny"))
-    first = to_art_group(group, encoder=Encoder(tokenizer)).trajectories[0]
+    first = encoded_group(group, Encoder(tokenizer)).trajectories[0]
     assert first.reward == 1.0
     assert len(first.additional_histories) == 2
     assert [m["content"] for m in first.messages_and_choices[:2]] == [
@@ -83,10 +87,8 @@ def test_all_assistant_turns_are_trained_when_asked(scored: Make, decisions: boo
 
     def trained(turns: AssistantTurns) -> tuple[int, str]:
         groups = training_groups([scored(steps=3, decisions=decisions)], turns)
-        packed = pack(tokenizer, groups, packed_tokens=512, seed=0)
-        assert packed is not None
-        mask = packed["assistant_mask"]
-        return int(mask.sum()), tokenizer.decode(packed["tokens"][mask].tolist())
+        trained = packed_answers(groups, tokenizer)
+        return sum(map(len, trained.tokens)), "".join(map(tokenizer.decode, trained.tokens))
 
     def length(text: str) -> int:
         return len(tokenizer(text, add_special_tokens=False)["input_ids"]) + 1
@@ -147,24 +149,20 @@ def test_unscored_members_are_left_out_never_zero(scored: Make) -> None:
 def test_calls_are_bound_to_recorded_tokens(scored: Make) -> None:
     (group,) = training_groups([scored(steps=1, logprobs=True)])
     _, tokenizer = load_model(str(SHIPPED / "tiny"))
-    encoder = Encoder(tokenizer)
-    group = with_calls(group, lambda call: {"prompt_token_ids": encoder(call).prompt})
-    packed = pack(tokenizer, [group], packed_tokens=128, seed=0)
-    assert packed is not None
-    trained = packed["assistant_mask"]
-    assert packed["tokens"][trained].tolist() == [5, 6, 2] * 2
-    assert packed["logprobs"][trained].tolist() == pytest.approx([-0.1, -0.2, -0.3] * 2)
+    group = with_calls(group, lambda call: {"prompt_token_ids": Encoder(tokenizer)(call).prompt})
+    trained = packed_answers([group], tokenizer)
+    assert trained.tokens == [(5, 6, 2)] * 2
+    assert trained.logprobs == pytest.approx([-0.1, -0.2, -0.3] * 2)
 
 
 def test_answers_without_logprobs_are_trained_whole(scored: Make) -> None:
     """Every token of every answer, end token included, also where the answers of a group begin alike."""
     groups = training_groups([scored(steps=3)])
     _, tokenizer = load_model(str(SHIPPED / "tiny"))
-    packed = pack(tokenizer, groups, packed_tokens=512, seed=0)
-    assert packed is not None
+    trained = packed_answers(groups, tokenizer)
     answers = [call.response for g in groups for s in g.samples for call in s.calls]
     expected = sum(len(tokenizer(a, add_special_tokens=False)["input_ids"]) + 1 for a in answers)
-    assert int(packed["assistant_mask"].sum()) == expected
+    assert sum(map(len, trained.tokens)) == expected
 
 
 def test_only_the_answer_is_trained_when_the_prompt_holds_older_answers(scored: Make) -> None:
@@ -177,10 +175,9 @@ def test_only_the_answer_is_trained_when_the_prompt_holds_older_answers(scored: 
 
     group = dataclasses.replace(group, samples=tuple(map(longer, group.samples)))
     _, tokenizer = load_model(str(SHIPPED / "tiny"))
-    packed = pack(tokenizer, [group], packed_tokens=512, seed=0)
-    assert packed is not None
-    trained = tokenizer.decode(packed["tokens"][packed["assistant_mask"]].tolist())
-    assert "older" not in trained and '"action"' in trained
+    trained = packed_answers([group], tokenizer)
+    text = "".join(map(tokenizer.decode, trained.tokens))
+    assert "older" not in text and '"action"' in text
 
 
 @pytest.mark.parametrize(
@@ -195,10 +192,9 @@ def test_ids_of_another_tokenizer_are_not_trusted(scored: Make, recorded: dict[s
     (group,) = training_groups([scored(steps=1, logprobs=True)])
     group = with_calls(group, lambda _: recorded)
     _, tokenizer = load_model(str(SHIPPED / "tiny"))
-    packed = pack(tokenizer, [group], packed_tokens=128, seed=0)
-    assert packed is not None
-    assert bool(packed["logprobs"][packed["assistant_mask"]].isnan().all())
-    assert '"action"' in tokenizer.decode(packed["tokens"][packed["assistant_mask"]].tolist())
+    trained = packed_answers([group], tokenizer)
+    assert all(map(math.isnan, trained.logprobs))
+    assert '"action"' in tokenizer.decode(trained.tokens[0])
 
 
 def test_without_the_ids_of_the_prompt_those_that_spell_the_answer_are_its_own(scored: Make) -> None:
@@ -212,12 +208,23 @@ def test_without_the_ids_of_the_prompt_those_that_spell_the_answer_are_its_own(s
         return {"token_ids": flat, "logprobs": (-0.5,) * len(flat)}
 
     group = with_calls(group, letters)
-    packed = pack(tokenizer, [group], packed_tokens=128, seed=0)
-    assert packed is not None
+    trained = packed_answers([group], tokenizer)
     calls = [call for sample in group.samples for call in sample.calls]
-    trained = packed["assistant_mask"]
-    assert int(trained.sum()) == sum(len(call.token_ids or ()) for call in calls)
-    assert packed["logprobs"][trained].tolist() == [-0.5] * int(trained.sum())
+    assert sorted(trained.tokens) == sorted(tuple(call.token_ids or ()) for call in calls)
+    assert trained.logprobs == [-0.5] * sum(map(len, trained.tokens))
+
+
+class Answers(NamedTuple):
+    """Trained answers in the order of their rows: the tokens of each, and the logprobs of all."""
+
+    tokens: list[tuple[int, ...]]
+    logprobs: list[float]
+
+
+def packed_answers(groups: list[TrainingGroup], tokenizer: Any) -> Answers:
+    packed = pack(groups, encoder=Encoder(tokenizer), packed_tokens=512, seed=0)
+    assert packed is not None
+    return Answers([history.answer for history in packed.histories], packed.data.logprobs_N.tolist())
 
 
 def with_calls(group: TrainingGroup, changes: Callable[[PolicyCall], dict[str, Any]]) -> TrainingGroup:

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from mmo_rl.errors import TrainerError
+from mmo_rl.lm.load import load_model
 from mmo_rl.lm.model import SHIPPED
-from mmo_rl.policy.local import load_model
 from mmo_rl.policy_view import training_groups
 from mmo_rl.trainer.local import LocalTrainer
 from mmo_rl.trainer.warm_start import best_answers
