@@ -2,39 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mmo_rl.errors import ConfigError, ConnectionLost, DatabaseError, MmoRlError, SourceError
-from mmo_rl.types import Rejection, Trajectory
+from mmo_rl.database.base import Database
+from mmo_rl.database.play_copy import REFUSED, Copied, PlayCopy
+from mmo_rl.errors import ConfigError, SourceError
+from mmo_rl.source.base import Play
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from mmo_rl.config.components import Context
-    from mmo_rl.database.database import Database
-    from mmo_rl.database.recorder import TrajectoryRecorder
-    from mmo_rl.source.play import Play, RecordedOutcomes
-
-REFUSED = "refused by the database"
-MAX_BATCH = 100
-MAX_BATCH_STEPS = 5_000
-MAX_WAIT_S = 0.5
-"""A transaction holds so many trajectories, or steps, at most; what comes slowly waits so long for more to come."""
-
-
-@dataclass
-class Copied:
-    """Counts of trajectories, and of windows with outcomes; ``refusal`` is what the database said first."""
-
-    imported: int = 0
-    already_there: int = 0
-    outcomes: int = 0
-    outcomes_already_there: int = 0
-    refusal: str | None = None
 
 
 async def run(context: Context) -> int | None:
@@ -46,7 +26,8 @@ async def run(context: Context) -> int | None:
     total = await play.total()
     database = await context.components.database()
     await database.require_tables()
-    copied = await copy(play, database, total=total, console=context.console)
+    with _progress(context.console, total) as advance:
+        copied = await PlayCopy(play, database, advance=advance).run()
     if not copied.imported and not copied.already_there and copied.refusal is None:
         why = play.rejections.summary() if play.rejections.counts else "it is empty"
         raise SourceError(
@@ -57,66 +38,8 @@ async def run(context: Context) -> int | None:
     return None if copied.imported or copied.already_there else 1
 
 
-async def copy(play: Play, database: Database, *, total: int | None, console: Console) -> Copied:
-    """Copies trajectories and outcomes as they come, some in each transaction. Where that is refused, each of them has
-    one of its own, so that only what is at fault is left out."""
-    from mmo_rl.database.recorder import TrajectoryRecorder
-
-    recorder = TrajectoryRecorder(database=database)
-    known = await _stored_ids(database)
-    copied = Copied()
-    with _progress(console, total) as advance:
-        async for items in batches(play.stream()):
-            fresh = []
-            for item in items:
-                if not isinstance(item, Trajectory):
-                    continue
-                if item.trajectory_id in known:
-                    copied.already_there += 1
-                    advance(1)
-                else:
-                    known.add(item.trajectory_id)
-                    fresh.append(item)
-            await _copy_trajectories(fresh, recorder, database, play, copied)
-            advance(len(fresh))
-            for item in items:
-                if not isinstance(item, Trajectory):
-                    await _copy_outcomes(item, recorder, database, copied)
-    return copied
-
-
-async def batches(
-    items: AsyncIterator[Trajectory | RecordedOutcomes],
-) -> AsyncIterator[list[Trajectory | RecordedOutcomes]]:
-    """Items together, ``MAX_BATCH`` at most; what is there is not kept waiting longer than ``MAX_WAIT_S``."""
-    clock = asyncio.get_running_loop()
-    batch: list[Trajectory | RecordedOutcomes] = []
-    steps, deadline = 0, 0.0
-    coming: asyncio.Task[Trajectory | RecordedOutcomes | None] | None = None
-    try:
-        while True:
-            coming = coming or asyncio.ensure_future(_next(items))
-            await asyncio.wait([coming], timeout=deadline - clock.time() if batch else None)
-            if coming.done():
-                finished, coming = coming, None
-                item = finished.result()
-                if item is None:
-                    break
-                deadline = deadline if batch else clock.time() + MAX_WAIT_S
-                batch.append(item)
-                steps += len(item.steps) if isinstance(item, Trajectory) else 1
-            if len(batch) >= MAX_BATCH or steps >= MAX_BATCH_STEPS or (batch and clock.time() >= deadline):
-                yield batch
-                batch, steps = [], 0
-        if batch:
-            yield batch
-    finally:
-        if coming is not None:
-            coming.cancel()
-
-
 def show(copied: Copied, play: Play, database: Database, console: Console) -> None:
-    """What was done, the reasons of what could not be, and what to type next."""
+    """Prints the counts, the reasons of rejections and refusals, and the next command."""
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
@@ -149,10 +72,7 @@ def show(copied: Copied, play: Play, database: Database, console: Console) -> No
 
 
 async def _play(context: Context) -> Play:
-    """What is copied. Raises `ConfigError` where it would be copied into itself."""
-    from mmo_rl.source.postgres import PostgresSource
-    from mmo_rl.source.stored import StoredPlay
-
+    """The source to copy from. Raises `ConfigError` where it cannot be copied, or would be copied into itself."""
     nodes = context.settings.nodes
     target = (nodes["database"] or {}).get("dsn_env")
     if "dsn_env" in (nodes["source"] or {}) and (nodes["source"] or {})["dsn_env"] == target:
@@ -162,87 +82,18 @@ async def _play(context: Context) -> Play:
             " database=embedded; into a server: add database=postgres",
         )
     source = await context.components.source()
-    if isinstance(source, PostgresSource):
-        return StoredPlay(source=source)
-    play: Play = source
-    return play
-
-
-async def _next(items: AsyncIterator[Trajectory | RecordedOutcomes]) -> Trajectory | RecordedOutcomes | None:
-    return await anext(items, None)
-
-
-async def _copy_trajectories(
-    trajectories: Sequence[Trajectory],
-    recorder: TrajectoryRecorder,
-    database: Database,
-    play: Play,
-    copied: Copied,
-) -> None:
-    if len(trajectories) > 1:
-        try:
-            await recorder.record_all(trajectories)
-        except ConnectionLost:
-            raise
-        except (DatabaseError, RecursionError):
-            pass  # each by itself tells which is at fault
-        else:
-            copied.imported += len(trajectories)
-            return
-    for trajectory in trajectories:
-        await _copy_trajectory(trajectory, recorder, database, play, copied)
-
-
-async def _copy_trajectory(
-    trajectory: Trajectory, recorder: TrajectoryRecorder, database: Database, play: Play, copied: Copied
-) -> None:
-    try:
-        await recorder.record(trajectory)
-    except ConnectionLost:
-        raise
-    except (DatabaseError, RecursionError) as error:
-        if trajectory.trajectory_id in await _stored_ids(database, trajectory.trajectory_id):
-            copied.already_there += 1  # another import was faster
-            return
-        message = error.message if isinstance(error, MmoRlError) else "nested too deeply"
-        copied.refusal = copied.refusal or message
-        play.rejections.add(Rejection(trajectory.trajectory_id, "trajectories", message, REFUSED))
-    else:
-        copied.imported += 1
-
-
-async def _copy_outcomes(
-    recorded: RecordedOutcomes, recorder: TrajectoryRecorder, database: Database, copied: Copied
-) -> None:
-    """Outcomes of no simulated world are left out where the database has its own of that window."""
-    from mmo_rl.database.outcomes import outcome_rows
-    from mmo_rl.source.play import IMPORTED
-
-    truth, scenario_id = recorded.truth, recorded.scenario_id
-    async with database.read_only().acquire() as connection:
-        rows = await connection.fetch('select * from market_outcomes where "windowId" = $1', truth.window_id)
-    own = {row["id"]: dict(row) for row in rows if row["id"].startswith(f"{scenario_id}/{truth.window_id}/")}
-    wanted = {row["id"]: row for row in outcome_rows(truth, origin=scenario_id)}
-    same = {i: {key: row[key] for key in wanted[i]} if i in wanted else row for i, row in own.items()} == wanted
-    if same or (scenario_id == IMPORTED and len(own) < len(rows)):
-        copied.outcomes_already_there += 1
-        return
-    await recorder.record_outcomes(truth, scenario_id=scenario_id)
-    copied.outcomes += 1
-
-
-async def _stored_ids(database: Database, identity: str | None = None) -> set[str]:
-    """The ids of all trajectories in the database, or that one where it is there."""
-    async with database.read_only().acquire() as connection:
-        rows = await connection.fetch(
-            'select "trajectoryId" as id from trajectories where $1::text is null or "trajectoryId" = $1', identity
+    if not isinstance(source, Play):
+        raise ConfigError(
+            f"the class of this source, {type(source).__name__}, cannot be copied: it has no rejections, total and"
+            " stream",
+            hint="implement mmo_rl.source.base.Play in it, or import from source=jsonl or source=postgres",
         )
-    return {row["id"] for row in rows}
+    return source
 
 
 @contextmanager
 def _progress(console: Console, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A bar, or where nobody knows how many will come, a count."""
+    """Shows a progress bar, or where ``total`` is not known, a count."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("import"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

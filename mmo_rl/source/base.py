@@ -1,4 +1,4 @@
-"""Where recorded play is read from."""
+"""Protocols of sources of recorded play, and of the connections that they read."""
 
 from __future__ import annotations
 
@@ -7,26 +7,44 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from mmo_rl.clock import utc_now
 from mmo_rl.errors import SourceError
-from mmo_rl.types import Group, GroupCounts, Parts, Selection, WindowQuery, WindowStats
+from mmo_rl.types import (
+    GroundTruth,
+    Group,
+    GroupCounts,
+    Parts,
+    Rejection,
+    Selection,
+    Trajectory,
+    WindowQuery,
+    WindowStats,
+)
 
 WINDOWS_INDEX = "mmo_rl_windows_idx"
-"""Answers what windows hold without a look at the rows. The database room makes it, this one announces its absence."""
+"""The index that counts windows without reading rows. The database room makes it, this one announces its absence."""
+IMPORTED = "imported"
+"""Stands for the scenario of outcomes that were recorded of no simulated one."""
+
+
+class ReadConnection(Protocol):
+    """A connection in a read-only transaction; its rows are asyncpg's records."""
+
+    async def fetch(self, sql: str, /, *arguments: object) -> list[Any]: ...
 
 
 class ReadPool(Protocol):
-    """Read-only connections to a PostgreSQL server (asyncpg connections; the pool belongs to the database room)."""
+    """A pool of read-only connections to a PostgreSQL server; it belongs to the database room."""
 
-    def acquire(self) -> AbstractAsyncContextManager[Any]: ...
+    def acquire(self) -> AbstractAsyncContextManager[ReadConnection]: ...
 
 
 class NoPool:
     """The pool of a source that reads no database."""
 
-    def acquire(self) -> AbstractAsyncContextManager[Any]:
+    def acquire(self) -> AbstractAsyncContextManager[ReadConnection]:
         raise SourceError("this source has no database to read from", hint="source=embedded or source=postgres has one")
 
 
@@ -60,3 +78,48 @@ class Source(Protocol):
     def groups(self, selection: Selection) -> AsyncIterator[Group]: ...
 
     async def aclose(self) -> None: ...
+
+
+# --- capabilities beyond reading windows: narrow a `Source` with isinstance -----------------------------------------
+
+
+class RejectionLog(Protocol):
+    """The rows that could not be read: ``counts`` by reason, and all of them in the file ``path`` (None: in none)."""
+
+    @property
+    def path(self) -> Path | None: ...
+
+    @property
+    def counts(self) -> Mapping[str, int]: ...
+
+    def add(self, rejection: Rejection) -> None: ...
+
+    def summary(self) -> str:
+        """The reasons in one line, the most frequent first."""
+        ...
+
+
+@runtime_checkable
+class Rejecting(Protocol):
+    """A source that keeps a log of the rows that it could not read."""
+
+    @property
+    def rejections(self) -> RejectionLog: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedOutcomes:
+    """The outcomes of one window, as one scenario recorded them."""
+
+    scenario_id: str
+    truth: GroundTruth
+
+
+@runtime_checkable
+class Play(Rejecting, Protocol):
+    """A source whose play can be copied: every trajectory whole (in no windows, sliced nowhere), then the outcomes.
+    ``total`` is the number of trajectories where that is known beforehand."""
+
+    async def total(self) -> int | None: ...
+
+    def stream(self) -> AsyncIterator[Trajectory | RecordedOutcomes]: ...

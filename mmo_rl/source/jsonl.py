@@ -11,12 +11,12 @@ from typing import Annotated
 
 from pydantic import Field
 
-from mmo_rl.source.base import SourceParts
+from mmo_rl.source.base import RecordedOutcomes, SourceParts
 from mmo_rl.source.exports import STANDARD_INPUT, Exports, parts_of
 from mmo_rl.source.files import READ_FAILURES, failure, standard_input, values
 from mmo_rl.source.joined import assemble, joined_members, joins
 from mmo_rl.source.piped import Piped
-from mmo_rl.source.play import RecordedOutcomes, arriving, recorded_outcomes
+from mmo_rl.source.play import arriving, recorded_outcomes
 from mmo_rl.source.rejections import Rejections
 from mmo_rl.source.shapes import Part
 from mmo_rl.source.slices import crosses, home_window, part, slices_of
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 
 class JsonlSource:
-    """Implements `mmo_rl.source.base.Source` over exported files, and streams them whole to be copied.
+    """Implements `mmo_rl.source.base.Source` and `Play` over exported files.
 
     ``path`` is a file, a folder, or ``-`` for standard input. Read are rows of ``trajectories`` (camelCase or
     snake_case, flat or as ``{"trajectory": {}, "llmCalls": []}``), ART lines, group files and dumps of a database, a

@@ -1,43 +1,21 @@
-"""Recorded play as a whole, trajectory after trajectory, for what copies it elsewhere."""
+"""Helpers of sources that stream recorded play whole: outcomes by window, and a blocking iterator in a thread."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from mmo_rl.clock import window_id
-from mmo_rl.source.rejections import Rejections
+from mmo_rl.source.base import IMPORTED, RecordedOutcomes
 from mmo_rl.source.truth import ground_truth
 from mmo_rl.source.values import as_text, pick
-from mmo_rl.types import GroundTruth, Trajectory, Window
+from mmo_rl.types import Window
 from mmo_rl.window_ids import named_start
 
 T = TypeVar("T")
-IMPORTED = "imported"
-"""Stands for the scenario of outcomes that were recorded of no simulated one."""
-
-
-@dataclass(frozen=True, slots=True)
-class RecordedOutcomes:
-    """What became of one window, as one scenario recorded it."""
-
-    scenario_id: str
-    truth: GroundTruth
-
-
-class Play(Protocol):
-    """Streams every trajectory whole (in no windows, sliced nowhere), then the outcomes; ``total`` trajectories where
-    that is known beforehand. What cannot be read is in ``rejections``."""
-
-    rejections: Rejections
-
-    async def total(self) -> int | None: ...
-
-    def stream(self) -> AsyncIterator[Trajectory | RecordedOutcomes]: ...
 
 
 def recorded_outcomes(rows: Iterable[Mapping[str, Any]]) -> Iterator[RecordedOutcomes]:

@@ -4,21 +4,20 @@ cross the end of a window."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import asyncpg
 
 from mmo_rl.source import statements, window_sql
 from mmo_rl.source.base import WINDOWS_INDEX
-from mmo_rl.source.columns import Table
 from mmo_rl.source.joined import joined_members, joins
 from mmo_rl.source.memory import no_collection
+from mmo_rl.source.reader import TableReader
 from mmo_rl.source.slices import Slice, slices, slices_of, step_times
 from mmo_rl.source.values import as_number
-from mmo_rl.types import GroupCounts, Member, Trajectory, Window, WindowQuery, WindowStats
+from mmo_rl.types import GroupCounts, Member, Window, WindowQuery, WindowStats
 from mmo_rl.window_ids import is_odd, named_start, slice_id
 
 log = logging.getLogger(__name__)
@@ -28,7 +27,6 @@ ANNOUNCED_FROM = 10_000
 BEGINNING = datetime(1, 1, 1)  # noqa: DTZ001
 """Of time without a zone."""
 
-Fetch = Callable[..., Awaitable[list[asyncpg.Record]]]
 Counted = list[tuple[datetime, asyncpg.Record]]
 
 
@@ -44,24 +42,19 @@ class Layout:
 
 
 class Statistics:
-    """Counts and members of windows. ``fetch`` asks the database, ``known`` its tables; ``whole`` reads trajectories
-    of which only the steps tell where they belong, ``batch_size`` at a time. A window is complete ``settle`` after its
-    end. ``command`` is what makes the index that helps."""
+    """Counts and members of windows. Trajectories that cross the end of their window are read by ``reader``,
+    ``batch_size`` at a time. A window is complete ``settle`` after its end. ``command`` makes the index of windows."""
 
     def __init__(
         self,
         *,
-        fetch: Fetch,
-        known: Callable[[], Awaitable[dict[str, Table]]],
-        whole: Callable[[Sequence[str]], Awaitable[Mapping[str, Trajectory]]],
+        reader: TableReader,
         batch_size: int,
         settle: timedelta,
         now: Callable[[], datetime],
         command: str,
     ) -> None:
-        self._fetch = fetch
-        self._known = known
-        self._whole = whole
+        self._reader = reader
         self._batch_size = batch_size
         self._settle = settle
         self._now = now
@@ -154,13 +147,13 @@ class Statistics:
     async def _counted(self, query: WindowQuery, *, whole: bool = False) -> Counted:
         """The numbers by start of the window, of more windows than the query asks for, or of all; notes how they
         lie."""
-        table = (await self._known())["trajectories"]
+        table = (await self._reader.tables())["trajectories"]
         length, hourly = timedelta(hours=query.window_hours), query.window_hours == 1
         first, back = _reach(query)
         arguments = (query.scenario_id, query.min_actions, *((None, None) if whole else (first, back)))
         key = (query.window_hours, query.scenario_id)
         if hourly and table.has("windowId"):
-            named = await self._fetch(window_sql.named_counts_sql(table, by_role=query.by_role), *arguments)
+            named = await self._reader.fetch(window_sql.named_counts_sql(table, by_role=query.by_role), *arguments)
             if usual := bool(named) and named[0]["usual"]:
                 counted: Counted | None = [(datetime.fromisoformat(row["name"]), row) for row in named]
             else:
@@ -172,16 +165,16 @@ class Statistics:
                 self._layouts[key] = Layout(reaching, _usual_name if usual else names.get, since)
                 return counted
         sql = window_sql.counts_sql(table, hourly=hourly, joined=joins(query.window_hours), by_role=query.by_role)
-        counted = [(row["start"], row) for row in await self._fetch(sql, length, *arguments)]
+        counted = [(row["start"], row) for row in await self._reader.fetch(sql, length, *arguments)]
         reaching = [(start, row["reach"]) for start, row in counted if row["reach"] is not None]
         self._layouts[key] = Layout(reaching, None, None if whole else _since(first, back, counted))
         return counted
 
     async def _rows(self, query: WindowQuery, length: timedelta) -> list[asyncpg.Record]:
-        table = (await self._known())["trajectories"]
+        table = (await self._reader.tables())["trajectories"]
         span, hourly = query.span, query.window_hours == 1
         if not query.only:
-            return await self._fetch(
+            return await self._reader.fetch(
                 window_sql.windows_sql(table, hourly=hourly),
                 length,
                 query.scenario_id,
@@ -198,7 +191,7 @@ class Statistics:
         starts |= {
             start for start, reach in layout.reaching if not starts.isdisjoint(self._touched([(start, reach)], length))
         }
-        arguments: list[Any] = [length, query.scenario_id, sorted(starts)]
+        arguments: list[object] = [length, query.scenario_id, sorted(starts)]
         named = layout.name_of is not None
         if query.draw is not None:
             joined = joins(query.window_hours)
@@ -209,7 +202,7 @@ class Statistics:
             sql = window_sql.members_sql(table, hourly=hourly, named=named)
         if layout.name_of is not None:
             arguments.append([name for name in map(layout.name_of, sorted(starts)) if name is not None])
-        return await self._fetch(sql, *arguments)
+        return await self._reader.fetch(sql, *arguments)
 
     def _touched(self, reaching: Sequence[tuple[datetime, datetime]], length: timedelta) -> set[datetime]:
         """The starts of the windows that trajectories which cross the end of theirs may have a part in. An end in the
@@ -227,7 +220,7 @@ class Statistics:
         if self._announced:
             return
         self._announced = True
-        (row,) = await self._fetch(window_sql.INDEX_SQL)
+        (row,) = await self._reader.fetch(window_sql.INDEX_SQL)
         if not row["indexed"] and (row["rows"] or 0) >= ANNOUNCED_FROM:
             log.warning(
                 "about %s trajectories without the index %s: windows are counted the slower way (%s makes it, where"
@@ -240,11 +233,11 @@ class Statistics:
     async def _slices(self, rows: Sequence[asyncpg.Record], *, hours: float) -> dict[str, list[Slice]]:
         """The slices of trajectories that cross windows; those whose steps cannot be read are left out."""
         found: dict[str, list[Slice]] = {}
-        table = (await self._known())["trajectories"]
+        table = (await self._reader.tables())["trajectories"]
         for first in range(0, len(rows), self._batch_size):
             batch = {row["id"]: row for row in rows[first : first + self._batch_size]}
             try:
-                listed = await self._fetch(statements.steps_sql(table), list(batch))
+                listed = await self._reader.fetch(statements.steps_sql(table), list(batch))
             except asyncpg.DataError:  # steps in one of the other shapes, or no JSON at all
                 listed = []
             for identity, times, pnls in listed:
@@ -261,15 +254,15 @@ class Statistics:
                         hours=hours,
                     )
             if batch:
-                whole = await self._whole(list(batch))
+                _, whole = await self._reader.trajectories(list(batch))
                 found |= {identity: slices_of(read, hours=hours) for identity, read in whole.items()}
         return found
 
     async def _outcome_starts(self, length: timedelta, *, hourly: bool) -> set[datetime]:
-        table = (await self._known())["market_outcomes"]
+        table = (await self._reader.tables())["market_outcomes"]
         if not table.has("windowId"):
             return set()
-        rows = await self._fetch(statements.outcome_starts_sql(table, hourly=hourly), length)
+        rows = await self._reader.fetch(statements.outcome_starts_sql(table, hourly=hourly), length)
         return {row["start"] for row in rows}
 
 

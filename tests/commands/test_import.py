@@ -24,7 +24,6 @@ from mmo_rl.errors import ConfigError, SourceError
 from mmo_rl.source.base import SourceParts
 from mmo_rl.source.jsonl import JsonlSource
 from mmo_rl.source.postgres import PostgresSource
-from mmo_rl.source.stored import StoredPlay
 from mmo_rl.types import Trajectory
 
 task = importlib.import_module("mmo_rl.commands.import_play")
@@ -70,7 +69,7 @@ async def imported(database: Database, path: Path, **options: Any) -> tuple[int 
 
 
 async def stored(database: Database) -> dict[str, Trajectory]:
-    play = StoredPlay(source=PostgresSource(dsn_env=None, parts=SourceParts(pool=database.read_only())))
+    play = PostgresSource(dsn_env=None, parts=SourceParts(pool=database.read_only()))
     found = [item async for item in play.stream()]
     assert not play.rejections.counts
     return {item.trajectory_id: item for item in found if isinstance(item, Trajectory)}

@@ -21,7 +21,6 @@ from mmo_rl.database.recorder import TrajectoryRecorder
 from mmo_rl.errors import DatabaseError
 from mmo_rl.source.base import SourceParts
 from mmo_rl.source.postgres import PostgresSource
-from mmo_rl.source.stored import StoredPlay
 from mmo_rl.types import Group, SelectedWindow, Selection, Trajectory, WindowQuery, WindowStats
 
 VARIABLE = "MMO_RL_TEST_DATABASE_URL"
@@ -130,7 +129,7 @@ async def use(url: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[li
         async with database.acquire() as connection:  # a game's own agents are its users
             await connection.execute('alter table trajectories drop constraint if exists "trajectories_agentId_fkey"')
         await play(database, agents=20)
-        items = [item async for item in StoredPlay(source=source).stream()]
+        items = [item async for item in source.stream()]
         assert len([item for item in items if isinstance(item, Trajectory)]) == 39
         with pytest.raises(DatabaseError, match="already recorded"):
             await play(database, agents=1)

@@ -15,10 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmo_rl.errors import SourceError
-from mmo_rl.source.base import SourceParts
+from mmo_rl.source.base import RecordedOutcomes, SourceParts
 from mmo_rl.source.exports import parsed, parts_of
 from mmo_rl.source.jsonl import JsonlSource
-from mmo_rl.source.play import RecordedOutcomes
 from mmo_rl.source.shapes import Candidate
 from mmo_rl.types import Group, Rejection, SelectedWindow, Selection, Trajectory, WindowQuery, WindowStats
 

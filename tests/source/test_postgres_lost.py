@@ -6,6 +6,8 @@ import asyncio
 import os
 import signal
 import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from mmo_rl.database.database import Database
 from mmo_rl.database.embedded import EmbeddedServer
 from mmo_rl.database.recorder import TrajectoryRecorder
 from mmo_rl.errors import ConnectionLost
-from mmo_rl.source.base import SourceParts
+from mmo_rl.source.base import ReadConnection, ReadPool, SourceParts
 from mmo_rl.source.postgres import PostgresSource
 from mmo_rl.types import Group, SelectedWindow, Selection, WindowQuery
 
@@ -30,38 +32,61 @@ async def selection(reader: PostgresSource) -> Selection:
     return Selection(0, chosen, len(windows), 0, 0.0, 0, {})
 
 
+class CutConnection:
+    """A connection that the server ends while its query runs."""
+
+    def __init__(self, connection: ReadConnection, cut: Callable[[], Awaitable[int]]) -> None:
+        self._connection = connection
+        self._cut = cut
+
+    async def fetch(self, sql: str, *arguments: object) -> list[Any]:
+        rows = asyncio.create_task(self._connection.fetch(sql, *arguments))
+        await asyncio.sleep(0)  # the query is sent
+        assert await self._cut() >= 1
+        return await rows
+
+
+class CutPool:
+    """A pool whose every second connection is cut while its query runs, after the idle ones were cut."""
+
+    def __init__(self, pool: ReadPool, cut: Callable[[], Awaitable[int]]) -> None:
+        self._pool = pool
+        self._cut = cut
+        self.acquired = 0
+
+    @asynccontextmanager
+    async def acquire(self) -> AsyncIterator[ReadConnection]:
+        self.acquired += 1
+        if self.acquired % 2:
+            await self._cut()
+        async with self._pool.acquire() as connection:
+            yield CutConnection(connection, self._cut) if self.acquired % 2 else connection
+
+
 async def test_connections_that_are_cut_while_streaming(
     babylon_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every statement is cut once, before it is sent or while it runs."""
     monkeypatch.setenv(VARIABLE, babylon_url)
+    killer = await asyncpg.connect(babylon_url)
+
+    async def cut() -> int:
+        return int(
+            await killer.fetchval(
+                "select count(pg_terminate_backend(pid)) from pg_stat_activity where application_name = 'reader'"
+            )
+        )
+
     async with Database(dsn_env=VARIABLE, home=tmp_path, application_name="reader") as database:
         reader = PostgresSource(dsn_env=VARIABLE, batch_size=3, parts=SourceParts(pool=database.read_only()))
         chosen = await selection(reader)
         whole = [group async for group in reader.groups(chosen)]
-        killer = await asyncpg.connect(babylon_url)
-        kill = "select count(pg_terminate_backend(pid)) from pg_stat_activity where application_name = 'reader'"
-        cut: set[Any] = set()
-        ask = reader._ask
-
-        async def asked(sql: str, *arguments: Any) -> list[asyncpg.Record]:
-            key = (sql, str(arguments))
-            if key in cut:
-                return await ask(sql, *arguments)
-            cut.add(key)
-            if len(cut) % 2:
-                assert await killer.fetchval(kill)
-                return await ask(sql, *arguments)
-            running = asyncio.create_task(ask(f"{sql} /* {'x' * len(cut)} */", *arguments))
-            async with database.read_only().acquire():
-                await killer.fetchval(kill)
-            return await running
-
-        monkeypatch.setattr(reader, "_ask", asked)
+        pool = CutPool(database.read_only(), cut)
+        reader = PostgresSource(dsn_env=VARIABLE, batch_size=3, parts=SourceParts(pool=pool))
         assert [group async for group in reader.groups(chosen)] == whole
-        assert len(cut) > 10
-        assert not reader.rejected
-        await killer.close()
+    assert pool.acquired > 10
+    assert pool.acquired % 2 == 0  # all of those that were cut were asked again
+    assert not reader.rejected
+    await killer.close()
 
 
 async def test_a_server_that_is_restarted_while_streaming(

@@ -19,6 +19,7 @@ from mmo_rl.errors import SourceError
 from mmo_rl.source.base import SourceParts
 from mmo_rl.source.jsonl import JsonlSource
 from mmo_rl.source.postgres import PostgresSource
+from mmo_rl.source.reader import TableReader
 from mmo_rl.types import Group, SelectedWindow, Selection, Span, WindowQuery, WindowStats
 
 BABYLON = Path(__file__).parents[1] / "data" / "babylon"
@@ -116,13 +117,13 @@ async def test_calls_in_the_log_are_asked_for_once_a_batch(
     await execute(babylon_url, """update trajectories set "stepsJson" = replace("stepsJson", '"llmCalls"', '"was"')""")
     async with opened(babylon_url, tmp_path, monkeypatch) as reader:
         statements: list[str] = []
-        ask = reader._ask
+        fetch = TableReader.fetch
 
-        async def counted(sql: str, *arguments: Any) -> list[asyncpg.Record]:
+        async def counted(self: TableReader, sql: str, *arguments: Any) -> list[asyncpg.Record]:
             statements.append(sql)
-            return await ask(sql, *arguments)
+            return await fetch(self, sql, *arguments)
 
-        monkeypatch.setattr(reader, "_ask", counted)
+        monkeypatch.setattr(TableReader, "fetch", counted)
         _, groups = await everything(reader)
     assert sum("llm_call_logs" in sql for sql in statements) == 1
     assert all(len(step.llm_calls) == 1 for group in groups for member in group.members for step in member.steps)
