@@ -114,12 +114,26 @@ async def babylon_url(embedded_server: EmbeddedServer, database_url: str) -> str
 
 
 @pytest.fixture
-def project(tmp_path: Path, scratch: Path) -> Iterator[Project]:
-    """An empty project; its home is where servers of tests live."""
-    home = Path(tempfile.mkdtemp(prefix="home-", dir=scratch))
-    home.chmod(0o755)
-    yield Project.at(tmp_path, home)
-    shutil.rmtree(home)
+def projects(tmp_path: Path, scratch: Path) -> Iterator[Callable[[], Project]]:
+    """Makes empty projects; their homes are where servers of tests live."""
+    homes: list[Path] = []
+
+    def make() -> Project:
+        root = tmp_path / f"project-{len(homes)}"
+        root.mkdir()
+        homes.append(Path(tempfile.mkdtemp(prefix="home-", dir=scratch)))
+        homes[-1].chmod(0o755)
+        return Project.at(root, homes[-1])
+
+    yield make
+    for home in homes:
+        shutil.rmtree(home)
+
+
+@pytest.fixture
+def project(projects: Callable[[], Project]) -> Project:
+    """An empty project."""
+    return projects()
 
 
 @pytest.fixture
