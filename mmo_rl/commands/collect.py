@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from mmo_rl.config.components import Context
     from mmo_rl.database.base import Stay
-    from mmo_rl.market.collect import Collected
+    from mmo_rl.market.base import Collected
 
 MAX_WINDOWS = 20
 """So many windows' rankings are printed at most."""

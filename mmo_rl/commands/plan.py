@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
+from mmo_rl.config.strategies import find_player
 from mmo_rl.judge.base import JudgeParts
 from mmo_rl.market.base import CollectorParts
 from mmo_rl.plan.bill import BackendName, Plan, Prices, Rates
@@ -96,7 +97,7 @@ async def make_plan(
         source=await components.source() if dry is None or warm_share else None,
         collector=None
         if dry is None
-        else build(_needed(context, "collect"), CollectorParts(arena=arena, recorder=dry)),
+        else build(_needed(context, "collect"), CollectorParts(arena=arena, recorder=dry, find_player=find_player)),
         dry=dry,
         arena=arena,
         evaluate=nodes["evaluate"] if trains else None,

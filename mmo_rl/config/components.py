@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from mmo_rl.config.schema import TARGET, is_named, load, schema_of, unheard_warnings
 from mmo_rl.config.settings import COMPONENTS, Settings, config_sha256, masked, validate
+from mmo_rl.config.strategies import find_player
 from mmo_rl.errors import ConfigError
 from mmo_rl.evaluate.base import EvaluatorParts
 from mmo_rl.judge.base import JudgeParts
@@ -167,7 +168,8 @@ class Components:
 
     async def collector(self) -> Any:
         if "collect" not in self._made:
-            await self._make("collect", CollectorParts(arena=self.arena(), recorder=await self._recorder()))
+            parts = CollectorParts(arena=self.arena(), recorder=await self._recorder(), find_player=find_player)
+            await self._make("collect", parts)
         return self._made["collect"]
 
     async def policy(self) -> Any:

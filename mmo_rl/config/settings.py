@@ -33,6 +33,7 @@ from mmo_rl.config.schema import (
     schema_of,
     show,
 )
+from mmo_rl.config.strategies import unknown_players
 from mmo_rl.errors import ConfigError
 from mmo_rl.report.mask import mask, mask_tree
 
@@ -85,6 +86,7 @@ def validate(cfg: DictConfig) -> Settings:
     nodes = {name: _check_component(name, _components_part(name, tree), problems) for name in COMPONENTS}
     if not problems:
         problems.extend(_wrong_evaluator(top["task"], nodes["evaluate"]))
+        problems.extend(unknown_players(nodes["collect"]))
     if not problems and top["task"] == "train":
         problems.extend(_useless_play(nodes))
     if problems:

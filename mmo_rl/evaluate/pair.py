@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from mmo_rl.evaluate.market import rollout
-from mmo_rl.market.base import Arena, Seat
+from mmo_rl.market.base import Arena, Scripted, Seat
 from mmo_rl.policy.base import Policy
 from mmo_rl.rng import derive_seed
 from mmo_rl.types import Rollout
@@ -23,7 +23,7 @@ class Contestant:
 
     name: str
     policy: Policy | None = None
-    strategy: str | None = None
+    strategy: Scripted | str | None = None
 
 
 @dataclass(frozen=True, slots=True)

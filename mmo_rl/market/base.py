@@ -5,12 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import NotRequired, Protocol, TypedDict
 
-from mmo_rl.database.base import Recorder
+from mmo_rl.database.base import Recorder, Stay
 from mmo_rl.market.view import Observation
 from mmo_rl.policy.base import Completion, Policy
-from mmo_rl.types import GroundTruth, Message, Parts
+from mmo_rl.types import GroundTruth, Message, Parts, Window
 
 
 class AccountState(TypedDict):
@@ -160,9 +161,75 @@ class Arena(Protocol):
     ) -> list[Episode]: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """Recorded windows, and one stay an agent and window. ``resumed`` of the windows had been recorded by an earlier
+    run of the same command."""
+
+    windows: tuple[Window, ...]
+    stays: tuple[Stay, ...]
+    resumed: int = 0
+
+    @property
+    def pnl(self) -> tuple[float, ...]:
+        """P&L of each stay, in game dollars."""
+        return tuple(stay.pnl for stay in self.stays)
+
+    @property
+    def error_rate(self) -> float:
+        """Failed actions as a share of all, in [0, 1]."""
+        return sum(stay.errors for stay in self.stays) / sum(stay.steps for stay in self.stays)
+
+
+class Collector(Protocol):
+    """Collector of play: records new windows of the simulated market.
+
+    An iteration of a run plays ``windows`` windows of ``window_hours`` each, in which the ``seats`` play at once.
+    """
+
+    @property
+    def windows(self) -> int: ...
+
+    @property
+    def window_hours(self) -> float: ...
+
+    @property
+    def seats(self) -> Sequence[Seat]: ...
+
+    def player_names(self, policy: Policy | None) -> Mapping[str, str]:
+        """Returns the name of the strategy or policy of each seat, by the agent's recorded id."""
+        ...
+
+    async def collect(
+        self,
+        policy: Policy | None,
+        *,
+        iteration: int,
+        scenario_id: str,
+        start: datetime,
+        on_tick: Callable[[int, int], None] | None = None,
+    ) -> Collected:
+        """Plays and records the windows of one iteration; repeating an iteration replaces its recording."""
+        ...
+
+    async def collect_missing(
+        self,
+        policy: Policy | None,
+        *,
+        scenario_id: str,
+        start: datetime,
+        on_tick: Callable[[int, int], None] | None = None,
+        on_windows: Callable[[int, int], None] | None = None,
+    ) -> Collected:
+        """Plays and records those of ``windows`` windows that the scenario has not recorded whole."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectorParts(Parts):
-    """Collaborators of a collector: the ``arena`` that policies play in and the ``recorder`` of their play."""
+    """Collaborators of a collector: the ``arena`` that policies play in, the ``recorder`` of their play, and the
+    function that finds a scripted player by its name (``find_player``; it raises `ConfigError` for an unknown one)."""
 
     arena: Arena
     recorder: Recorder
+    find_player: Callable[[str], Scripted]

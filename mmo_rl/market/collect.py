@@ -3,42 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
 from mmo_rl.clock import window_at
 from mmo_rl.database.base import Stay
 from mmo_rl.errors import DatabaseError
-from mmo_rl.market.base import CollectorParts, Episode, Replay, Seat
+from mmo_rl.market.base import Collected, CollectorParts, Episode, Replay, Seat
 from mmo_rl.market.recording import Player, agent_id, trajectory
-from mmo_rl.market.strategies import StrategyName, shipped
 from mmo_rl.policy.base import Policy
 from mmo_rl.rng import derive_seed
 from mmo_rl.types import GroundTruth, Window
-
-
-@dataclass(frozen=True, slots=True)
-class Collected:
-    """Recorded windows, and one stay an agent and window. ``resumed`` of the windows had been recorded by an earlier
-    run of the same command."""
-
-    windows: tuple[Window, ...]
-    stays: tuple[Stay, ...]
-    resumed: int = 0
-
-    @property
-    def pnl(self) -> tuple[float, ...]:
-        """P&L of each stay, in game dollars."""
-        return tuple(stay.pnl for stay in self.stays)
-
-    @property
-    def error_rate(self) -> float:
-        """Failed actions as a share of all, in [0, 1]."""
-        return sum(stay.errors for stay in self.stays) / sum(stay.steps for stay in self.stays)
 
 
 class SimulatedCollector:
@@ -58,7 +37,7 @@ class SimulatedCollector:
         *,
         windows: Annotated[int, Field(ge=1, le=1000)] = 8,
         agents: Annotated[int, Field(ge=2, le=100)] = 8,
-        strategies: tuple[StrategyName | Literal["policy"], ...] = (),
+        strategies: tuple[str, ...] = (),
         temperature: Annotated[float, Field(gt=0)] = 1.0,
         window_hours: Annotated[float, Field(ge=0.25)] = 1.0,
         abreast: Annotated[int, Field(ge=1, le=1000)] = 8,
@@ -69,7 +48,7 @@ class SimulatedCollector:
         self.windows = windows
         self.agents = agents
         named = strategies or ("policy",)
-        players = [None if name == "policy" else shipped(name) for name in named]
+        players = [None if name == "policy" else parts.find_player(name) for name in named]
         self.seats: list[Seat] = [players[agent % len(players)] for agent in range(agents)]
         self.window_hours = window_hours
         self._continuous = continuous

@@ -10,29 +10,13 @@ import inspect
 import json
 import random
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from mmo_rl.errors import ConfigError
 from mmo_rl.market.base import Script, Scripted, Strategy, Yardstick
 from mmo_rl.market.housekeeping import with_housekeeping
 from mmo_rl.market.names import RELIABLE_SOURCES, RUMOUR_SOURCES
 from mmo_rl.market.view import NewsItem, Observation
-
-StrategyName = Literal[
-    "conservative",
-    "balanced",
-    "aggressive",
-    "momentum",
-    "contrarian",
-    "noop",
-    "random",
-    "informed",
-    "gullible",
-    "promoter",
-    "clumsy",
-    "oracle",
-    "contrarian-oracle",
-]
 
 HOLD = '{"ticker":"","action":"HOLD","size":0}'
 
@@ -254,7 +238,7 @@ def script(found: object, *, name: str) -> Script:
     except (TypeError, ValueError) as error:
         problem = str(error)
     else:
-        problem = f"it is a {type(found).__name__}"
+        problem = f"it is of type {type(found).__name__}"
     raise ConfigError(
         f"strategy {name!r} cannot play: {problem}",
         hint="expected a function of (observation, rng) that returns the text of an action, or a class whose objects "

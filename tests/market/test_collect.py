@@ -5,17 +5,17 @@ from typing import Any
 
 import pytest
 
-from mmo_rl.database.base import Stay
+from mmo_rl.database.base import Recorder, Stay
 from mmo_rl.database.database import Database
 from mmo_rl.database.recorder import TrajectoryRecorder
 from mmo_rl.errors import ConfigError, DatabaseError
 from mmo_rl.lm.load import load_model
 from mmo_rl.lm.model import SHIPPED
 from mmo_rl.market.arena import MarketArena
-from mmo_rl.market.base import CollectorParts
+from mmo_rl.market.base import CollectorParts, Script
 from mmo_rl.market.collect import SimulatedCollector
 from mmo_rl.market.spec import MarketSpec
-from mmo_rl.market.strategies import shipped
+from mmo_rl.market.strategies import order, shipped
 from mmo_rl.policy.base import Completion
 from mmo_rl.policy.local import LocalPolicy
 from mmo_rl.types import GroundTruth, Message, Trajectory, Window
@@ -58,13 +58,18 @@ class Memory:
         ]
 
 
+def parts(recorder: Recorder, *, spec: MarketSpec | None = None) -> CollectorParts:
+    arena = MarketArena(spec=MarketSpec() if spec is None else spec)
+    return CollectorParts(arena=arena, recorder=recorder, find_player=shipped)
+
+
 def collector(memory: Memory, **options: object) -> SimulatedCollector:
     return SimulatedCollector(
         windows=3,
         agents=5,
         seed=0,
         **options,
-        parts=CollectorParts(arena=MarketArena(spec=MarketSpec()), recorder=memory),
+        parts=parts(memory),
     )  # type: ignore[arg-type]
 
 
@@ -97,6 +102,19 @@ async def test_an_iteration_repeats_itself_and_differs_from_the_next() -> None:
     assert [t.agent_id for t in one.trajectories[:3]] == ["balanced-00", "momentum-01", "balanced-02"]
 
 
+async def test_a_strategy_of_ones_own_is_recorded_under_its_name() -> None:
+    memory = Memory()
+    own = {"careful": Script("careful", lambda: lambda observation, rng: order(observation.quotes[0].ticker, 1, 1))}
+    own_parts = CollectorParts(arena=MarketArena(spec=MarketSpec()), recorder=memory, find_player=own.__getitem__)
+    collector = SimulatedCollector(windows=1, agents=2, strategies=("careful",), seed=0, parts=own_parts)
+    await collector.collect(None, iteration=0, scenario_id="s", start=START)
+    assert [t.agent_id for t in memory.trajectories] == ["careful-00", "careful-01"]
+    assert collector.player_names(None) == {"careful-00": "careful", "careful-01": "careful"}
+    steps = [step for trajectory in memory.trajectories for step in trajectory.steps]
+    assert {step.llm_calls[0].model for step in steps} == {"script/careful"}
+    assert {step.action.action_type for step in steps} == {"OPEN_PERP_POSITION"}
+
+
 async def test_a_seat_may_be_the_policys_among_scripts() -> None:
     options: dict[str, object] = {"strategies": ("policy", "noop")}
     noop = shipped("noop")
@@ -123,15 +141,14 @@ class Dying(TrajectoryRecorder):
 async def test_what_a_kill_left_is_completed_without_duplicates(database: Database) -> None:
     """Windows that are whole stay, the half one is replaced, and all ends as if nothing had happened."""
 
-    def make(recorder: object) -> SimulatedCollector:
-        arena = MarketArena(spec=MarketSpec())
+    def make(recorder: Recorder) -> SimulatedCollector:
         return SimulatedCollector(
             windows=6,
             agents=4,
             strategies=("balanced", "random"),
             abreast=4,
             seed=0,
-            parts=CollectorParts(arena=arena, recorder=recorder),
+            parts=parts(recorder),
         )  # type: ignore[arg-type]
 
     unbroken = await make(memory := Memory()).collect_missing(None, scenario_id="s", start=START)
@@ -171,8 +188,8 @@ def _follow(prompt: str) -> str:
 async def test_a_market_that_goes_on_is_resumed_from_its_recording(database: Database) -> None:
     """Each window is recorded as it ends; after a kill the policy is asked only what was not recorded."""
 
-    def make(recorder: object) -> SimulatedCollector:
-        arena = MarketArena(spec=MarketSpec(questions=4, question_windows=4))
+    def make(recorder: Recorder) -> SimulatedCollector:
+        spec = MarketSpec(questions=4, question_windows=4)
         seats = ("policy", "random", "momentum")
         return SimulatedCollector(
             windows=6,
@@ -180,7 +197,7 @@ async def test_a_market_that_goes_on_is_resumed_from_its_recording(database: Dat
             strategies=seats,
             continuous=True,
             seed=0,
-            parts=CollectorParts(arena=arena, recorder=recorder),
+            parts=parts(recorder, spec=spec),
         )  # type: ignore[arg-type]
 
     whole = Counting()
@@ -234,7 +251,7 @@ async def test_a_window_is_one_transaction(database: Database) -> None:
         agents=4,
         strategies=("balanced",),
         seed=0,
-        parts=CollectorParts(arena=MarketArena(spec=MarketSpec()), recorder=Counting(database=database)),
+        parts=parts(Counting(database=database)),
     )
     await collector.collect(None, iteration=0, scenario_id="s", start=START)
     assert together == [4, 4, 4]
@@ -247,7 +264,8 @@ async def test_a_window_that_cannot_be_stored_says_which_agent_is_refused(databa
 
     options: dict[str, Any] = {"windows": 1, "agents": 2, "strategies": ("balanced",), "seed": 0}
     collector = SimulatedCollector(
-        **options, parts=CollectorParts(arena=MarketArena(spec=MarketSpec()), recorder=Colliding(database=database))
+        **options,
+        parts=parts(Colliding(database=database)),
     )
     await collector.collect(None, iteration=0, scenario_id="s", start=START)
     with pytest.raises(DatabaseError, match="is already recorded"):

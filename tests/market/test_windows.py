@@ -11,6 +11,7 @@ from mmo_rl.market.arena import MarketArena
 from mmo_rl.market.base import CollectorParts
 from mmo_rl.market.collect import SimulatedCollector
 from mmo_rl.market.spec import MarketSpec
+from mmo_rl.market.strategies import shipped
 from mmo_rl.market.world import World
 from mmo_rl.types import GroundTruth, Trajectory, Window
 
@@ -166,7 +167,7 @@ class Memory:
 
 async def test_collecting_a_continuous_market_records_windows_that_follow_each_other() -> None:
     memory = Memory()
-    parts = CollectorParts(arena=MarketArena(spec=LONG), recorder=memory)
+    parts = CollectorParts(arena=MarketArena(spec=LONG), recorder=memory, find_player=shipped)
     collector = SimulatedCollector(
         windows=3,
         agents=2,

@@ -1,0 +1,73 @@
+"""Scripted players by name: shipped, installed and one's own ones are found, anything else is refused with a reason."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from mmo_rl.config.strategies import find_player, own_module, player_names
+from mmo_rl.errors import ConfigError
+from mmo_rl.market.base import Script
+from mmo_rl.market.strategies import SHIPPED
+
+OWN = """
+from mmo_rl.market.strategies import HOLD
+
+
+class Careful:
+    def __call__(self, observation, rng):
+        return HOLD
+
+
+def patient(observation, rng):
+    return HOLD
+
+
+LIMIT = 3
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A module of one's own on the import path."""
+    (tmp_path / "own_players.py").write_text(OWN, "utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "own_players", raising=False)
+    return "own_players"
+
+
+def test_a_shipped_name_needs_no_path() -> None:
+    assert all(find_player(name) is SHIPPED[name] and own_module(name) is None for name in SHIPPED)
+
+
+@pytest.mark.parametrize(("path", "name"), [("own_players.Careful", "Careful"), ("own_players:patient", "patient")])
+def test_a_strategy_of_ones_own_is_named_by_its_path_and_plays_under_its_last_part(
+    own: str, path: str, name: str
+) -> None:
+    found = find_player(path)
+    assert isinstance(found, Script) and found.name == name and own_module(path) == own
+
+
+def test_an_installed_package_adds_names(own: str, tmp_path: Path) -> None:
+    metadata = tmp_path / "own_players-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: own-players\nVersion: 1.0\n", "utf-8")
+    (metadata / "entry_points.txt").write_text("[mmo_rl.strategies]\ncareful = own_players:Careful\n", "utf-8")
+    found = find_player("careful")
+    assert isinstance(found, Script) and found.name == "careful" and own_module("careful") == own
+    assert "careful" in player_names()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("momentun", "did you mean momentum"),
+        ("zzz", "one of conservative, balanced.*my_project.strategies.Careful"),
+        ("no_such_package.Careful", "there is no module no_such_package"),
+        ("own_players.Careless", "module own_players has no Careless"),
+        ("own_players.LIMIT", "cannot play: it is of type int"),
+    ],
+)
+def test_a_name_that_is_no_player_is_refused_with_the_reason(own: str, name: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        find_player(name)
