@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, replace
+from functools import cache
 
 from mmo_rl.concurrency import gather_ordered
 from mmo_rl.errors import ConfigError
@@ -30,6 +32,8 @@ from mmo_rl.market.world import World
 from mmo_rl.policy.base import Completion, Policy
 from mmo_rl.rng import derive_seed, rng
 from mmo_rl.types import Message
+
+_log = logging.getLogger(__name__)
 
 Asked = str | None
 """Policy that is asked for an answer: the name of a rival, or None for the policy."""
@@ -69,6 +73,8 @@ class MarketArena:
         ``replay`` and ``on_window`` are for one market alone, see `Arena`. Raises `ConfigError` for an unknown
         strategy.
         """
+        if self._spec.maker == "game_2025":
+            _warn_of_unfair_maker()
         rivals = rivals or {}
         players: dict[Asked, Policy | None] = {None: policy}
         players.update(rivals)
@@ -109,6 +115,15 @@ class MarketArena:
             if on_tick is not None:
                 on_tick(tick + 1, total)
         return [episode for table in tables for episode in table.episodes()]
+
+
+@cache
+def _warn_of_unfair_maker() -> None:
+    """Logs a warning about market.maker=game_2025, once a process."""
+    _log.warning(
+        "market.maker=game_2025 charges a dollar for a share that pays a dollar at even odds: even the winning side "
+        "loses. For studies of recorded play only, never for training; market.maker=lmsr is fair."
+    )
 
 
 class _Table:

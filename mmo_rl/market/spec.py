@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import asdict, dataclass
 from typing import Annotated, Literal
 
@@ -14,8 +13,6 @@ from mmo_rl.market.names import QUESTIONS, TICKERS
 
 Event = Literal["none", "pump_and_dump", "scandal"]
 PromptStyle = Literal["compact", "explained"]
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,11 +77,6 @@ class MarketSpec:
 
     def __post_init__(self) -> None:
         self.check_keys(**asdict(self))
-        if self.maker == "game_2025":
-            _log.warning(
-                "market.maker=game_2025 charges a dollar for a share that pays a dollar at even odds: even the winning "
-                "side loses. For studies of recorded play only, never for training; market.maker=lmsr is fair."
-            )
 
     @staticmethod
     def check_keys(

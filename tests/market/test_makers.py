@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmo_rl.market.makers import MAKERS, CompleteSetMaker, Game2025Maker, LmsrMaker, PriceLimitError
+from mmo_rl.market.arena import MarketArena
+from mmo_rl.market.makers import MAKERS, CompleteSetMaker, Game2025Maker, LmsrMaker, MakerName, PriceLimitError
 from mmo_rl.market.spec import MarketSpec
 
 FAIR = [LmsrMaker, CompleteSetMaker]
@@ -60,19 +61,25 @@ def test_an_lmsr_and_complete_sets_of_the_same_liquidity_are_equally_deep_at_eve
     assert moved[0] == pytest.approx(moved[1], rel=0.01)
 
 
-def test_the_games_own_rule_of_2025_loses_the_winners_money_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_games_own_rule_of_2025_loses_the_winners_money_and_says_so_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     maker = Game2025Maker(liquidity=1000.0, probability=0.5)
     shares = maker.buy(yes=True, amount=100.0)
     assert shares == pytest.approx(1000.0 - 1000.0 * 1000.0 / 1100.0)
     assert shares < 100.0  # a hundred dollars buy less than a hundred dollars even if YES comes true
     assert maker.taken() == pytest.approx(100.0)
     assert maker.sell(yes=True, shares=shares) == pytest.approx(100.0)
-    with caplog.at_level(logging.WARNING):
-        MarketSpec(maker="game_2025")
-    assert "never for training" in caplog.text
-    caplog.clear()
-    MarketSpec(maker="complete_set")
-    assert not caplog.text
+    makers: tuple[MakerName, ...] = ("complete_set", "game_2025", "game_2025")
+    told = []
+    for name in makers:
+        with caplog.at_level(logging.WARNING):
+            arena = MarketArena(spec=MarketSpec(maker=name))
+            assert not caplog.text, "making an arena logs nothing"
+            await arena.play(None, market_seeds=[0], seats=["noop"], temperature=0.0, seed=0)
+        told.append("never for training" in caplog.text)
+        caplog.clear()
+    assert told == [False, True, False]
 
 
 @pytest.mark.parametrize("name", list(MAKERS))
