@@ -79,6 +79,11 @@ def test_every_key_named_in_prose_exists(page: str) -> None:
     assert sorted(key for key in of_ours - KEYS if not key.endswith(SUFFIXES)) == []
 
 
+def test_every_extra_is_described() -> None:
+    rows = [line.split("|")[1] for line in text("docs/configuration.md").splitlines() if line.startswith("| `")]
+    assert EXTRAS - {"dev"} <= set(re.findall(r"`(\w+)`", " ".join(rows)))
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_no_command_escapes_these_tests(page: str) -> None:
     assert not re.findall(r"^ {4,}(?:[A-Z_]+=\S+ )?(?:mmo-rl|make) .*$", text(page), re.MULTILINE)
@@ -133,7 +138,7 @@ def problem_of(command: Command, loader: ConfigLoader) -> str | None:
         return f"no file {files}" if not all((ROOT / file).exists() for file in files) else None
     if program == "pip":
         extras = set(re.findall(r"\w+", arguments[-1].partition("[")[2]))
-        unknown = extras - EXTRAS if arguments[-1].startswith("mmo-rl") else set()
+        unknown = extras - EXTRAS if re.match(r"mmo-rl|\./mmo_rl", arguments[-1]) else set()
         return f"no extra {sorted(unknown)} in pyproject.toml" if unknown else None
     return None if program in NOT_OURS else f"{program} is not known"
 
