@@ -9,13 +9,13 @@ resolves questions.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
+from mmo_rl.numbers import parse_number
 from mmo_rl.types import Action, GroundTruth, QuestionOutcome, TickerOutcome, Trajectory, Window
 
 TICKERS = ("ticker", "symbol", "stockTicker")
@@ -181,23 +181,6 @@ def _name(values: Mapping[str, Any], keys: Iterable[str]) -> str | None:
     return None
 
 
-def _number(values: Mapping[str, Any], keys: Iterable[str]) -> float | None:
-    """The first finite number under the keys; numbers come as text too, probabilities as percentages."""
-    for key in keys:
-        value, scale = values.get(key), 1.0
-        if isinstance(value, str):
-            text = value.strip()
-            if text.endswith("%"):
-                text, scale = text[:-1], 0.01
-            try:
-                value = float(text)
-            except ValueError:
-                continue
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            try:
-                number = float(value) * scale
-            except OverflowError:
-                continue
-            if math.isfinite(number):
-                return number
-    return None
+def _number(values: Mapping[str, object], keys: Iterable[str]) -> float | None:
+    """Returns the first finite number under the keys; probabilities are written as percentages too."""
+    return next((number for key in keys if (number := parse_number(values.get(key))) is not None), None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 
@@ -11,6 +10,7 @@ from mmo_rl.database.base import Database
 from mmo_rl.database.rows import naive_utc, to_json
 from mmo_rl.errors import DatabaseError
 from mmo_rl.milestones import reached
+from mmo_rl.numbers import finite_number
 from mmo_rl.types import PolicyVersion
 from mmo_rl.window_ids import split_id
 
@@ -70,7 +70,7 @@ class Registry:
                 ' "trainingLoss" = $3 where "batchId" = $1 returning "baseModel"',
                 batch_id,
                 now,
-                _finite(metrics.get("loss")),
+                finite_number(metrics.get("loss")),
             )
             if base_model is None:
                 raise DatabaseError(
@@ -92,7 +92,7 @@ class Registry:
                 base_model,
                 batch_id,
                 policy.path,
-                _finite(metrics.get("reward")),
+                finite_number(metrics.get("reward")),
                 to_json(dict(metrics)),
                 wandb_run_id,
                 now,
@@ -129,7 +129,7 @@ class Registry:
                 ' "evalMetrics" = coalesce("evalMetrics"::jsonb, \'{}\') || $3::jsonb'
                 ' where "trainingBatch" = $1',
                 batch_id,
-                _finite(score),
+                finite_number(score),
                 to_json(dict(metrics)),
                 naive_utc(self._now()),
             )
@@ -148,7 +148,3 @@ class Registry:
             )
         reached("registry committed", "archive")
         return {row["batch"] for row in rows}
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from mmo_rl.clock import EPOCH, milliseconds
+from mmo_rl.numbers import parse_number
 from mmo_rl.source.jsontext import shown
 
-_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 MILLISECONDS_FROM = 1e11
 """A number of this size or more counts milliseconds since 1970 (from March 1973 on), a smaller one seconds."""
 
@@ -25,40 +23,16 @@ def pick(mapping: Mapping[str, Any], *names: str) -> Any:
     return None
 
 
-def as_number(*values: Any) -> float | None:
-    """The first of the values that is a finite number: a number, its text, or a percentage (``"70.0%"`` is 0.7)."""
-    for value in values:
-        number = _number(value)
-        if number is not None:
-            return number
-    return None
-
-
-def _number(value: Any) -> float | None:
-    if isinstance(value, bool):
-        return None
-    scale = 1.0
-    if isinstance(value, str):
-        text = value.strip()
-        if text.endswith("%"):
-            text, scale = text[:-1].rstrip(), 0.01
-        if not _NUMBER.fullmatch(text):
-            return None
-        value = text
-    elif not hasattr(value, "__float__"):
-        return None
-    try:
-        number = float(value) * scale
-    except (OverflowError, TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) else None
+def as_number(*values: object) -> float | None:
+    """Returns the first of the values that is a finite number, its text, or a percentage (``"70.0%"`` is 0.7)."""
+    return next((number for number in map(parse_number, values) if number is not None), None)
 
 
 def as_int(value: Any) -> int | None:
     """A whole number, also as a float or as text; None where it has a fraction."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    number = _number(value)
+    number = parse_number(value)
     return int(number) if number is not None and number == int(number) else None
 
 
@@ -102,7 +76,7 @@ def as_milliseconds(value: Any) -> float | None:
 def as_time(value: Any) -> datetime | None:
     """A moment in UTC: milliseconds or seconds since 1970, ISO 8601 (UTC where it names no zone), or a datetime.
     0 means that it was not recorded."""
-    number = _number(value)
+    number = parse_number(value)
     try:
         if isinstance(value, datetime):
             return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
