@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pydoc
 import re
 import subprocess
 import sys
@@ -10,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import PAGES, ROOT, blocks, prose, text
+from tests.docs.pages import PAGES, ROOT, blocks, inline_code, prose, text
 
 LOADS = re.compile(r"<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)=\"?https?://")
+EXAMPLE = re.compile(r"[A-Z]{3}|strict|Strict|bold")
+"""Placeholders in capitals, and the names of the pages' own examples."""
 LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)\s]+))?\)")
 
 
@@ -25,6 +28,15 @@ def test_relative_links_and_their_anchors_exist(page: str) -> None:
         assert path.exists(), f"{page} links to {target}"
         if anchor:
             assert anchor in anchors(path), f"{page} links to {target}#{anchor}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_paths_and_objects_named_in_prose_exist(page: str) -> None:
+    named = [code for code in inline_code(page) if not EXAMPLE.search(code)]
+    paths = [code for code in named if re.fullmatch(r"(mmo_rl|conf|tests|docs|experiments|benchmarks)/[\w./]*", code)]
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+    objects = [code for code in named if re.fullmatch(r"mmo_rl(\.\w+)+", code)]
+    assert [name for name in objects if pydoc.locate(name) is None] == []
 
 
 def test_the_readme_is_a_page() -> None:
