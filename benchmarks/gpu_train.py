@@ -149,7 +149,6 @@ async def measure(options: argparse.Namespace, say: Callable[[str], None]) -> di
                 checkpoints=folder / "checkpoints",
                 folder=RunFolder(folder),
                 experiment="benchmark",
-                load_model=load_model,
             ),
         )
         await trainer.resume()

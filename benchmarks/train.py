@@ -108,11 +108,12 @@ def train_locally(groups: Sequence[TrainingGroup], *, device: Any, threads: int)
             device=device,
             seed=0,
             parts=TrainerParts(
-                model=ModelSpec(name="tiny", base_model="tiny", context_length=512, max_completion_tokens=24),
+                model=ModelSpec(
+                    name="tiny", base_model="tiny", context_length=512, max_completion_tokens=24, threads=threads
+                ),
                 checkpoints=Path(folder) / "checkpoints",
                 folder=RunFolder(Path(folder)),
                 experiment="benchmark",
-                load_model=lambda location, **options: load_model(location, threads=threads, **options),
             ),
         )
 

@@ -11,7 +11,6 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -103,16 +102,13 @@ class Components:
         return self._make_now("sampler")
 
     def trainer(self) -> Any:
-        from mmo_rl.lm.load import load_model
-
         if "trainer" not in self._made:
-            folder, model = self._folder(), self.model()
+            folder = self._folder()
             parts = TrainerParts(
-                model=model,
+                model=self.model(),
                 checkpoints=folder.path / "checkpoints",
                 folder=folder,
                 experiment=self._settings.name,
-                load_model=partial(load_model, threads=model.threads, cache=model.cache),
             )
             self._make_now("trainer", parts)
         return self._made["trainer"]

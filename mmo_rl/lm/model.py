@@ -1,4 +1,4 @@
-"""The base model: what it is, before any training."""
+"""Specification of a base model, and the checkpoints that were trained from it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pydantic import Field
 from mmo_rl.errors import PolicyError
 from mmo_rl.lm.base import BaseModel, ModelParts
 from mmo_rl.lm.gguf import is_gguf
-from mmo_rl.lm.manifest import problem
+from mmo_rl.lm.manifest import fault
+from mmo_rl.lm.weights import STATE
 from mmo_rl.types import PolicyVersion
 
 SHIPPED = Path(__file__).parent / "models"
@@ -61,7 +62,7 @@ class ModelSpec:
         self.cache = parts.cache
 
     def location(self) -> str:
-        """The folder, GGUF file or hub id that `mmo_rl.lm.load.load_model` loads. Raises `PolicyError` for one
+        """Returns the folder, GGUF file or hub id that `mmo_rl.lm.load.load_model` loads. Raises `PolicyError` for one
         that isn't there."""
         if self.path is not None:
             folder = Path(self.path).expanduser()
@@ -80,6 +81,7 @@ class ModelSpec:
 
 
 def _found(folder: Path) -> str:
+    """Describes a ``model.path`` that is not a model, for a message."""
     if not folder.exists():
         return "is not there"
     if not folder.is_dir():
@@ -89,7 +91,7 @@ def _found(folder: Path) -> str:
 
 
 def find_checkpoint(text: str, *, name: str) -> PolicyVersion:
-    """The weights at ``text``: a folder in Hugging Face format, or a run's folder, of which the last checkpoint counts.
+    """Finds the weights at ``text``: a folder in Hugging Face format, or the last checkpoint in a run's folder.
 
     Its version is the number that its folder is named by, else 0. Raises `PolicyError` where there is none.
     """
@@ -110,11 +112,10 @@ def find_checkpoint(text: str, *, name: str) -> PolicyVersion:
 def require_whole(version: PolicyVersion, spec: BaseModel) -> None:
     """Raises `PolicyError` where a checkpoint is damaged or of another model than ``spec``."""
     base = spec.path or str(SHIPPED / spec.base_model)
-    wrong = problem(Path(version.path), model=spec.name, base=base, needed=lambda name: name != "trainer_state.pt")
-    if wrong is None:
+    found = fault(Path(version.path), model=spec.name, base=base, needed=lambda name: name != STATE)
+    if found is None:
         return
-    what, other = wrong
     hint = "choose another version of that run: the folders beside it"
-    if other is not None and other != spec.name:
-        hint = f"mmo-rl ... model={other}, or a checkpoint of {spec.name}"
-    raise PolicyError(f"the checkpoint {version.path} cannot be used: {what}", hint=hint)
+    if found.other_model is not None and found.other_model != spec.name:
+        hint = f"mmo-rl ... model={found.other_model}, or a checkpoint of {spec.name}"
+    raise PolicyError(f"the checkpoint {version.path} cannot be used: {found.reason}", hint=hint)

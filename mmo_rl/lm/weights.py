@@ -1,4 +1,4 @@
-"""The weights in training: all of a model's, or a LoRA adapter beside frozen ones, with their optimizer.
+"""Weights in training: all of a model's, or a LoRA adapter beside frozen ones, with their optimizer.
 
 On CUDA matrices are multiplied in bfloat16. An update of a few millionths would be rounded away in weights of eight
 bits of precision, so what is trained is kept in float32: all weights, or the adapter's, beside a base in bfloat16.
@@ -8,21 +8,28 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from mmo_rl.errors import TrainerError
+from mmo_rl.lm.base import BaseModel
+from mmo_rl.lm.load import ADAPTER, load_version
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 STATE = "trainer_state.pt"
-"""Of a checkpoint: the optimizer's state and torch's random state."""
+"""File of a checkpoint with the optimizer's state and torch's random state."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lora:
-    """An adapter of low rank (Hu et al. 2021): ``rank`` 0 is none; its output is scaled by ``alpha`` / ``rank``.
+    """Settings of a low-rank adapter (Hu et al. 2021): ``rank`` 0 is none; its output is scaled by ``alpha`` / rank.
     ``targets`` are the modules that get one: ``all-linear`` or names such as q_proj."""
 
     rank: int = 0
@@ -33,7 +40,16 @@ class Lora:
 class Weights:
     """A loaded version of the policy: ``model`` (transformers) and ``tokenizer``; ``bf16`` says how to multiply."""
 
-    def __init__(self, *, model: Any, tokenizer: Any, adapted: Any, base: Any, bf16: bool, optimizer: Any) -> None:
+    def __init__(
+        self,
+        *,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        adapted: PeftModel | None,
+        base: PreTrainedModel | None,
+        bf16: bool,
+        optimizer: torch.optim.Optimizer,
+    ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.bf16 = bf16
@@ -43,32 +59,27 @@ class Weights:
 
     @classmethod
     def load(
-        cls,
-        folder: Path | None,
-        *,
-        base: str,
-        load_model: Callable[..., tuple[Any, Any]],
-        device: str,
-        lora: Lora,
-        keep_base: bool,
-        seed: int,
+        cls, folder: Path | None, *, base: BaseModel, device: str, lora: Lora, keep_base: bool, seed: int
     ) -> Weights:
-        """The checkpoint in ``folder``, None for the untrained model at ``base``, with the optimizer where it was.
+        """Loads the checkpoint in ``folder``, None for the untrained ``base`` model, with the optimizer where it was.
 
         ``keep_base`` keeps a frozen copy of the base model at hand, which an adapter doesn't need: it is switched off
         instead. Raises `TrainerError` for a checkpoint of other LoRA settings, or one that is broken.
         """
         import torch
 
+        location = base.location()
         if folder is not None:
             _require_same_adapter(folder, lora)
         adapted = frozen = None
         if lora.rank:
-            model, tokenizer = load_model(base, device=device)
+            model, tokenizer = load_version(location, base, device=device)
             adapted = _adapt(model, folder, lora, seed)
         else:
-            model, tokenizer = load_model(base if folder is None else str(folder), device=device, dtype="float32")
-            frozen = load_model(base, device=device)[0].requires_grad_(False) if keep_base else None
+            whole = location if folder is None else str(folder)
+            model, tokenizer = load_version(whole, base, device=device, dtype="float32")
+            if keep_base:
+                frozen = load_version(location, base, device=device)[0].requires_grad_(False)
         trained = [p for p in (adapted or model).parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(trained, betas=(0.9, 0.95), weight_decay=0.0)
         if folder is not None:
@@ -93,24 +104,25 @@ class Weights:
             optimizer=optimizer,
         )
 
-    def trained(self) -> list[Any]:
-        """The parameters that the optimizer changes."""
+    def trained(self) -> list[torch.nn.Parameter]:
+        """Lists the parameters that the optimizer changes."""
         return [p for group in self.optimizer.param_groups for p in group["params"]]
 
     @contextmanager
-    def base_model(self) -> Iterator[Any]:
-        """The model as it was before any training; the trained one is not to be used meanwhile."""
-        if self._adapted is None:
-            yield self._base
-        else:
+    def base_model(self) -> Iterator[PreTrainedModel]:
+        """Gives the model as it was before any training; the trained one is not to be used meanwhile."""
+        if self._adapted is not None:
             with self._adapted.disable_adapter():
                 yield self.model
+        else:
+            assert self._base is not None, "load with keep_base"
+            yield self._base
 
     def save(self, folder: Path) -> None:
         """Writes the weights (of an adapter: it alone), the tokenizer and what `load` needs to go on."""
         import torch
 
-        (self._adapted or self.model).save_pretrained(folder)
+        (self._adapted or self.model).save_pretrained(str(folder))
         if self._adapted is not None:
             self.model.config.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
@@ -124,7 +136,7 @@ class Weights:
 
 def _require_same_adapter(folder: Path, lora: Lora) -> None:
     """Raises `TrainerError` where the checkpoint holds another adapter than is asked for, or one too many or few."""
-    file = folder / "adapter_config.json"
+    file = folder / ADAPTER
     found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     rank, alpha = found.get("r", 0), found.get("lora_alpha")
     if rank != lora.rank or (rank and alpha != lora.alpha):
@@ -135,8 +147,8 @@ def _require_same_adapter(folder: Path, lora: Lora) -> None:
         )
 
 
-def _adapt(model: Any, folder: Path | None, lora: Lora, seed: int) -> Any:
-    """``model`` with the adapter in ``folder``, or with one that changes nothing yet; its base is frozen."""
+def _adapt(model: PreTrainedModel, folder: Path | None, lora: Lora, seed: int) -> PeftModel:
+    """Returns ``model`` with the adapter in ``folder``, or with one that changes nothing yet; its base is frozen."""
     try:
         import peft
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""Who turns scored groups into a new policy version."""
+"""Protocol of a trainer, which makes a new policy version of scored groups, and its capabilities."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mmo_rl.types import Parts, PolicyVersion, Trained, TrainingGroup
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a trainer needs and does; checked before anything is started. One that does not train (``trains`` False)
+    """Needs and abilities of a trainer, checked before anything is started. One that does not train (``trains`` False)
     publishes no policy: the run then plays nothing, evaluates nothing and registers no model. One that ``serves`` is a
     `ServingTrainer`: its policies are not weights on this machine. ``model_prices``: the prices of the group ``model``
     are those of its backend."""
@@ -30,7 +30,7 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """Where a published version answers: ``model`` at an OpenAI-compatible endpoint; the environment variable
+    """Address of a published version: ``model`` at an OpenAI-compatible endpoint; the environment variable
     ``api_key_env`` holds its key (None: it needs none)."""
 
     model: str
@@ -39,25 +39,25 @@ class Served:
 
 
 class Folder(Protocol):
-    """The run's folder, as far as trainers use it."""
+    """Folder of the run, as far as trainers use it."""
 
     @property
     def path(self) -> Path: ...
 
-    def run_id(self) -> str: ...
+    def run_id(self) -> str:
+        """Returns the run's id, the same after a resume."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainerParts(Parts):
     """Collaborators of a trainer: the base ``model``, the folder ``checkpoints`` for the versions that it publishes,
-    the ``folder`` of the run, the name of its ``experiment``, and ``load_model``, which loads a causal language model
-    and its tokenizer."""
+    the ``folder`` of the run, and the name of its ``experiment``."""
 
     model: BaseModel
     checkpoints: Path
     folder: Folder
     experiment: str
-    load_model: Callable[..., tuple[Any, Any]]
 
 
 OnStep = Callable[[int, int, str], None]
@@ -65,11 +65,11 @@ OnStep = Callable[[int, int, str], None]
 
 
 class LostVersion(TrainerError):
-    """A version that was published once is not there any more."""
+    """Error for a version that was published once and is not there any more."""
 
 
 class Trainer(Protocol):
-    """Trains on the policy view only: no type that reaches it can hold ground truth.
+    """Trainer of a policy on the policy view: no type that reaches it can hold ground truth.
 
     ``train`` raises `TrainerError` where there was signal (a group whose rewards differ) but no gradient step, and
     publishes nothing then. Every published version is durable: ``resume`` gives the newest one, or the base model, and
@@ -91,17 +91,20 @@ class Trainer(Protocol):
 
 @runtime_checkable
 class Pruner(Protocol):
-    """A trainer that keeps its versions on this machine: ``removable`` are those that its config does not ask to keep,
-    given what versions earned when they played; ``remove`` removes versions."""
+    """Trainer that keeps its versions on this machine."""
 
-    def removable(self, earned: Mapping[int, float]) -> list[int]: ...
+    def removable(self, earned: Mapping[int, float]) -> list[int]:
+        """Lists the versions that its config does not ask to keep, given what versions ``earned`` when they played."""
+        ...
 
-    def remove(self, versions: Collection[int]) -> None: ...
+    def remove(self, versions: Collection[int]) -> None:
+        """Removes versions."""
+        ...
 
 
 @runtime_checkable
 class WarmStarter(Protocol):
-    """A trainer that can begin with imitation. ``imitated_share`` in [0, 1] of the best answers is what its config asks
+    """Trainer that can begin with imitation. ``imitated_share`` in [0, 1] of the best answers is what its config asks
     to imitate (0: none); ``warm_start`` imitates them all once and publishes what the first iteration starts from, as
     version 0. Raises `TrainerError`, and publishes nothing, where no gradient step was taken."""
 
@@ -112,13 +115,13 @@ class WarmStarter(Protocol):
 
 
 class Exporter(Trainer, Protocol):
-    """A trainer whose capabilities say that it does not train: ``train`` hands the groups on to others, with 0
+    """Trainer whose capabilities say that it does not train: ``train`` hands the groups on to others, with 0
     gradient steps and the base model as policy. ``describe`` is told after every iteration what the data are."""
 
     def describe(self, facts: Mapping[str, Any]) -> str: ...
 
 
 class ServingTrainer(Trainer, Protocol):
-    """A trainer whose published versions are played through an endpoint of its backend, the base model included."""
+    """Trainer whose published versions are played through an endpoint of its backend, the base model included."""
 
     def served(self, version: int) -> Served: ...

@@ -1,4 +1,4 @@
-"""The published versions of a run's policy: numbered folders that appear whole or not at all."""
+"""Checkpoints of a run's policy: numbered folders that appear whole or not at all, and are removed likewise."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from mmo_rl.errors import MmoRlError, TrainerError
+from mmo_rl.files import sync_folder
 from mmo_rl.lm.base import BaseModel
-from mmo_rl.lm.manifest import problem, seal, sync_folder
+from mmo_rl.lm.manifest import fault, seal
 from mmo_rl.milestones import reached
 from mmo_rl.trainer.base import LostVersion
 from mmo_rl.types import PolicyVersion
@@ -29,36 +30,37 @@ class Checkpoints:
         self._model = model
 
     def path(self, version: int) -> Path:
-        """The folder of a version."""
+        """Returns the folder of a version."""
         return self._folder / f"{version:04d}"
 
     def published(self) -> list[int]:
-        """All versions that have a folder, oldest first."""
+        """Lists the versions that have a folder, oldest first."""
         if not self._folder.is_dir():
             return []
         return sorted(int(p.name) for p in self._folder.iterdir() if p.name.isdecimal())
 
     def saved(self, version: int) -> Path | None:
-        """The folder of a version; None for the base model."""
+        """Returns the folder of a version; None for the base model."""
         return self.path(version) if version or self.path(0).is_dir() else None
 
     def version(self, version: int) -> PolicyVersion:
-        """A published version; 0 without a folder of its own is the base model."""
+        """Returns a published version; 0 without a folder of its own is the base model."""
         return PolicyVersion(self._model.name, version, str(self.saved(version) or self._model.location()))
 
     def rewind(self, version: int | None = None) -> int:
-        """Forgets the versions after ``version`` (None: the newest stays the newest) and gives back its number; with
-        -1 all of them, a warm start too, which leaves version 0, the base model.
+        """Removes the versions after ``version`` (None: the newest stays the newest) and returns its number; with -1
+        all of them, a warm start too, which leaves version 0, the base model.
 
         Raises `LostVersion` where it is not there, `TrainerError` where it is damaged or of another model; nothing is
-        forgotten then."""
+        removed then.
+        """
         published = self.published()
         chosen = max(published, default=0) if version is None else version
         if chosen > 0 and chosen not in published:
             raise LostVersion(
                 f"checkpoint {chosen} is not in {self._folder}", hint="remove the run folder to start afresh"
             )
-        self._refuse_wrong(chosen)
+        self._require_usable(chosen)
         for leftover in [*self._folder.glob("[0-9]*.partial"), *self._folder.glob("[0-9]*.removed")]:
             shutil.rmtree(leftover)
         for later in published:
@@ -67,8 +69,10 @@ class Checkpoints:
         return max(chosen, 0)
 
     def publish(self, version: int, save: Callable[[Path], None]) -> PolicyVersion:
-        """Has ``save`` write into a folder that becomes the version once all of it is on the disk. Raises
-        `TrainerError`, and leaves nothing, where it cannot be written."""
+        """Publishes a version: ``save`` writes into a folder that gets the version's name once it is on the disk.
+
+        Raises `TrainerError`, and leaves nothing, where it cannot be written.
+        """
         partial = self._folder / f"{version:04d}.partial"
         try:
             shutil.rmtree(partial, ignore_errors=True)
@@ -87,8 +91,8 @@ class Checkpoints:
         except MmoRlError:
             shutil.rmtree(partial, ignore_errors=True)
             raise
-        except Exception as error:  # torch and safetensors each have their own word for a disk that refuses
-            reason = self._why(error)
+        except Exception as error:  # torch and safetensors raise errors of their own for a full disk
+            reason = self._reason(error)
             shutil.rmtree(partial, ignore_errors=True)
             raise TrainerError(
                 f"could not save checkpoint {version}: {reason}; nothing of it was published",
@@ -98,8 +102,8 @@ class Checkpoints:
         return self.version(version)
 
     def removable(self, earned: Mapping[int, float], *, last: int | None, best: int) -> list[int]:
-        """The versions, oldest first, that are neither among the ``last`` newest (None: all are kept) nor among the
-        ``best`` that earned most when they played (``earned`` by version; of equals the older). Version 0 stays."""
+        """Lists the versions, oldest first, that are neither among the ``last`` newest (None: all are kept) nor among
+        the ``best`` that earned most when they played (``earned`` by version; of equals the older). Version 0 stays."""
         published = [version for version in self.published() if version]
         if last is None:
             return []
@@ -112,25 +116,26 @@ class Checkpoints:
             self._remove(version)
 
     def _remove(self, version: int) -> None:
-        """A folder that is being removed has no version's name any more, however far the removal gets."""
+        """Removes a version's folder, after taking its name away: a removal may be interrupted."""
         going = self._folder / f"{version:04d}.removed"
         shutil.rmtree(going, ignore_errors=True)
         self.path(version).rename(going)
         reached("checkpoint withdrawn")
         shutil.rmtree(going)
 
-    def _refuse_wrong(self, version: int) -> None:
+    def _require_usable(self, version: int) -> None:
+        """Raises `TrainerError` where the version's folder is damaged or of another model."""
         folder = self.path(version)
-        wrong = problem(folder, model=self._model.name, base=self._model.location()) if folder.is_dir() else None
-        if wrong is None:
+        found = fault(folder, model=self._model.name, base=self._model.location()) if folder.is_dir() else None
+        if found is None:
             return
-        what, other = wrong
         hint = f"remove it and run the same command again, which goes on from the version before: rm -r {folder}"
-        if other is not None:
+        if found.other_model is not None:
             hint = "give this run a folder of its own (name=...), or remove the run folder to start afresh"
-        raise TrainerError(f"the checkpoint {folder} cannot be used: {what}", hint=hint)
+        raise TrainerError(f"the checkpoint {folder} cannot be used: {found.reason}", hint=hint)
 
-    def _why(self, error: Exception) -> str:
+    def _reason(self, error: Exception) -> str:
+        """Returns the reason of a failed write, in words."""
         if isinstance(error, OSError) and error.errno != errno.ENOSPC:
             return error.strerror or str(error)
         told = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -138,4 +143,5 @@ class Checkpoints:
         return "the disk is full" if full else told
 
     def _free(self) -> int:
+        """Returns the free bytes of the disk."""
         return shutil.disk_usage(next(p for p in (self._folder, *self._folder.parents) if p.exists())).free

@@ -1,4 +1,4 @@
-"""GRPO on this machine: a transformers model, ART's tokenising, packing and loss, AdamW."""
+"""GRPO and imitation on this machine: a transformers model, the losses of `mmo_rl.trainer.losses`, AdamW."""
 
 from __future__ import annotations
 
@@ -114,7 +114,6 @@ class LocalTrainer:
         self._seed = seed
         self._base = parts.model
         self._checkpoints = Checkpoints(folder=parts.checkpoints, model=parts.model)
-        self._load_model = parts.load_model
         self._weights: Weights | None = None
         self._current = 0
 
@@ -126,7 +125,7 @@ class LocalTrainer:
         return self._checkpoints.version(self._current)
 
     async def train(self, groups: Sequence[TrainingGroup], *, iteration: int, on_step: OnStep | None = None) -> Trained:
-        """One iteration's update; publishes version ``iteration + 1``, or keeps the policy where no group carries
+        """Trains one iteration: publishes version ``iteration + 1``, or keeps the policy where no group carries
         signal. Raises `TrainerError`, publishes nothing and goes on from the version before, where a reward isn't
         finite, where there was signal but no gradient step, or where the update isn't finite."""
         weights = await asyncio.to_thread(self._load) if self._weights is None else self._weights
@@ -138,11 +137,12 @@ class LocalTrainer:
 
     @property
     def imitated_share(self) -> float:
+        """The share of the best answers that a warm start imitates, in [0, 1]."""
         return self._warm_share
 
     async def warm_start(self, groups: Sequence[TrainingGroup]) -> Trained:
         """Imitates all answers of ``groups`` and publishes version 0, which the first iteration then loads as a run
-        that was killed would, with an optimizer of its own."""
+        that was killed would, with an optimizer of its own. Raises `TrainerError` without a gradient step."""
         weights = await asyncio.to_thread(self._load) if self._weights is None else self._weights
         self._weights = None
         imitator = copy.copy(self)
@@ -163,7 +163,7 @@ class LocalTrainer:
         return trained
 
     def removable(self, earned: Mapping[int, float]) -> list[int]:
-        """The versions that ``keep_last`` and ``keep_best`` do not ask for; ``earned`` by version, from play."""
+        """Lists the versions that ``keep_last`` and ``keep_best`` do not ask for; ``earned`` by version, from play."""
         return self._checkpoints.removable(earned, last=self._keep_last, best=self._keep_best)
 
     def remove(self, versions: Collection[int]) -> None:
@@ -171,18 +171,18 @@ class LocalTrainer:
         self._checkpoints.remove(versions)
 
     async def aclose(self) -> None:
-        """Lets go of the model."""
+        """Frees the model's memory."""
         self._weights = None
 
     def _load(self) -> Weights:
+        """Loads the current version. Raises `TrainerError` where it cannot be trained here."""
         import torch
 
         if self._device == "cuda" and not torch.cuda.is_available():
             raise TrainerError("there is no CUDA device here", hint="trainer.device=cpu, or a machine with a GPU")
         weights = Weights.load(
             self._checkpoints.saved(self._current),
-            base=self._base.location(),
-            load_model=self._load_model,
+            base=self._base,
             device=self._device,
             lora=self._lora,
             keep_base=self._update.kl_to_base > 0,
@@ -191,8 +191,7 @@ class LocalTrainer:
         if self._current == 0:  # what imitation taught the optimizer is no part of the policy
             weights.optimizer.state.clear()
         require_trees(weights.model)
-        if self._context_length is not None:
-            require_positions(weights.model.config, self._context_length)
+        require_positions(weights.model.config, self._context_length)
         return weights
 
     # --- the update --------------------------------------------------------------------------------------------------
@@ -200,8 +199,8 @@ class LocalTrainer:
     async def _train_apart(
         self, weights: Weights, groups: Sequence[TrainingGroup], iteration: int, on_step: OnStep | None = None
     ) -> Trained:
-        """`_train` in a thread. No thread can be cancelled, and the process waits for it: an interrupted one ends after
-        the gradient step that it is at."""
+        """Runs `_train` in a thread. No thread can be cancelled, and the process waits for it: an interrupted one ends
+        after its present gradient step."""
         interrupted = threading.Event()
 
         def step(done: int, total: int, note: str) -> None:
@@ -219,6 +218,7 @@ class LocalTrainer:
     def _train(
         self, weights: Weights, groups: Sequence[TrainingGroup], iteration: int, on_step: OnStep | None = None
     ) -> Trained:
+        """Packs the groups, takes the gradient steps and publishes the version."""
         import torch
 
         started = time.perf_counter()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mmo_rl.lm.load import load_model
 from mmo_rl.lm.model import SHIPPED, ModelSpec
 from mmo_rl.report.run_folder import RunFolder
 from mmo_rl.trainer.base import TrainerParts
@@ -20,9 +18,7 @@ def model_spec(location: str = TINY, *, name: str = "tiny", **fields: Any) -> Mo
     return ModelSpec(name=name, **given)
 
 
-def trainer_parts(
-    checkpoints: Path, location: str = TINY, *, load: Callable[..., tuple[Any, Any]] = load_model, **fields: Any
-) -> TrainerParts:
+def trainer_parts(checkpoints: Path, location: str = TINY, **fields: Any) -> TrainerParts:
     """Collaborators of a trainer of the model at ``location`` that publishes into the folder ``checkpoints``;
     ``fields`` are those of the model."""
     return TrainerParts(
@@ -30,5 +26,4 @@ def trainer_parts(
         checkpoints=checkpoints,
         folder=RunFolder(checkpoints.parent),
         experiment="default",
-        load_model=load,
     )

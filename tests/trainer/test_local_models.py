@@ -12,7 +12,7 @@ import torch
 from mmo_rl.errors import PolicyError, TrainerError
 from mmo_rl.lm.encode import Encoder
 from mmo_rl.lm.forward import require_trees, score, token_logprobs
-from mmo_rl.lm.load import load_model
+from mmo_rl.lm.load import load_model, load_version
 from mmo_rl.lm.model import SHIPPED, find_checkpoint
 from mmo_rl.lm.parts import parts_of
 from mmo_rl.policy.local import LocalPolicy
@@ -211,17 +211,16 @@ async def test_a_checkpoint_of_another_model_or_a_broken_one_is_refused(tmp_path
 
 
 @pytest.mark.parametrize("rank", [0, 4])
-async def test_in_bfloat16_the_smallest_update_is_kept(rank: int, tmp_path: Path) -> None:
+async def test_in_bfloat16_the_smallest_update_is_kept(
+    rank: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Matrices are multiplied in bfloat16; what is trained is float32, where an update of a millionth is not lost."""
 
     def half(*args: Any, **options: Any) -> tuple[Any, Any]:
-        return load_model(*args, **{"dtype": "bfloat16", **options})  # what a GPU gets
+        return load_version(*args, **{"dtype": "bfloat16", **options})  # what a GPU gets
 
-    t = LocalTrainer(
-        learning_rate=1e-6,
-        seed=0,
-        parts=trainer_parts(tmp_path, load=half, lora_rank=rank),
-    )
+    monkeypatch.setattr("mmo_rl.lm.weights.load_version", half)
+    t = LocalTrainer(learning_rate=1e-6, seed=0, parts=trainer_parts(tmp_path, lora_rank=rank))
     await t.resume()
     assert t._weights is not None
     t._weights.bf16 = True

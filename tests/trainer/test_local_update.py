@@ -16,7 +16,7 @@ from transformers import LlamaConfig
 from mmo_rl.errors import TrainerError
 from mmo_rl.lm.encode import Encoder
 from mmo_rl.lm.forward import require_positions
-from mmo_rl.lm.load import load_model
+from mmo_rl.lm.load import load_model, load_version
 from mmo_rl.lm.model import SHIPPED
 from mmo_rl.trainer.batch import staleness
 from mmo_rl.trainer.local import LocalTrainer
@@ -41,16 +41,19 @@ def groups(count: int = 6) -> list[TrainingGroup]:
     return [group(f"N{n}", (0.0, 0.3, 1.0)) for n in range(count)]
 
 
-def trainer(
-    folder: Path,
-    *,
-    load: Callable[..., tuple[Any, Any]] = load_model,
-    model: Mapping[str, Any] | None = None,
-    **options: Any,
-) -> LocalTrainer:
-    return LocalTrainer(
-        **{"learning_rate": 1e-3, "seed": 0, **options}, parts=trainer_parts(folder, load=load, **(model or {}))
-    )
+def trainer(folder: Path, *, model: Mapping[str, Any] | None = None, **options: Any) -> LocalTrainer:
+    return LocalTrainer(**{"learning_rate": 1e-3, "seed": 0, **options}, parts=trainer_parts(folder, **(model or {})))
+
+
+def hook_models(monkeypatch: pytest.MonkeyPatch, hook: Callable[[Any], None]) -> None:
+    """Has ``hook`` see every model that a trainer loads."""
+
+    def load(*arguments: Any, **options: Any) -> tuple[Any, Any]:
+        model, tokenizer = load_version(*arguments, **options)
+        hook(model)
+        return model, tokenizer
+
+    monkeypatch.setattr("mmo_rl.lm.weights.load_version", load)
 
 
 def weights_of(folder: Path) -> dict[str, Any]:
@@ -58,21 +61,22 @@ def weights_of(folder: Path) -> dict[str, Any]:
     return weights
 
 
-async def test_memory_is_bounded_by_a_row_and_the_step_is_the_same(tmp_path: Path) -> None:
+async def test_memory_is_bounded_by_a_row_and_the_step_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """However many rows make a step, no forward pass sees more of them than micro_batch_tokens allow."""
     seen: list[tuple[int, int]] = []
 
-    def watched(*args: Any, **options: Any) -> tuple[Any, Any]:
-        model, tokenizer = load_model(*args, **options)
+    def watch(model: Any) -> None:
         model.register_forward_pre_hook(
             lambda _, __, inputs: seen.append(tuple(inputs["input_ids"].shape)), with_kwargs=True
         )
-        return model, tokenizer
 
+    hook_models(monkeypatch, watch)
     found = {}
     for name, tokens in (("whole", 10**6), ("two", 300), ("one", 1)):
         seen.clear()
-        t = trainer(tmp_path / name, load=watched, packed_tokens=128, rows_per_step=1000, micro_batch_tokens=tokens)
+        t = trainer(tmp_path / name, packed_tokens=128, rows_per_step=1000, micro_batch_tokens=tokens)
         await t.resume()
         trained = await t.train(groups(12), iteration=0)
         assert trained.gradient_steps == 1
@@ -159,22 +163,19 @@ async def test_a_context_beyond_the_positions_that_a_model_knows_is_refused(tmp_
 
 
 @pytest.mark.parametrize("warm", [False, True])
-async def test_an_interrupted_update_ends_after_its_step(tmp_path: Path, warm: bool) -> None:
+async def test_an_interrupted_update_ends_after_its_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warm: bool
+) -> None:
     """The process waits for the thread that trains: what an hour's update does after Ctrl-C is waited for."""
     loop, told, steps = asyncio.get_running_loop(), threading.Event(), list[int]()
 
-    def load(*arguments: Any, **options: Any) -> tuple[Any, Any]:
-        model, tokenizer = load_model(*arguments, **options)
+    def interrupt(*_: Any) -> None:
+        steps.append(len(steps))
+        loop.call_soon_threadsafe(task.cancel)
+        assert told.wait(timeout=60)
 
-        def forward(*_: Any) -> None:
-            steps.append(len(steps))
-            loop.call_soon_threadsafe(task.cancel)
-            assert told.wait(timeout=60)
-
-        model.register_forward_pre_hook(forward)
-        return model, tokenizer
-
-    t = trainer(tmp_path, load=load, loss="awr", rows_per_step=1, packed_tokens=64)
+    hook_models(monkeypatch, lambda model: model.register_forward_pre_hook(interrupt))
+    t = trainer(tmp_path, loss="awr", rows_per_step=1, packed_tokens=64)
     await t.resume()
     training = t.warm_start(groups()) if warm else t.train(groups(), iteration=0)
     task = asyncio.ensure_future(training)
@@ -186,16 +187,17 @@ async def test_an_interrupted_update_ends_after_its_step(tmp_path: Path, warm: b
     assert not list(tmp_path.iterdir()), "half an update is no version"
 
 
-async def test_an_update_that_is_not_finite_publishes_nothing_and_is_forgotten(tmp_path: Path) -> None:
+async def test_an_update_that_is_not_finite_publishes_nothing_and_is_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     broken: list[bool] = []
 
-    def fragile(*args: Any, **options: Any) -> tuple[Any, Any]:
-        model, tokenizer = load_model(*args, **options)
+    def fragile(model: Any) -> None:
         head = model.get_output_embeddings()
         head.register_forward_hook(lambda _, __, logits: logits * math.inf if any(broken) else logits)
-        return model, tokenizer
 
-    t = trainer(tmp_path, load=fragile, missing_logprobs="reinforce")
+    hook_models(monkeypatch, fragile)
+    t = trainer(tmp_path, missing_logprobs="reinforce")
     await t.resume()
     first = await t.train(groups(), iteration=0)
     before = weights_of(tmp_path / "0001")
