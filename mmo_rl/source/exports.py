@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from mmo_rl.errors import SourceError
 from mmo_rl.source.files import (
@@ -27,7 +26,7 @@ from mmo_rl.source.jsontext import shown
 from mmo_rl.source.parse import parse_trajectory
 from mmo_rl.source.rejections import Rejections
 from mmo_rl.source.shapes import Candidate, LoggedCall, OutcomeRow, Part, parts
-from mmo_rl.source.values import as_int, as_text, pick
+from mmo_rl.source.values import Fields, as_int, as_text, pick
 from mmo_rl.types import Member, Rejection, Trajectory
 
 STANDARD_INPUT = "-"
@@ -74,7 +73,7 @@ class Exports:
 
     def __init__(self, path: str, *, max_bytes: int, rejections: Rejections) -> None:
         self.entries: dict[str, Entry] = {}
-        self.outcomes: list[Mapping[str, Any]] = []
+        self.outcomes: list[Fields] = []
         self._path = path
         self._max_bytes = max_bytes
         self._rejections = rejections
@@ -196,14 +195,14 @@ class Exports:
             self._decoded = (place, listed)
         return listed[place.item] if place.item < len(listed) else None
 
-    def _logged(self, identity: str, entry: Entry) -> list[Mapping[str, Any]]:
+    def _logged(self, identity: str, entry: Entry) -> list[Fields]:
         if not entry.needs_log:
             return []
         found = [self._read(place) for place in self._calls.get(identity, ())]
         return [part.row for part in found if isinstance(part, LoggedCall)]
 
 
-def parts_of(value: Any | Rejection, place: str) -> list[Part]:
+def parts_of(value: object | Rejection, place: str) -> list[Part]:
     """Everything that a JSON value holds; the rejection of what was none is its only part."""
     if isinstance(value, Rejection):
         return [value]
@@ -213,7 +212,7 @@ def parts_of(value: Any | Rejection, place: str) -> list[Part]:
         return [Rejection(None, place, shown(value), "nested too deeply")]
 
 
-def parsed(candidate: Candidate, logged: Sequence[Mapping[str, Any]]) -> Trajectory | Rejection:
+def parsed(candidate: Candidate, logged: Sequence[Fields]) -> Trajectory | Rejection:
     """``logged`` are calls from elsewhere than the candidate's own document."""
     row = candidate.row
     if several_hours(row):  # the id of its window does not say which of the hours
@@ -221,7 +220,7 @@ def parsed(candidate: Candidate, logged: Sequence[Mapping[str, Any]]) -> Traject
     return parse_trajectory(row, calls=[*candidate.calls, *logged])
 
 
-def several_hours(row: Mapping[str, Any]) -> bool:
+def several_hours(row: Fields) -> bool:
     return (as_int(pick(row, "windowHours", "window_hours")) or 1) > 1
 
 

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, BinaryIO, cast
+from typing import IO, BinaryIO, cast
 
 from mmo_rl.errors import SourceError
 from mmo_rl.source.jsontext import Unreadable, parse_json, shown
@@ -57,7 +57,7 @@ class Found:
 
     offset: int
     length: int
-    value: Any | Rejection
+    value: object | Rejection
 
 
 def values(file: BinaryIO, *, name: str, max_bytes: int, document: bool = False) -> Iterator[Found]:
@@ -90,7 +90,7 @@ READ_FAILURES = (EOFError, OSError, zlib.error)
 """What reading a file may raise (a broken gzip file is an `OSError`)."""
 
 
-def value_of(text: bytes, place: str) -> Any | Rejection:
+def value_of(text: bytes, place: str) -> object | Rejection:
     """The JSON value that bytes hold."""
     try:
         return parse_json(text.removeprefix(BYTE_ORDER_MARK), place)

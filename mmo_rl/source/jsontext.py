@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import msgspec
 
@@ -11,12 +10,12 @@ import msgspec
 class Unreadable(Exception):
     """Carries the field, what was found and the reason up to where a `Rejection` is made of it."""
 
-    def __init__(self, field: str, found: Any, reason: str) -> None:
+    def __init__(self, field: str, found: object, reason: str) -> None:
         super().__init__(field, reason)
         self.field, self.found, self.reason = field, shown(found), reason
 
 
-def decoded(value: Any, field: str) -> Any:
+def decoded(value: object, field: str) -> object:
     """JSON text to what it says, also when it was encoded twice; anything else as it is."""
     for _ in range(2):
         if not isinstance(value, str | bytes):
@@ -27,7 +26,7 @@ def decoded(value: Any, field: str) -> Any:
     return value
 
 
-def parse_json(text: str | bytes, field: str) -> Any:
+def parse_json(text: str | bytes, field: str) -> object:
     """Strict JSON fast; JSON with NaN, 1e400 or half surrogate pairs too. Raises `Unreadable`, and `RecursionError`
     where it is nested too deeply."""
     try:
@@ -42,7 +41,7 @@ def parse_json(text: str | bytes, field: str) -> Any:
         raise Unreadable(field, text, "not JSON") from None
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """What was found, short enough for a report; nothing is an empty text."""
     if value is None:
         return ""

@@ -9,13 +9,23 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
 
 from mmo_rl.clock import milliseconds
 from mmo_rl.source.canonical import canonical_steps
 from mmo_rl.source.jsontext import Unreadable, decoded, parse_json, shown
 from mmo_rl.source.slices import home_window
-from mmo_rl.source.values import as_bool, as_int, as_message, as_milliseconds, as_number, as_text, as_time, pick
+from mmo_rl.source.values import (
+    Fields,
+    as_bool,
+    as_fields,
+    as_int,
+    as_message,
+    as_milliseconds,
+    as_number,
+    as_text,
+    as_time,
+    pick,
+)
 from mmo_rl.types import Action, JsonDict, LLMCall, Message, Rejection, Step, Trajectory
 from mmo_rl.window_ids import named_start
 
@@ -28,7 +38,7 @@ _STEP_NUMBER = re.compile(r"-step-(\d{1,9})$|-call-(\d{1,9})-\d+$")
 __all__ = ["CALLS", "PROVIDERS", "STATES", "STEPS", "Unreadable", "decoded", "parse_json", "parse_trajectory", "shown"]
 
 
-def parse_trajectory(row: Mapping[str, Any], *, calls: Sequence[Mapping[str, Any]] = ()) -> Trajectory | Rejection:
+def parse_trajectory(row: Fields, *, calls: Sequence[Fields] = ()) -> Trajectory | Rejection:
     """Reads a row of ``trajectories`` (a database record as a dictionary, or an exported one in camelCase or
     snake_case). ``calls`` are rows of ``llm_call_logs``, used for steps that have no calls of their own."""
     identity: str | None = None
@@ -41,7 +51,7 @@ def parse_trajectory(row: Mapping[str, Any], *, calls: Sequence[Mapping[str, Any
         return Rejection(identity, "row", "", "nested too deeply")
 
 
-def _trajectory(row: Mapping[str, Any], identity: str | None, calls: Sequence[Mapping[str, Any]]) -> Trajectory:
+def _trajectory(row: Fields, identity: str | None, calls: Sequence[Fields]) -> Trajectory:
     if not identity:
         raise Unreadable("trajectoryId", None, "no trajectory id")
     agent = as_text(pick(row, "agentId", "agent_id"))
@@ -87,7 +97,7 @@ def _trajectory(row: Mapping[str, Any], identity: str | None, calls: Sequence[Ma
     )
 
 
-def _steps_list(found: Any) -> list[Any]:
+def _steps_list(found: object) -> list[object]:
     value = decoded(found, "stepsJson")
     if isinstance(value, Mapping):
         value = decoded(pick(value, *STEPS), "stepsJson.steps")
@@ -98,13 +108,11 @@ def _steps_list(found: Any) -> list[Any]:
     return value
 
 
-def _time_of(step: Any) -> datetime | None:
+def _time_of(step: object) -> datetime | None:
     return as_time(step.get("timestamp")) if isinstance(step, Mapping) else None
 
 
-def _steps(
-    recorded: Sequence[Any], identity: str, start: datetime, calls: Sequence[Mapping[str, Any]]
-) -> tuple[Step, ...]:
+def _steps(recorded: Sequence[object], identity: str, start: datetime, calls: Sequence[Fields]) -> tuple[Step, ...]:
     logged = _by_step(calls, identity)
     steps: list[Step] = []
     for index, item in enumerate(recorded):
@@ -145,9 +153,9 @@ def _steps(
     return tuple(steps)
 
 
-def _by_step(calls: Sequence[Mapping[str, Any]], identity: str) -> dict[str | int, list[Mapping[str, Any]]]:
+def _by_step(calls: Sequence[Fields], identity: str) -> dict[str | int, list[Fields]]:
     """This trajectory's logged calls under their step's id, and under its number where an id names that."""
-    logged: dict[str | int, list[Mapping[str, Any]]] = {}
+    logged: dict[str | int, list[Fields]] = {}
     for call in calls:
         owner = as_text(pick(call, "trajectoryId", "trajectory_id"))
         if owner is not None and owner != identity:
@@ -161,7 +169,7 @@ def _by_step(calls: Sequence[Mapping[str, Any]], identity: str) -> dict[str | in
     return logged
 
 
-def _provider_accesses(found: Any, place: str) -> list[JsonDict]:
+def _provider_accesses(found: object, place: str) -> list[JsonDict]:
     is_json = isinstance(found, str) and found.lstrip().startswith(("[", "{"))
     listed = decoded(found, f"{place}.providerAccesses") if is_json else found
     if listed is None:
@@ -170,7 +178,7 @@ def _provider_accesses(found: Any, place: str) -> list[JsonDict]:
     return [_dict(item) if isinstance(item, Mapping) else {"data": item} for item in items]
 
 
-def _action(found: Any, place: str) -> Action:
+def _action(found: object, place: str) -> Action:
     if isinstance(found, str):
         found = decoded(found, f"{place}.action") if found.lstrip().startswith("{") else {"actionType": found}
     if found is None:
@@ -190,7 +198,7 @@ def _action(found: Any, place: str) -> Action:
     )
 
 
-def _call(found: Any, place: str) -> LLMCall:
+def _call(found: object, place: str) -> LLMCall:
     if not isinstance(found, Mapping):
         raise Unreadable(place, found, "not a call")
     response = as_text(pick(found, "response", "output", "text"))
@@ -236,7 +244,7 @@ def _call(found: Any, place: str) -> LLMCall:
     )
 
 
-def _chat(found: Mapping[str, Any], place: str) -> tuple[Message, ...] | None:
+def _chat(found: Fields, place: str) -> tuple[Message, ...] | None:
     """The recorded conversation; None where there is none."""
     listed = decoded(pick(found, "messages", "messagesJson", "messages_json"), f"{place}.messages")
     if isinstance(listed, list) and listed:
@@ -250,30 +258,31 @@ def _chat(found: Mapping[str, Any], place: str) -> tuple[Message, ...] | None:
 # --- values ---------------------------------------------------------------------------------------------------------
 
 
-def _object(row: Mapping[str, Any], *names: str) -> JsonDict:
+def _object(row: Fields, *names: str) -> JsonDict:
     value = decoded(pick(row, *names), names[0])
     return _mapping(value)
 
 
-def _mapping(value: Any) -> JsonDict:
-    return _dict(value) if isinstance(value, Mapping) else {}
+def _mapping(value: object) -> JsonDict:
+    return _dict(as_fields(value))
 
 
-def _part(item: Mapping[str, Any], name: str) -> JsonDict | None:
-    return _dict(item[name]) if isinstance(item.get(name), Mapping) else None
+def _part(item: Fields, name: str) -> JsonDict | None:
+    value = item.get(name)
+    return _dict(value) if isinstance(value, Mapping) else None
 
 
-def _dict(value: Mapping[Any, Any]) -> JsonDict:
+def _dict(value: Mapping[str, object]) -> JsonDict:
     return {str(key): item for key, item in value.items()}
 
 
-def _integers(value: Any) -> tuple[int, ...] | None:
+def _integers(value: object) -> tuple[int, ...] | None:
     if not isinstance(value, list) or not all(isinstance(v, int) and not isinstance(v, bool) for v in value):
         return None
     return tuple(value)
 
 
-def _floats(value: Any) -> tuple[float, ...] | None:
+def _floats(value: object) -> tuple[float, ...] | None:
     """None where any is missing: part of a completion's logprobs is none."""
     if not isinstance(value, list):
         return None

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO
 
 from mmo_rl.source.exports import parsed
 from mmo_rl.source.jsontext import shown
 from mmo_rl.source.rejections import Rejections
 from mmo_rl.source.shapes import Candidate, LoggedCall, OutcomeRow, Part
-from mmo_rl.source.values import as_text, pick
+from mmo_rl.source.values import Fields, as_text, pick
 from mmo_rl.types import Rejection, Trajectory
 
 MAX_HELD = 200
@@ -26,7 +26,7 @@ class Held:
     """A trajectory that was read, but has steps without LLM calls."""
 
     candidate: Candidate
-    calls: list[Mapping[str, Any]]
+    calls: list[Fields]
     read: Trajectory
     since: float
 
@@ -41,7 +41,7 @@ class Piped:
     """
 
     def __init__(self, *, rejections: Rejections, clock: Callable[[], float]) -> None:
-        self.outcomes: list[Mapping[str, Any]] = []
+        self.outcomes: list[Fields] = []
         self._rejections = rejections
         self._clock = clock
         self._calls = WaitingCalls()
@@ -141,9 +141,9 @@ class WaitingCalls:
         self._places.setdefault(call.trajectory_id, []).append((self._file.seek(0, 2), len(text)))
         self._file.write(text)
 
-    def pop(self, identity: str) -> list[Mapping[str, Any]]:
+    def pop(self, identity: str) -> list[Fields]:
         """The calls of a trajectory, in the order in which they came."""
-        found: list[Mapping[str, Any]] = []
+        found: list[Fields] = []
         for offset, length in self._places.pop(identity, ()):
             assert self._file is not None
             self._file.seek(offset)

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from mmo_rl.clock import window_id
 from mmo_rl.source.base import IMPORTED, RecordedOutcomes
 from mmo_rl.source.truth import ground_truth
-from mmo_rl.source.values import as_text, pick
+from mmo_rl.source.values import Fields, as_text, pick
 from mmo_rl.types import Window
 from mmo_rl.window_ids import named_start
 
 T = TypeVar("T")
 
 
-def recorded_outcomes(rows: Iterable[Mapping[str, Any]]) -> Iterator[RecordedOutcomes]:
+def recorded_outcomes(rows: Iterable[Fields]) -> Iterator[RecordedOutcomes]:
     """Rows of ``market_outcomes`` by window and scenario. Rows of a window whose name tells no hour are left out."""
-    by_window: dict[tuple[str, Window], list[Mapping[str, Any]]] = {}
+    by_window: dict[tuple[str, Window], list[Fields]] = {}
     for row in rows:
         name = as_text(pick(row, "windowId", "window_id"))
         start = named_start(name)

@@ -5,12 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from mmo_rl.clock import window_at
 from mmo_rl.source.jsontext import shown
 from mmo_rl.source.parse import CALLS, STEPS
-from mmo_rl.source.values import as_number, as_text, as_time, pick
+from mmo_rl.source.values import Fields, as_fields, as_list, as_number, as_text, as_time, pick
 from mmo_rl.types import JsonDict, Rejection
 from mmo_rl.window_ids import named_start
 
@@ -23,8 +22,8 @@ JUDGMENT_KEYS = ("overallScore", "overall_score", "judgeModel", "judge_model")
 class Candidate:
     """One trajectory: a row in the words of the table, and the calls that were logged beside it."""
 
-    row: Mapping[str, Any]
-    calls: tuple[Mapping[str, Any], ...] = ()
+    row: Fields
+    calls: tuple[Fields, ...] = ()
     detail: int = FULL
 
 
@@ -33,20 +32,20 @@ class LoggedCall:
     """A row of ``llm_call_logs``."""
 
     trajectory_id: str
-    row: Mapping[str, Any]
+    row: Fields
 
 
 @dataclass(frozen=True, slots=True)
 class OutcomeRow:
     """A row of ``market_outcomes``."""
 
-    row: Mapping[str, Any]
+    row: Fields
 
 
 Part = Candidate | LoggedCall | OutcomeRow | Rejection
 
 
-def parts(value: Any, place: str) -> Iterator[Part]:
+def parts(value: object, place: str) -> Iterator[Part]:
     """Everything that a line or a document holds; judgments are passed over. ``place`` names it in rejections."""
     items = value if isinstance(value, list) else [value]
     for item in items:
@@ -56,13 +55,16 @@ def parts(value: Any, place: str) -> Iterator[Part]:
             yield Rejection(None, place, shown(item), "not an object")
 
 
-def _object(value: Mapping[str, Any], place: str) -> Iterator[Part]:
-    if isinstance(value.get("tables"), Mapping):
-        yield from _dump(value["tables"], place)
-    elif isinstance(value.get("trajectories"), list | Mapping):
-        yield from _group(value, place)
-    elif isinstance(value.get("trajectory"), Mapping):
-        yield Candidate(value["trajectory"], _calls(value))
+def _object(value: Fields, place: str) -> Iterator[Part]:
+    tables, members, trajectory = (value.get(key) for key in ("tables", "trajectories", "trajectory"))
+    if isinstance(tables, Mapping):
+        yield from _dump(tables, place)
+    elif isinstance(members, Mapping):
+        yield from _group(value, list(members.values()), place)
+    elif isinstance(members, list):
+        yield from _group(value, members, place)
+    elif isinstance(trajectory, Mapping):
+        yield Candidate(trajectory, _calls(value))
     elif pick(value, *STEPS) is not None:
         yield Candidate(value, _calls(value))
     elif pick(value, "callId", "call_id", "stepId", "step_id") is not None:
@@ -79,19 +81,18 @@ def _object(value: Mapping[str, Any], place: str) -> Iterator[Part]:
         yield _unknown(value, place)
 
 
-def _calls(value: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
-    listed = pick(value, *CALLS)
-    return tuple(call for call in listed if isinstance(call, Mapping)) if isinstance(listed, list) else ()
+def _calls(value: Fields) -> tuple[Fields, ...]:
+    return tuple(call for call in as_list(pick(value, *CALLS)) if isinstance(call, Mapping))
 
 
-def _logged_call(value: Mapping[str, Any], place: str) -> Part:
+def _logged_call(value: Fields, place: str) -> Part:
     identity = as_text(pick(value, "trajectoryId", "trajectory_id"))
     if not identity:
         return Rejection(None, f"{place}: trajectoryId", shown(list(value)), "an LLM call of no trajectory")
     return LoggedCall(identity, value)
 
 
-def _unknown(value: Mapping[str, Any], place: str) -> Rejection:
+def _unknown(value: Fields, place: str) -> Rejection:
     identity = as_text(pick(value, "trajectoryId", "trajectory_id", "agentId", "agent_id", "id"))
     keys = ", ".join(sorted(map(str, value))[:8])
     return Rejection(identity, place, shown(keys), "unknown shape: not a row of trajectories")
@@ -100,17 +101,16 @@ def _unknown(value: Mapping[str, Any], place: str) -> Rejection:
 # --- ART ------------------------------------------------------------------------------------------------------------
 
 
-def _art(value: Mapping[str, Any], prefix: Sequence[Any] = (), scenario: Any = None) -> Candidate:
+def _art(value: Fields, prefix: Sequence[object] = (), scenario: object = None) -> Candidate:
     """A line of ART: a step for every answer.
 
     The game's own exporter strings the calls of a trajectory together, though none saw another: of its lines, an
     answer's prompt is the system prompt and what was said since the last answer. Elsewhere it is all that came before.
     """
-    metadata = value["metadata"] if isinstance(value.get("metadata"), Mapping) else {}
-    found = metadata.get("environmentContext")
-    context: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
+    metadata = as_fields(value.get("metadata"))
+    context = as_fields(metadata.get("environmentContext"))
     metrics = next((m for m in (metadata.get("metrics"), value.get("metrics")) if isinstance(m, Mapping)), {})
-    messages = [_message(m) for m in pick(value, "messages", "messages_and_choices")]
+    messages = [_message(m) for m in as_list(pick(value, "messages", "messages_and_choices"))]
     shared = [_message(m) for m in prefix]
     if messages[: len(shared)] != shared:
         messages = shared + messages
@@ -140,31 +140,29 @@ def _art(value: Mapping[str, Any], prefix: Sequence[Any] = (), scenario: Any = N
     return Candidate(row, detail=TRAINING_EXPORT)
 
 
-def _message(found: Any) -> Any:
+def _message(found: object) -> object:
     """A message; of a recorded choice, the message inside it."""
     return found["message"] if isinstance(found, Mapping) and isinstance(found.get("message"), Mapping) else found
 
 
-def _answers(messages: Sequence[Any], *, separate: bool, model: str | None) -> Iterator[JsonDict]:
+def _answers(messages: Sequence[object], *, separate: bool, model: str | None) -> Iterator[JsonDict]:
     system = [m for m in messages if _role(m) == "system"]
-    prompt: list[Any] = []
+    prompt: list[object] = []
     for message in messages:
         if _role(message) != "assistant":
             prompt.append(message)
             continue
-        call = {"messages": list(prompt), "response": message.get("content"), "model": model}
+        call = {"messages": list(prompt), "response": as_fields(message).get("content"), "model": model}
         yield {"llmCalls": [call]}
         prompt = list(system) if separate else [*prompt, message]
 
 
-def _role(message: Any) -> Any:
+def _role(message: object) -> object:
     return message.get("role") if isinstance(message, Mapping) else None
 
 
-def _group(value: Mapping[str, Any], place: str) -> Iterator[Part]:
+def _group(value: Fields, members: Sequence[object], place: str) -> Iterator[Part]:
     """A group file: its members are rows or ART lines, which may share a prefix of messages and the scenario."""
-    listed = value["trajectories"]
-    members = listed if isinstance(listed, list) else list(listed.values())
     if not members:
         yield Rejection(None, place, shown(list(value)), "a group without trajectories")
     scenario = pick(value, "scenarioId", "scenario_id")
@@ -173,7 +171,7 @@ def _group(value: Mapping[str, Any], place: str) -> Iterator[Part]:
         if not isinstance(member, Mapping):
             yield Rejection(None, place, shown(member), "not an object")
         elif pick(member, "trajectory", *STEPS) is None and isinstance(member.get("messages"), list):
-            yield _art(member, prefix if isinstance(prefix, list) else (), scenario)
+            yield _art(member, as_list(prefix), scenario)
         else:
             for part in _object(member, place):
                 if isinstance(part, Candidate) and pick(part.row, "scenarioId", "scenario_id") is None:
@@ -184,7 +182,7 @@ def _group(value: Mapping[str, Any], place: str) -> Iterator[Part]:
 # --- dumps of a database --------------------------------------------------------------------------------------------
 
 
-def _dump(tables: Mapping[str, Any], place: str) -> Iterator[Part]:
+def _dump(tables: Fields, place: str) -> Iterator[Part]:
     """Tables by name, each ``{id: row}`` or a list of rows. Where no trajectories were recorded, an agent's trades of
     one hour are its trajectory."""
     rows = {_plain(name): _rows(table) for name, table in tables.items()}
@@ -203,17 +201,17 @@ def _dump(tables: Mapping[str, Any], place: str) -> Iterator[Part]:
             yield Rejection(None, place, shown(names), "a database dump without trajectories")
 
 
-def _plain(name: Any) -> str:
+def _plain(name: object) -> str:
     return str(name).replace("_", "").replace("-", "").lower()
 
 
-def _rows(table: Any) -> list[Mapping[str, Any]]:
+def _rows(table: object) -> list[Fields]:
     items = table.values() if isinstance(table, Mapping) else table if isinstance(table, list) else ()
     return [item for item in items if isinstance(item, Mapping)]
 
 
-def _traded(trades: Sequence[Mapping[str, Any]], place: str) -> Iterator[Part]:
-    stays: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+def _traded(trades: Sequence[Fields], place: str) -> Iterator[Part]:
+    stays: dict[tuple[str, str], list[Fields]] = {}
     for trade in trades:
         agent = as_text(pick(trade, "agentUserId", "agent_user_id", "agentId", "agent_id"))
         moment = as_time(pick(trade, "createdAt", "created_at", "timestamp"))
@@ -240,7 +238,7 @@ def _traded(trades: Sequence[Mapping[str, Any]], place: str) -> Iterator[Part]:
         yield Candidate(row, detail=TRADES)
 
 
-def _trade_step(trade: Mapping[str, Any]) -> JsonDict:
+def _trade_step(trade: Fields) -> JsonDict:
     """What a trade brought in the end was not known when it was made: it stands where the future stands."""
     known = {"agentUserId", "agent_user_id", "agentId", "action", "pnl", "createdAt", "created_at", "updatedAt"}
     action = {

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any
 
 from mmo_rl.clock import window_at
 from mmo_rl.clock import window_id as written
@@ -123,7 +122,7 @@ def part(trajectory: Trajectory, window: Window) -> Trajectory | None:
     )
 
 
-def step_times(recorded: Sequence[Any], start: datetime) -> list[datetime]:
+def step_times(recorded: Sequence[object], start: datetime) -> list[datetime]:
     """The times of a trajectory's steps from what was recorded; a step without one has that of the step before."""
     times: list[datetime] = []
     for value in recorded:

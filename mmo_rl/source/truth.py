@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
 
 from mmo_rl.source.parse import Unreadable, decoded
-from mmo_rl.source.values import as_number, as_text, pick
+from mmo_rl.source.values import Fields, as_number, as_text, pick
 from mmo_rl.types import GroundTruth, QuestionOutcome, TickerOutcome, Window
 from mmo_rl.window_ids import named_start
 
 HEADLINES = ("headline", "title", "content", "text", "description")
 
 
-def ground_truth(
-    window: Window, rows: Iterable[Mapping[str, Any]], *, scenario_id: str | None = None
-) -> GroundTruth | None:
+def ground_truth(window: Window, rows: Iterable[Fields], *, scenario_id: str | None = None) -> GroundTruth | None:
     """What the window's tickers and questions did; None where nothing was recorded.
 
     ``rows`` may belong to other windows too. Over a window of several recorded ones a ticker goes from its first start
@@ -28,8 +25,8 @@ def ground_truth(
         own = [row for row in mine if (as_text(row.get("id")) or "").startswith(f"{scenario_id}/")]
         mine = own or mine
     mine.sort(key=lambda row: _start(row) or window.start)
-    tickers: dict[str, list[Mapping[str, Any]]] = {}
-    questions: dict[str, Mapping[str, Any]] = {}
+    tickers: dict[str, list[Fields]] = {}
+    questions: dict[str, Fields] = {}
     for row in mine:
         if ticker := as_text(pick(row, "stockTicker", "stock_ticker")):
             tickers.setdefault(ticker, []).append(row)
@@ -52,16 +49,16 @@ def other_names(window: Window) -> list[str]:
     ]
 
 
-def _within(window: Window, row: Mapping[str, Any]) -> bool:
+def _within(window: Window, row: Fields) -> bool:
     start = _start(row)
     return start is not None and window.start <= start < window.end
 
 
-def _start(row: Mapping[str, Any]) -> datetime | None:
+def _start(row: Fields) -> datetime | None:
     return named_start(as_text(pick(row, "windowId", "window_id")))
 
 
-def _ticker(name: str, rows: Sequence[Mapping[str, Any]]) -> TickerOutcome | None:
+def _ticker(name: str, rows: Sequence[Fields]) -> TickerOutcome | None:
     start = as_number(pick(rows[0], "startPrice", "start_price"))
     end = as_number(pick(rows[-1], "endPrice", "end_price"))
     if start is None or end is None or start <= 0:
@@ -69,7 +66,7 @@ def _ticker(name: str, rows: Sequence[Mapping[str, Any]]) -> TickerOutcome | Non
     return TickerOutcome(name, start, end, tuple(line for row in rows for line in _news(row)))
 
 
-def _news(row: Mapping[str, Any]) -> list[str]:
+def _news(row: Fields) -> list[str]:
     try:
         listed = decoded(pick(row, "newsEvents", "news_events"), "newsEvents")
     except (Unreadable, RecursionError):
@@ -79,7 +76,7 @@ def _news(row: Mapping[str, Any]) -> list[str]:
     return [text for text in texts if text]
 
 
-def _question(name: str, row: Mapping[str, Any]) -> QuestionOutcome:
+def _question(name: str, row: Fields) -> QuestionOutcome:
     outcome = (as_text(row.get("outcome")) or "").upper()
     probability = as_number(pick(row, "finalProbability", "final_probability"))
     return QuestionOutcome(

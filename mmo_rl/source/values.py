@@ -1,20 +1,22 @@
-"""Single values as they are found in recordings, to what they mean. What cannot be read is None, never 0."""
+"""Reads single values of recordings: numbers, times, texts, truth values. An unreadable one is None, never 0."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TypeAlias
 
 from mmo_rl.clock import EPOCH, milliseconds
 from mmo_rl.numbers import parse_number
 from mmo_rl.source.jsontext import shown
 
+Fields: TypeAlias = Mapping[str, object]
+"""An object of recorded JSON, or a row, by key; its values are read with the functions of this module."""
 MILLISECONDS_FROM = 1e11
 """A number of this size or more counts milliseconds since 1970 (from March 1973 on), a smaller one seconds."""
 
 
-def pick(mapping: Mapping[str, Any], *names: str) -> Any:
+def pick(mapping: Fields, *names: str) -> object:
     """The first of the named values that is there and not None."""
     for name in names:
         value = mapping.get(name)
@@ -23,12 +25,22 @@ def pick(mapping: Mapping[str, Any], *names: str) -> Any:
     return None
 
 
+def as_fields(value: object) -> Fields:
+    """Returns an object of JSON as it is, and an empty one for anything else."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def as_list(value: object) -> list[object]:
+    """Returns a list of JSON as it is, and an empty one for anything else."""
+    return value if isinstance(value, list) else []
+
+
 def as_number(*values: object) -> float | None:
     """Returns the first of the values that is a finite number, its text, or a percentage (``"70.0%"`` is 0.7)."""
     return next((number for number in map(parse_number, values) if number is not None), None)
 
 
-def as_int(value: Any) -> int | None:
+def as_int(value: object) -> int | None:
     """A whole number, also as a float or as text; None where it has a fraction."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value
@@ -36,7 +48,7 @@ def as_int(value: Any) -> int | None:
     return int(number) if number is not None and number == int(number) else None
 
 
-def as_bool(value: Any, *, default: bool) -> bool:
+def as_bool(value: object, *, default: bool) -> bool:
     if isinstance(value, bool):
         return value
     if isinstance(value, int | float) and value in (0, 1):
@@ -46,7 +58,7 @@ def as_bool(value: Any, *, default: bool) -> bool:
     return default
 
 
-def as_text(value: Any) -> str | None:
+def as_text(value: object) -> str | None:
     """Text; ids and names that were written as numbers too. A structure is not text."""
     if isinstance(value, str):
         return value
@@ -58,7 +70,7 @@ def as_text(value: Any) -> str | None:
     return None
 
 
-def as_message(value: Any) -> str | None:
+def as_message(value: object) -> str | None:
     """What went wrong, as text: a text, or an object such as ``{"message": "no balance"}``. None where nothing did."""
     if value is None or value is False or value in ([], {}):
         return None
@@ -67,13 +79,13 @@ def as_message(value: Any) -> str | None:
     return as_text(value) if isinstance(value, str) else shown(value)
 
 
-def as_milliseconds(value: Any) -> float | None:
+def as_milliseconds(value: object) -> float | None:
     """`as_time` in milliseconds since 1970."""
     moment = as_time(value)
     return None if moment is None else milliseconds(moment)
 
 
-def as_time(value: Any) -> datetime | None:
+def as_time(value: object) -> datetime | None:
     """A moment in UTC: milliseconds or seconds since 1970, ISO 8601 (UTC where it names no zone), or a datetime.
     0 means that it was not recorded."""
     number = parse_number(value)
