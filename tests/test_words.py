@@ -1,0 +1,234 @@
+"""Words and types of the source: first lines of docstrings, and the number of explicit `Any`."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+FILES = sorted(
+    path.relative_to(ROOT).as_posix()
+    for package in ("mmo_rl", "hydra_plugins")
+    for path in (ROOT / package).rglob("*.py")
+    if "__pycache__" not in path.parts
+)
+QUESTIONS = {"what", "whatever", "who", "whoever", "whose", "whom", "whether", "how", "which", "where", "when", "why"}
+PRONOUNS = {"i", "you", "he", "she", "it", "its", "we", "they", "their", "this", "that", "these", "those"}
+FORBIDDEN = QUESTIONS | PRONOUNS | {"from", "so", "as"}
+LONGEST = 120
+
+NOT_YET = {
+    "hydra_plugins/mmo_rl_plugins/submitit_launchers.py",
+    "mmo_rl/chat/client.py",
+    "mmo_rl/chat/wire.py",
+    "mmo_rl/cli/job.py",
+    "mmo_rl/cli/launch.py",
+    "mmo_rl/cli/launchers.py",
+    "mmo_rl/cli/search.py",
+    "mmo_rl/cli/sweep.py",
+    "mmo_rl/cli/watch.py",
+    "mmo_rl/commands/compare.py",
+    "mmo_rl/commands/evaluate.py",
+    "mmo_rl/commands/judge.py",
+    "mmo_rl/commands/migrate.py",
+    "mmo_rl/commands/plan.py",
+    "mmo_rl/commands/replay.py",
+    "mmo_rl/commands/serve.py",
+    "mmo_rl/commands/train.py",
+    "mmo_rl/config/components.py",
+    "mmo_rl/config/contestants.py",
+    "mmo_rl/config/experiment_file.py",
+    "mmo_rl/config/machine.py",
+    "mmo_rl/config/project.py",
+    "mmo_rl/config/schema.py",
+    "mmo_rl/config/served.py",
+    "mmo_rl/config/settings.py",
+    "mmo_rl/database/dsn.py",
+    "mmo_rl/database/embedded.py",
+    "mmo_rl/database/judgments.py",
+    "mmo_rl/database/live.py",
+    "mmo_rl/database/migrations/versions/0002_judgment_claims.py",
+    "mmo_rl/database/observed.py",
+    "mmo_rl/database/outcomes.py",
+    "mmo_rl/database/placement.py",
+    "mmo_rl/database/recorder.py",
+    "mmo_rl/database/registry.py",
+    "mmo_rl/database/rows.py",
+    "mmo_rl/database/schema.py",
+    "mmo_rl/evaluate/base.py",
+    "mmo_rl/evaluate/comparison.py",
+    "mmo_rl/evaluate/kept.py",
+    "mmo_rl/evaluate/market.py",
+    "mmo_rl/evaluate/pair.py",
+    "mmo_rl/judge/base.py",
+    "mmo_rl/judge/findings.py",
+    "mmo_rl/judge/known_models.py",
+    "mmo_rl/judge/oracle.py",
+    "mmo_rl/judge/panel.py",
+    "mmo_rl/judge/presentation.py",
+    "mmo_rl/judge/ruler.py",
+    "mmo_rl/judge/spending.py",
+    "mmo_rl/judge/template.py",
+    "mmo_rl/judge/view.py",
+    "mmo_rl/lm/gguf.py",
+    "mmo_rl/lm/memory.py",
+    "mmo_rl/lm/spelling.py",
+    "mmo_rl/loop/history.py",
+    "mmo_rl/loop/judged.py",
+    "mmo_rl/loop/publish.py",
+    "mmo_rl/loop/reasons.py",
+    "mmo_rl/loop/results.py",
+    "mmo_rl/plan/bill.py",
+    "mmo_rl/plan/count.py",
+    "mmo_rl/plan/planned.py",
+    "mmo_rl/plan/table.py",
+    "mmo_rl/plan/tokens.py",
+    "mmo_rl/policy/base.py",
+    "mmo_rl/report/arms.py",
+    "mmo_rl/report/base.py",
+    "mmo_rl/report/charts.py",
+    "mmo_rl/report/compare_charts.py",
+    "mmo_rl/report/compare_page.py",
+    "mmo_rl/report/compare_table.py",
+    "mmo_rl/report/compared.py",
+    "mmo_rl/report/comparison.py",
+    "mmo_rl/report/differences.py",
+    "mmo_rl/report/html.py",
+    "mmo_rl/report/judged_page.py",
+    "mmo_rl/report/judging.py",
+    "mmo_rl/report/progress.py",
+    "mmo_rl/report/provenance.py",
+    "mmo_rl/report/run_folder.py",
+    "mmo_rl/report/runs.py",
+    "mmo_rl/report/selection.py",
+    "mmo_rl/report/summary.py",
+    "mmo_rl/report/wandb_report.py",
+    "mmo_rl/report/words.py",
+    "mmo_rl/sampler/dropout/__init__.py",
+    "mmo_rl/serve/app.py",
+    "mmo_rl/serve/engine.py",
+    "mmo_rl/serve/versions.py",
+    "mmo_rl/source/canonical.py",
+    "mmo_rl/source/columns.py",
+    "mmo_rl/source/exports.py",
+    "mmo_rl/source/joined.py",
+    "mmo_rl/source/jsonl.py",
+    "mmo_rl/source/jsontext.py",
+    "mmo_rl/source/parse.py",
+    "mmo_rl/source/piped.py",
+    "mmo_rl/source/rejections.py",
+    "mmo_rl/source/shapes.py",
+    "mmo_rl/source/slices.py",
+    "mmo_rl/source/statements.py",
+    "mmo_rl/source/statistics.py",
+    "mmo_rl/source/truth.py",
+    "mmo_rl/source/values.py",
+    "mmo_rl/trainer/art_backend.py",
+    "mmo_rl/trainer/art_client.py",
+    "mmo_rl/trainer/batch.py",
+    "mmo_rl/trainer/export_card.py",
+    "mmo_rl/trainer/export_formats.py",
+    "mmo_rl/trainer/journal.py",
+    "mmo_rl/trainer/serverless.py",
+    "mmo_rl/trainer/serverless_api.py",
+    "mmo_rl/trainer/signal.py",
+    "mmo_rl/trainer/warm_start.py",
+    "mmo_rl/types.py",
+}
+"""Files whose docstrings are not converted."""
+
+
+def docstrings(tree: ast.Module) -> Iterator[tuple[str, int, str | None]]:
+    """Name, line and docstring of the module, and of each class and function that has one."""
+    yield "module", 1, ast.get_docstring(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            text = ast.get_docstring(node)
+            if text is not None:
+                yield node.name, node.lineno, text
+
+
+def faults(source: str) -> list[str]:
+    """First lines of docstrings that break the rule, each with its reason."""
+    found = []
+    for name, line, text in docstrings(ast.parse(source)):
+        first = (text or "").strip().split("\n")[0]
+        word = re.match(r"[`*\"'(]*([A-Za-z]*)", first)
+        if not first:
+            found += [f"{line} {name}: no docstring"] if source.strip() else []
+        elif word is not None and word[1].lower() in FORBIDDEN:
+            found.append(f"{line} {name}: begins with {word[1]!r}: {first}")
+        elif len(first) > LONGEST:
+            found.append(f"{line} {name}: {len(first)} characters: {first}")
+    return found
+
+
+def test_first_lines_of_docstrings_say_what_a_thing_is_or_does() -> None:
+    """A noun phrase or a verb with the field's own word, at most 120 characters; every module has a docstring."""
+    found = {file: faults((ROOT / file).read_text("utf-8")) for file in FILES if file not in NOT_YET}
+    assert not {file: wrong for file, wrong in found.items() if wrong}
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ('"""Reader of rows."""\ndef read():\n    """Reads a row."""\n', 0),
+        ("x = 1\n", 1),
+        ("", 0),
+        ('"""What is read."""\n', 1),
+        ('"""Rows."""\nclass Row:\n    """A row."""\n    def f(self):\n        """Whether it is one."""\n', 1),
+        ('"""Rows."""\nasync def f():\n    """``It`` is read."""\n', 1),
+        ('"""' + "Row " * 31 + '"""\n', 1),
+    ],
+)
+def test_the_rule_finds_what_it_is_for(source: str, expected: int) -> None:
+    assert len(faults(source)) == expected
+
+
+# --- explicit Any ---------------------------------------------------------------------------------------------------
+
+FOREIGN_JSON = (
+    "mmo_rl/source/",
+    "mmo_rl/database/",
+)
+"""Where JSON of others is parsed."""
+MOST_ANY = 2.0
+"""Explicit `Any` a hundred lines, outside `FOREIGN_JSON`."""
+MOST_JSON = 0.3
+"""Uses of the alias `JsonDict` a hundred lines, outside `FOREIGN_JSON`."""
+
+
+def uses(name: str, source: str) -> int:
+    """How often a name is used, imports not counted; in quoted types too."""
+    count = 0
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Name):
+            count += node.id == name
+        elif isinstance(node, ast.Attribute):
+            count += node.attr == name
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and len(node.value) < 80:
+            count += bool(re.fullmatch(rf"[\w\[\], .|]*\b{name}\b[\w\[\], .|]*", node.value)) and "[" in node.value
+    return count
+
+
+def test_uses_are_counted() -> None:
+    source = (
+        "from typing import Any, cast\nx: dict[str, Any] = {}\ny = cast('list[Any]', x)\nz: typing.Any = 'Any text'\n"
+    )
+    assert uses("Any", source) == 3
+
+
+def test_any_is_rare_outside_the_parsing_of_foreign_json() -> None:
+    sources = {file: (ROOT / file).read_text("utf-8") for file in FILES}
+    ours = {file: source for file, source in sources.items() if not file.startswith(FOREIGN_JSON)}
+    hundreds = sum(len(source.splitlines()) for source in ours.values()) / 100
+    for name, most in (("Any", MOST_ANY), ("JsonDict", MOST_JSON)):
+        counts = {file: uses(name, source) for file, source in ours.items()}
+        worst = sorted(counts.items(), key=lambda item: -item[1])[:10]
+        assert sum(counts.values()) / hundreds <= most, (
+            f"{name}: {sum(counts.values())} in {hundreds:.0f}00 lines: {worst}"
+        )
