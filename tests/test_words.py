@@ -137,7 +137,6 @@ NOT_YET = {
     "mmo_rl/trainer/serverless_api.py",
     "mmo_rl/trainer/signal.py",
     "mmo_rl/trainer/warm_start.py",
-    "mmo_rl/types.py",
 }
 """Files whose docstrings are not converted."""
 
