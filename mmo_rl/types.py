@@ -375,8 +375,8 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class SelectedWindow:
-    """Trajectories of a window, or of one ``role`` in it, that an iteration trains on. ``parts`` maps the id of a joined
-    trajectory to the ids of its parts, in the order of time."""
+    """Trajectories of a window, or of one ``role`` in it, that an iteration trains on. ``parts`` maps the id of a
+    joined trajectory to the ids of its parts, in the order of time."""
 
     window: Window
     trajectory_ids: tuple[str, ...]
