@@ -95,7 +95,7 @@ class RejectionLog(Protocol):
     def add(self, rejection: Rejection) -> None: ...
 
     def summary(self) -> str:
-        """The reasons in one line, the most frequent first."""
+        """Returns the reasons in one line, the most frequent first."""
         ...
 
 
