@@ -22,13 +22,11 @@ FORBIDDEN = QUESTIONS | PRONOUNS | {"from", "so", "as"}
 LONGEST = 120
 
 NOT_YET = {
-    "hydra_plugins/mmo_rl_plugins/submitit_launchers.py",
     "mmo_rl/chat/client.py",
     "mmo_rl/chat/wire.py",
     "mmo_rl/cli/job.py",
     "mmo_rl/cli/launch.py",
     "mmo_rl/cli/launchers.py",
-    "mmo_rl/cli/search.py",
     "mmo_rl/cli/sweep.py",
     "mmo_rl/cli/watch.py",
     "mmo_rl/commands/compare.py",
