@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from mmo_rl.types import Credit, Group, JudgeUsage, Judgment, Parts, ScoredGroup, Tallies
 
@@ -74,12 +74,20 @@ class Judge(Protocol):
     async def aclose(self) -> None: ...
 
 
+@runtime_checkable
 class AsksModel(Judge, Protocol):
     """A judge that asks a language model, which costs; ``model`` is its name, None where nobody is asked after all.
-    Judges without ``requests`` cost nothing."""
+    ``price_date`` is the day that its listed prices are of (None: not listed), ``concurrency`` its largest number of
+    requests at once."""
 
     @property
     def model(self) -> str | None: ...
+
+    @property
+    def price_date(self) -> str | None: ...
+
+    @property
+    def concurrency(self) -> int: ...
 
     def requests(self, group: Group) -> list[JudgeRequest]:
         """What it would send for a group if nothing were cached; sends nothing."""

@@ -117,10 +117,23 @@ class PanelJudge:
             await judge.aclose()
 
     @property
+    def _asking(self) -> list[AsksModel]:
+        return [judge for judge in self._judges.values() if isinstance(judge, AsksModel) and judge.model is not None]
+
+    @property
     def model(self) -> str | None:
         """The models that are asked, None where no judge asks one."""
-        names = [model for judge in self._judges.values() if (model := getattr(judge, "model", None)) is not None]
-        return ", ".join(dict.fromkeys(names)) or None
+        return ", ".join(dict.fromkeys(str(judge.model) for judge in self._asking)) or None
+
+    @property
+    def price_date(self) -> str | None:
+        """The oldest day of the listed prices."""
+        return min((judge.price_date for judge in self._asking if judge.price_date is not None), default=None)
+
+    @property
+    def concurrency(self) -> int:
+        """The sum over the judges that ask a model; they are asked side by side."""
+        return sum(judge.concurrency for judge in self._asking)
 
     def requests(self, group: Group) -> list[JudgeRequest]:
         """What the judges together would send for a group, as `mmo_rl.judge.base.AsksModel` has it."""

@@ -113,7 +113,7 @@ class RulerJudge:
         self._api_key_env = api_key_env
         self._repeats = repeats
         self._canary_rate = canary_rate
-        self._concurrency = concurrency
+        self.concurrency = concurrency
         known = known_model(model)
         public = base_url in (None, OPENAI_BASE_URL)
         listed = (price_list or {}).get(model) if public else None
@@ -224,7 +224,7 @@ class RulerJudge:
                 yield group
 
         # More groups than requests at once: while some wait for an answer, others are rendered, looked up and kept.
-        async with aclosing(gather_ordered(affordable(), judge, limit=2 * self._concurrency, read_ahead=2)) as results:
+        async with aclosing(gather_ordered(affordable(), judge, limit=2 * self.concurrency, read_ahead=2)) as results:
             async for result in results:
                 if result is None:
                     continue
@@ -283,7 +283,7 @@ class RulerJudge:
 
         judged: dict[str, Judgment] = {}
         complete = True
-        async with aclosing(gather_ordered(parts, judge, limit=self._concurrency)) as results:
+        async with aclosing(gather_ordered(parts, judge, limit=self.concurrency)) as results:
             async for judgments in results:
                 complete = complete and judgments is not None
                 judged.update((judgment.trajectory_id, judgment) for judgment in judgments or ())

@@ -1,4 +1,4 @@
-"""Index of the trajectories in exported files: their places, statistics, and the reading of one of them."""
+"""Where each trajectory lies in a set of exported files, and how it is read from there."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ WINDOW_IDS = ("windowId", "window_id")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Bytes of an unpacked file that hold a JSON value, and the number of one of its parts."""
+    """Bytes of an unpacked file that hold a JSON value, and which of its parts is meant."""
 
     path: Path
     offset: int
@@ -83,7 +83,7 @@ class Exports:
         self._spool: Path | None = None
 
     def scan(self) -> None:
-        """Reads all files once. Raises `SourceError` where the path does not exist, or holds no readable trajectory."""
+        """Raises `SourceError` where there is no such path, or no trajectory can be read from it."""
         files = self._files()
         for path in files:
             for place, part in self._parts(path):
@@ -97,7 +97,7 @@ class Exports:
             )
 
     def load(self, identity: str) -> Trajectory | None:
-        """Reads a trajectory with the calls that were logged beside it; None where it cannot be read any more."""
+        """A trajectory, with the calls that were logged beside it; None where it cannot be read any more."""
         entry = self.entries[identity]
         part = self._read(entry.place)
         found = parsed(part, self._logged(identity, entry)) if isinstance(part, Candidate) else None
@@ -108,7 +108,7 @@ class Exports:
         return None
 
     def order(self, identity: str) -> tuple[str, int, int]:
-        """Returns a sort key by place in the files, which is the fastest order to load trajectories in."""
+        """Sorts trajectories as they lie in the files, which is the fastest order to load them in."""
         entry = self.entries.get(identity)
         return ("", 0, 0) if entry is None else (str(entry.place.path), entry.place.offset, entry.place.item)
 
@@ -203,7 +203,7 @@ class Exports:
 
 
 def parts_of(value: object | Rejection, place: str) -> list[Part]:
-    """Lists the parts of a JSON value; a rejection is its own only part."""
+    """Everything that a JSON value holds; the rejection of what was none is its only part."""
     if isinstance(value, Rejection):
         return [value]
     try:
@@ -213,7 +213,7 @@ def parts_of(value: object | Rejection, place: str) -> list[Part]:
 
 
 def parsed(candidate: Candidate, logged: Sequence[Fields]) -> Trajectory | Rejection:
-    """Parses a candidate; ``logged`` are calls from elsewhere than its own document."""
+    """``logged`` are calls from elsewhere than the candidate's own document."""
     row = candidate.row
     if several_hours(row):  # the id of its window does not say which of the hours
         row = {key: value for key, value in row.items() if key not in WINDOW_IDS}

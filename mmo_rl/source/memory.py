@@ -1,4 +1,4 @@
-"""Switch of Python's garbage collector for code that makes many objects and keeps them all."""
+"""Python's garbage collector, while objects are made that all stay."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def no_collection() -> Iterator[None]:
-    """Disables the garbage collector in a block that makes many objects, none of which is garbage."""
+    """Many small objects are made at once and all of them are kept: nothing for the garbage collector to find."""
     enabled = gc.isenabled()
     gc.disable()
     try:

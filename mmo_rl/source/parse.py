@@ -1,6 +1,6 @@
-"""Parser of one recorded row to one `Trajectory`, in every variant of the format that is in use.
+"""One recorded row to one `Trajectory`, in every variant of the format that is known from the wild.
 
-An unreadable row becomes a `Rejection` with the field, its value and the reason; nothing raises on any input.
+What cannot be read becomes a `Rejection` that says which field, what was found and why; nothing raises on any input.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def _steps(recorded: Sequence[object], identity: str, start: datetime, calls: Se
         number = as_int(pick(item, "stepNumber", "step_number", "step"))
         number = index if number is None else number
         timestamp = as_milliseconds(item.get("timestamp"))
-        if timestamp is None:  # not recorded: no earlier than the step before
+        if timestamp is None:  # not recorded: no earlier than what came before
             timestamp = steps[-1].timestamp_ms if steps else milliseconds(start)
         own_calls = decoded(next(filter(None, (item.get(name) for name in CALLS)), None), f"{place}.llmCalls")
         if isinstance(own_calls, Mapping):
@@ -154,7 +154,7 @@ def _steps(recorded: Sequence[object], identity: str, start: datetime, calls: Se
 
 
 def _by_step(calls: Sequence[Fields], identity: str) -> dict[str | int, list[Fields]]:
-    """Groups this trajectory's logged calls by their step's id, and by its number where an id names that."""
+    """This trajectory's logged calls under their step's id, and under its number where an id names that."""
     logged: dict[str | int, list[Fields]] = {}
     for call in calls:
         owner = as_text(pick(call, "trajectoryId", "trajectory_id"))
@@ -245,7 +245,7 @@ def _call(found: object, place: str) -> LLMCall:
 
 
 def _chat(found: Fields, place: str) -> tuple[Message, ...] | None:
-    """Reads the recorded conversation; None where there is none."""
+    """The recorded conversation; None where there is none."""
     listed = decoded(pick(found, "messages", "messagesJson", "messages_json"), f"{place}.messages")
     if isinstance(listed, list) and listed:
         for item in listed:
@@ -283,7 +283,7 @@ def _integers(value: object) -> tuple[int, ...] | None:
 
 
 def _floats(value: object) -> tuple[float, ...] | None:
-    """Reads a list of finite numbers; None where one is missing: logprobs count only if complete."""
+    """None where any is missing: part of a completion's logprobs is none."""
     if not isinstance(value, list):
         return None
     numbers = [v for v in value if isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v)]

@@ -1,4 +1,4 @@
-"""Joins trajectories that arrive through a pipe with LLM calls that were logged apart from them."""
+"""Recorded play that comes through a pipe: trajectories, and their LLM calls where those were logged apart."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ UNOWNED = "an LLM call whose trajectory did not come: pipe it too, or import bot
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A trajectory with steps without LLM calls, which waits for them."""
+    """A trajectory that was read, but has steps without LLM calls."""
 
     candidate: Candidate
     calls: list[Fields]
@@ -49,7 +49,7 @@ class Piped:
         self._complete: dict[str, bool] = {}
 
     def take(self, part: Part) -> Iterator[Trajectory]:
-        """Takes the next part; yields the trajectories that it completes."""
+        """What comes next; gives what is finished by that."""
         if isinstance(part, Rejection):
             self._rejections.add(part)
         elif isinstance(part, OutcomeRow):
@@ -66,7 +66,7 @@ class Piped:
             yield from self._release(identity)
 
     def finish(self) -> Iterator[Trajectory]:
-        """Ends the input: yields the trajectories that still wait, rejects calls without one."""
+        """Nothing comes any more."""
         for identity in list(self._held):
             yield from self._release(identity)
         for identity in list(self._calls.owners()):
@@ -124,14 +124,14 @@ class Piped:
 
 
 class WaitingCalls:
-    """Temporary file of logged calls whose trajectories have not arrived yet."""
+    """Logged calls of trajectories that are yet to come, in a temporary file."""
 
     def __init__(self) -> None:
         self._file: IO[bytes] | None = None
         self._places: dict[str, list[tuple[int, int]]] = {}
 
     def owners(self) -> Iterator[str]:
-        """Yields the ids of trajectories whose calls came first."""
+        """The ids of the trajectories that are waited for."""
         return iter(self._places)
 
     def add(self, call: LoggedCall) -> None:
@@ -142,7 +142,7 @@ class WaitingCalls:
         self._file.write(text)
 
     def pop(self, identity: str) -> list[Fields]:
-        """Removes and returns the calls of a trajectory, in the order of their arrival."""
+        """The calls of a trajectory, in the order in which they came."""
         found: list[Fields] = []
         for offset, length in self._places.pop(identity, ()):
             assert self._file is not None

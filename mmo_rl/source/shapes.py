@@ -1,5 +1,5 @@
-"""Shapes of exported JSON, recognised by their keys: rows of trajectories, ART lines, groups, dumps of a whole
-database, and rows of other tables that lie between them."""
+"""What a JSON value of an export holds, recognised by its own keys: rows of trajectories, ART lines, groups, dumps of
+a whole database, and the rows of other tables that lie between them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mmo_rl.types import JsonDict, Rejection
 from mmo_rl.window_ids import named_start
 
 FULL, TRAINING_EXPORT, TRADES = 0, 1, 2
-"""Rank of a shape by completeness; of a trajectory that is found twice, the one with the lower number counts."""
+"""How much a shape keeps of what was recorded; where a trajectory is found twice, the lower number counts."""
 JUDGMENT_KEYS = ("overallScore", "overall_score", "judgeModel", "judge_model")
 
 
@@ -46,7 +46,7 @@ Part = Candidate | LoggedCall | OutcomeRow | Rejection
 
 
 def parts(value: object, place: str) -> Iterator[Part]:
-    """Yields the parts of a line or a document, without judgments; ``place`` names it in rejections."""
+    """Everything that a line or a document holds; judgments are passed over. ``place`` names it in rejections."""
     items = value if isinstance(value, list) else [value]
     for item in items:
         if isinstance(item, Mapping):
@@ -102,7 +102,7 @@ def _unknown(value: Fields, place: str) -> Rejection:
 
 
 def _art(value: Fields, prefix: Sequence[object] = (), scenario: object = None) -> Candidate:
-    """Reads a line of ART: a step for every answer.
+    """A line of ART: a step for every answer.
 
     The game's own exporter strings the calls of a trajectory together, though none saw another: of its lines, an
     answer's prompt is the system prompt and what was said since the last answer. Elsewhere it is all that came before.
@@ -141,7 +141,7 @@ def _art(value: Fields, prefix: Sequence[object] = (), scenario: object = None) 
 
 
 def _message(found: object) -> object:
-    """Returns a message; of a recorded choice, the message inside it."""
+    """A message; of a recorded choice, the message inside it."""
     return found["message"] if isinstance(found, Mapping) and isinstance(found.get("message"), Mapping) else found
 
 
@@ -162,7 +162,7 @@ def _role(message: object) -> object:
 
 
 def _group(value: Fields, members: Sequence[object], place: str) -> Iterator[Part]:
-    """Reads a group: its members are rows or ART lines, which may share a prefix of messages and the scenario."""
+    """A group file: its members are rows or ART lines, which may share a prefix of messages and the scenario."""
     if not members:
         yield Rejection(None, place, shown(list(value)), "a group without trajectories")
     scenario = pick(value, "scenarioId", "scenario_id")
@@ -183,10 +183,8 @@ def _group(value: Fields, members: Sequence[object], place: str) -> Iterator[Par
 
 
 def _dump(tables: Fields, place: str) -> Iterator[Part]:
-    """Reads a database dump: tables by name, each ``{id: row}`` or a list of rows.
-
-    Where no trajectories were recorded, an agent's trades of one hour are its trajectory.
-    """
+    """Tables by name, each ``{id: row}`` or a list of rows. Where no trajectories were recorded, an agent's trades of
+    one hour are its trajectory."""
     rows = {_plain(name): _rows(table) for name, table in tables.items()}
     for call in rows.get("llmcalllogs", ()):
         yield _logged_call(call, place)
@@ -241,7 +239,7 @@ def _traded(trades: Sequence[Fields], place: str) -> Iterator[Part]:
 
 
 def _trade_step(trade: Fields) -> JsonDict:
-    """Makes a step of a trade; its P&L was not known then and goes into ``correctness``, which judges alone see."""
+    """What a trade brought in the end was not known when it was made: it stands where the future stands."""
     known = {"agentUserId", "agent_user_id", "agentId", "action", "pnl", "createdAt", "created_at", "updatedAt"}
     action = {
         "actionType": trade.get("action"),

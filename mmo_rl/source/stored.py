@@ -1,4 +1,4 @@
-"""Stream of a PostgreSQL database's recorded play, to be copied into another database."""
+"""Recorded play of a PostgreSQL database, streamed whole to be copied into another one."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ BATCH = 50
 
 
 class StoredPlay:
-    """Stream of the trajectories of a database in the order of their ids, then of its outcomes."""
+    """Streams the trajectories of a database in the order of their ids, then its outcomes."""
 
     def __init__(self, *, reader: TableReader) -> None:
         self._reader = reader
         self._ids: list[str] | None = None
 
     async def total(self) -> int:
-        """Counts the trajectories."""
+        """The number of trajectories."""
         return len(await self._listed())
 
     async def stream(self) -> AsyncIterator[Trajectory | RecordedOutcomes]:
-        """Yields every trajectory whole, then the outcomes."""
+        """Every trajectory whole, then the outcomes."""
         ids = await self._listed()
         for first in range(0, len(ids), BATCH):
             batch = ids[first : first + BATCH]

@@ -14,7 +14,7 @@ HEADLINES = ("headline", "title", "content", "text", "description")
 
 
 def ground_truth(window: Window, rows: Iterable[Fields], *, scenario_id: str | None = None) -> GroundTruth | None:
-    """Reads the outcomes of the window's tickers and questions; None where nothing was recorded.
+    """What the window's tickers and questions did; None where nothing was recorded.
 
     ``rows`` may belong to other windows too. Over a window of several recorded ones a ticker goes from its first start
     price to its last end price, and a question has its last state. Rows that a simulated scenario recorded of its own
@@ -41,7 +41,7 @@ def ground_truth(window: Window, rows: Iterable[Fields], *, scenario_id: str | N
 
 
 def other_names(window: Window) -> list[str]:
-    """Lists ids in other formats that the hours of a window may have, and that do not sort among the usual ones."""
+    """The ids in other formats that the hours of a window may have, and that do not sort among the usual ones."""
     hours = range(max(1, int((window.end - window.start) / timedelta(hours=1))))
     starts = [window.start + timedelta(hours=hour) for hour in hours]
     return [f"{start:%Y-%m-%d{separator}%H}" for start in starts for separator in "- T"] + [

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from mmo_rl.errors import TrainerError
 from mmo_rl.files import write_text
-from mmo_rl.trainer.base import AssistantTurns, Capabilities, OnStep, TrainerParts
+from mmo_rl.trainer.base import AssistantTurns, Capabilities, OnStep, TrainerParts, TrainingRules
 from mmo_rl.trainer.export_card import FILES, readme, said, total
 from mmo_rl.trainer.export_formats import FormatName, Rows, art_rows, chat_rows, dpo_rows
 from mmo_rl.trainer.signal import require_finite
@@ -35,6 +35,7 @@ class ExportTrainer:
     """
 
     capabilities = Capabilities(uses_logprobs=False, trains=False)
+    rules = TrainingRules()
 
     def __init__(
         self,
