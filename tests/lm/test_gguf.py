@@ -16,10 +16,9 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
 from hydra.types import RunMode
 from omegaconf import OmegaConf
-from rich.console import Console
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from mmo_rl.config.components import Components
+from mmo_rl.config.composition import compose as composed_components
 from mmo_rl.config.project import shipped
 from mmo_rl.config.settings import validate
 from mmo_rl.errors import PolicyError
@@ -234,10 +233,9 @@ async def test_a_run_keeps_unpacked_models_in_its_home(made: Made, tmp_path: Pat
     overrides = ["model=smollm2_135m", f"model.path={made[0]}", f"home={tmp_path}"]
     config = loader.load_configuration("config", overrides, run_mode=RunMode.RUN)
     settings = validate(OmegaConf.masked_copy(config, [str(k) for k in config if k != "hydra"]))
-    async with Components(settings, console=Console()) as components:
-        spec = components.model()
-        assert (spec.location(), spec.cache) == (str(made[0]), settings.home / "models")
-        policy = open_policy(PolicyVersion(spec.name, 0, spec.location()), spec)
+    spec = composed_components(settings).model
+    assert (spec.location(), spec.cache) == (str(made[0]), settings.home / "models")
+    policy = open_policy(PolicyVersion(spec.name, 0, spec.location()), spec)
     assert policy.tokenizer.chat_template == CHAT
     assert {file.suffix for file in (settings.home / "models").iterdir()} == {"", ".lock"}
 
