@@ -163,10 +163,10 @@ def smollm2() -> Path:
 @pytest.fixture(scope="session")
 def smollm2_cache(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with that model unpacked: it takes a minute, and half a gigabyte for the length of the tests."""
-    from mmo_rl.lm.unpack import unpacked
+    from mmo_rl.lm.unpack import unpack
 
     folder = tmp_path_factory.mktemp("models")
-    unpacked(str(smollm2), cache=folder)
+    unpack(str(smollm2), cache=folder)
     yield folder
     shutil.rmtree(folder)
 
