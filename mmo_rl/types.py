@@ -1,4 +1,4 @@
-"""Types that every room shares: frozen, no I/O, no third-party engine.
+"""The nouns that every room shares: frozen, no I/O, no third-party engine.
 
 Suffixes in names: ``_s`` seconds, ``_usd`` US dollars, ``_pct`` percent. Times are aware UTC datetimes; spans are
 half-open ``[start, end)``. Missing is ``None`` or `Unscored`, never 0.
@@ -49,7 +49,7 @@ class Window:
     end: datetime
 
 
-# --- recordings ----------------------------------------------------------------------------------------------
+# --- what was recorded ----------------------------------------------------------------------------------------------
 
 
 class _Recorded(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True, gc=False):
@@ -107,8 +107,7 @@ class PromptFields(TypedDict):
 
 
 def prompt_fields(messages: Sequence[Message]) -> PromptFields:
-    """Splits chat messages into the fields of an `LLMCall`: the game's two prompts, and all messages where there are
-    more than these."""
+    """How an `LLMCall` holds chat messages: as the game's two prompts, and whole where these do not say it all."""
     system = next((m.get("content", "") for m in messages if m.get("role") == "system"), "")
     user = next((m.get("content", "") for m in reversed(messages) if m.get("role") == "user"), "")
     plain = [{"role": role, "content": text} for role, text in (("system", system), ("user", user)) if text]
@@ -117,7 +116,7 @@ def prompt_fields(messages: Sequence[Message]) -> PromptFields:
 
 
 class Action(_Recorded, frozen=True):
-    """Action of an agent in a step. ``correctness`` holds the future: it is for judges, never for policies."""
+    """What an agent did in a step. ``correctness`` holds the future: it is for judges, never for policies."""
 
     action_type: str
     parameters: JsonDict
@@ -195,7 +194,7 @@ class Rejection:
 
 @dataclass(frozen=True, slots=True)
 class TickerOutcome:
-    """Outcome of one ticker in a window; prices in game dollars, the change in percent of the start price."""
+    """What one ticker did in a window; prices in game dollars, the change in percent of the start price."""
 
     ticker: str
     start_price: float
@@ -215,7 +214,7 @@ class TickerOutcome:
 
 @dataclass(frozen=True, slots=True)
 class QuestionOutcome:
-    """Outcome of one prediction question. ``final_probability`` is that of YES, in [0, 1]."""
+    """What one prediction question came to. ``final_probability`` is that of YES, in [0, 1]."""
 
     question_id: str
     question: str
@@ -225,7 +224,7 @@ class QuestionOutcome:
 
 @dataclass(frozen=True, slots=True)
 class GroundTruth:
-    """Ground truth of a window: outcomes that its agents could not know. It reaches judges only."""
+    """Everything the agents of a window could not know. It reaches judges only."""
 
     window_id: str
     tickers: tuple[TickerOutcome, ...] = ()
@@ -254,12 +253,12 @@ class Member:
 
     @property
     def trainable(self) -> bool:
-        """True where it may be trained on, however many steps it has."""
+        """Whether it may be trained on at all, however many steps it has."""
         return self.is_training_data and not self.is_evaluation
 
 
 class GroupCounts(msgspec.Struct, frozen=True, gc=False):
-    """Counts of the recorded members of a window, or of one ``role`` in it: numbers, not a single id.
+    """How much of a window, or of one ``role`` in it, was recorded: numbers, not a single id.
 
     ``available`` members of ``agents`` different agents may be trained on; the others are ``evaluation`` (or not meant
     for training) or have ``too_few_actions``. ``steps`` and the range of P&L (game dollars, None where none was
@@ -339,8 +338,8 @@ class Draw:
 
 @dataclass(frozen=True, slots=True)
 class WindowQuery:
-    """Query for windows: of one scenario or of all, in a span or in the ``lookback_hours`` before the newest recorded
-    window (so that an old recording is as readable as a live one).
+    """Which windows to look at: of one scenario or of all, in a span or in the ``lookback_hours`` before the newest
+    recorded window (so that an old recording is as readable as a live one).
 
     Members with fewer than ``min_actions`` steps are counted apart; ``by_role`` counts and joins within a role.
     ``only`` names the windows whose members are asked for (empty: all of them); ``draw`` lets the source leave out
@@ -361,7 +360,7 @@ class WindowQuery:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Choice of an iteration's windows, without trajectory ids: ``groups`` are the (window id, role) that have
+    """The windows that an iteration takes, before anybody is named: ``groups`` are the (window id, role) that have
     enough agents. ``available`` and ``excluded`` count trajectories, as in `Selection`."""
 
     iteration: int
@@ -375,8 +374,8 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class SelectedWindow:
-    """Trajectories of a window, or of one ``role`` in it, that an iteration trains on. ``parts`` maps the id of a
-    joined trajectory to the ids of its parts, in the order of time."""
+    """What an iteration trains on of a window, or of one ``role`` in it. ``parts`` maps the id of what was joined to
+    the ids of its parts, in the order of time."""
 
     window: Window
     trajectory_ids: tuple[str, ...]
@@ -389,13 +388,13 @@ class SelectedWindow:
 
     @property
     def recorded_ids(self) -> tuple[str, ...]:
-        """Ids of the trajectories (or slices) that are read."""
+        """The ids of the trajectories (or slices) that are read."""
         return tuple(part for i in self.trajectory_ids for part in self.parts.get(i, (i,)))
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Trajectories that an iteration trains on, and the number of those left out by reason.
+    """Which trajectories an iteration trains on, and what was left out and why.
 
     ``available`` and ``used`` count trajectories; ``dropout_rate`` in [0, max_dropout]; ``excluded`` counts
     trajectories by reason (``too_few_agents``, ``too_few_actions``, ``unfinished``, ``held_out``, ``already_used``,
@@ -420,7 +419,7 @@ class Selection:
 
     @property
     def recorded_ids(self) -> tuple[str, ...]:
-        """Ids of the recorded trajectories or slices, the parts of joined ones each by itself."""
+        """The ids of the recorded trajectories, or slices of them, that were joined where several were."""
         return tuple(i for w in self.windows for i in w.recorded_ids)
 
     @property
@@ -428,7 +427,7 @@ class Selection:
         return len(self.trajectory_ids)
 
     def largest_share(self, *, after: bool) -> float | None:
-        """Computes the share of the agent with the most trajectories, before or after dropout; in [0, 1]."""
+        """The share of the trajectories that are of the agent with the most, before or after dropout; in [0, 1]."""
         counts = [pair[after] for pair in self.agents.values()]
         return max(counts) / sum(counts) if sum(counts) else None
 
@@ -464,7 +463,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Unscored:
-    """Missing judgment of one trajectory, with its reason. It is counted and never treated as 0."""
+    """A judgment that could not be had. It is counted and never treated as 0."""
 
     trajectory_id: str
     reason: str
@@ -475,7 +474,7 @@ Judgment = Score | Unscored
 
 @dataclass(frozen=True, slots=True)
 class JudgeUsage:
-    """Calls, tokens and cost of judging. ``cost_usd`` is None when no price is known (unknown is not 0)."""
+    """What judging cost. ``cost_usd`` is None when no price is known (unknown is not 0)."""
 
     calls: int = 0
     cache_hits: int = 0
@@ -485,8 +484,8 @@ class JudgeUsage:
 
 
 Tallies = Mapping[str, tuple[float, ...]]
-"""Findings of a judge about itself, by name, as sums that add up over parts of a run: (count,), (sum, n) or the sums
-of a regression; `mmo_rl.judge.findings.numbers` makes numbers of them."""
+"""What a judge has noticed of itself, by name, as sums that add up over parts of a run: (count,), (sum, n) or the sums
+of a regression; `mmo_rl.judge.findings.numbers` tells what they come to."""
 
 
 Credit = Literal["trajectory", "decision"]
@@ -523,8 +522,8 @@ AssistantTurns = Literal["action", "all"]
 
 @dataclass(frozen=True, slots=True)
 class PolicyCall:
-    """Policy view of one LLM call: the prompt and the answer, and the policy's name and version where recorded; nothing
-    else."""
+    """The policy view of one LLM call: what the policy saw and answered, by which name and version, where recorded,
+    and nothing else."""
 
     messages: tuple[Message, ...]
     response: str
@@ -564,9 +563,9 @@ class PolicyVersion:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """Result of one training call. ``tokens`` counts trained completion tokens, ``tokens_selected`` those of all
-    completions that it was given (None: not counted), also of those whose reward is the mean of their group and which
-    therefore have no gradient; ``metrics`` are flat numbers."""
+    """What one training call did. ``tokens`` counts trained completion tokens, ``tokens_selected`` those of all
+    completions that it was given (None: not counted), also of the ones that teach nothing because their reward is the
+    mean of their group; ``metrics`` are flat numbers."""
 
     policy: PolicyVersion
     gradient_steps: int
@@ -582,7 +581,7 @@ class Trained:
 @dataclass(frozen=True, slots=True)
 class Rollout:
     """One agent's stay in one window of one market. ``pnl`` in game dollars, ``errors`` counts failed actions,
-    ``trades`` the openings and closings that succeeded; ``drawdown`` is the largest fall of the account from an
+    ``trades`` those that succeeded and were more than to hold; ``drawdown`` is the largest fall of the account from an
     earlier peak, in game dollars, at least 0. None where that was not measured."""
 
     market: int

@@ -1,4 +1,4 @@
-"""Submitit launchers in which a dead job stops no other; the local one runs at most ``n_jobs`` at a time."""
+"""Submitit's launchers, of which a job that dies takes no other with it, and of which the local one has a limit."""
 
 from __future__ import annotations
 
@@ -10,22 +10,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import Any
 
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
 
 from mmo_rl.errors import MmoRlError
 
-if TYPE_CHECKING:
-    from submitit import AutoExecutor
-    from submitit import Job as SubmititJob
-
-    SubmittedJob = SubmititJob[JobReturn]
-
 POLL_S = 0.2
 CANCEL_S = 10.0
-"""Time that jobs on this machine have to record an interrupt, in seconds."""
+"""How long jobs on this machine have to note that they were interrupted."""
 
 try:
     from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf  # type: ignore[import-untyped]
@@ -37,13 +31,13 @@ except ImportError:  # the extra `slurm` brings it
 else:
 
     class IndependentJobs(BaseSubmititLauncher):
-        """Launcher that submits jobs, at most ``n_jobs`` at a time (None: all, the queue decides), and waits for them.
+        """Submits jobs, at most ``n_jobs`` at a time (None: all at once, the queue decides), and waits for all of them.
 
         A job whose process died, was killed or ran out of time is a failed `JobReturn` and stops no other; an interrupt
         cancels those that have not ended.
         """
 
-        def __init__(self, n_jobs: int | None = None, **params: object) -> None:
+        def __init__(self, n_jobs: int | None = None, **params: Any) -> None:
             super().__init__(**params)
             self._n_jobs = n_jobs
 
@@ -53,7 +47,7 @@ else:
                 (list(overrides), "hydra.sweep.dir", number, f"job_id_for_{number}", Singleton.get_state())
                 for number, overrides in enumerate(job_overrides, start=initial_job_idx)
             ]
-            jobs: list[SubmittedJob] = []
+            jobs: list[Any] = []
             try:
                 while len(jobs) < len(calls):
                     working = sum(not job.done() for job in jobs)
@@ -73,11 +67,11 @@ else:
         def _starting(self) -> AbstractContextManager[None]:
             return nullcontext()
 
-        def _cancel(self, jobs: Sequence[SubmittedJob]) -> None:
+        def _cancel(self, jobs: Sequence[Any]) -> None:
             for job in jobs:
                 job.cancel(check=False)
 
-        def _executor(self) -> AutoExecutor:
+        def _executor(self) -> Any:
             import submitit
             from omegaconf import OmegaConf
 
@@ -92,16 +86,16 @@ else:
             return executor
 
     class SubmititLocal(IndependentJobs):
-        """Launcher of jobs on this machine. Ctrl-C reaches the sweep alone, which interrupts each job once: submitit's
-        own process of a job dies when it is interrupted twice, and the job goes on without it."""
+        """Jobs on this machine. Ctrl-C reaches the sweep alone, which interrupts each of them once: submitit's own
+        process of a job that is interrupted twice dies, and leaves the job at work."""
 
         _EXECUTOR = "local"
 
         def _starting(self) -> AbstractContextManager[None]:
             return _in_sessions_of_their_own()
 
-        def _cancel(self, jobs: Sequence[SubmittedJob]) -> None:
-            """Interrupts jobs and returns when none is left; a second interrupt kills them."""
+        def _cancel(self, jobs: Sequence[Any]) -> None:
+            """Returns when none is left; a second interrupt kills them."""
             working = [job for job in jobs if not job.done()]
             try:
                 super()._cancel(working)
@@ -119,7 +113,7 @@ else:
 
 @contextmanager
 def _in_sessions_of_their_own() -> Iterator[None]:
-    """Starts submitit's processes as leaders of process groups, numbered by job id; submitit has no option for it."""
+    """What submitit starts meanwhile leads a process group, whose number is the job's id; submitit cannot be asked."""
     from submitit.local import local
 
     local.subprocess = SimpleNamespace(Popen=partial(subprocess.Popen, start_new_session=True))  # type: ignore[assignment]
@@ -129,7 +123,7 @@ def _in_sessions_of_their_own() -> Iterator[None]:
         local.subprocess = subprocess
 
 
-def _returned(job: SubmittedJob, overrides: list[str]) -> JobReturn:
+def _returned(job: Any, overrides: list[str]) -> JobReturn:
     from submitit.core.utils import FailedJobError, UncompletedJobError
 
     try:

@@ -17,8 +17,7 @@ from statistics import fmean
 from typing import Any, Literal
 
 from mmo_rl.errors import ConfigError
-from mmo_rl.report.arms import Arm, arms_of, config_value, differing, known_keys, newest_only, said
-from mmo_rl.report.numbers import Unit, is_number
+from mmo_rl.report.arms import Arm, arms_of, config_value, differing, is_number, known_keys, newest_only, said
 from mmo_rl.report.runs import Run
 from mmo_rl.stats.interval import Interval
 from mmo_rl.stats.seeds import difference_over_seeds, holm, mean_over_seeds, sign_flip
@@ -74,7 +73,7 @@ class Pair:
     note: str = ""
 
     @property
-    def finding(self) -> str:
+    def verdict(self) -> str:
         """One of: a higher, a lower, no difference shown, nothing can be said."""
         if self.p_holm is None or self.difference is None:
             return "nothing can be said"
@@ -198,7 +197,7 @@ def estimate(arm: Arm, key: str) -> Estimate:
     return Estimate(value, None, None, "", 1, of)
 
 
-def unit_of(key: str) -> Unit:
+def unit_of(key: str) -> str:
     """``usd``, ``share`` (of 1), ``s`` or nothing, by the name of a metric."""
     last = key.rpartition("/")[2]
     if last.endswith(("_pct", "_tau", "_per_s")):
