@@ -1,4 +1,4 @@
-"""The nouns that every room shares: frozen, no I/O, no third-party engine.
+"""Types that every room shares: frozen, no I/O, no third-party engine.
 
 Suffixes in names: ``_s`` seconds, ``_usd`` US dollars, ``_pct`` percent. Times are aware UTC datetimes; spans are
 half-open ``[start, end)``. Missing is ``None`` or `Unscored`, never 0.
@@ -49,7 +49,7 @@ class Window:
     end: datetime
 
 
-# --- what was recorded ----------------------------------------------------------------------------------------------
+# --- recordings ----------------------------------------------------------------------------------------------
 
 
 class _Recorded(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True, gc=False):
@@ -107,7 +107,8 @@ class PromptFields(TypedDict):
 
 
 def prompt_fields(messages: Sequence[Message]) -> PromptFields:
-    """How an `LLMCall` holds chat messages: as the game's two prompts, and whole where these do not say it all."""
+    """Splits chat messages into the fields of an `LLMCall`: the game's two prompts, and all messages where there are
+    more than these."""
     system = next((m.get("content", "") for m in messages if m.get("role") == "system"), "")
     user = next((m.get("content", "") for m in reversed(messages) if m.get("role") == "user"), "")
     plain = [{"role": role, "content": text} for role, text in (("system", system), ("user", user)) if text]
@@ -116,7 +117,7 @@ def prompt_fields(messages: Sequence[Message]) -> PromptFields:
 
 
 class Action(_Recorded, frozen=True):
-    """What an agent did in a step. ``correctness`` holds the future: it is for judges, never for policies."""
+    """Action of an agent in a step. ``correctness`` holds the future: it is for judges, never for policies."""
 
     action_type: str
     parameters: JsonDict
@@ -194,7 +195,7 @@ class Rejection:
 
 @dataclass(frozen=True, slots=True)
 class TickerOutcome:
-    """What one ticker did in a window; prices in game dollars, the change in percent of the start price."""
+    """Outcome of one ticker in a window; prices in game dollars, the change in percent of the start price."""
 
     ticker: str
     start_price: float
@@ -214,7 +215,7 @@ class TickerOutcome:
 
 @dataclass(frozen=True, slots=True)
 class QuestionOutcome:
-    """What one prediction question came to. ``final_probability`` is that of YES, in [0, 1]."""
+    """Outcome of one prediction question. ``final_probability`` is that of YES, in [0, 1]."""
 
     question_id: str
     question: str
@@ -224,7 +225,7 @@ class QuestionOutcome:
 
 @dataclass(frozen=True, slots=True)
 class GroundTruth:
-    """Everything the agents of a window could not know. It reaches judges only."""
+    """Ground truth of a window: outcomes that its agents could not know. It reaches judges only."""
 
     window_id: str
     tickers: tuple[TickerOutcome, ...] = ()
@@ -253,12 +254,12 @@ class Member:
 
     @property
     def trainable(self) -> bool:
-        """Whether it may be trained on at all, however many steps it has."""
+        """True where it may be trained on, however many steps it has."""
         return self.is_training_data and not self.is_evaluation
 
 
 class GroupCounts(msgspec.Struct, frozen=True, gc=False):
-    """How much of a window, or of one ``role`` in it, was recorded: numbers, not a single id.
+    """Counts of the recorded members of a window, or of one ``role`` in it: numbers, not a single id.
 
     ``available`` members of ``agents`` different agents may be trained on; the others are ``evaluation`` (or not meant
     for training) or have ``too_few_actions``. ``steps`` and the range of P&L (game dollars, None where none was
@@ -338,8 +339,8 @@ class Draw:
 
 @dataclass(frozen=True, slots=True)
 class WindowQuery:
-    """Which windows to look at: of one scenario or of all, in a span or in the ``lookback_hours`` before the newest
-    recorded window (so that an old recording is as readable as a live one).
+    """Query for windows: of one scenario or of all, in a span or in the ``lookback_hours`` before the newest recorded
+    window (so that an old recording is as readable as a live one).
 
     Members with fewer than ``min_actions`` steps are counted apart; ``by_role`` counts and joins within a role.
     ``only`` names the windows whose members are asked for (empty: all of them); ``draw`` lets the source leave out
@@ -360,7 +361,7 @@ class WindowQuery:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The windows that an iteration takes, before anybody is named: ``groups`` are the (window id, role) that have
+    """Choice of an iteration's windows, without trajectory ids: ``groups`` are the (window id, role) that have
     enough agents. ``available`` and ``excluded`` count trajectories, as in `Selection`."""
 
     iteration: int
@@ -374,8 +375,8 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class SelectedWindow:
-    """What an iteration trains on of a window, or of one ``role`` in it. ``parts`` maps the id of what was joined to
-    the ids of its parts, in the order of time."""
+    """Trajectories of a window, or of one ``role`` in it, that an iteration trains on. ``parts`` maps the id of a
+    joined trajectory to the ids of its parts, in the order of time."""
 
     window: Window
     trajectory_ids: tuple[str, ...]
@@ -388,13 +389,13 @@ class SelectedWindow:
 
     @property
     def recorded_ids(self) -> tuple[str, ...]:
-        """The ids of the trajectories (or slices) that are read."""
+        """Ids of the trajectories (or slices) that are read."""
         return tuple(part for i in self.trajectory_ids for part in self.parts.get(i, (i,)))
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which trajectories an iteration trains on, and what was left out and why.
+    """Trajectories that an iteration trains on, and the number of those left out by reason.
 
     ``available`` and ``used`` count trajectories; ``dropout_rate`` in [0, max_dropout]; ``excluded`` counts
     trajectories by reason (``too_few_agents``, ``too_few_actions``, ``unfinished``, ``held_out``, ``already_used``,
@@ -419,7 +420,7 @@ class Selection:
 
     @property
     def recorded_ids(self) -> tuple[str, ...]:
-        """The ids of the recorded trajectories, or slices of them, that were joined where several were."""
+        """Ids of the recorded trajectories or slices, the parts of joined ones each by itself."""
         return tuple(i for w in self.windows for i in w.recorded_ids)
 
     @property
@@ -427,7 +428,7 @@ class Selection:
         return len(self.trajectory_ids)
 
     def largest_share(self, *, after: bool) -> float | None:
-        """The share of the trajectories that are of the agent with the most, before or after dropout; in [0, 1]."""
+        """Computes the share of the agent with the most trajectories, before or after dropout; in [0, 1]."""
         counts = [pair[after] for pair in self.agents.values()]
         return max(counts) / sum(counts) if sum(counts) else None
 
@@ -463,7 +464,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Unscored:
-    """A judgment that could not be had. It is counted and never treated as 0."""
+    """Missing judgment of one trajectory, with its reason. It is counted and never treated as 0."""
 
     trajectory_id: str
     reason: str
@@ -474,7 +475,7 @@ Judgment = Score | Unscored
 
 @dataclass(frozen=True, slots=True)
 class JudgeUsage:
-    """What judging cost. ``cost_usd`` is None when no price is known (unknown is not 0)."""
+    """Calls, tokens and cost of judging. ``cost_usd`` is None when no price is known (unknown is not 0)."""
 
     calls: int = 0
     cache_hits: int = 0
@@ -484,8 +485,8 @@ class JudgeUsage:
 
 
 Tallies = Mapping[str, tuple[float, ...]]
-"""What a judge has noticed of itself, by name, as sums that add up over parts of a run: (count,), (sum, n) or the sums
-of a regression; `mmo_rl.judge.findings.numbers` tells what they come to."""
+"""Findings of a judge about itself, by name, as sums that add up over parts of a run: (count,), (sum, n) or the sums
+of a regression; `mmo_rl.judge.findings.numbers` makes numbers of them."""
 
 
 Credit = Literal["trajectory", "decision"]
@@ -522,8 +523,8 @@ AssistantTurns = Literal["action", "all"]
 
 @dataclass(frozen=True, slots=True)
 class PolicyCall:
-    """The policy view of one LLM call: what the policy saw and answered, by which name and version, where recorded,
-    and nothing else."""
+    """Policy view of one LLM call: the prompt and the answer, and the policy's name and version where recorded; nothing
+    else."""
 
     messages: tuple[Message, ...]
     response: str
@@ -563,9 +564,9 @@ class PolicyVersion:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What one training call did. ``tokens`` counts trained completion tokens, ``tokens_selected`` those of all
-    completions that it was given (None: not counted), also of the ones that teach nothing because their reward is the
-    mean of their group; ``metrics`` are flat numbers."""
+    """Result of one training call. ``tokens`` counts trained completion tokens, ``tokens_selected`` those of all
+    completions that it was given (None: not counted), also of those whose reward is the mean of their group and which
+    therefore have no gradient; ``metrics`` are flat numbers."""
 
     policy: PolicyVersion
     gradient_steps: int
@@ -581,7 +582,7 @@ class Trained:
 @dataclass(frozen=True, slots=True)
 class Rollout:
     """One agent's stay in one window of one market. ``pnl`` in game dollars, ``errors`` counts failed actions,
-    ``trades`` those that succeeded and were more than to hold; ``drawdown`` is the largest fall of the account from an
+    ``trades`` the openings and closings that succeeded; ``drawdown`` is the largest fall of the account from an
     earlier peak, in game dollars, at least 0. None where that was not measured."""
 
     market: int

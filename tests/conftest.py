@@ -20,6 +20,8 @@ import asyncpg
 import pytest
 
 from mmo_rl.__main__ import SPIN_COUNT
+from mmo_rl.commands.base import Command, Context
+from mmo_rl.config.tasks import Options
 from mmo_rl.database.database import Database
 from mmo_rl.database.embedded import EmbeddedServer
 from mmo_rl.database.migrate import migrate
@@ -161,10 +163,10 @@ def smollm2() -> Path:
 @pytest.fixture(scope="session")
 def smollm2_cache(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with that model unpacked: it takes a minute, and half a gigabyte for the length of the tests."""
-    from mmo_rl.lm.unpack import unpacked
+    from mmo_rl.lm.unpack import unpack
 
     folder = tmp_path_factory.mktemp("models")
-    unpacked(str(smollm2), cache=folder)
+    unpack(str(smollm2), cache=folder)
     yield folder
     shutil.rmtree(folder)
 
@@ -206,11 +208,11 @@ def train(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., Any]], lis
     def replace(body: Callable[..., Any]) -> list[int]:
         seeds: list[int] = []
 
-        async def run(context: Any) -> Any:
+        async def run(context: Context, options: Options) -> Any:
             seeds.append(context.settings.seed)
             return body(context)
 
-        monkeypatch.setattr("mmo_rl.commands.train.run", run)
+        monkeypatch.setattr("mmo_rl.commands.train.COMMAND", Command(run=run))
         return seeds
 
     return replace

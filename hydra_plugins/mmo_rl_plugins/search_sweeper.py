@@ -1,24 +1,38 @@
-"""``hydra/sweeper=optuna``: a search over the command line's keys that continues where it stopped."""
+"""Optuna sweeper (``hydra/sweeper=optuna``): a search over the command line's keys that continues where it stopped."""
 
 from __future__ import annotations
 
 import importlib.util
 import math
-from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, get_args
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from hydra_plugins.mmo_rl_plugins.sweeper import CheckedSweeper
-from mmo_rl.cli.search import Direction, Sampler
+from mmo_rl.cli.launch import JobRunner
+from mmo_rl.cli.search import (
+    Direction,
+    Sampler,
+    Search,
+    Space,
+    ended_of,
+    folder_of,
+    named,
+    opened,
+    other_studies,
+)
+from mmo_rl.cli.sweep import Ended, Job, place, print_rows, raise_failures
 from mmo_rl.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 class SearchSweeper(CheckedSweeper):
-    """Runs trials until ``n_trials`` in all have finished, ``n_jobs`` of them a batch through any launcher; every job
-    of a batch is checked before it starts. A trial's value is what its job returns.
+    """Sweeper that runs trials until ``n_trials`` in all have finished, ``n_jobs`` of them a batch through any
+    launcher; every job of a batch is checked before it starts. A trial's value is the number that its job returns.
 
     Raises `MmoRlError` at the end where a trial of this start failed; the same command runs it again.
     """
@@ -58,10 +72,9 @@ class SearchSweeper(CheckedSweeper):
             )
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
-    def sweep(self, arguments: list[str]) -> Any:
+    def sweep(self, arguments: list[str]) -> object:
+        """Runs the trials of a command line's overrides; returns the best value."""
         from rich.console import Console
-
-        from mmo_rl.cli.search import Search, Space, opened, other_studies
 
         assert self.hydra_context is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
@@ -75,7 +88,7 @@ class SearchSweeper(CheckedSweeper):
                 hint="task=train with evaluate=market",
             )
         console = Console()
-        with opened(self._path(first), job=first, space=space, direction=self._direction) as study:
+        with opened(first.folder.path.parent / "optuna.db", job=first, space=space, direction=self._direction) as study:
             search = Search(
                 study, space, n_trials=self._n_trials, sampler=self._sampler, seed=self._seed, n_jobs=self._n_jobs
             )
@@ -99,17 +112,14 @@ class SearchSweeper(CheckedSweeper):
                 )
             return self._run(search, space, console)
 
-    def _run(self, search: Any, space: Any, console: Any) -> Any:
-        from mmo_rl.cli.sweep import Ended, raise_failures
-
+    def _run(self, search: Search, space: Space, console: Console) -> float | None:
         ends: list[Ended] = []
         while trials := search.ask():
             told: set[int] = set()
-            runner = None
             commands = {trial.number: space.overrides(trial.params) for trial in trials}
             try:
                 jobs = self.checked(list({tuple(c): c for c in commands.values()}.values()))
-                runner = self.runner(jobs, console)
+                runner: JobRunner = self.runner(jobs, console)
                 numbers = {tuple(job.overrides): i for i, job in enumerate(jobs)}
                 results = runner.run()
                 for trial in trials:
@@ -129,7 +139,7 @@ class SearchSweeper(CheckedSweeper):
         best = search.best()
         return None if best is None else best.value
 
-    def _checked_first(self, space: Any) -> Any:
+    def _checked_first(self, space: Space) -> list[Job]:
         try:
             return self.checked([space.overrides(space.first())])
         except ConfigError as error:
@@ -139,16 +149,9 @@ class SearchSweeper(CheckedSweeper):
                 ) from None
             raise
 
-    def _path(self, job: Any) -> Path:
-        path: Path = job.folder.path.parent / "optuna.db"
-        return path
 
-
-def _print(search: Any, space: Any, console: Any) -> None:
-    """The table of all trials, and the best."""
-    from mmo_rl.cli.search import ended_of, folder_of, named
-    from mmo_rl.cli.sweep import place, print_rows
-
+def _print(search: Search, space: Space, console: Console) -> None:
+    """Prints the table of all trials, and the best."""
     rows = []
     for trial in search.trials():
         end, folder = ended_of(trial), folder_of(trial)

@@ -1,4 +1,4 @@
-"""Submitit's launchers, of which a job that dies takes no other with it, and of which the local one has a limit."""
+"""Submitit launchers in which a dead job stops no other; the local one runs at most ``n_jobs`` at a time."""
 
 from __future__ import annotations
 
@@ -10,16 +10,22 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
 
 from mmo_rl.errors import MmoRlError
 
+if TYPE_CHECKING:
+    from submitit import AutoExecutor
+    from submitit import Job as SubmititJob
+
+    SubmittedJob = SubmititJob[JobReturn]
+
 POLL_S = 0.2
 CANCEL_S = 10.0
-"""How long jobs on this machine have to note that they were interrupted."""
+"""Time that jobs on this machine have to record an interrupt, in seconds."""
 
 try:
     from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf  # type: ignore[import-untyped]
@@ -31,13 +37,13 @@ except ImportError:  # the extra `slurm` brings it
 else:
 
     class IndependentJobs(BaseSubmititLauncher):
-        """Submits jobs, at most ``n_jobs`` at a time (None: all at once, the queue decides), and waits for all of them.
+        """Launcher that submits jobs, at most ``n_jobs`` at a time (None: all, the queue decides), and waits for them.
 
         A job whose process died, was killed or ran out of time is a failed `JobReturn` and stops no other; an interrupt
         cancels those that have not ended.
         """
 
-        def __init__(self, n_jobs: int | None = None, **params: Any) -> None:
+        def __init__(self, n_jobs: int | None = None, **params: object) -> None:
             super().__init__(**params)
             self._n_jobs = n_jobs
 
@@ -47,7 +53,7 @@ else:
                 (list(overrides), "hydra.sweep.dir", number, f"job_id_for_{number}", Singleton.get_state())
                 for number, overrides in enumerate(job_overrides, start=initial_job_idx)
             ]
-            jobs: list[Any] = []
+            jobs: list[SubmittedJob] = []
             try:
                 while len(jobs) < len(calls):
                     working = sum(not job.done() for job in jobs)
@@ -67,11 +73,11 @@ else:
         def _starting(self) -> AbstractContextManager[None]:
             return nullcontext()
 
-        def _cancel(self, jobs: Sequence[Any]) -> None:
+        def _cancel(self, jobs: Sequence[SubmittedJob]) -> None:
             for job in jobs:
                 job.cancel(check=False)
 
-        def _executor(self) -> Any:
+        def _executor(self) -> AutoExecutor:
             import submitit
             from omegaconf import OmegaConf
 
@@ -86,16 +92,16 @@ else:
             return executor
 
     class SubmititLocal(IndependentJobs):
-        """Jobs on this machine. Ctrl-C reaches the sweep alone, which interrupts each of them once: submitit's own
-        process of a job that is interrupted twice dies, and leaves the job at work."""
+        """Launcher of jobs on this machine. Ctrl-C reaches the sweep alone, which interrupts each job once: submitit's
+        own process of a job dies when it is interrupted twice, and the job goes on without it."""
 
         _EXECUTOR = "local"
 
         def _starting(self) -> AbstractContextManager[None]:
             return _in_sessions_of_their_own()
 
-        def _cancel(self, jobs: Sequence[Any]) -> None:
-            """Returns when none is left; a second interrupt kills them."""
+        def _cancel(self, jobs: Sequence[SubmittedJob]) -> None:
+            """Interrupts jobs and returns when none is left; a second interrupt kills them."""
             working = [job for job in jobs if not job.done()]
             try:
                 super()._cancel(working)
@@ -113,7 +119,7 @@ else:
 
 @contextmanager
 def _in_sessions_of_their_own() -> Iterator[None]:
-    """What submitit starts meanwhile leads a process group, whose number is the job's id; submitit cannot be asked."""
+    """Starts submitit's processes as leaders of process groups, numbered by job id; submitit has no option for it."""
     from submitit.local import local
 
     local.subprocess = SimpleNamespace(Popen=partial(subprocess.Popen, start_new_session=True))  # type: ignore[assignment]
@@ -123,7 +129,7 @@ def _in_sessions_of_their_own() -> Iterator[None]:
         local.subprocess = subprocess
 
 
-def _returned(job: Any, overrides: list[str]) -> JobReturn:
+def _returned(job: SubmittedJob, overrides: list[str]) -> JobReturn:
     from submitit.core.utils import FailedJobError, UncompletedJobError
 
     try:

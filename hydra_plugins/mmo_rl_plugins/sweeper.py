@@ -1,9 +1,9 @@
-"""The default sweeper: the whole sweep is checked before its first job, finished jobs are skipped, and one failed job
-stops no other."""
+"""Default sweeper: checks the whole sweep before its first job, skips finished jobs, goes on after failed ones."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -13,19 +13,23 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from mmo_rl.cli.carried import CarriedConfigs
+from mmo_rl.cli.launch import JobRunner
+from mmo_rl.cli.launchers import launcher_missing, require_counts
 from mmo_rl.cli.sweep import Job, Overrides, announce, checked, print_table, report
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 class CheckedSweeper(BasicSweeper):
-    """Composes and validates every job first (raises `ConfigError` naming the bad ones), then launches what is left to
-    do. Raises `MmoRlError` at the end where a job failed, after all of them had their turn and the table was printed.
+    """Sweeper that composes and validates every job first (raises `ConfigError` naming the bad ones), then launches
+    those that are not done. Raises `MmoRlError` at the end where a job failed, after all of them were run and the table
+    was printed.
 
-    The same command again continues: what is done is skipped with its stored result, the rest runs.
+    The same command again continues: finished jobs are skipped with their stored result, the rest runs.
     """
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        from mmo_rl.cli.launchers import launcher_missing, require_counts
-
         require_counts(config.hydra.launcher)
         carried = HydraContext(
             config_loader=CarriedConfigs(hydra_context.config_loader.get_search_path()),
@@ -36,7 +40,8 @@ class CheckedSweeper(BasicSweeper):
         except (ImportError, RuntimeError) as error:
             raise launcher_missing(config, error) from None
 
-    def sweep(self, arguments: list[str]) -> Any:
+    def sweep(self, arguments: list[str]) -> object:
+        """Runs the jobs of a command line's overrides; returns their results."""
         from rich.console import Console
 
         assert self.hydra_context is not None
@@ -55,14 +60,14 @@ class CheckedSweeper(BasicSweeper):
         report(jobs, ended, console)
         return [end.value for end in ended]
 
-    def checked(self, overrides: list[Overrides]) -> list[Job]:
+    def checked(self, overrides: Sequence[Overrides]) -> list[Job]:
+        """Composes and validates jobs. Raises `ConfigError` naming the bad ones."""
         loader, config = self.hydra_context.config_loader, self.config  # type: ignore[union-attr]
         assert config is not None
         return checked(overrides, compose=lambda job: loader.load_sweep_config(config, job))
 
-    def runner(self, jobs: list[Job], console: Any) -> Any:
-        from mmo_rl.cli.launch import JobRunner
-
+    def runner(self, jobs: Sequence[Job], console: Console) -> JobRunner:
+        """Makes the runner of these jobs with Hydra's launcher."""
         assert self.launcher is not None
         one_by_one = isinstance(self.launcher, BasicLauncher)
         launch = self.launcher.launch

@@ -1,4 +1,4 @@
-"""Rate limit of requests and tokens a minute: calls are spaced evenly, so that no minute holds more than its share."""
+"""Requests and tokens a minute: calls are spaced evenly, so that no minute holds more than its share."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class RateLimit:
             self._next_token = loop.time() + tokens * self._token_s
 
     def correct(self, *, estimated: int, used: int) -> None:
-        """Corrects the estimate of a call by the tokens that it used."""
+        """Accounts for what a call really took."""
         self._next_token += (used - estimated) * self._token_s
 
     def pause(self, seconds: float) -> None:
-        """Holds all calls back for ``seconds``, as the server asked."""
+        """The server asked for less: no call is sent for ``seconds``."""
         self._paused_until = max(self._paused_until, asyncio.get_running_loop().time() + seconds)

@@ -82,7 +82,7 @@ def same_config(status: dict[str, Any] | None, sha256: str) -> bool:
 def _run(cfg: DictConfig, output_dir: Path, overrides: tuple[str, ...]) -> Result:
     from rich.console import Console
 
-    from mmo_rl.config.settings import check_task, config_sha256, validate
+    from mmo_rl.config.settings import config_sha256, validate
 
     settings = validate(cfg)
     console = Console(quiet=_aside() and output_dir.resolve() != project_root())
@@ -91,7 +91,7 @@ def _run(cfg: DictConfig, output_dir: Path, overrides: tuple[str, ...]) -> Resul
         with _logging_to(settings.home / "log.txt"):
             return _told(settings.task, _perform(settings, console, None, overrides), console)
 
-    from mmo_rl.report.run_folder import RunFolder
+    from mmo_rl.report.run_folder import RunFolder, move_aside
 
     folder, sha256 = RunFolder(output_dir), config_sha256(settings)
     status = folder.status()
@@ -101,16 +101,24 @@ def _run(cfg: DictConfig, output_dir: Path, overrides: tuple[str, ...]) -> Resul
     check_task(settings, overrides)
     if status is not None and status["status"] != "running" and not known:
         console.print("The configuration has changed since this run.")
-        move_aside(folder.path, console)
+        console.print(f"The old folder is now {move_aside(folder.path)}", soft_wrap=True)
     return _perform_in(folder, sha256, settings, console, overrides)
+
+
+def check_task(settings: Settings, overrides: tuple[str, ...]) -> None:
+    """Runs the check that only the task can make of its config. Raises `ConfigError`."""
+    from mmo_rl.commands import command_of
+
+    if (check := command_of(settings.task).check) is not None:
+        check(settings, overrides)
 
 
 def _told(task: str, result: Result, console: Console) -> Result:
     """A task with a ``tell(jobs, console)`` leaves the printing to it, so that a sweep can print all of its jobs at
     once."""
-    from mmo_rl.config.settings import task_module
+    from mmo_rl.commands import command_of
 
-    tell = getattr(task_module(task), "tell", None)
+    tell = command_of(task).tell
     if tell is not None and HydraConfig.get().mode != RunMode.MULTIRUN:
         tell([("this run", result)], console)
     return result
@@ -182,14 +190,14 @@ def _console_of_log() -> Console:
 
 
 def _perform(settings: Settings, console: Console, folder: RunFolder | None, overrides: tuple[str, ...]) -> Result:
-    from mmo_rl.config.components import Components, Context
-    from mmo_rl.config.settings import task_module
+    from mmo_rl.commands import command_of
+    from mmo_rl.commands.base import Context
+    from mmo_rl.config.composition import Session, compose
 
     async def perform() -> Result:
-        async with Components(settings, console=console, run_folder=folder, overrides=overrides) as components:
-            context = Context(settings, components, console, folder, overrides)
-            result: Result = await task_module(settings.task).run(context, **settings.options)
-            return result
+        async with Session(compose(settings, run_folder=folder)) as session:
+            context = Context(settings=settings, session=session, console=console, folder=folder, overrides=overrides)
+            return await command_of(settings.task).run(context, settings.options)
 
     try:
         return asyncio.run(perform())
@@ -227,15 +235,6 @@ def _remove_empty(folder: Path) -> None:
     with contextlib.suppress(OSError):
         for path in (folder, folder.parent, folder.parent.parent)[: 0 if folder.resolve() == project_root() else 3]:
             path.rmdir()
-
-
-def move_aside(path: Path, console: Console) -> None:
-    """The folder of a run that is not what runs now: kept under the next free number, not overwritten."""
-    number = 1
-    while (aside := path.with_name(f"{path.name}.{number}")).exists():
-        number += 1
-    path.rename(aside)
-    console.print(f"The old folder is now {aside}", soft_wrap=True)
 
 
 @contextlib.contextmanager

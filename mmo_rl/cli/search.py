@@ -1,6 +1,6 @@
-"""A search over keys: a study that outlives its process, in ``runs/<name>/optuna.db``.
+"""Search over keys: an Optuna study that outlives its process, in ``runs/<name>/optuna.db``.
 
-A study belongs to one command (what is searched, what is fixed, the resolved config): the same command continues it,
+A study belongs to one command (searched keys, fixed overrides, resolved config): the same command continues it,
 another one begins its own in the same file.
 """
 
@@ -10,21 +10,29 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, TypeGuard
 
-from hydra.core.override_parser.types import IntervalSweep, Override
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 
 from mmo_rl.cli.sweep import Ended, Job
 from mmo_rl.errors import ConfigError
 
 if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
+    from optuna.distributions import (
+        CategoricalChoiceType,
+        CategoricalDistribution,
+        FloatDistribution,
+        IntDistribution,
+    )
+    from optuna.samplers import BaseSampler
     from optuna.study import Study
     from optuna.trial import FrozenTrial, Trial
+
+    Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
 
 Direction = Literal["maximize", "minimize"]
 Sampler = Literal["tpe", "random", "grid"]
@@ -33,14 +41,14 @@ _ERROR, _FOLDER = "error", "folder"
 
 @dataclass(frozen=True)
 class Space:
-    """What is searched, by key, and the overrides that every trial shares."""
+    """Search space: the distribution of each searched key, and the overrides that every trial shares."""
 
-    searched: Mapping[str, BaseDistribution]
+    searched: Mapping[str, Distribution]
     fixed: Sequence[str]
 
     @classmethod
     def of(cls, parsed: Sequence[Override]) -> Space:
-        """From overrides in Hydra's sweep syntax; the last of several for one key counts."""
+        """Reads overrides in Hydra's sweep syntax; the last of several for one key counts."""
         last = {override.get_key_element(): override for override in parsed}
         searched = {key: _distribution(o) for key, o in last.items() if o.is_sweep_override()}
         fixed = [f"{key}={o.get_value_element_as_str()}" for key, o in last.items() if not o.is_sweep_override()]
@@ -52,32 +60,36 @@ class Space:
             )
         return cls(searched, fixed)
 
-    def overrides(self, params: Mapping[str, Any]) -> list[str]:
-        """The whole command of one trial."""
+    def overrides(self, params: Mapping[str, object]) -> list[str]:
+        """Returns the overrides of one trial."""
         return [*self.fixed, *named(params, self.searched)]
 
-    def first(self) -> dict[str, Any]:
-        """A point of the space: of each key the first choice or the lowest value, but inside of an interval."""
+    def first(self) -> dict[str, CategoricalChoiceType]:
+        """Returns a point of the space: of each key the first choice or lowest value, but inside of an interval."""
 
-        def one(distribution: Any) -> Any:
-            if hasattr(distribution, "choices"):
+        from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+        def one(distribution: Distribution) -> CategoricalChoiceType:
+            if isinstance(distribution, CategoricalDistribution):
                 return distribution.choices[0]
-            inside = isinstance(distribution.low, float) and distribution.step is None
-            return distribution.low + (distribution.high - distribution.low) * 0.382 if inside else distribution.low
+            if isinstance(distribution, FloatDistribution) and distribution.step is None:
+                return distribution.low + (distribution.high - distribution.low) * 0.382
+            return distribution.low
 
         return {key: one(distribution) for key, distribution in self.searched.items()}
 
-    def grid(self) -> dict[str, list[Any]]:
-        """Every value of every key; raises `ConfigError` where a key has endlessly many."""
+    def grid(self) -> dict[str, list[CategoricalChoiceType]]:
+        """Lists every value of every key; raises `ConfigError` where a key has endlessly many."""
         return {key: _values(key, distribution) for key, distribution in self.searched.items()}
 
 
-def named(params: Mapping[str, Any], keys: Sequence[str] | Mapping[str, Any]) -> list[str]:
+def named(params: Mapping[str, object], keys: Iterable[str]) -> list[str]:
+    """Writes the values of some keys as overrides."""
     return [f"{key}={params[key]}" for key in keys if key in params]
 
 
 class Search:
-    """One study: `ask` for trials, `tell` how their jobs ended."""
+    """Search by one study: `ask` for trials, `tell` how their jobs ended."""
 
     def __init__(self, study: Study, space: Space, *, n_trials: int, sampler: Sampler, seed: int, n_jobs: int) -> None:
         from optuna.trial import TrialState
@@ -91,7 +103,7 @@ class Search:
         self._failed_now = 0
         self._states = TrialState
         self.again = self._queue_failed()
-        """How many trials failed or were killed before, and are run again."""
+        """Number of trials that failed or were killed before, and are run again."""
         if sampler == "grid":
             grid = space.grid()
             for values in itertools.product(*grid.values()):
@@ -99,18 +111,20 @@ class Search:
 
     @property
     def finished(self) -> int:
+        """Number of finished trials."""
         return sum(t.state == self._states.COMPLETE for t in self._study.trials)
 
     def trials(self) -> list[FrozenTrial]:
-        """All that have begun."""
+        """Returns all trials that have begun."""
         return [t for t in self._study.trials if t.state != self._states.WAITING]
 
     def best(self) -> FrozenTrial | None:
+        """Returns the best finished trial."""
         return self._study.best_trial if self.finished else None
 
     def ask(self) -> list[Trial]:
-        """The next batch; empty when there are enough. A trial that fails now is not tried again before the next
-        start."""
+        """Returns the next batch of trials; empty when there are enough. A trial that fails now is not tried again
+        before the next start."""
         trials: list[Trial] = []
         room = min(self._n_jobs, self._n_trials - self.finished - self._failed_now)
         for _ in range(room):
@@ -124,7 +138,7 @@ class Search:
         return trials
 
     def tell(self, trial: Trial, end: Ended, folder: Path | None) -> None:
-        """Records a trial's end: its number, or that it failed and why."""
+        """Records a trial's end: its number, or the reason of its failure."""
         if folder is not None:
             trial.set_user_attr(_FOLDER, str(folder))
         value = end.value
@@ -139,7 +153,7 @@ class Search:
         self._failed_now += 1
 
     def _queue_failed(self) -> int:
-        """Trials that failed, or that a killed search left unfinished, are to be run again, each once."""
+        """Queues trials that failed, or that a killed search left unfinished, to be run again, each once."""
         for trial in self._study.trials:
             if trial.state == self._states.RUNNING:
                 self._study.tell(trial.number, state=self._states.FAIL)
@@ -154,7 +168,7 @@ class Search:
         waiting = [t for t in self._study.trials if t.state == self._states.WAITING]
         return sum(t.system_attrs.get("fixed_params") in failed for t in waiting)
 
-    def _make_sampler(self, seed: int) -> Any:
+    def _make_sampler(self, seed: int) -> BaseSampler:
         from optuna import samplers
 
         if self._sampler == "tpe":
@@ -164,7 +178,8 @@ class Search:
 
 @contextmanager
 def opened(path: Path, *, job: Job, space: Space, direction: Direction) -> Iterator[Study]:
-    """The study of this very search, for this process alone. ``job`` is one of its jobs, for the config's fingerprint.
+    """Opens the study of this search, locked for this process. ``job`` is one of its jobs: the study's name contains
+    the fingerprint of its config.
 
     Raises `ConfigError` where another process is at this file.
     """
@@ -194,12 +209,12 @@ def opened(path: Path, *, job: Job, space: Space, direction: Direction) -> Itera
 
 
 def other_studies(study: Study) -> int:
-    """How many studies of other commands or configs the same file holds."""
+    """Counts the studies of other commands or configs in the same file."""
     return len(study._storage.get_all_studies()) - 1
 
 
 def ended_of(trial: FrozenTrial) -> Ended:
-    """A trial as a row of the table."""
+    """Returns the end of a trial's job, as the table shows it."""
     from optuna.trial import TrialState
 
     if trial.state == TrialState.COMPLETE:
@@ -208,6 +223,7 @@ def ended_of(trial: FrozenTrial) -> Ended:
 
 
 def folder_of(trial: FrozenTrial) -> Path | None:
+    """Returns the run folder of a trial's job."""
     folder = trial.user_attrs.get(_FOLDER)
     return None if folder is None else Path(folder)
 
@@ -220,10 +236,10 @@ def _name(job: Job, space: Space, direction: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
 
 
-def _distribution(override: Override) -> BaseDistribution:
+def _distribution(override: Override) -> Distribution:
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-    value: Any = override.value()
+    value = override.value()
     if isinstance(value, IntervalSweep):
         assert value.start is not None
         assert value.end is not None
@@ -236,7 +252,7 @@ def _distribution(override: Override) -> BaseDistribution:
             return IntDistribution(value.start, value.end, log=log)
         return FloatDistribution(value.start, value.end, log=log)
     choices = list(override.sweep_string_iterator())
-    if override.is_range_sweep() and not value.shuffle and choices:
+    if isinstance(value, RangeSweep) and not value.shuffle and choices:
         numbers = [float(choice) for choice in choices]
         if all(choice.lstrip("-").isdigit() for choice in choices):
             return IntDistribution(int(min(numbers)), int(max(numbers)), step=abs(int(value.step)))
@@ -244,8 +260,10 @@ def _distribution(override: Override) -> BaseDistribution:
     return CategoricalDistribution(choices)
 
 
-def _values(key: str, distribution: Any) -> list[Any]:
-    if hasattr(distribution, "choices"):
+def _values(key: str, distribution: Distribution) -> list[CategoricalChoiceType]:
+    from optuna.distributions import CategoricalDistribution
+
+    if isinstance(distribution, CategoricalDistribution):
         return list(distribution.choices)
     if distribution.step is None or distribution.log:
         raise ConfigError(
@@ -256,5 +274,5 @@ def _values(key: str, distribution: Any) -> list[Any]:
     return list(itertools.islice(itertools.count(distribution.low, distribution.step), count))
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -187,10 +187,10 @@ def raise_failures(ended: Sequence[Ended]) -> None:
 
 def _tell_together(jobs: Sequence[Job], ended: Sequence[Ended], console: Console) -> bool:
     """Whether the task prints the results of all jobs at once, and did; not where one failed."""
-    from mmo_rl.config.settings import task_module
+    from mmo_rl.commands import command_of
 
     tasks = {job.task for job in jobs}
-    tell = getattr(task_module(tasks.pop()), "tell", None) if len(tasks) == 1 else None
+    tell = command_of(tasks.pop()).tell if len(tasks) == 1 else None
     if tell is None or any(end.status not in ("done", "skipped") for end in ended):
         return False
     tell([(job.name, end.value) for job, end in zip(jobs, ended, strict=True)], console)
@@ -198,7 +198,8 @@ def _tell_together(jobs: Sequence[Job], ended: Sequence[Ended], console: Console
 
 
 def _checked(name: str, overrides: Overrides, compose: Callable[[Overrides], DictConfig]) -> Job:
-    from mmo_rl.config.settings import check_task, config_sha256, validate
+    from mmo_rl.cli.job import check_task
+    from mmo_rl.config.settings import config_sha256, validate
     from mmo_rl.report.run_folder import RunFolder
 
     config = compose(overrides)
@@ -208,7 +209,7 @@ def _checked(name: str, overrides: Overrides, compose: Callable[[Overrides], Dic
     sha256 = config_sha256(settings)
     before = _before(None if folder is None else folder.status(), sha256)
     if before != "done":
-        check_task(settings, overrides)
+        check_task(settings, tuple(overrides))
     return Job(name, overrides, config, sha256, settings.task, settings.iterations, folder, before)
 
 

@@ -1,39 +1,34 @@
-"""Rebuilds the shipped `tiny` base model: behaviour cloning of mixed-quality scripted play, on a CPU."""
+"""Task build_model: rebuilds the shipped `tiny` base model by behaviour cloning of mixed-quality scripted play."""
 
 from __future__ import annotations
 
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import cast
 
-from pydantic import Field
-
+from mmo_rl.commands.base import Command, Context
+from mmo_rl.config.building import build
+from mmo_rl.config.tasks import BuildModelOptions
+from mmo_rl.lm.clone import clone
+from mmo_rl.market.spec import MarketSpec
+from mmo_rl.market.teachers import demonstrations, headlines_only
 from mmo_rl.report.progress import Stages
 
-if TYPE_CHECKING:
-    from mmo_rl.config.components import Context
+READ_NEWS = frozenset({"mistaken", "clumsy", "informed", "gullible"})
+"""Teachers whose answers follow the news."""
 
 
-async def run(
-    context: Context,
-    *,
-    output: str,
-    examples: Annotated[int, Field(ge=64)] = 200_000,
-    headlines: Annotated[int, Field(ge=0)] = 60_000,
-) -> None:
-    """Writes the model to the folder ``output``; ``examples`` whole prompts after ``headlines`` that hold only news."""
-    from mmo_rl.lm.clone import clone
-    from mmo_rl.market.teachers import demonstrations, headlines_only
-
-    spec, seed = context.components.market(), context.settings.seed
-    read_news = {"mistaken", "clumsy", "informed", "gullible"}
+async def run(context: Context, options: BuildModelOptions) -> None:
+    """Writes the model and its tokenizer to the folder ``output``, and prints the command that trains it."""
+    spec, seed = cast(MarketSpec, build(context.settings.node("market"))), context.settings.seed
     with Stages(console=context.console, iterations=1) as stages:
         with stages.stage("play"):
-            first = [headlines_only(e) for e in islice(demonstrations(spec, seed=seed + 1, only=read_news), headlines)]
-            second = list(islice(demonstrations(spec, seed=seed), examples))
+            news = islice(demonstrations(spec, seed=seed + 1, only=READ_NEWS), options.headlines)
+            first = [headlines_only(example) for example in news]
+            second = list(islice(demonstrations(spec, seed=seed), options.examples))
         with stages.stage("clone") as advance:
             model, tokenizer = clone([first, second], seed=seed, on_step=lambda done, total, loss: advance(done, total))
-    folder = Path(output).expanduser()
+    folder = Path(options.output).expanduser()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     parameters = sum(p.numel() for p in model.parameters())
@@ -41,3 +36,6 @@ async def run(
         f"{parameters / 1e6:.2f} M parameters in {folder}, cloned in {stages.seconds['clone']:.0f} s; "
         f"try it: mmo-rl model.path={folder} name=rebuilt"
     )
+
+
+COMMAND = Command(run=run)

@@ -7,9 +7,10 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Literal
 
 from mmo_rl.clock import utc_now
+from mmo_rl.commands.base import Command, Context
+from mmo_rl.config.tasks import CheckOptions
 from mmo_rl.errors import DatabaseError, NotReady
 from mmo_rl.report.readiness_table import show
 from mmo_rl.sampler.base import AGENT_THRESHOLDS, ReadinessReport, SamplingRules
@@ -19,19 +20,16 @@ from mmo_rl.sampler.readiness import examine, report
 from mmo_rl.source.base import Source
 from mmo_rl.types import WindowStats
 
-if TYPE_CHECKING:
-    from mmo_rl.config.components import Context
 
-
-async def run(context: Context, *, format: Literal["table", "json"] = "table", steps: bool = True) -> None:
+async def run(context: Context, options: CheckOptions) -> None:
     """Checks every window that the sampler looks at, and prints a table or one JSON object.
 
     ``steps`` False looks at statistics alone. Raises `NotReady` (exit code 3) where no window is ready.
     """
-    source, sampler = await context.components.source(), context.components.sampler()
+    source, sampler = context.components.source, context.components.sampler
     query, rules = sampler.query(None), sampler.rules
     windows = await source.windows(query)
-    counters = await _examined(source, windows) if steps else None
+    counters = await _examined(source, windows) if options.steps else None
     rejections = getattr(source, "rejections", None)
     checked = report(
         windows,
@@ -42,7 +40,7 @@ async def run(context: Context, *, format: Literal["table", "json"] = "table", s
         outside_lookback=await older_windows(source, query, windows, rules),
     )
     following = await _before_training(context, checked) or next_command(checked, context.overrides, rules)
-    if format == "json":
+    if options.format == "json":
         sys.stdout.write(json.dumps(checked.as_json() | {"next": following}) + "\n")
     else:
         show(checked, following, context.console)
@@ -77,7 +75,7 @@ async def _before_training(context: Context, checked: ReadinessReport) -> str | 
     if "dsn_env" not in source:
         return _command(kept, without=(), more=("task=import",)) if needs_outcomes else None
     if source["dsn_env"] == database.get("dsn_env"):
-        target = await context.components.database()
+        target = context.components.database
         if await target.refused() is not None:
             return _command(kept, without=("database",), more=("task=import", "database=embedded"))
         try:
@@ -139,3 +137,6 @@ def not_ready(checked: ReadinessReport, following: str, rules: SamplingRules) ->
         f" sampler.min_actions={rules.min_actions}): {listed}",
         hint=hint,
     )
+
+
+COMMAND = Command(run=run)

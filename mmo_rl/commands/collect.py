@@ -1,38 +1,35 @@
-"""Plays new windows of the simulated market with several agents at once and records them, as test data or as a demo."""
+"""Task collect: plays new windows of the simulated market with several agents at once and records them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
 
 from mmo_rl.clock import utc_now
+from mmo_rl.commands.base import Command, Context
+from mmo_rl.config.project import job_key
+from mmo_rl.config.tasks import Options
+from mmo_rl.database.base import Stay
+from mmo_rl.database.worlds import reserve_hours
 from mmo_rl.errors import ConfigError
+from mmo_rl.market.base import Collected
 from mmo_rl.report.progress import Stages
 
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
-    from mmo_rl.config.components import Context
-    from mmo_rl.database.base import Stay
-    from mmo_rl.market.base import Collected
-
 MAX_WINDOWS = 20
-"""So many windows' rankings are printed at most."""
+"""Largest number of windows whose rankings are printed."""
 
 
-async def run(context: Context) -> None:
-    """Records ``collect.windows`` windows in a world of this command's own; the same command again plays what is
-    missing of them."""
-    from mmo_rl.config.project import job_key
-    from mmo_rl.database.worlds import reserve_hours
-
+async def run(context: Context, options: Options) -> None:
+    """Records ``collect.windows`` windows in a world of this command's own; the same command again plays the windows
+    that are missing."""
     components = context.components
-    if not components.has("collect"):
+    collector, database = components.collector, components.database
+    if collector is None:
         raise ConfigError("task=collect plays windows, but collect=none", hint="mmo-rl task=collect collect=simulated")
-    database, collector = await components.database(), await components.collector()
     await database.require_tables()
-    policy = await components.policy() if None in collector.seats else None
+    policy = await context.opened(components.players.chosen()) if None in collector.seats else None
     scenario_id = f"{context.settings.name}-collect-{job_key(context.overrides)}"
     hours = int(-(-collector.windows * collector.window_hours // 1))
     start = await reserve_hours(database, scenario_id=scenario_id, hours=hours, now=utc_now())
@@ -75,8 +72,6 @@ def _show(played: Collected, names: Mapping[str, str], console: Console) -> None
 
 
 def _rankings(by_window: Mapping[str, Sequence[Stay]]) -> Table:
-    from rich.table import Table
-
     table = Table(title="Ranking by P&L", title_justify="left", box=None, padding=(0, 2, 0, 0))
     table.add_column("window (UTC)", no_wrap=True)
     for column in ("1st", "2nd", "3rd", "last"):
@@ -89,8 +84,6 @@ def _rankings(by_window: Mapping[str, Sequence[Stay]]) -> Table:
 
 
 def _by_player(by_player: Mapping[str, Sequence[Stay]]) -> Table:
-    from rich.table import Table
-
     table = Table(title="P&L by strategy, $", title_justify="left", box=None, padding=(0, 2, 0, 0))
     for column in ("", "mean", "worst", "best", "wins", "errors", "traj."):
         table.add_column(column, justify="right" if column else "left", no_wrap=True)
@@ -107,3 +100,6 @@ def _by_player(by_player: Mapping[str, Sequence[Stay]]) -> Table:
             f"{len(stays)}",
         )
     return table
+
+
+COMMAND = Command(run=run)

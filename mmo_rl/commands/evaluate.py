@@ -1,65 +1,60 @@
-"""Which of two policies is better: both play the same held-out markets until the answer is clear."""
+"""Task evaluate: two policies play the same held-out markets until the difference is clear."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
 from dataclasses import astuple
-from typing import TYPE_CHECKING, Any
+from typing import cast
 
-from mmo_rl.config.contestants import contestant
+from mmo_rl.commands.base import Command, Context
+from mmo_rl.config.composition import compose_arena
+from mmo_rl.config.players import check_contestant
+from mmo_rl.config.scenarios import market_node
+from mmo_rl.config.settings import Settings, masked
+from mmo_rl.config.tasks import Options
+from mmo_rl.errors import ConfigError
+from mmo_rl.evaluate.base import Contestant, Look, PolicyComparer
+from mmo_rl.evaluate.comparison import Numbers, by_scenario, compare, level_together, winner
 from mmo_rl.loop.results import note_provenance
+from mmo_rl.market.base import Arena
+from mmo_rl.report.comparison import print_comparison, write_comparison
 from mmo_rl.report.progress import Stages
-from mmo_rl.types import Rollout
-
-if TYPE_CHECKING:
-    from mmo_rl.config.components import Context
-    from mmo_rl.config.settings import Settings
-    from mmo_rl.evaluate.comparison import Numbers
-    from mmo_rl.evaluate.pair import Look, PairEvaluator
-    from mmo_rl.report.run_folder import RunFolder
+from mmo_rl.report.run_folder import RunFolder
+from mmo_rl.stats.interval import level_of_looks
+from mmo_rl.types import JsonDict, Rollout
 
 
-def check_config(settings: Settings, overrides: Sequence[str]) -> None:
+def check(settings: Settings, overrides: Sequence[str]) -> None:
     """Raises `ConfigError` where a contestant or a scenario is no known name, or a scenario's market cannot be."""
-    from mmo_rl.config.contestants import check
-    from mmo_rl.config.scenarios import market_node
-
-    node = settings.nodes["evaluate"] or {}
+    node = settings.node("evaluate")
     for side in "ab":
-        check(f"evaluate.{side}", node[side])
+        check_contestant(f"evaluate.{side}", node[side])
     for name in node["scenarios"]:
         market_node(name, overrides)
 
 
-async def run(context: Context) -> float | None:
+async def run(context: Context, options: Options) -> float | None:
     """Plays the looks that the run folder does not hold yet; returns the difference in P&L, B minus A."""
-    from mmo_rl.config.settings import masked
-    from mmo_rl.evaluate.comparison import compare, winner
-    from mmo_rl.report.comparison import print_comparison, write_comparison
-
-    folder, pair = context.run_folder, context.components.evaluator()
-    assert folder is not None
-    arenas = context.components.arenas(pair.scenarios)
-    report = context.components.report()
+    folder, report = context.run_folder, context.components.report
+    pair = cast(PolicyComparer | None, context.components.evaluator)
+    if pair is None:
+        raise ConfigError("task=evaluate compares two policies, and evaluate=none has none", hint="leave evaluate out")
+    arenas = _arenas(context, pair)
     played = _played(folder)
     failed = True
     try:
         report.start(masked(context.settings))
-        note_provenance(context, folder, [])
-        async with AsyncExitStack() as stack:
-            a = await contestant(context, "evaluate.a", pair.a, stack)
-            b = await contestant(context, "evaluate.b", pair.b, stack)
-            stages = stack.enter_context(
-                Stages(console=context.console, iterations=pair.looks, done=len(played), label="looks")
-            )
-            while len(played) < pair.looks and (not played or winner(_numbers(pair, played, compare)) is None):
+        note_provenance(context.settings, context.overrides, folder, [])
+        a = await _contestant(context, "evaluate.a", pair.a)
+        b = await _contestant(context, "evaluate.b", pair.b)
+        with Stages(console=context.console, iterations=pair.looks, done=len(played), label="looks") as stages:
+            while len(played) < pair.looks and (not played or winner(_numbers(pair, played)) is None):
                 number = len(played)
                 with stages.stage("evaluate", f"{a.name[:14]} : {b.name[:14]}") as advance:
                     look = await pair.play(number, arenas, a, b, on_tick=advance)
                 folder.append("checkpoints", _row(number, look))
                 played.append(look)
-                numbers = _numbers(pair, played, compare)
+                numbers = _numbers(pair, played)
                 report.iteration(number, {f"ab/{k}": v for k, v in numbers.items() if isinstance(v, float)})
                 stages.advance_to(len(played))
         summary = _summary(pair, list(arenas), played)
@@ -73,17 +68,26 @@ async def run(context: Context) -> float | None:
     return difference if isinstance(difference, float) else None
 
 
-def _numbers(pair: PairEvaluator, played: Sequence[Look], compare: Any) -> Numbers:
-    numbers: Numbers = compare(_a(played), _b(played), looks=pair.looks, paired=pair.paired, seed=pair.seed)
-    return numbers
+def _arenas(context: Context, pair: PolicyComparer) -> dict[str, Arena]:
+    """The arena of each scenario, with this run's own ``market.KEY=VALUE``; without scenarios that of the run."""
+    if not pair.scenarios:
+        return {"market": context.components.arena}
+    return {name: compose_arena(market_node(name, context.overrides)) for name in pair.scenarios}
 
 
-def _summary(pair: PairEvaluator, scenarios: list[str], played: Sequence[Look]) -> Numbers:
+async def _contestant(context: Context, key: str, text: str) -> Contestant:
+    contestant = context.components.players.contestant(key, text)
+    await context.opened(contestant.policy)
+    return contestant
+
+
+def _numbers(pair: PolicyComparer, played: Sequence[Look]) -> Numbers:
+    return compare(_a(played), _b(played), looks=pair.looks, paired=pair.paired, seed=pair.seed)
+
+
+def _summary(pair: PolicyComparer, scenarios: list[str], played: Sequence[Look]) -> Numbers:
     """summary.json: flat numbers under ``ab/``, those of a scenario under ``ab/scenario/NAME/``."""
-    from mmo_rl.evaluate.comparison import by_scenario, compare, level_together, winner
-    from mmo_rl.stats.interval import level_of_looks
-
-    numbers = _numbers(pair, played, compare)
+    numbers = _numbers(pair, played)
     rows = by_scenario(
         _a(played),
         _b(played),
@@ -118,14 +122,15 @@ def _b(played: Sequence[Look]) -> list[Rollout]:
     return [rollout for look in played for rollout in look.b]
 
 
-def _row(number: int, look: Look) -> dict[str, Any]:
+def _row(number: int, look: Look) -> JsonDict:
     return {"iteration": number, "a": [astuple(r) for r in look.a], "b": [astuple(r) for r in look.b]}
 
 
 def _played(folder: RunFolder) -> list[Look]:
     """The looks that an interrupted run has finished; what it wrote after them is taken back."""
-    from mmo_rl.evaluate.pair import Look
-
     looks = [Look(*(tuple(Rollout(*r) for r in row[side]) for side in "ab")) for row in folder.read("checkpoints")]
     folder.truncate_after("metrics", len(looks) - 1)
     return looks
+
+
+COMMAND = Command(run=run, check=check)

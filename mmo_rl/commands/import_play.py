@@ -1,30 +1,30 @@
-"""Copies recorded play from a source into the database: files, standard input as it comes, or another database."""
+"""Task import: copies recorded play from files, standard input or another database into the database."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from mmo_rl.commands.base import Command, Context
+from mmo_rl.config.tasks import Options
 from mmo_rl.database.base import Database
 from mmo_rl.database.play_copy import REFUSED, Copied, PlayCopy
 from mmo_rl.errors import ConfigError, SourceError
 from mmo_rl.source.base import Play
 
-if TYPE_CHECKING:
-    from rich.console import Console
 
-    from mmo_rl.config.components import Context
-
-
-async def run(context: Context) -> int | None:
+async def run(context: Context, options: Options) -> int | None:
     """Stores every trajectory that the database does not have yet, by its id.
 
     Raises `SourceError` where nothing could be read; returns 1 where the database refused all that could.
     """
-    play = await _play(context)
+    play = _play(context)
     total = await play.total()
-    database = await context.components.database()
+    database = context.components.database
     await database.require_tables()
     with _progress(context.console, total) as advance:
         copied = await PlayCopy(play, database, advance=advance).run()
@@ -40,8 +40,6 @@ async def run(context: Context) -> int | None:
 
 def show(copied: Copied, play: Play, database: Database, console: Console) -> None:
     """Prints the counts, the reasons of rejections and refusals, and the next command."""
-    from rich.table import Table
-
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     table.add_column()
     table.add_column(justify="right")
@@ -71,17 +69,15 @@ def show(copied: Copied, play: Play, database: Database, console: Console) -> No
 # --- inside ---------------------------------------------------------------------------------------------------------
 
 
-async def _play(context: Context) -> Play:
+def _play(context: Context) -> Play:
     """The source to copy from. Raises `ConfigError` where it cannot be copied, or would be copied into itself."""
-    nodes = context.settings.nodes
-    target = (nodes["database"] or {}).get("dsn_env")
-    if "dsn_env" in (nodes["source"] or {}) and (nodes["source"] or {})["dsn_env"] == target:
+    if context.settings.reads_written_database:
         raise ConfigError(
             "task=import copies from a source into the database, and both are the same here",
             hint="from files: source=jsonl source.path=...; from a server into the embedded database: source=postgres"
             " database=embedded; into a server: add database=postgres",
         )
-    source = await context.components.source()
+    source = context.components.source
     if not isinstance(source, Play):
         raise ConfigError(
             f"the class of this source, {type(source).__name__}, cannot be copied: it has no rejections, total and"
@@ -94,9 +90,10 @@ async def _play(context: Context) -> Play:
 @contextmanager
 def _progress(console: Console, total: int | None) -> Iterator[Callable[[int], None]]:
     """Shows a progress bar, or where ``total`` is not known, a count."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
     columns = (TextColumn("import"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("import", total=total)
         yield lambda count: progress.advance(task, count)
+
+
+COMMAND = Command(run=run)

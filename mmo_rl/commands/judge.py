@@ -1,4 +1,4 @@
-"""Scores windows and keeps the judgments, without training; writes them into the game's tables when asked."""
+"""Task judge: scores windows and keeps the judgments, without training; writes them into the game's tables if asked."""
 
 from __future__ import annotations
 
@@ -7,24 +7,32 @@ import json
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any, Literal
 
+from mmo_rl import __version__
+from mmo_rl.commands.base import Command, Context
+from mmo_rl.config.settings import Settings, masked
+from mmo_rl.config.tasks import JudgeOptions
+from mmo_rl.database.base import Database, WriteBack
+from mmo_rl.database.write_back import WriteBack as ScoreWriter
 from mmo_rl.errors import ConfigError, JudgeError
+from mmo_rl.judge.base import Judge
+from mmo_rl.judge.findings import added, numbers, since
 from mmo_rl.loop.history import spending, spent, summed
-from mmo_rl.loop.judged import keep_judgments
-from mmo_rl.loop.reasons import nothing_selected, refuse_if_all_unscored
+from mmo_rl.loop.judgments import keep_judgments
+from mmo_rl.loop.refusals import refuse_if_all_unscored
 from mmo_rl.loop.results import note_provenance
+from mmo_rl.report.base import Report
+from mmo_rl.report.html import write_report
+from mmo_rl.report.judged_page import print_judged
+from mmo_rl.report.judging import quality
 from mmo_rl.report.progress import Stages
+from mmo_rl.report.run_folder import RunFolder
+from mmo_rl.report.summary import Summary, judging_summary
 from mmo_rl.sampler.base import Sampler
+from mmo_rl.sampler.refusals import nothing_selected
 from mmo_rl.sampler.select import selections as selections_of
 from mmo_rl.source.base import Source
-from mmo_rl.types import Group, JudgeUsage, ScoredGroup, Selection, Unscored
-
-if TYPE_CHECKING:
-    from mmo_rl.config.components import Context
-    from mmo_rl.config.settings import Settings
-    from mmo_rl.database.write_back import WriteBack
-    from mmo_rl.report.run_folder import RunFolder
+from mmo_rl.types import Group, JsonDict, JudgeUsage, ScoredGroup, Selection, Unscored
 
 _MANNER = frozenset(
     {
@@ -32,43 +40,32 @@ _MANNER = frozenset(
         *("max_backoff_s", "base_url", "api_key_env", "min_agreement", "budget_usd", "budget_calls"),
     }
 )
-"""Keys of a judge that say how it is asked, not what it answers."""
+"""Keys of a judge that its answers do not depend on: how it is asked, and how much it may cost."""
 
 
-async def run(
-    context: Context, *, windows: Literal["selected", "ready"] = "selected", write_back: bool = False
-) -> float | None:
+async def run(context: Context, options: JudgeOptions) -> float | None:
     """Judges the windows that the run folder does not hold yet; returns the agreement with the oracle, if measured.
 
     Raises what the judge raises; `ConfigError` and `DatabaseError` where judgments are to be written back and cannot,
     before anything is judged.
     """
-    from mmo_rl.config.settings import masked
-    from mmo_rl.report.html import write_report
-    from mmo_rl.report.judged_page import print_judged
-
-    folder = context.run_folder
-    assert folder is not None
+    folder, components = context.run_folder, context.components
+    source, judge, report, database = components.source, components.judge, components.report, components.database
     done = _done(folder)
-    if write_back:
-        _refuse_if_elsewhere(context)
-    database = await context.components.database()
-    writer = await _writer(context, database) if write_back else None
+    if options.write_back:
+        _refuse_if_elsewhere(context.settings)
+    writer = await _writer(context.settings, database) if options.write_back else None
     await database.require_tables()
-    source, judge, report = (
-        await context.components.source(),
-        await context.components.judge(),
-        context.components.report(),
-    )
+    await context.opened(judge)
     failed = True
     try:
         report.start(masked(context.settings))
         with Stages(console=context.console, iterations=1, label="windows") as stages:
             with stages.stage("select"):
-                selections = await selected(context.settings, source, context.components.sampler(), windows=windows)
+                selections = await selected(context.settings, source, components.sampler, windows=options.windows)
                 if not selections[0].used:
                     raise nothing_selected(selections[0], context.overrides)
-            note_provenance(context, folder, selections)
+            note_provenance(context.settings, context.overrides, folder, selections)
             with stages.stage("judge") as advance:
                 total = sum(len(s.windows) for s in selections)
                 left = _without(selections, {row["group_id"] for row in done})
@@ -78,7 +75,7 @@ async def run(
                 try:
                     async for scored in judge.score(_stream(source, left)):
                         row = await _keep(len(done), scored, parts, report, judge, writer)
-                        row |= {"usage": asdict(spent(usage, judge.usage)), "tallies": _since(tallies, judge.tallies)}
+                        row |= {"usage": asdict(spent(usage, judge.usage)), "tallies": since(tallies, judge.tallies)}
                         usage, tallies = judge.usage, judge.tallies
                         folder.append("checkpoints", row)
                         done.append(row)
@@ -113,8 +110,8 @@ async def run(
 
 
 async def selected(settings: Settings, source: Source, sampler: Sampler, *, windows: str) -> list[Selection]:
-    """What the iterations of a training run would take of the windows that are there, each group once; ``ready``: all
-    that are ready, every member of them. Where there is nothing, one selection that says why."""
+    """Selects as the iterations of a training run would, each group once; ``ready``: all windows that are ready, every
+    member of them. Where there is nothing, the one selection has the reasons."""
     iterations = settings.iterations
     if windows == "ready":
         sampler = sampler.with_rules(max_windows=2**31, max_dropout=0.0, holdout=0.0, reuse=False)
@@ -124,7 +121,7 @@ async def selected(settings: Settings, source: Source, sampler: Sampler, *, wind
 
 
 def _without(selections: Sequence[Selection], judged: Collection[str]) -> list[Selection]:
-    """Each group once (`sampler.reuse` takes some again), and those that are judged already not at all."""
+    """Removes repeated groups (`sampler.reuse` takes some again) and those that are judged already."""
     seen = set(judged)
     left = []
     for selection in selections:
@@ -135,7 +132,7 @@ def _without(selections: Sequence[Selection], judged: Collection[str]) -> list[S
     return left
 
 
-async def _stream(source: Any, selections: Sequence[Selection]) -> AsyncIterator[Group]:
+async def _stream(source: Source, selections: Sequence[Selection]) -> AsyncIterator[Group]:
     for selection in selections:
         async for group in source.groups(selection):
             yield group
@@ -144,9 +141,9 @@ async def _stream(source: Any, selections: Sequence[Selection]) -> AsyncIterator
 # --- what is kept ---------------------------------------------------------------------------------------------------
 
 
-def _done(folder: RunFolder) -> list[dict[str, Any]]:
-    """The windows that an interrupted run has judged; what it wrote after them is taken back. Where nobody could be
-    scored at all, everything is tried again."""
+def _done(folder: RunFolder) -> list[JsonDict]:
+    """The windows that an interrupted run has judged; later rows are removed. Where no member at all was scored,
+    everything is tried again."""
     done = [row for row in folder.read("checkpoints") if row["group_id"] is not None]
     if not any(row["members"] > sum(row["reasons"].values()) for row in done):
         folder.truncate_after("checkpoints", -1)
@@ -160,10 +157,10 @@ async def _keep(
     number: int,
     scored: ScoredGroup,
     parts: Mapping[str, Sequence[str]],
-    report: Any,
-    judge: Any,
+    report: Report,
+    judge: Judge,
     writer: WriteBack | None,
-) -> dict[str, Any]:
+) -> JsonDict:
     keep_judgments(report, judge, number, [scored])
     reasons = Counter(j.reason for j in scored.judgments.values() if isinstance(j, Unscored))
     return {
@@ -176,14 +173,8 @@ async def _keep(
     }
 
 
-def _since(before: Any, now: Any) -> Any:
-    from mmo_rl.judge.findings import since
-
-    return since(before, now)
-
-
 def _usage(folder: RunFolder) -> JudgeUsage:
-    """What judging has cost since the run first started."""
+    """The cost of judging since the run first started."""
     return summed([JudgeUsage(**row["usage"]) for row in folder.read("checkpoints")])
 
 
@@ -191,14 +182,10 @@ def _summary(
     context: Context,
     folder: RunFolder,
     selections: Sequence[Selection],
-    done: Sequence[Mapping[str, Any]],
+    done: Sequence[JsonDict],
     rejected: Mapping[str, int],
     seconds: Mapping[str, float],
-) -> dict[str, float | int | str | None]:
-    from mmo_rl.judge.findings import added, numbers
-    from mmo_rl.report.judging import quality
-    from mmo_rl.report.summary import judging_summary
-
+) -> Summary:
     findings = numbers(added({k: tuple(v) for k, v in row["tallies"].items()} for row in done))
     rows = folder.read("judgments")
     scores = [row["score"] for row in rows if row["score"] is not None]
@@ -216,16 +203,15 @@ def _summary(
 # --- the game's tables ----------------------------------------------------------------------------------------------
 
 
-def _refuse_if_elsewhere(context: Context) -> None:
-    """Judgments belong beside the play that they are of."""
-    source, database = (context.settings.nodes[name] or {} for name in ("source", "database"))
-    if "dsn_env" not in source:
+def _refuse_if_elsewhere(settings: Settings) -> None:
+    """Raises `ConfigError` where the play is not read from the database that is written to."""
+    if not settings.reads_database:
         raise ConfigError(
             "judge.write_back=true writes into the database that the play is read from, and this source reads files",
             hint="bring the play into a database first: mmo-rl task=import source=jsonl source.path=PATH, then the same"
             " command without source=jsonl; or leave judge.write_back out: judgments.jsonl has the judgments",
         )
-    if source["dsn_env"] != database.get("dsn_env"):
+    if not settings.reads_written_database:
         raise ConfigError(
             "judge.write_back=true writes into the database that the play is read from, and database=... is another",
             hint="leave database=... out; where the play's own may not be written, leave judge.write_back out: the"
@@ -233,19 +219,15 @@ def _refuse_if_elsewhere(context: Context) -> None:
         )
 
 
-async def _writer(context: Context, database: Any) -> WriteBack:
-    from mmo_rl import __version__
-    from mmo_rl.config.settings import masked
-    from mmo_rl.database.write_back import WriteBack
-
-    tree = masked(context.settings)
+async def _writer(settings: Settings, database: Database) -> WriteBack:
+    tree = masked(settings)
     judge = {k: v for k, v in tree["judge"].items() if _decides(k)}
     sampler = {k: tree["sampler"][k] for k in ("window_hours", "group_by")}
     text = json.dumps([judge, sampler], sort_keys=True, default=str)
     kind = str(judge["_target_"]).rpartition(".")[2].removesuffix("Judge").lower()
     named = judge.get("model") or ", ".join(str(j.get("model", "")) for j in judge.get("judges", {}).values())
     model = kind if not named.strip(", ") else named if kind == "ruler" else f"{kind} of {named}"
-    writer = WriteBack(
+    writer = ScoreWriter(
         database=database,
         judge_model=model,
         judge_version=f"mmo-rl {__version__} {hashlib.sha256(text.encode()).hexdigest()[:12]}",
@@ -256,5 +238,8 @@ async def _writer(context: Context, database: Any) -> WriteBack:
 
 
 def _decides(key: str) -> bool:
-    """Whether a key of the judge has a part in what it answers."""
+    """True for a key of the judge that its answers depend on."""
     return key not in _MANNER and not key.startswith("price_")
+
+
+COMMAND = Command(run=run)

@@ -1,29 +1,24 @@
-"""Creates or upgrades the tables, in one transaction, on a fresh or an existing database."""
+"""Task migrate: creates or upgrades the tables, in one transaction, on a fresh or an existing database."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from rich.console import Console
+from rich.table import Table
 
-if TYPE_CHECKING:
-    from rich.console import Console
+from mmo_rl.commands.base import Command, Context
+from mmo_rl.config.tasks import MigrateOptions
+from mmo_rl.database.base import MigrationResult
+from mmo_rl.source.base import WINDOWS_INDEX
 
-    from mmo_rl.config.components import Context
-    from mmo_rl.database.base import MigrationResult
 
-
-async def run(context: Context, *, index: bool = False) -> None:
-    """``index`` makes the index that counts windows fast on a game's own table too; nobody who writes waits for it."""
-
-    database = await context.components.database()
-    show(await database.migrate(index=index), database.name, context.console)
+async def run(context: Context, options: MigrateOptions) -> None:
+    """Migrates the database and prints the rows of every table before and after."""
+    database = context.components.database
+    show(await database.migrate(index=options.index), database.name, context.console)
 
 
 def show(result: MigrationResult, name: str, console: Console) -> None:
-    """What was done, and the rows of every table before and after."""
-    from rich.table import Table
-
-    from mmo_rl.source.base import WINDOWS_INDEX
-
+    """Prints the change of revision, and the rows of every table before and after."""
     if result.before == result.after:
         done = f"nothing to do: at revision {result.after} already"
     else:
@@ -39,3 +34,6 @@ def show(result: MigrationResult, name: str, console: Console) -> None:
         before = result.rows_before.get(name_of_table)
         table.add_row(name_of_table, "created" if before is None else f"{before:,}", f"{after:,}")
     console.print(table)
+
+
+COMMAND = Command(run=run)

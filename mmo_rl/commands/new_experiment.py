@@ -1,45 +1,44 @@
-"""Writes a committed experiment from what was typed for a run or a sweep, with what it measured on top."""
+"""Task new_experiment: writes a committed experiment from the overrides of a run or sweep, its results on top."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from mmo_rl.commands.base import Command, Context
+from mmo_rl.config.experiment_file import experiment, swept_overrides
+from mmo_rl.config.project import project_root
+from mmo_rl.config.scenarios import composed
+from mmo_rl.config.settings import masked
+from mmo_rl.config.tasks import NewExperimentOptions
 from mmo_rl.errors import ConfigError
+from mmo_rl.report.differences import config_differences
 from mmo_rl.report.mask import MASK
 from mmo_rl.report.run_folder import RunFolder
 
-if TYPE_CHECKING:
-    from mmo_rl.config.components import Context
-
-TOP_KEYS = ("from",)
 RUNS_SHOWN = 12
-UNASKED = "what is asked here? (write it before you commit this file)"
 
 
-async def run(context: Context, *, source: str, question: str = UNASKED, overwrite: bool = False) -> None:
+async def run(context: Context, options: NewExperimentOptions) -> None:
     """Writes ``experiments/<name>.yaml`` with the overrides of the run in the folder ``source``; where that is the
     folder of a sweep, with what its runs share and the grid of what differs. The file composes to the very config of
     the runs, or nothing is written: `ConfigError` says what does not fit."""
-    from mmo_rl.config.experiment_file import experiment
-    from mmo_rl.config.project import project_root
-
     name = context.settings.name
     if not any(override.partition("=")[0] == "name" for override in context.overrides):
         raise ConfigError(
-            "the experiment has no name", hint=f"mmo-rl task=new_experiment name=my_question from={source}"
+            "the experiment has no name", hint=f"mmo-rl task=new_experiment name=my_question from={options.source}"
         )
-    folders = _folders(source, project_root())
+    folders = _folders(options.source, project_root())
     content, jobs = experiment([_overrides(folder) for folder in folders], name=name)
     path = project_root() / "experiments" / f"{name}.yaml"
-    if path.exists() and not overwrite:
+    if path.exists() and not options.overwrite:
         raise ConfigError(
             f"{path} exists", hint="choose another name=..., or replace it: new_experiment.overwrite=true"
         )
     before = path.read_text("utf-8") if path.exists() else None
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(_text(content, name, jobs, question, folders), "utf-8")
+    path.write_text(_text(content, name, jobs, options.question, folders), "utf-8")
     try:
         _require_same_config(name, content, folders)
     except BaseException:
@@ -72,11 +71,6 @@ def _overrides(folder: RunFolder) -> list[str]:
 
 def _require_same_config(name: str, content: Mapping[str, Any], folders: Sequence[RunFolder]) -> None:
     """Holds the config of the new file against that of every run it was made from."""
-    from mmo_rl.config.experiment_file import swept_overrides
-    from mmo_rl.config.scenarios import composed
-    from mmo_rl.config.settings import masked
-    from mmo_rl.report.differences import config_differences
-
     for folder in folders:
         settings = composed([f"+experiments={name}", *swept_overrides(content, folder.overrides())])
         recorded = folder.config() or {}
@@ -118,3 +112,6 @@ def _measured(folders: Sequence[RunFolder]) -> list[str]:
             interval = "" if low is None or high is None else f", change [{low:,.0f}, {high:,.0f}]"
             lines.append(f"#   {folder.path.name}: P&L {base:,.0f} -> {trained:,.0f}{interval}")
     return lines
+
+
+COMMAND = Command(run=run)

@@ -1,42 +1,38 @@
-"""Derives and stores what the market did in recent complete windows, from the prices in recorded play."""
+"""Task outcomes: derives and stores the outcomes of recent complete windows from the prices in recorded play."""
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
+from rich.console import Console
+from rich.table import Table
+
+from mmo_rl.commands.base import Command, Context
+from mmo_rl.config.tasks import OutcomesOptions
+from mmo_rl.database.base import Tracked
 from mmo_rl.errors import ConfigError, SourceError
 from mmo_rl.report.progress import Stages
 from mmo_rl.sampler.lookback import older_windows
 from mmo_rl.types import Selection
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from mmo_rl.config.components import Context
-    from mmo_rl.database.base import Tracked
-
 MAX_ROWS = 40
 
 
-async def run(context: Context, *, recompute: bool = False) -> None:
+async def run(context: Context, options: OutcomesOptions) -> None:
     """Stores outcomes of every complete window that `sampler.lookback_hours` reaches; those that are final are kept,
     unless ``recompute``. The same command again stores the same rows.
 
     Raises `ConfigError` where the source would not read what is stored.
     """
-    from mmo_rl.database.outcomes import OutcomesTracker
-
     _refuse_if_unread(context)
-    source, sampler = await context.components.source(), context.components.sampler()
-    database = await context.components.database()
+    components = context.components
+    source, sampler, tracker = components.source, components.sampler, components.outcomes
     # Windows of several hours join the outcomes of their hours.
     whole = sampler.rules.window_hours % 1 == 0
     query = replace(sampler.query(None), window_hours=1.0 if whole else sampler.rules.window_hours)
-    node = context.settings.nodes["source"] or {}
-    tracker = OutcomesTracker(database=database, settle_minutes=node.get("settle_minutes", 5.0))
     recorded = await source.windows(query)
     if not recorded:
         raise SourceError(
@@ -44,14 +40,14 @@ async def run(context: Context, *, recompute: bool = False) -> None:
         )
     older = await older_windows(source, query, recorded, sampler.rules)
     complete = [stats for stats in recorded if stats.complete]
-    final = set() if recompute else await tracker.final(stats.window for stats in complete)
+    final = set() if options.recompute else await tracker.final(stats.window for stats in complete)
     asked = [stats for stats in complete if stats.window.id not in final]
     found: list[Tracked] = []
     with Stages(console=context.console, iterations=1) as stages, stages.stage("outcomes") as advance:
         advance(0, len(asked))
         everything = tuple(stats.everything for stats in asked)
         async for group in source.groups(Selection(0, everything, len(asked), 0, 0.0, 0, {})):
-            found.append(await tracker.track(group.window, group.members, recompute=recompute))
+            found.append(await tracker.track(group.window, group.members, recompute=options.recompute))
             advance(len(found), len(asked))
         resolved = await tracker.resolve_late()
     show(context.console, found)
@@ -64,13 +60,13 @@ async def run(context: Context, *, recompute: bool = False) -> None:
     ]
     for line in filter(None, lines):
         context.console.print(line, highlight=False, soft_wrap=True)
-    context.console.print(f"Stored in {database.name}. Look at it: {check_command(context.overrides)}", soft_wrap=True)
+    context.console.print(
+        f"Stored in {components.database.name}. Look at it: {check_command(context.overrides)}", soft_wrap=True
+    )
 
 
 def show(console: Console, found: Sequence[Tracked]) -> None:
     """A row a window, the newest where there are many, and what was seen and cannot be an outcome."""
-    from rich.table import Table
-
     if not found:
         return
     table = Table(box=None, padding=(0, 2, 0, 0))
@@ -109,8 +105,6 @@ def _count(number: int, noun: str) -> str:
 
 def check_command(overrides: Sequence[str]) -> str:
     """Checks the windows that these overrides name."""
-    import shlex
-
     kept = [o for o in overrides if o.lstrip("+").partition("=")[0].partition(".")[0] not in ("task", "outcomes")]
     return shlex.join(["mmo-rl", "task=check", *kept])
 
@@ -130,3 +124,6 @@ def _refuse_if_unread(context: Context) -> None:
             hint="leave database=... out, so that they are stored beside the play; where that may not be written, copy"
             " the play first: mmo-rl task=import source=postgres database=embedded, then mmo-rl task=outcomes",
         )
+
+
+COMMAND = Command(run=run)

@@ -1,4 +1,4 @@
-"""Runs a run again from what its folder says of it, and holds the numbers of both against each other."""
+"""Task replay: repeats a run from its folder, and compares all numbers of both."""
 
 from __future__ import annotations
 
@@ -9,8 +9,19 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from mmo_rl.commands.base import Command, Context
+from mmo_rl.commands.judge import selected
+from mmo_rl.config.composition import Session, compose
+from mmo_rl.config.project import project_root
+from mmo_rl.config.scenarios import composed
+from mmo_rl.config.settings import Settings, masked
+from mmo_rl.config.tasks import JudgeOptions, ReplayOptions
 from mmo_rl.errors import ConfigError, MmoRlError
 from mmo_rl.report.differences import (
     Difference,
@@ -20,33 +31,21 @@ from mmo_rl.report.differences import (
     numbers,
 )
 from mmo_rl.report.mask import MASK
-from mmo_rl.report.run_folder import RunFolder
+from mmo_rl.report.provenance import data_fingerprint, surroundings
+from mmo_rl.report.run_folder import RunFolder, move_aside
+from mmo_rl.sampler.select import selections
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from mmo_rl.config.components import Context
-    from mmo_rl.config.settings import Settings
-
-TOP_KEYS = ("run",)
 SHOWN = 20
 POLL_S = 0.2
 
 
-async def run(
-    context: Context, *, run: str, check_only: bool = False, code: Literal["here", "recorded"] = "here"
-) -> int:
+async def run(context: Context, options: ReplayOptions) -> int:
     """Says what differs from the run in the folder ``run`` (code, packages, config, data), does it again in a folder
     beside it (``<key>.replay``), and compares all numbers but those of time. ``check_only`` stops before anything
     runs; ``code`` recorded runs the recorded commit with its recorded changes, in a work tree of its own.
 
     Returns the exit code: 0 where every number is equal (``check_only``: where nothing differs), else 1."""
-    from mmo_rl.config.project import project_root
-    from mmo_rl.config.scenarios import composed
-    from mmo_rl.config.settings import masked
-    from mmo_rl.report.provenance import surroundings
-
-    folder, overrides = _opened(run, project_root())
+    folder, overrides = _opened(options.run, project_root())
     recorded = folder.provenance() or {}
     settings = composed(overrides)
     here, _ = surroundings(project_root())
@@ -59,9 +58,9 @@ async def run(
     if not recorded:
         differences.insert(0, Difference("provenance.json", "missing", "code and packages cannot be compared"))
     _tell(context.console, "What differs from the recorded run", differences, nothing="Nothing differs from it.")
-    if check_only:
+    if options.check_only:
         return int(bool(differences))
-    tree = _work_tree(context, folder, recorded) if code == "recorded" else None
+    tree = _work_tree(context, folder, recorded) if options.code == "recorded" else None
     again = RunFolder(folder.path.with_name(f"{folder.path.name}.replay"))
     _wait_for(context.console, again)
     _keep_apart(context.console, again, tree or project_root())
@@ -106,18 +105,13 @@ async def _data_differences(
     context: Context, settings: Settings, overrides: Sequence[str], recorded: Mapping[str, Any]
 ) -> list[Difference]:
     """Whether the source still gives what was used; nothing to ask where the run played."""
-    from mmo_rl.commands.judge import selected
-    from mmo_rl.config.components import Components
-    from mmo_rl.report.provenance import data_fingerprint
-    from mmo_rl.sampler.select import selections
-
     before = recorded.get("data") or {}
     if before.get("until") is None or settings.nodes["source"] is None:
         return []
-    async with Components(settings, console=context.console, overrides=overrides) as components:
-        source, sampler = await components.source(), components.sampler()
-        if settings.task == "judge":
-            found = await selected(settings, source, sampler, windows=settings.options.get("windows", "selected"))
+    async with Session(compose(settings)) as session:
+        source, sampler = session.components.source, session.components.sampler
+        if isinstance(settings.options, JudgeOptions):
+            found = await selected(settings, source, sampler, windows=settings.options.windows)
         else:
             found = await selections(source, sampler, iterations=settings.iterations)
     ids = [i for selection in found for i in selection.trajectory_ids]
@@ -149,23 +143,18 @@ def _wait_for(console: Console, again: RunFolder) -> None:
 
 def _keep_apart(console: Console, again: RunFolder, root: Path) -> None:
     """A finished replay that other code or packages made says nothing about those here: it is moved aside."""
-    from mmo_rl.cli.job import move_aside
-    from mmo_rl.report.provenance import surroundings
-
     status = again.status()
     if status is None or status["status"] != "done":
         return
     here, _ = surroundings(root)
     if any(d.numbers_may_change for d in environment_differences(again.provenance() or {}, here)):
         console.print("The code or its packages have changed since the last replay.")
-        move_aside(again.path, console)
+        console.print(f"The old folder is now {move_aside(again.path)}", soft_wrap=True)
 
 
 def _work_tree(context: Context, folder: RunFolder, recorded: dict[str, Any]) -> Path:
     """The project at the recorded commit with its recorded changes, checked out under ``home``. Where the project holds
     mmo_rl itself, that is the code which runs."""
-    from mmo_rl.config.project import project_root
-
     git = recorded.get("git") or {}
     commit = git.get("commit")
     if not commit:
@@ -247,9 +236,6 @@ def _compare(console: Console, recorded: RunFolder, again: RunFolder) -> int:
 
 
 def _tell(console: Console, title: str, differences: Sequence[Difference], *, nothing: str) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
     if not differences:
         console.print(nothing, highlight=False)
         return
@@ -263,3 +249,6 @@ def _tell(console: Console, title: str, differences: Sequence[Difference], *, no
     if len(differences) > SHOWN:
         table.add_row(f"... and {len(differences) - SHOWN} more", "", "")
     console.print(table)
+
+
+COMMAND = Command(run=run)

@@ -1,4 +1,4 @@
-"""Serves trained policies as an OpenAI-compatible endpoint, until it is interrupted."""
+"""Task serve: an OpenAI-compatible endpoint for trained policies, until it is interrupted."""
 
 from __future__ import annotations
 
@@ -10,97 +10,92 @@ import json
 import os
 import signal
 import socket
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, cast
 
-from pydantic import Field
+from rich.console import Console
 
+from mmo_rl.commands.base import Command, Context
+from mmo_rl.config.served import served_models
+from mmo_rl.config.settings import Settings
+from mmo_rl.config.tasks import ServeOptions
 from mmo_rl.errors import ConfigError
+from mmo_rl.lm.load import load_version
+from mmo_rl.lm.model import require_whole
+from mmo_rl.serve.versions import Catalogue, ServedModel, ServedVersion
 from mmo_rl.types import PolicyVersion
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from contextlib import _GeneratorContextManager
 
-    from mmo_rl.config.components import Context
-    from mmo_rl.config.settings import Settings
-    from mmo_rl.serve.versions import ServedModel, ServedVersion
+    import uvicorn
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from mmo_rl.serve.engine import Engine
 
 GRACE_S = 60
-"""So long the answers under way may take when the server is asked to stop."""
+"""Largest time, in seconds, that answers under way may take when the server is asked to stop."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-def check_config(settings: Settings, overrides: Sequence[str]) -> None:
+def check(settings: Settings, overrides: Sequence[str]) -> None:
     """Raises `ConfigError` where a package is missing, a run is none, or the key is not set."""
-    from mmo_rl.config.served import served_models
-
     for package, extra in (("fastapi", "serve"), ("uvicorn", "serve"), ("torch", "local"), ("transformers", "local")):
         if importlib.util.find_spec(package) is None:
             raise ConfigError(
                 f"task=serve needs {package}, which isn't installed", hint=f"pip install 'mmo-rl[{extra}]'"
             )
-    served_models(settings.options["runs"], settings.nodes["model"], home=settings.home)
-    _key(settings.options["api_key_env"])
+    options = cast(ServeOptions, settings.options)
+    served_models(options.runs, settings.nodes["model"], home=settings.home)
+    _key(options.api_key_env)
 
 
-async def run(
-    context: Context,
-    *,
-    runs: list[str],
-    host: str = "127.0.0.1",
-    port: Annotated[int, Field(ge=0, le=65535)] = 8000,
-    device: Literal["cpu", "cuda"] = "cpu",
-    max_batch: Annotated[int, Field(ge=1)] = 64,
-    max_loaded: Annotated[int, Field(ge=1)] = 2,
-    max_queue: Annotated[int, Field(ge=1)] = 1024,
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None,
-    api_key_env: str | None = None,
-    verbose: bool = False,
-) -> None:
+async def run(context: Context, options: ServeOptions) -> None:
     """Listens at ``host``:``port`` and answers until Ctrl-C or SIGTERM; then what is under way is finished.
 
     Raises `ConfigError` where the address cannot be had.
     """
     import uvicorn
 
-    from mmo_rl.config.served import served_models
-    from mmo_rl.lm.load import load_version
-    from mmo_rl.lm.model import require_whole
     from mmo_rl.serve.app import Api, create_app
     from mmo_rl.serve.engine import Engine
-    from mmo_rl.serve.versions import Catalogue
 
     class Server(uvicorn.Server):
-        def capture_signals(self) -> Any:
-            """Its own handlers would raise the signal again when all is done: a stop would look like a failure."""
-            return contextlib.nullcontext()
+        def capture_signals(self) -> _GeneratorContextManager[None]:
+            """Leaves signals alone: uvicorn raises them again at its end, so that a stop looks like a failure."""
+            return _no_signals()
 
     console = context.console
-    key = _key(api_key_env)
-    models = served_models(runs, context.settings.nodes["model"], home=context.home)
-    listening = _listen(host, port)
+    key = _key(options.api_key_env)
+    models = served_models(options.runs, context.settings.nodes["model"], home=context.home)
+    listening = _listen(options.host, options.port)
 
-    def load(version: ServedVersion) -> tuple[Any, Any]:
+    def load(version: ServedVersion) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         spec = version.spec
         require_whole(PolicyVersion(spec.name, 0, version.path), spec)
-        return load_version(version.path, spec, device=device)
+        return load_version(version.path, spec, device=options.device)
 
     engine = Engine(
         load=load,
-        max_batch=max_batch,
-        max_loaded=max_loaded,
-        max_queue=max_queue,
-        max_completion_tokens=max_completion_tokens,
+        max_batch=options.max_batch,
+        max_loaded=options.max_loaded,
+        max_queue=options.max_queue,
+        max_completion_tokens=options.max_completion_tokens,
     )
-    note = (lambda line: console.print(line, markup=False, highlight=False)) if verbose else None
+    note = (lambda line: console.print(line, markup=False, highlight=False)) if options.verbose else None
     with listening, engine:
         app = create_app(Api(engine, Catalogue(models), key=key, note=note))
         config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=GRACE_S)
         server = Server(config)
-        _tell(console, models, host, listening.getsockname()[1], key_variable=api_key_env)
+        _tell(console, models, options.host, listening.getsockname()[1], key_variable=options.api_key_env)
         _stop_on_signals(server, engine, console)
         await server.serve([listening])
     console.print("stopped")
+
+
+@contextlib.contextmanager
+def _no_signals() -> Iterator[None]:
+    yield
 
 
 def _key(variable: str | None) -> str | None:
@@ -130,7 +125,7 @@ def _listen(host: str, port: int) -> socket.socket:
         ) from None
 
 
-def _stop_on_signals(server: Any, engine: Any, console: Console) -> None:
+def _stop_on_signals(server: uvicorn.Server, engine: Engine, console: Console) -> None:
     def stop() -> None:
         if server.should_exit:
             server.force_exit = True
@@ -166,3 +161,6 @@ def _tell(console: Console, models: Sequence[ServedModel], host: str, port: int,
     for line in lines:
         console.print(line, soft_wrap=True, markup=False, highlight=False)
     console.file.flush()
+
+
+COMMAND = Command(run=run, check=check)

@@ -1,4 +1,4 @@
-"""From what people write in ``serve.runs`` to models with names."""
+"""Resolves ``serve.runs`` to named models: run folders, checkpoints, folders of weights, or the base model."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from mmo_rl.config.building import build
+from mmo_rl.config.schema import Problem, check_node
 from mmo_rl.errors import ConfigError
 from mmo_rl.lm.base import ModelParts
 from mmo_rl.lm.manifest import model_named_in
 from mmo_rl.lm.model import ModelSpec
+from mmo_rl.report.run_folder import RunFolder
 from mmo_rl.serve.versions import WEIGHTS, ServedModel, holds_weights
 
 HINT = "give run folders such as runs/default/0123456789, or folders of weights in Hugging Face format"
@@ -55,8 +58,6 @@ def _run_of(text: str) -> Path | None:
 
 
 def _of_run(folder: Path, home: Path) -> ServedModel:
-    from mmo_rl.report.run_folder import RunFolder
-
     config = RunFolder(folder).config() or {}
     if config.get("task") != "train":
         raise ConfigError(
@@ -90,12 +91,8 @@ def _of_weights(text: str, model: Mapping[str, Any] | None, home: Path) -> Serve
 
 
 def _spec(node: Mapping[str, Any] | None, where: str, home: Path) -> ModelSpec:
-    from mmo_rl.config.components import build
-    from mmo_rl.config.schema import Problem, check_node
-
     problems: list[Problem] = []
     checked = check_node(node or {}, "model", problems)
     if problems:
         raise ConfigError(f"{where}: {problems[0]}", hint="that config was written by another version of mmo-rl")
-    spec: ModelSpec = build(checked, ModelParts(cache=home / "models"))
-    return spec
+    return cast(ModelSpec, build(checked, ModelParts(cache=home / "models")))

@@ -7,17 +7,16 @@ constructor's own signature (`mmo_rl.config.schema`), so no second description o
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
-import pkgutil
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, cast, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf
 from pydantic_core import to_jsonable_python
 
 from mmo_rl.config.schema import (
@@ -34,8 +33,11 @@ from mmo_rl.config.schema import (
     show,
 )
 from mmo_rl.config.strategies import unknown_players
+from mmo_rl.config.tasks import TASKS, TOP_KEYS, Options
 from mmo_rl.errors import ConfigError
+from mmo_rl.evaluate.base import Evaluator
 from mmo_rl.report.mask import mask, mask_tree
+from mmo_rl.trainer.base import Capabilities, Trainer
 
 COMPONENTS = (
     "model",
@@ -57,7 +59,7 @@ class Settings(BaseModel):
     """A whole validated config. ``nodes`` maps a component's name to its node, or to None where it is switched off;
     ``options`` are the keys of the task's own node (``check.format``)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
     name: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     seed: Annotated[int, Field(ge=0, lt=2**63)]
@@ -65,14 +67,36 @@ class Settings(BaseModel):
     home: Path
     task: str
     nodes: Mapping[str, Mapping[str, Any] | None]
-    options: Mapping[str, Any]
+    options: InstanceOf[Options]
 
     def tree(self) -> dict[str, Any]:
         """The settings as they would be written in YAML."""
         top = self.model_dump(mode="json", exclude={"nodes", "options"})
         nodes = {name: _plain(node) for name, node in self.nodes.items()}
-        task = {self.task: {**(nodes.get(self.task) or {}), **_plain(self.options)}} if self.options else {}
+        options = _plain(asdict(self.options))
+        task = {self.task: {**(nodes.get(self.task) or {}), **options}} if options else {}
         return top | nodes | task
+
+    def node(self, name: str) -> Mapping[str, Any]:
+        """The node of a component that the task cannot do without. Raises `ConfigError` where it is switched off."""
+        node = self.nodes[name]
+        if node is None:
+            raise ConfigError(
+                f"task={self.task} needs a {name}, and {name}=none has none",
+                hint=f"choose one: mmo-rl --help lists the choices of {name}",
+            )
+        return node
+
+    @property
+    def reads_database(self) -> bool:
+        """True where the source reads a database: its node says of which variable (None: the embedded server)."""
+        return "dsn_env" in (self.nodes["source"] or {})
+
+    @property
+    def reads_written_database(self) -> bool:
+        """True where the source reads the database that is written to."""
+        source, database = self.nodes["source"] or {}, self.nodes["database"] or {}
+        return self.reads_database and source["dsn_env"] == database.get("dsn_env")
 
 
 def validate(cfg: DictConfig) -> Settings:
@@ -91,7 +115,7 @@ def validate(cfg: DictConfig) -> Settings:
         problems.extend(_useless_play(nodes))
     if problems:
         raise _error(_without_echoes(problems, cfg))
-    return Settings(**top, nodes=nodes, options=options)
+    return Settings(**top, nodes=nodes, options=TASKS[top["task"]](**options))
 
 
 def masked(settings: Settings) -> dict[str, Any]:
@@ -115,26 +139,9 @@ def _without_prices(node: Any) -> Any:
     return {key: value for key, value in node.items() if not key.startswith("price_")}
 
 
-def task_module(task: str) -> Any:
-    """The module ``mmo_rl.commands.<task>``, whose ``run(context, **options)`` does the task."""
-    return importlib.import_module(f"mmo_rl.commands.{'import_play' if task == 'import' else task}")
-
-
-def check_task(settings: Settings, overrides: Sequence[str]) -> None:
-    """What only the task can say about its config, before anything starts: its
-    ``check_config(settings, overrides)``, where it has one. Raises `ConfigError`."""
-    check = getattr(task_module(settings.task), "check_config", None)
-    if check is not None:
-        check(settings, overrides)
-
-
 def task_names() -> list[str]:
-    """The tasks there are: one a module of mmo_rl.commands."""
-    import mmo_rl.commands
-
-    return sorted(
-        "import" if m.name == "import_play" else m.name for m in pkgutil.iter_modules(mmo_rl.commands.__path__)
-    )
+    """The names of the tasks, sorted."""
+    return sorted(TASKS)
 
 
 def _useless_play(nodes: Mapping[str, Mapping[str, Any] | None]) -> Iterator[Problem]:
@@ -144,8 +151,7 @@ def _useless_play(nodes: Mapping[str, Mapping[str, Any] | None]) -> Iterator[Pro
     )
     if not collect or not trainer:
         return
-    kind: Any = load(trainer[TARGET])
-    if not kind.capabilities.trains:
+    if not capabilities_of(trainer).trains:
         return
     if collect["agents"] < sampler["min_agents"]:
         yield Problem(
@@ -161,14 +167,21 @@ def _useless_play(nodes: Mapping[str, Mapping[str, Any] | None]) -> Iterator[Pro
 
 
 def _wrong_evaluator(task: str, node: Mapping[str, Any] | None) -> Iterator[Problem]:
-    """``evaluate=pair`` compares any two policies; the loop of training measures its own."""
+    """Where the evaluator cannot do what the task asks: a training measures its own policy, ``task=evaluate`` compares
+    any two."""
     if node is None or task not in ("train", "evaluate"):
         return
-    kind: Any = load(node[TARGET])
-    if task == "train" and not hasattr(kind, "evaluate"):
+    kind = load(node[TARGET])
+    measures = isinstance(kind, type) and issubclass(kind, Evaluator)
+    if task == "train" and not measures:
         yield Problem("evaluate", "evaluate=pair is for task=evaluate; a training run measures itself: evaluate=market")
-    if task == "evaluate" and not hasattr(kind, "play"):
+    if task == "evaluate" and measures:
         yield Problem("evaluate", "task=evaluate compares two policies: evaluate=pair, its default")
+
+
+def capabilities_of(trainer: Mapping[str, Any]) -> Capabilities:
+    """The capabilities of the trainer that a validated node describes."""
+    return cast(type[Trainer], load(trainer[TARGET])).capabilities
 
 
 # --- reading --------------------------------------------------------------------------------------------------------
@@ -191,7 +204,7 @@ def _check_top(tree: Mapping[str, Any], problems: list[Problem]) -> dict[str, An
     """name, seed, iterations, home and task; and whatever else stands at the top, which is unknown."""
     hints = get_type_hints(Settings, include_extras=True)
     fields = {k: Parameter(k, hints[k], None, "key") for k in Settings.model_fields if k not in ("nodes", "options")}
-    known = [*fields, *COMPONENTS, str(tree.get("task")), *_top_keys(tree.get("task"))]
+    known = [*fields, *COMPONENTS, str(tree.get("task")), *TOP_KEYS.get(str(tree.get("task")), ())]
     for key in tree:
         if key not in known:
             hint = near(key, [k for k in known if k != "None"])
@@ -205,11 +218,6 @@ def _check_top(tree: Mapping[str, Any], problems: list[Problem]) -> dict[str, An
     return values
 
 
-def _top_keys(task: Any) -> Sequence[str]:
-    """Keys that a task has at the top, so that they are typed without its name: ``task=replay run=PATH``."""
-    return getattr(task_module(task), "TOP_KEYS", ()) if task in task_names() else ()
-
-
 def _check_component(name: str, node: Any, problems: list[Problem]) -> dict[str, Any] | None:
     if node is None or node == {} or node == {"_target_": None}:
         return None
@@ -220,8 +228,8 @@ def _check_component(name: str, node: Any, problems: list[Problem]) -> dict[str,
 
 
 def _check_options(tree: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any]:
-    """The task's own node against the keyword arguments of its ``run``. A task that bears a component's name
-    (``judge``) shares that one's node: what is a keyword of its ``run`` there is the task's."""
+    """Checks the task's own node against its options. A task that bears a component's name (``judge``) shares that
+    one's node: the keys that are options are the task's."""
     task = tree.get("task")
     if not isinstance(task, str) or task not in task_names():
         return {}
@@ -243,9 +251,8 @@ def _components_part(name: str, tree: Mapping[str, Any]) -> Any:
 
 
 def _keywords(task: str) -> dict[str, Parameter]:
-    """The keys of a task: the keyword arguments of its ``run``."""
-    parameters = schema_of(task_module(task).run).parameters.values() if task in task_names() else ()
-    return {p.name: p for p in parameters if p.is_key and p.name != "context"}
+    """The keys of a task: the fields of its options."""
+    return dict(schema_of(cast(Callable[..., object], TASKS[task])).parameters) if task in TASKS else {}
 
 
 class _Named:

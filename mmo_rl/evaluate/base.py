@@ -1,15 +1,15 @@
-"""How good a policy is."""
+"""Protocols of the evaluate room: measuring one policy, and comparing two on the same markets."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
-from mmo_rl.market.base import Arena
+from mmo_rl.market.base import Arena, Scripted
 from mmo_rl.policy.base import Policy
-from mmo_rl.types import Measured, Parts
+from mmo_rl.types import Measured, Parts, Rollout
 
 Decoding = Literal["sampled", "greedy"]
 
@@ -23,6 +23,7 @@ class EvaluatorParts(Parts):
     measured: Path | None = None
 
 
+@runtime_checkable
 class Evaluator(Protocol):
     """Plays a policy on held-out markets that are the same for every policy it is asked about.
 
@@ -34,3 +35,73 @@ class Evaluator(Protocol):
     ) -> Measured: ...
 
     async def oracle(self) -> Measured: ...
+
+    def rollouts(self) -> int:
+        """The number of rollouts of one measurement: held-out markets times agents."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Contestant:
+    """One side of a comparison: a policy, or a scripted ``strategy`` where that is not None."""
+
+    name: str
+    policy: Policy | None = None
+    strategy: Scripted | str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Rollouts that one look adds, of A and of B. A market's number is its own over all scenarios and looks."""
+
+    a: tuple[Rollout, ...]
+    b: tuple[Rollout, ...]
+
+
+@runtime_checkable
+class PolicyComparer(Protocol):
+    """Plays two policies, named ``a`` and ``b`` in the config, on the same held-out markets, in ``looks`` parts of
+    ``markets`` markets of each of the ``scenarios`` (none: the run's own market) with ``agents`` agents each."""
+
+    @property
+    def a(self) -> str: ...
+
+    @property
+    def b(self) -> str: ...
+
+    @property
+    def scenarios(self) -> Sequence[str]: ...
+
+    @property
+    def markets(self) -> int: ...
+
+    @property
+    def agents(self) -> int: ...
+
+    @property
+    def paired(self) -> bool: ...
+
+    @property
+    def looks(self) -> int: ...
+
+    @property
+    def format(self) -> Literal["table", "json"]: ...
+
+    @property
+    def seed(self) -> int: ...
+
+    def scenario_of(self, market: int, names: Sequence[str]) -> str:
+        """The scenario of a market's number, of ``names`` in the order in which they were played."""
+        ...
+
+    async def play(
+        self,
+        look: int,
+        arenas: Mapping[str, Arena],
+        a: Contestant,
+        b: Contestant,
+        *,
+        on_tick: Callable[[int, int], None] | None = None,
+    ) -> Look:
+        """Plays one look in the arenas of all scenarios; raises what the policies and the arena do."""
+        ...

@@ -65,6 +65,9 @@ class MarketEvaluator:
         reached("policy evaluated", decoding)
         return Measured(f"{policy.name}@{policy.version}", decoding, rollouts)
 
+    def rollouts(self) -> int:
+        return len(self._market_seeds) * self._agents
+
     async def oracle(self) -> Measured:
         """Results of an agent that knows the future."""
         episodes = await self._arena.play(

@@ -3,39 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field
 
+from mmo_rl.evaluate.base import Contestant, Look
 from mmo_rl.evaluate.market import rollout
-from mmo_rl.market.base import Arena, Scripted, Seat
-from mmo_rl.policy.base import Policy
+from mmo_rl.market.base import Arena, Seat
 from mmo_rl.rng import derive_seed
 from mmo_rl.types import Rollout
 
 OnTick = Callable[[int, int], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Contestant:
-    """Who is compared: a policy, or a scripted ``strategy`` where that is not None."""
-
-    name: str
-    policy: Policy | None = None
-    strategy: Scripted | str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """The rollouts that one look adds, of A and of B. A market's number is its own over all scenarios and looks."""
-
-    a: tuple[Rollout, ...]
-    b: tuple[Rollout, ...]
-
-
 class PairEvaluator:
-    """Compares ``a`` and ``b`` (see `mmo_rl.config.contestants`) in ``markets`` held-out markets of every scenario.
+    """Compares ``a`` and ``b`` (see `mmo_rl.config.players`) in ``markets`` held-out markets of every scenario.
 
     **Paired**: in each market A and B sit alternately at a table of ``agents`` and play it twice, the second time with
     their seats swapped. So both had every seat once, with the same future, news and randomness, and against the same
@@ -61,13 +43,6 @@ class PairEvaluator:
         format: Literal["table", "json"] = "table",
         seed: int,
     ) -> None:
-        if markets < 2 * looks:
-            raise ValueError(
-                f"markets={markets} is too few for looks={looks}: a look needs two markets at least, so "
-                f"markets={2 * looks} or " + (f"looks={markets // 2}" if markets > 1 else "more")
-            )
-        if repeated := sorted({name for name in scenarios if scenarios.count(name) > 1}):
-            raise ValueError(f"scenarios holds {', '.join(repeated)} more than once")
         self.a = a
         self.b = b
         self.scenarios = scenarios
@@ -78,6 +53,17 @@ class PairEvaluator:
         self.format = format
         self.seed = seed
         self._temperature = temperature
+
+    @staticmethod
+    def check_keys(*, markets: int = 128, looks: int = 4, scenarios: tuple[str, ...] = (), **_: object) -> None:
+        """Raises `ValueError` where the looks are too many for the markets, or a scenario is named twice."""
+        if markets < 2 * looks:
+            raise ValueError(
+                f"markets={markets} is too few for looks={looks}: a look needs two markets at least, so "
+                f"markets={2 * looks} or " + (f"looks={markets // 2}" if markets > 1 else "more")
+            )
+        if repeated := sorted({name for name in scenarios if scenarios.count(name) > 1}):
+            raise ValueError(f"scenarios holds {', '.join(repeated)} more than once")
 
     def part(self, look: int) -> range:
         """The numbers, within a scenario, of the markets that look ``look`` (from 0) adds."""

@@ -1,8 +1,8 @@
-"""Protocols of the judge room: judges, their requests, and the cache of their judgments."""
+"""Who scores the members of a group relative to each other."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -11,11 +11,12 @@ from mmo_rl.types import Credit, Group, JudgeUsage, Judgment, Parts, ScoredGroup
 
 
 class JudgmentCache(Protocol):
-    """Cache of judgments by the hash of everything that determines them; survives runs (the database room keeps it)."""
+    """Judgments by the hash of everything that determines them; survives runs (the database room keeps it)."""
 
     def hold(self, key: str) -> AbstractAsyncContextManager[tuple[Judgment, ...] | None]:
-        """Gives the judgments under ``key``; None where there are none yet, and then no other caller makes them inside
-        the block. A caller that asks for a key in the making waits until it is there or has been given up.
+        """The judgments under ``key``; None where there are none yet, and then nobody else makes them inside the block.
+
+        Whoever asks for a key that somebody is making waits until it is there or has been given up.
         """
         ...
 
@@ -31,7 +32,7 @@ class JudgeParts(Parts):
 
 @dataclass(frozen=True, slots=True)
 class JudgeRequest:
-    """Prompt that a judge would send. ``key`` is the cache's key of its judgments, ``members`` the trajectory ids in
+    """A prompt that a judge would send. ``key`` is what its judgments are cached by, ``members`` the trajectory ids in
     the order of presentation; prices in US dollars a million tokens, None where unknown."""
 
     key: str
@@ -45,8 +46,7 @@ class JudgeRequest:
 class Judge(Protocol):
     """Scores groups; every member comes back as `Score` or `Unscored`, bound by id, in the order the groups came.
 
-    ``credit`` is the carrier of the rewards that it gives, and stands in every `ScoredGroup` of it. ``needs_truth`` is
-    True where nothing is scored without recorded outcomes. ``usage`` is the
+    ``credit`` is the carrier of the rewards that it gives, and stands in every `ScoredGroup` of it. ``usage`` is the
     running total of calls, tokens and dollars; ``findings`` what the judge has noticed about itself so far, flat
     numbers by name (a judge without any has none), and ``tallies`` the sums that they are made from; a judge that
     leaves decisions unscored counts them as ``unscored_decisions``. ``min_agreement`` in [-1, 1] is the rank
@@ -56,9 +56,6 @@ class Judge(Protocol):
 
     @property
     def credit(self) -> Credit: ...
-
-    @property
-    def needs_truth(self) -> bool: ...
 
     @property
     def min_agreement(self) -> float | None: ...
@@ -72,28 +69,26 @@ class Judge(Protocol):
     @property
     def tallies(self) -> Tallies: ...
 
-    def score(self, groups: AsyncIterator[Group]) -> AsyncGenerator[ScoredGroup, None]: ...
+    def score(self, groups: AsyncIterator[Group]) -> AsyncIterator[ScoredGroup]: ...
 
     async def aclose(self) -> None: ...
 
 
 @runtime_checkable
-class AsksModel(Protocol):
-    """Judge that asks a language model, which costs; other judges cost nothing.
-
-    ``model`` is its name, None for a panel of judges that ask none. At most ``concurrency`` requests run at once.
-    ``price_date`` is the date of the list price that applies, None where none does.
-    """
+class AsksModel(Judge, Protocol):
+    """A judge that asks a language model, which costs; ``model`` is its name, None where nobody is asked after all.
+    ``price_date`` is the day that its listed prices are of (None: not listed), ``concurrency`` its largest number of
+    requests at once."""
 
     @property
     def model(self) -> str | None: ...
 
     @property
-    def concurrency(self) -> int: ...
-
-    @property
     def price_date(self) -> str | None: ...
 
+    @property
+    def concurrency(self) -> int: ...
+
     def requests(self, group: Group) -> list[JudgeRequest]:
-        """Returns the requests for a group where nothing is cached; sends nothing."""
+        """What it would send for a group if nothing were cached; sends nothing."""
         ...

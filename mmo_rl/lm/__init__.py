@@ -11,6 +11,8 @@ The last letters of a tensor's name are its dimensions, in order:
 ``V``   entries of the vocabulary
 ``H``   attention heads
 ``D``   numbers of a head's key or value
+``E``   numbers of a hidden state
+``1``   one, kept as a dimension
 ======  ================================================================================================
 
 So ``mask_RTT[r, i, j]`` says that token i of row r attends to its token j.

@@ -1,4 +1,4 @@
-"""The base model as other rooms see it."""
+"""Protocol of a base model, and its collaborators."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class ModelParts(Parts):
 
 
 class BaseModel(Protocol):
-    """A base model and its limits; `mmo_rl.lm.model.ModelSpec` is one and documents the fields."""
+    """Base model and its limits; `mmo_rl.lm.model.ModelSpec` is one and documents the fields."""
 
     name: str
     base_model: str
@@ -34,5 +34,5 @@ class BaseModel(Protocol):
     cache: Path | None
 
     def location(self) -> str:
-        """The folder or hub id that transformers loads. Raises `PolicyError` where it is not there."""
+        """Returns the folder, GGUF file or hub id of the weights. Raises `PolicyError` where it is not there."""
         ...

@@ -1,13 +1,17 @@
-"""Behaviour cloning of a small Llama from scratch: how the shipped `tiny` model is made."""
+"""Behaviour cloning of a small Llama from scratch, which makes the shipped `tiny` model."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from mmo_rl.lm.tokenizer import train_tokenizer
 from mmo_rl.types import Message
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 Example = tuple[tuple[Message, ...], str]
 
@@ -24,8 +28,8 @@ def clone(
     batch_size: int = 64,
     learning_rate: float = 2e-3,
     on_step: Callable[[int, int, float], None] | None = None,
-) -> tuple[Any, Any]:
-    """A Llama-architecture causal LM and its tokenizer, trained on (prompt, answer) pairs.
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """Trains a Llama-architecture causal LM and its tokenizer on (prompt, answer) pairs.
 
     ``stages`` are passed over once, in order, each shuffled: easy examples first. The loss is on the answers only;
     ``on_step(done, total, loss)`` is called after every batch. Returns the transformers model and tokenizer.
@@ -73,13 +77,14 @@ def clone(
 
 
 def _batches(stage: Sequence[Example], size: int, draw: random.Random) -> list[list[Example]]:
+    """Shuffles the examples into batches of ``size``; a rest is left out."""
     order = list(range(len(stage)))
     draw.shuffle(order)
     return [[stage[i] for i in order[first : first + size]] for first in range(0, len(order) - size + 1, size)]
 
 
-def _loss(model: Any, tokenizer: Any, batch: Sequence[Example]) -> Any:
-    """Cross-entropy of the answers' tokens, the end token included; logits are made only for those."""
+def _loss(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, batch: Sequence[Example]) -> torch.Tensor:
+    """Computes the cross-entropy of the answers' tokens, the end token included; logits are made only for those."""
     import torch
 
     prompts = tokenizer(
@@ -91,13 +96,13 @@ def _loss(model: Any, tokenizer: Any, batch: Sequence[Example]) -> Any:
     answers = tokenizer([a + tokenizer.eos_token for _, a in batch], add_special_tokens=False)["input_ids"]
     rows = [p + a for p, a in zip(prompts, answers, strict=True)]
     longest = max(map(len, rows))
-    tokens = torch.full((len(rows), longest), tokenizer.pad_token_id)
-    mask = torch.zeros((len(rows), longest), dtype=torch.long)
-    trained = torch.zeros((len(rows), longest), dtype=torch.bool)
+    tokens_RT = torch.full((len(rows), longest), tokenizer.pad_token_id)
+    mask_RT = torch.zeros((len(rows), longest), dtype=torch.long)
+    trained_RT = torch.zeros((len(rows), longest), dtype=torch.bool)
     for r, (row, prompt) in enumerate(zip(rows, prompts, strict=True)):
-        tokens[r, : len(row)] = torch.tensor(row)
-        mask[r, : len(row)] = 1
-        trained[r, len(prompt) : len(row)] = True
-    hidden = model.model(input_ids=tokens, attention_mask=mask, use_cache=False).last_hidden_state
-    logits = model.lm_head(hidden[:, :-1][trained[:, 1:]])
-    return torch.nn.functional.cross_entropy(logits, tokens[:, 1:][trained[:, 1:]])
+        tokens_RT[r, : len(row)] = torch.tensor(row)
+        mask_RT[r, : len(row)] = 1
+        trained_RT[r, len(prompt) : len(row)] = True
+    states_RTE = model.model(input_ids=tokens_RT, attention_mask=mask_RT, use_cache=False).last_hidden_state
+    logits_NV = model.lm_head(states_RTE[:, :-1][trained_RT[:, 1:]])
+    return torch.nn.functional.cross_entropy(logits_NV, tokens_RT[:, 1:][trained_RT[:, 1:]])

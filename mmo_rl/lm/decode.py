@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from mmo_rl.lm.prefix_tree import SHORT_ROW, TreeRow, stacked, takes_trees, tree_logits, tree_rows
+from mmo_rl.lm.prefix_tree import SHORT_ROW, TreeRow, stack, takes_trees, tree_logits, tree_rows
 from mmo_rl.rng import rng
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ class Batch:
 
         from mmo_rl.lm.cache import roomy_cache
 
-        tokens, positions, mask = stacked(tree, device=mask_RT.device)
+        tokens, positions, mask = stack(tree, device=mask_RT.device)
         paths = {
             index: [number * tokens.shape[1] + place for place in path]
             for number, row in enumerate(tree)

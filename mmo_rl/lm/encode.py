@@ -71,13 +71,13 @@ class Encoder:
         prompt = tuple(rendered)
         # Ids of another tokenizer or chat template mean nothing here: then the text is what was recorded.
         if call.token_ids is not None:
-            known = self._spell(call) if call.prompt_token_ids is None else tuple(call.prompt_token_ids) == prompt
+            known = self._spells(call) if call.prompt_token_ids is None else tuple(call.prompt_token_ids) == prompt
             if known:
                 return History(prompt, tuple(call.token_ids), recorded=True)
         answer = self.tokenizer(call.response, add_special_tokens=False)["input_ids"]
         return History(prompt, (*answer, self.tokenizer.eos_token_id))
 
-    def _spell(self, call: PolicyCall) -> bool:
+    def _spells(self, call: PolicyCall) -> bool:
         """Tells whether the ids of an answer make its text; they may go on after it, as with a text that ended it."""
         ids = call.token_ids or ()
         if not all(0 <= token < len(self.tokenizer) for token in ids):

@@ -1,4 +1,4 @@
-"""What a GGUF file says of itself: its metadata, read in one pass, and whether its model can be trained here.
+"""Header of a GGUF file: its metadata, read in one pass, and a check that its model can be trained here.
 
 The ``gguf`` package makes a numpy view of every token and merge, several times over: 10 s for 50,000 tokens, where this
 takes a tenth of a second. Layout: github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3, little-endian.
@@ -17,9 +17,9 @@ from mmo_rl.errors import PolicyError
 
 SUFFIX = ".gguf"
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "qwen3moe")
-"""Of ``general.architecture``: those whose weights transformers turns back into what it trains."""
+"""Values of ``general.architecture`` whose weights transformers can read for training."""
 PRE_TOKENIZERS = ("smollm", "qwen2", "llama-bpe", "gpt-2")
-"""Of ``tokenizer.ggml.pre``: how text is cut before byte-pair encoding."""
+"""Values of ``tokenizer.ggml.pre``, which cuts text before byte-pair encoding, that `mmo_rl.lm.unpack` knows."""
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 _FOLDER_HINT = "give the model as a folder in Hugging Face format: model.path=FOLDER"
@@ -27,20 +27,23 @@ _FOLDER_HINT = "give the model as a folder in Hugging Face format: model.path=FO
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """``metadata`` by its keys; ``parameters`` counts the weights of all tensors."""
+    """Header: ``metadata`` by its keys; ``parameters`` counts the weights of all tensors."""
 
     metadata: dict[str, Any]
     parameters: int
 
 
 def is_gguf(location: str) -> bool:
-    """Whether this names a GGUF file rather than a folder or a hub id."""
+    """Tells a GGUF file from a folder or a hub id, by its name."""
     return location.endswith(SUFFIX)
 
 
 def read_gguf(location: str) -> Header:
-    """Raises `PolicyError` where there is no file, it is no GGUF file or a cut one, or its model or tokenizer is none
-    that can be trained here; with what was found and what to give instead."""
+    """Reads the header of a GGUF file.
+
+    Raises `PolicyError` where there is no file, it is no GGUF file or a cut one, or its model or tokenizer is none that
+    can be trained here; with what was found and what to give instead.
+    """
     file = Path(location).expanduser()
     if not file.is_file():
         raise PolicyError(f"there is no file {location}", hint="check model.path")
@@ -59,6 +62,7 @@ def read_gguf(location: str) -> Header:
 
 
 def _require(location: str, metadata: dict[str, Any]) -> None:
+    """Raises `PolicyError` for a model or tokenizer that cannot be trained here."""
     pre = metadata.get("tokenizer.ggml.pre", "gpt-2")
     for what, found, known in (
         ("a model of the architecture", metadata.get("general.architecture"), ARCHITECTURES),
@@ -77,17 +81,21 @@ def _require(location: str, metadata: dict[str, Any]) -> None:
 
 
 class _Reader:
+    """Cursor over the bytes of a file."""
+
     def __init__(self, data: mmap.mmap) -> None:
         self.data = data
         self.at = 0
 
     def scalars(self, form: str, count: int = 1) -> tuple[Any, ...]:
+        """Reads ``count`` numbers of a `struct` format."""
         layout = struct.Struct(f"<{count}{form}")
         values = layout.unpack_from(self.data, self.at)
         self.at += layout.size
         return values
 
     def text(self) -> str:
+        """Reads a string."""
         (length,) = self.scalars("Q")
         if length > len(self.data) - self.at:
             raise ValueError("it is cut")
@@ -96,6 +104,7 @@ class _Reader:
         return value
 
     def value(self, kind: int) -> Any:
+        """Reads a value of a GGUF type."""
         if kind == _STRING:
             return self.text()
         if kind == _ARRAY:
@@ -109,6 +118,7 @@ class _Reader:
 
 
 def _parse(data: mmap.mmap) -> Header:
+    """Parses a header. Raises `ValueError` and errors of `struct` where it is broken."""
     if data[:4] != b"GGUF":
         raise ValueError(f"it begins with {bytes(data[:4])!r}")
     reader = _Reader(data)

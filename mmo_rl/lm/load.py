@@ -47,7 +47,7 @@ def load_model(
     whole = location if base is None else base
     if is_gguf(whole):
         with tempfile.TemporaryDirectory(prefix="mmo_rl-") if cache is None else nullcontext(cache) as folder:
-            whole = str(_unpacked(whole, Path(folder)))
+            whole = str(_unpack(whole, Path(folder)))
             first, second = (whole, None) if base is None else (location, whole)
             return load_model(first, device=device, threads=threads, dtype=dtype, base=second)
     try:
@@ -101,12 +101,12 @@ def _base_of(folder: Path) -> str | None:
     return named if isinstance(named, str) else None
 
 
-def _unpacked(location: str, cache: Path) -> Path:
+def _unpack(location: str, cache: Path) -> Path:
     """Returns the folder that a GGUF file is unpacked into."""
     try:
-        from mmo_rl.lm.unpack import unpacked
+        from mmo_rl.lm.unpack import unpack
 
-        return unpacked(location, cache=cache)
+        return unpack(location, cache=cache)
     except ImportError as error:
         raise PolicyError(
             f"a GGUF file needs {error.name}, which isn't installed", hint="pip install 'mmo-rl[local]'"
@@ -146,7 +146,7 @@ def _not_at_hub(location: str) -> str | None:
     try:
         answer = httpx.head(
             huggingface_hub.hf_hub_url(location, "config.json"),
-            headers=huggingface_hub.utils.build_hf_headers(),
+            headers=huggingface_hub.utils.build_hf_headers(),  # type: ignore[attr-defined, unused-ignore]
             follow_redirects=True,
             timeout=HUB_TIMEOUT_S,
         )

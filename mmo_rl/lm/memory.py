@@ -1,4 +1,4 @@
-"""Whether a model fits into this machine's memory, asked before it is read: Linux kills who takes too much, unheard."""
+"""Checks that the weights fit into free RAM before loading them (the OOM killer gives no message)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ CGROUP = Path("/sys/fs/cgroup")
 
 
 def require_memory(location: str, *, bytes_a_parameter: int) -> None:
-    """Raises `PolicyError` where the weights in the folder ``location`` are larger than what is free. What is not known
-    (weights that aren't safetensors, a system that isn't Linux) is not refused."""
+    """Raises `PolicyError` where the weights in the folder ``location`` are larger than the free memory. Weights of
+    unknown size (not safetensors) and systems that don't tell (not Linux) are not refused."""
     needed = parameters(Path(location)) * bytes_a_parameter
     free = free_bytes()
     if free is not None and needed > free:
@@ -27,7 +27,7 @@ def require_memory(location: str, *, bytes_a_parameter: int) -> None:
 
 
 def parameters(folder: Path) -> int:
-    """How many numbers the safetensors files in ``folder`` hold, by their headers; 0 where there are none."""
+    """Counts the weights in the safetensors files of ``folder``, by their headers; 0 where there are none."""
     count = 0
     for file in folder.glob("*.safetensors"):
         with suppress(OSError, ValueError, struct.error), file.open("rb") as opened:
@@ -38,8 +38,8 @@ def parameters(folder: Path) -> int:
 
 
 def free_bytes(*, meminfo: Path = MEMINFO, cgroup: Path = CGROUP) -> int | None:
-    """What this process can still have: of the machine, swap included, or of the container where that is less. None
-    where the system doesn't tell."""
+    """Returns the free memory of the machine, swap included, or of the container where that is less; None where the
+    system doesn't tell."""
     try:
         rows = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
         free = sum(int(rows[name].split()[0]) * 1024 for name in ("MemAvailable", "SwapFree"))

@@ -18,7 +18,7 @@ SHIPPED = Path(__file__).parent / "models"
 
 
 class ModelSpec:
-    """A base model and its limits.
+    """Base model and its limits.
 
     ``base_model`` is the name of a model shipped with this package (``tiny``), a local folder in Hugging Face format,
     or a hub id; ``path`` overrides it with a folder or a GGUF file, which is unpacked in ``parts.cache`` once
@@ -72,7 +72,7 @@ class ModelSpec:
                 return str(folder.resolve())
             if not (folder / "config.json").exists():
                 raise PolicyError(
-                    f"model.path={self.path} {_found(folder)}",
+                    f"model.path={self.path} {_description(folder)}",
                     hint="give a folder in Hugging Face format or a GGUF file, or leave model.path out",
                 )
             return str(folder)
@@ -80,7 +80,7 @@ class ModelSpec:
         return str(shipped) if shipped.is_dir() else self.base_model
 
 
-def _found(folder: Path) -> str:
+def _description(folder: Path) -> str:
     """Describes a ``model.path`` that is not a model, for a message."""
     if not folder.exists():
         return "is not there"

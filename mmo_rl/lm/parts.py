@@ -8,7 +8,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from mmo_rl.lm.encode import History
-from mmo_rl.lm.prefix_tree import SHORT_ROW, TreeRow, stacked, tree_rows
+from mmo_rl.lm.prefix_tree import SHORT_ROW, TreeRow, stack, tree_rows
 
 if TYPE_CHECKING:
     import torch
@@ -63,7 +63,7 @@ def _part(
     """Yields one part; none where its rows predict nothing."""
     import torch
 
-    tokens_RT, positions_RT, mask_RTT = stacked(rows, device=device)
+    tokens_RT, positions_RT, mask_RTT = stack(rows, device=device)
     length = tokens_RT.shape[1]
     predicted: list[tuple[int, int, int]] = []
     for number, row in enumerate(rows):

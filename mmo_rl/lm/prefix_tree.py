@@ -79,7 +79,7 @@ def shared_length(a: Sequence[int], b: Sequence[int]) -> int:
     return next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
-def stacked(rows: Sequence[TreeRow], *, device: torch.device | str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def stack(rows: Sequence[TreeRow], *, device: torch.device | str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Returns tensors of the rows: tokens and positions, [R, T], and the attention mask, [R, T, T]."""
     import numpy as np
     import torch

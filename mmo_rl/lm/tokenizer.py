@@ -1,4 +1,4 @@
-"""The tokenizer and chat template of the `tiny` model: small, lossless, and kind to small models.
+"""Tokenizer and chat template of the `tiny` model: small and lossless.
 
 Words, single digits and runs of punctuation never share a token, so a ticker is the same token in a headline and in a
 JSON answer: what a two-layer model needs in order to copy it.
@@ -22,7 +22,7 @@ CHAT_TEMPLATE = (
 
 
 def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE of ``vocab_size`` entries, trained on ``texts``, as a transformers tokenizer."""
+    """Trains a byte-level BPE of ``vocab_size`` entries on ``texts``; returns a transformers tokenizer."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 

@@ -1,4 +1,4 @@
-"""Turns a GGUF file into a folder in Hugging Face format, once: weights as float32, tokenizer and chat template."""
+"""Conversion of a GGUF file to a folder in Hugging Face format: weights as float32, tokenizer and chat template."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import hashlib
 import logging
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,17 +21,17 @@ _log = logging.getLogger(__name__)
 
 BYTES_A_PARAMETER = 4
 SPARE_BYTES = 64 * 2**20
-"""For the tokenizer, and so that the disk isn't filled to the brim."""
+"""Room for the tokenizer, and some that stays free."""
 CONTROL, USER_DEFINED = 3, 4
-"""Of ``tokenizer.ggml.token_type``."""
+"""Values of ``tokenizer.ggml.token_type``."""
 _QWEN2 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,DIGITS}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
     r"|\s+(?!\S)|\s+"
 )
 
 
-def unpacked(location: str, *, cache: Path) -> Path:
-    """The folder ``cache/<sha256 of the file>`` with the model of a GGUF file; made where it isn't there yet.
+def unpack(location: str, *, cache: Path) -> Path:
+    """Returns the folder ``cache/<sha256 of the file>`` with the model of a GGUF file; makes it where it is missing.
 
     That takes a minute for 135 M parameters, and 4 bytes a parameter of disk and memory, for good: the folder is kept,
     and may be deleted at any time. It appears whole or not at all, and two processes that want it make it once.
@@ -40,13 +41,13 @@ def unpacked(location: str, *, cache: Path) -> Path:
     file = Path(location).expanduser().resolve()
     with file.open("rb") as opened:
         folder = cache / hashlib.file_digest(opened, "sha256").hexdigest()
-    if _whole(folder):
+    if _is_whole(folder):
         return folder
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with (cache / f"{folder.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if not _whole(folder):  # another process may have made it in the meantime
+            if not _is_whole(folder):  # another process may have made it in the meantime
                 _make(file, header, folder)
     except OSError as error:
         raise PolicyError(
@@ -56,11 +57,13 @@ def unpacked(location: str, *, cache: Path) -> Path:
     return folder
 
 
-def _whole(folder: Path) -> bool:
+def _is_whole(folder: Path) -> bool:
+    """Tells that the folder is there: it appears with all of its files."""
     return (folder / "config.json").exists()
 
 
 def _make(file: Path, header: Header, folder: Path) -> None:
+    """Converts the file into a temporary folder, and renames that."""
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
     needed = header.parameters * BYTES_A_PARAMETER + SPARE_BYTES
@@ -72,7 +75,7 @@ def _make(file: Path, header: Header, folder: Path) -> None:
     _log.info("unpacking %s (%.0f M parameters) into %s, once", file.name, header.parameters / 1e6, folder)
     partial.mkdir()
     try:
-        _save_tokenizer(header.metadata, partial)
+        build_tokenizer(header.metadata).save_pretrained(partial)
         _save_weights(file, partial)
         os.replace(partial, folder)
     finally:
@@ -80,6 +83,7 @@ def _make(file: Path, header: Header, folder: Path) -> None:
 
 
 def _save_weights(file: Path, folder: Path) -> None:
+    """Writes the weights and the model's config."""
     import torch
     from safetensors.torch import save_file
     from transformers import AutoModelForCausalLM
@@ -98,13 +102,8 @@ def _save_weights(file: Path, folder: Path) -> None:
     model.config.save_pretrained(folder)
 
 
-def _save_tokenizer(metadata: dict[str, Any], folder: Path) -> None:
-    tokenizer = build_tokenizer(metadata)
-    tokenizer.save_pretrained(folder)
-
-
-def build_tokenizer(metadata: dict[str, Any]) -> PreTrainedTokenizerFast:
-    """The tokenizer that a GGUF file describes, with its own special tokens and chat template.
+def build_tokenizer(metadata: Mapping[str, Any]) -> PreTrainedTokenizerFast:
+    """Builds the tokenizer that a GGUF file describes, with its own special tokens and chat template.
 
     transformers' own reader takes every Llama for one with Code Llama's tokenizer: answers would end at the wrong token
     and their end mark would be part of the text.
@@ -118,7 +117,7 @@ def build_tokenizer(metadata: dict[str, Any]) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE(vocab={token: number for number, token in enumerate(tokens)}, merges=merges))
     pre = metadata.get("tokenizer.ggml.pre", "gpt-2")
     bytes_only = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pre in ("smollm", "gpt-2"))
-    first: list[Any] = []
+    first: list[pre_tokenizers.PreTokenizer] = []
     if pre == "smollm":
         first = [pre_tokenizers.Digits(individual_digits=True)]
     elif pre in ("qwen2", "llama-bpe"):

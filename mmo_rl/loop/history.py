@@ -1,16 +1,13 @@
-"""The rows of checkpoints.jsonl: what an iteration did, so that a killed run can go on and still report all of it."""
+"""Rows of checkpoints.jsonl, one an iteration: a killed run continues from them and still reports all iterations."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
 
-from mmo_rl.types import JudgeUsage, PolicyVersion, SelectedWindow, Selection, Tallies, Trained, Window
-
-if TYPE_CHECKING:
-    from mmo_rl.report.run_folder import RunFolder
+from mmo_rl.report.run_folder import RunFolder
+from mmo_rl.types import JsonDict, JudgeUsage, PolicyVersion, SelectedWindow, Selection, Tallies, Trained, Window
 
 WARM_START = -1
 """The number of the warm start among the iterations."""
@@ -30,7 +27,7 @@ class Iteration:
     seconds: Mapping[str, float]
     tallies: Tallies = field(default_factory=dict)
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> JsonDict:
         """Plain JSON values. A policy is found again by its version, so the run folder may be moved."""
         row = asdict(self)
         for window in row["selection"]["windows"]:
@@ -39,7 +36,7 @@ class Iteration:
         return row | {"version": self.trained.policy.version}
 
     @classmethod
-    def from_row(cls, row: Mapping[str, Any]) -> Iteration:
+    def from_row(cls, row: JsonDict) -> Iteration:
         """The iteration that `row` was made from."""
         selection, trained = dict(row["selection"]), dict(row["trained"])
         windows = tuple(
@@ -72,13 +69,13 @@ class Iteration:
         )
 
 
-def _plain(fields: Mapping[str, Any]) -> dict[str, Any]:
+def _plain(fields: JsonDict) -> JsonDict:
     return {key: value.isoformat() if isinstance(value, datetime) else value for key, value in fields.items()}
 
 
 @dataclass(slots=True)
 class Past:
-    """What a run folder says has been done: the warm start, if any, and the iterations, which a run adds to."""
+    """Finished part of a run, read from its folder: the warm start, if any, and the iterations, which a run adds to."""
 
     warm: Iteration | None
     iterations: list[Iteration]
@@ -122,7 +119,7 @@ class Past:
 
 
 def warm_numbers(warm: Iteration | None) -> dict[str, float]:
-    """What a warm start did, as metrics of the first iteration."""
+    """Metrics of a warm start, for the row of the first iteration."""
     if warm is None:
         return {}
     numbers: dict[str, float] = {"steps": warm.trained.gradient_steps, "tokens": warm.trained.tokens}
@@ -130,8 +127,8 @@ def warm_numbers(warm: Iteration | None) -> dict[str, float]:
     return {f"train/warm_start_{name}": value for name, value in numbers.items()}
 
 
-def earnings(history: Sequence[Iteration], metrics: Sequence[Mapping[str, Any]]) -> dict[int, float]:
-    """What each version earned on average when it played the windows of an iteration, in game dollars, from the rows
+def earnings(history: Sequence[Iteration], metrics: Sequence[JsonDict]) -> dict[int, float]:
+    """Mean P&L of each version in the windows of the iteration that it played, in game dollars, from the rows
     of metrics.jsonl."""
     earned: dict[int, float] = {}
     by_iteration = {row.get("iteration"): row.get("play/pnl") for row in metrics}
@@ -145,12 +142,12 @@ def earnings(history: Sequence[Iteration], metrics: Sequence[Mapping[str, Any]])
 
 
 def total_usage(history: Sequence[Iteration]) -> JudgeUsage:
-    """What judging cost over all iterations; the price is unknown as soon as one of them is."""
+    """Adds up the cost of judging over all iterations; the price is unknown as soon as one of them is."""
     return summed([i.usage for i in history])
 
 
 def summed(parts: Sequence[JudgeUsage]) -> JudgeUsage:
-    """Several parts of a run together; the price is unknown as soon as one's is."""
+    """Adds up the cost of several parts of a run; the price is unknown as soon as one's is."""
     costs = [part.cost_usd for part in parts]
     return JudgeUsage(
         calls=sum(part.calls for part in parts),
@@ -162,7 +159,7 @@ def summed(parts: Sequence[JudgeUsage]) -> JudgeUsage:
 
 
 def spent(before: JudgeUsage, after: JudgeUsage) -> JudgeUsage:
-    """What was used between two readings of a judge's running total."""
+    """Subtracts two readings of a judge's running total."""
     unknown = before.cost_usd is None or after.cost_usd is None
     return JudgeUsage(
         calls=after.calls - before.calls,
@@ -174,7 +171,7 @@ def spent(before: JudgeUsage, after: JudgeUsage) -> JudgeUsage:
 
 
 def spending(usage: JudgeUsage) -> str:
-    """What judging has cost so far in a few words; empty where it asked nobody and found nothing kept."""
+    """Words for the cost of judging so far; empty where it asked nobody and found nothing kept."""
     if not usage.calls and not usage.cache_hits:
         return ""
     cost = "cost unknown" if usage.cost_usd is None else f"${usage.cost_usd:,.4f}"

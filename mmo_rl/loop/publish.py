@@ -1,27 +1,32 @@
-"""From scored groups to a published policy: what the trainer makes is entered in the registry, whole or not at all."""
+"""Publication of trained policies: a version is entered in the registry whole or not at all."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from mmo_rl.database.base import Registry
 from mmo_rl.errors import TrainerError
 from mmo_rl.loop.history import WARM_START, Iteration
-from mmo_rl.loop.reasons import no_signal
+from mmo_rl.loop.refusals import no_signal
+from mmo_rl.policy_view import training_groups
+from mmo_rl.report.base import Report
 from mmo_rl.report.progress import Advance
+from mmo_rl.report.summary import Summary
+from mmo_rl.trainer.base import Pruner, Trainer, WarmStarter
+from mmo_rl.trainer.warm_start import best_answers
 from mmo_rl.types import PolicyVersion, Score, ScoredGroup, Selection, Trained
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Publisher:
-    """Trains, and publishes what came of it, in this order: the version's folder (by the trainer), the registry's rows
+    """Trainer whose versions are registered, in this order: the version's folder (by the trainer), the registry's rows
     in one transaction, the run's own row (by the caller). A run that is killed in between does the iteration again,
     and ends with the same folders and rows."""
 
-    trainer: Any
-    registry: Any
-    report: Any
+    trainer: Trainer
+    registry: Registry
+    report: Report
     run: str  # what its batches' ids begin with
 
     def batch_id(self, iteration: int) -> str:
@@ -41,8 +46,6 @@ class Publisher:
 
         Where no group carries signal the batch has failed and the policy stays; raises `TrainerError` then, if it
         ``needs_signal``."""
-        from mmo_rl.policy_view import training_groups
-
         groups = training_groups(scored, self.trainer.assistant_turns)
         batch_id = self.batch_id(iteration)
         await self._start(batch_id, policy, selection.trajectory_ids, scored)
@@ -58,12 +61,10 @@ class Publisher:
 
     async def warm_start(self, scored: Sequence[ScoredGroup], policy: PolicyVersion) -> tuple[Trained, int]:
         """Has the trainer imitate the best of what was judged; also returns how many answers that were."""
-        from mmo_rl.policy_view import training_groups
-        from mmo_rl.trainer.warm_start import best_answers
-
         groups = training_groups(scored, self.trainer.assistant_turns)
         if not groups:
             raise no_signal(groups, scored)
+        assert isinstance(self.trainer, WarmStarter)
         best = best_answers(groups, share=self.trainer.imitated_share)
         ids = list(dict.fromkeys(sample.trajectory_id for group in best for sample in group.samples))
         batch_id = self.batch_id(WARM_START)
@@ -75,8 +76,6 @@ class Publisher:
     async def prune(self, history: Sequence[Iteration], earned: Mapping[int, float]) -> list[int]:
         """Removes the versions that the config does not ask to keep, once they are entered as archived; what is
         deployed stays. Gives back which were removed."""
-        from mmo_rl.trainer.base import Pruner
-
         if not isinstance(self.trainer, Pruner) or not (removable := self.trainer.removable(earned)):
             return []
         batches = {
@@ -88,11 +87,11 @@ class Publisher:
         self.trainer.remove(removed)
         return removed
 
-    async def note_measured(self, history: Sequence[Iteration], summary: Mapping[str, Any]) -> None:
+    async def note_measured(self, history: Sequence[Iteration], summary: Summary) -> None:
         """Adds what the evaluation measured to the model that was measured."""
         trained = [done for done in history if done.trained.gradient_steps]
         score = summary.get("eval/pnl_trained")
-        if trained and score is not None:
+        if trained and isinstance(score, float):
             numbers = {k: v for k, v in summary.items() if k.startswith("eval/") and not isinstance(v, str)}
             await self.registry.note_measured(self.batch_id(trained[-1].iteration), score, numbers)
 
@@ -103,14 +102,13 @@ class Publisher:
         rewards = {i: j.value for s in scored for i, j in s.judgments.items() if isinstance(j, Score) and i in wanted}
         await self.registry.start_batch(batch_id, policy.name, str(policy.version), list(ids), rewards)
 
-    async def _attempt(self, batch_id: str, training: Any) -> Trained:
+    async def _attempt(self, batch_id: str, training: Awaitable[Trained]) -> Trained:
         try:
-            trained: Trained = await training
+            return await training
         except BaseException as error:
             message = error.message if isinstance(error, TrainerError) else str(error)
             await self.registry.fail_batch(batch_id, message or type(error).__name__)
             raise
-        return trained
 
     async def _publish(self, batch_id: str, trained: Trained, ids: Sequence[str]) -> None:
         await self.registry.publish(batch_id, trained.policy, dict(trained.metrics), list(ids), self.report.tracking_id)

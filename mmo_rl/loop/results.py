@@ -1,38 +1,39 @@
-"""What a finished run says of itself: its numbers and what it was made of."""
+"""Results of a run: its summary, its provenance, the card of exported data, and the commands that use a checkpoint."""
 
 from __future__ import annotations
 
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
+
+from mmo_rl.config.project import project_root
+from mmo_rl.config.settings import Settings, masked
+from mmo_rl.judge.findings import added, numbers
 from mmo_rl.loop.history import WARM_START, Iteration, total_usage
-from mmo_rl.types import PolicyVersion, Selection
+from mmo_rl.report.judging import quality
+from mmo_rl.report.provenance import data_fingerprint, write_provenance
+from mmo_rl.report.run_folder import RunFolder
+from mmo_rl.report.summary import Evaluations, Summary, build_summary
+from mmo_rl.types import JsonDict, PolicyVersion, Selection
 
-if TYPE_CHECKING:
-    from mmo_rl.config.components import Context
-    from mmo_rl.report.run_folder import RunFolder
-    from mmo_rl.report.summary import Evaluations, Summary
 
-
-def note_provenance(context: Context, folder: RunFolder, selections: Sequence[Selection]) -> None:
-    """What the run was made of; the data's fingerprint covers what was selected so far."""
-    from mmo_rl.config.project import project_root
-    from mmo_rl.config.settings import masked
-    from mmo_rl.report.provenance import data_fingerprint, write_provenance
-
+def note_provenance(
+    settings: Settings, overrides: Sequence[str], folder: RunFolder, selections: Sequence[Selection]
+) -> None:
+    """Writes provenance.json; the data's fingerprint covers the trajectories selected so far."""
     # A world made for this run gives its name to the ids in it; the same data are the same without it.
-    world = f"{context.settings.name}-{folder.run_id()}-"
+    world = f"{settings.name}-{folder.run_id()}-"
     ids = [i.removeprefix(world) for selection in selections for i in selection.trajectory_ids]
     until = max((s.until for s in selections if s.until is not None), default=None)
     windows = sum(len(selection.windows) for selection in selections)
     write_provenance(
         folder,
         project_root=project_root(),
-        argv=["mmo-rl", *context.overrides],
-        config=masked(context.settings),
-        seeds={"seed": context.settings.seed},
+        argv=["mmo-rl", *overrides],
+        config=masked(settings),
+        seeds={"seed": settings.seed},
         data=data_fingerprint(ids, windows=windows, until=until and f"{until:%Y-%m-%dT%H:%M}") if ids else None,
     )
 
@@ -43,18 +44,14 @@ def add_seconds(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def summarize(
-    context: Context,
+    settings: Settings,
     folder: RunFolder,
     history: Sequence[Iteration],
     evaluations: Evaluations,
     seconds: Mapping[str, float],
 ) -> Summary:
-    """The flat numbers of summary.json, over all iterations of the run, also those before a resume."""
-    from mmo_rl.judge.findings import added, numbers
-    from mmo_rl.report.judging import quality
-    from mmo_rl.report.summary import build_summary
-
-    seed = context.settings.seed
+    """Computes the flat numbers of summary.json over all iterations of the run, also those before a resume."""
+    seed = settings.seed
     rejected: Counter[str] = Counter()
     for iteration in history:
         rejected.update(iteration.rejected)
@@ -73,9 +70,9 @@ def summarize(
     )
 
 
-def tell_checkpoint(context: Context, policy: PolicyVersion) -> None:
-    """Where the trained policy lies, and what to type to measure it, play it and serve it."""
-    kept = [o for o in context.overrides if o.lstrip("+").partition("=")[0].partition(".")[0] in ("model", "market")]
+def tell_checkpoint(console: Console, overrides: Sequence[str], policy: PolicyVersion) -> None:
+    """Prints the folder of the trained policy, and the commands that measure, play and serve it."""
+    kept = [o for o in overrides if o.lstrip("+").partition("=")[0].partition(".")[0] in ("model", "market")]
     lines = [f"Checkpoint: {policy.path}"]
     for does, task in (
         ("measure", ["task=evaluate", f"evaluate.b={policy.path}"]),
@@ -83,19 +80,16 @@ def tell_checkpoint(context: Context, policy: PolicyVersion) -> None:
         ("serve", ["task=serve", f"serve.runs=[{policy.path}]"]),
     ):
         lines.append(f"  {does:<8} {shlex.join(['mmo-rl', *task, *kept])}")
-    context.console.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
+    console.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
 
 
-def data_card(context: Context, history: Sequence[Iteration]) -> dict[str, Any]:
-    """What exported training data are made of: where they come from, what was left out, and who scored them."""
-    from mmo_rl.config.settings import masked
-    from mmo_rl.report.provenance import data_fingerprint
-
-    config = masked(context.settings)
+def data_card(settings: Settings, overrides: Sequence[str], history: Sequence[Iteration]) -> JsonDict:
+    """Describes exported training data: where they come from, what was left out, and who scored them."""
+    config = masked(settings)
     ids = [i for done in history for i in done.selection.trajectory_ids]
     return {
-        "experiment": context.settings.name,
-        "command": ["mmo-rl", *context.overrides],
+        "experiment": settings.name,
+        "command": ["mmo-rl", *overrides],
         "data": data_fingerprint(ids, windows=sum(len(done.selection.windows) for done in history)),
         "iterations": [
             {

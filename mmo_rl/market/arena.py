@@ -45,6 +45,10 @@ class MarketArena:
     def __init__(self, *, spec: MarketSpec) -> None:
         self._spec = spec
 
+    @property
+    def ticks(self) -> int:
+        return self._spec.ticks
+
     def rules(self) -> Mapping[str, object]:
         """Returns the keys of the market's specification, and its class."""
         kind = type(self._spec)

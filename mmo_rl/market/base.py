@@ -143,6 +143,11 @@ class Arena(Protocol):
     the same market.
     """
 
+    @property
+    def ticks(self) -> int:
+        """The ticks of a window."""
+        ...
+
     def rules(self) -> Mapping[str, object]: ...
 
     async def play(

@@ -1,4 +1,4 @@
-"""What a run would use, counted with the run's own parts: its selection, its judge's prompts, its policy view."""
+"""Counts of what a run would use, made with its own selection, its judge's prompts and its policy view."""
 
 from __future__ import annotations
 
@@ -9,19 +9,31 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
 
 from mmo_rl.errors import ConfigError
-from mmo_rl.judge.base import JudgeRequest
-from mmo_rl.loop.reasons import nothing_selected, nothing_to_imitate
-from mmo_rl.plan.dry_play import DryPolicy, DrySource
+from mmo_rl.evaluate.base import Evaluator
+from mmo_rl.judge.base import AsksModel, Judge, JudgeRequest
+from mmo_rl.market.base import Arena
+from mmo_rl.plan.dry_play import DryPolicy, DryRun
 from mmo_rl.plan.tokens import Tokens
 from mmo_rl.policy_view import training_groups
 from mmo_rl.rng import derive_seed
 from mmo_rl.sampler.base import Sampler
+from mmo_rl.sampler.refusals import nothing_selected, nothing_to_imitate
 from mmo_rl.sampler.select import select, used
-from mmo_rl.trainer.base import AssistantTurns
-from mmo_rl.types import Group, PolicyCall, Score, ScoredGroup, SelectedWindow, Selection, Trajectory
+from mmo_rl.source.base import Source
+from mmo_rl.trainer.base import TrainingRules
+from mmo_rl.types import (
+    AssistantTurns,
+    Group,
+    PolicyCall,
+    Score,
+    ScoredGroup,
+    SelectedWindow,
+    Selection,
+    Trajectory,
+    Window,
+)
 
 ANSWER_TOKENS_A_MEMBER = 60
 """Of a judge's answer: an id, a score and an explanation of a few sentences."""
@@ -86,6 +98,14 @@ class Measured:
     context: int
 
 
+@dataclass(frozen=True, slots=True)
+class AskedJudge:
+    """Judge that asks a language model, with the tokens of that model."""
+
+    judge: AsksModel
+    tokens: Tokens
+
+
 Seen = dict[tuple[str, tuple[str, ...]], Measured]
 """Groups that were counted already, by window and members."""
 
@@ -102,32 +122,26 @@ class Reckoner:
         self,
         *,
         iterations: int,
-        source: Any,
-        collector: Any,
-        dry: DrySource | None,
-        arena: Any,
-        evaluate: Mapping[str, Any] | None,
+        source: Source | None,
+        dry: DryRun | None,
+        arena: Arena,
+        evaluator: Evaluator | None,
         seed: int,
-        epochs: int,
+        rules: TrainingRules,
         assistant_turns: AssistantTurns,
-        warm_share: float,
-        warm_epochs: int,
-        identity: Mapping[str, Any],
+        identity: Mapping[str, object],
         policy_tokens: Tokens,
         overrides: Sequence[str],
         max_windows: int,
     ) -> None:
         self._iterations = iterations
         self._source = source
-        self._collector = collector
         self._dry = dry
         self._arena = arena
-        self._evaluate = evaluate
+        self._evaluator = evaluator
         self._seed = seed
-        self._epochs = epochs
+        self._rules = rules
         self._assistant_turns: AssistantTurns = assistant_turns
-        self._warm_share = warm_share
-        self._warm_epochs = warm_epochs
         self._identity = identity
         self._tokens = policy_tokens
         self._overrides = overrides
@@ -136,20 +150,20 @@ class Reckoner:
         self._seen: Seen = {}
         self._mean_lengths: tuple[float, float] | None = None
 
-    async def count(self, sampler: Sampler, judge: Any, judge_tokens: Tokens | None) -> Counts:
+    async def count(self, sampler: Sampler, judge: Judge, asked: AskedJudge | None) -> Counts:
         """Raises `SourceError` where nothing would be trained on, as the run itself would."""
 
         def counting() -> _Tally:
             return _Tally(
                 judge=judge,
-                judge_tokens=judge_tokens,
+                asked=asked,
                 policy_tokens=self._tokens,
                 assistant_turns=self._assistant_turns,
                 seen=self._seen,
             )
 
         warm, tally = counting(), counting()
-        if self._warm_share:
+        if self._rules.warm_start and self._source is not None:
             selection = await select(self._source, sampler, iteration=0, used_windows=(), scenario_id=None)
             if not selection.used:
                 raise nothing_to_imitate(selection, self._overrides)
@@ -159,7 +173,8 @@ class Reckoner:
         for iteration in range(self._iterations):
             if self._dry is not None:
                 await self._play(iteration)
-            source = self._dry or self._source
+            source = self._source if self._dry is None else self._dry.source
+            assert source is not None
             scenario = SCENARIO if self._dry is not None else None
             selection = await select(
                 source, sampler, iteration=iteration, used_windows=used(selections), scenario_id=scenario
@@ -188,10 +203,12 @@ class Reckoner:
             capped=any(1 - sampler.rules.target_trajectories / s.available > s.dropout_rate for s in selections),
             excluded=dict(excluded),
             calls=(*warm.all_calls(), *tally.all_calls()),
-            selected_tokens=round(tally.scaled(tally.selected) * self._epochs),
-            trained_tokens=round(tally.scaled(tally.trained) * self._epochs),
-            context_tokens=round(tally.scaled(tally.context) * self._epochs),
-            warm_tokens=round(warm.scaled(warm.selected + warm.context) * self._warm_share * self._warm_epochs),
+            selected_tokens=round(tally.scaled(tally.selected) * self._rules.epochs),
+            trained_tokens=round(tally.scaled(tally.trained) * self._rules.epochs),
+            context_tokens=round(tally.scaled(tally.context) * self._rules.epochs),
+            warm_tokens=round(
+                warm.scaled(warm.selected + warm.context) * self._rules.warm_start * self._rules.warm_start_epochs
+            ),
             play_prompt_tokens=round(plays * prompt),
             play_answer_tokens=round(plays * answer),
         )
@@ -200,26 +217,23 @@ class Reckoner:
         """The iteration's windows, played once however often they are counted."""
         assert self._dry is not None
         if iteration == self._played:
-            await self._collector.collect(DryPolicy(), iteration=iteration, scenario_id=SCENARIO, start=START)
+            await self._dry.collector.collect(DryPolicy(), iteration=iteration, scenario_id=SCENARIO, start=START)
             self._played += 1
-        self._dry.visible = (iteration + 1) * self._collector.windows
+        self._dry.source.visible = (iteration + 1) * self._dry.collector.windows
 
     def _plays(self, iterations: int) -> int:
         """How many answers the policy gives in playing and in being measured."""
-        ticks: int = self._arena_ticks()
+        ticks = self._arena.ticks
         plays = 0
         if self._dry is not None:
-            plays += iterations * self._collector.windows * self._collector.seats.count(None) * ticks
-        if self._evaluate is not None:
-            plays += EVALUATIONS * self._evaluate["markets"] * self._evaluate["agents"] * ticks
+            plays += iterations * self._dry.collector.windows * self._dry.collector.seats.count(None) * ticks
+        if self._evaluator is not None:
+            plays += EVALUATIONS * self._evaluator.rollouts() * ticks
         return plays
-
-    def _arena_ticks(self) -> int:
-        return int(self._identity["first"]["market"]["ticks"])
 
     async def _lengths(self) -> tuple[float, float]:
         """Mean tokens of a prompt and of an answer in the simulated market."""
-        if self._dry is None and self._evaluate is None:
+        if self._dry is None and self._evaluator is None:
             return 0.0, 0.0
         if self._mean_lengths is not None:
             return self._mean_lengths
@@ -243,14 +257,14 @@ class _Tally:
     def __init__(
         self,
         *,
-        judge: Any,
-        judge_tokens: Tokens | None,
+        judge: Judge,
+        asked: AskedJudge | None,
         policy_tokens: Tokens,
         assistant_turns: AssistantTurns,
         seen: Seen,
     ) -> None:
         self._judge = judge
-        self._judge_tokens = judge_tokens
+        self._asked = asked
         self._policy_tokens = policy_tokens
         self._assistant_turns: AssistantTurns = assistant_turns
         self._seen = seen
@@ -262,7 +276,7 @@ class _Tally:
         self._members_read = 0
         self._unread: list[JudgeRequest] = []
 
-    async def add(self, source: Any, selection: Selection, *, read: int) -> None:
+    async def add(self, source: Source, selection: Selection, *, read: int) -> None:
         near, far = selection.windows[: max(0, read)], selection.windows[max(0, read) :]
         self._trajectories += selection.used
         self.windows_read += len(near)
@@ -278,14 +292,14 @@ class _Tally:
         for chosen in near:
             if (measured := self._seen.get(_identity(chosen))) is not None:
                 self._add(measured)
-        if self._judge_tokens is not None:
+        if self._asked is not None:
             for chosen in far:
                 stubs = tuple(_stub(i, chosen.window) for i in chosen.trajectory_ids)
                 group = Group(chosen.window.id, chosen.window, stubs, None)
                 # Without steps all play looks the same; who is judged together tells one call from another.
                 self._unread += [
                     replace(request, key=" ".join((request.key, chosen.window.id, *request.members)))
-                    for request in self._judge.requests(group)
+                    for request in self._asked.judge.requests(group)
                 ]
 
     def _add(self, measured: Measured) -> None:
@@ -300,9 +314,9 @@ class _Tally:
     async def _measure(self, group: Group) -> Measured:
         requests: list[JudgeRequest] = []
         lengths: list[int] = []
-        if self._judge_tokens is not None:
-            requests = self._requests(group)
-            lengths = self._judge_tokens.prompts([request.messages for request in requests])
+        if self._asked is not None:
+            requests = self._requests(self._asked.judge, group)
+            lengths = self._asked.tokens.prompts([request.messages for request in requests])
             members = {member.trajectory_id for member in group.members}
             judged = dict.fromkeys(i for request in requests for i in request.members if i in members)
             # Scores that the judge has yet to give: none of them at the mean, so that everything judged is trained on.
@@ -323,12 +337,11 @@ class _Tally:
                     trained, context = trained + answers, context + prompts
         return Measured(len(group.members), tuple(zip(requests, lengths, strict=True)), selected, trained, context)
 
-    def _requests(self, group: Group) -> list[JudgeRequest]:
+    def _requests(self, judge: AsksModel, group: Group) -> list[JudgeRequest]:
         try:
-            asked: list[JudgeRequest] = self._judge.requests(group)
+            return judge.requests(group)
         except ConfigError:  # a window that cannot be rendered is not judged either
             return []
-        return asked
 
     def _lengths(self, calls: Sequence[PolicyCall]) -> tuple[int, int]:
         """Tokens of the answers and of the prompts. Recorded ids count where they are of this model: then its prompt
@@ -371,6 +384,6 @@ def _identity(chosen: SelectedWindow) -> tuple[str, tuple[str, ...]]:
     return chosen.window.id, chosen.trajectory_ids
 
 
-def _stub(trajectory_id: str, window: Any) -> Trajectory:
+def _stub(trajectory_id: str, window: Window) -> Trajectory:
     """A member of which only the existence matters."""
     return Trajectory(trajectory_id, trajectory_id, window.id, window.start, window.end, (), None)

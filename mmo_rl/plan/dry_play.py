@@ -1,4 +1,4 @@
-"""Play that a plan reckons with: the run's own markets and agents, answered without a model and kept in memory.
+"""Play for plans: the run's own markets and agents, answered without a model and kept in memory.
 
 The collector, the market and the prompts are the real ones; only the answers are made up, in the form that the market
 asks for. So the number of windows, agents and steps is exact and the length of texts is close.
@@ -6,10 +6,12 @@ asks for. So the number of windows, agents and steps is exact and the length of 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 
 from mmo_rl.database.base import Stay
+from mmo_rl.market.base import Collector
 from mmo_rl.market.strategies import HOLD, order
 from mmo_rl.policy.base import Completion
 from mmo_rl.rng import derive_seed, rng
@@ -32,7 +34,7 @@ NOT_INSTRUMENTS = ("news", "cash", "held")
 
 
 class DryPolicy:
-    """Orders of anything that the prompt names; now and then it waits, or answers what is no order."""
+    """Policy that orders anything the prompt names; seeded, it sometimes waits or answers with no valid order."""
 
     name = "dry"
     version = 0
@@ -60,7 +62,7 @@ class DrySource:
 
     def __init__(self) -> None:
         self.visible: int | None = None
-        """How many windows, in the order of their beginning, have been played so far; None: all."""
+        """The number of windows, in the order of their start, that can be read; None: all."""
         self._windows: dict[str, Window] = {}
         self._played: dict[str, dict[str, Trajectory]] = {}
         self._truths: dict[str, GroundTruth] = {}
@@ -114,7 +116,7 @@ class DrySource:
                 found.append(WindowStats(window, members, has_outcomes=window.id in self._truths))
         return found
 
-    async def groups(self, selection: Selection) -> AsyncIterator[Group]:
+    async def groups(self, selection: Selection) -> AsyncGenerator[Group, None]:
         for chosen in selection.windows:
             played = self._played[chosen.window.id]
             members = tuple(played[i] for i in chosen.trajectory_ids if i in played)
@@ -122,3 +124,11 @@ class DrySource:
 
     async def aclose(self) -> None:
         """Holds nothing open."""
+
+
+@dataclass(frozen=True, slots=True)
+class DryRun:
+    """Play of a run that plays its own windows: the ``collector`` records into ``source``, which is read from again."""
+
+    collector: Collector
+    source: DrySource

@@ -1,28 +1,26 @@
-"""What a run expects of itself, noted before its first iteration: the report holds it against what it took."""
+"""Plan of a run, written before its first iteration; the report holds it against the result."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
+from mmo_rl.config.composition import Components
+from mmo_rl.config.settings import Settings
+from mmo_rl.config.tasks import PlanOptions
 from mmo_rl.errors import SourceError
+from mmo_rl.plan.bill import expected
+from mmo_rl.plan.make import make_plan
+from mmo_rl.report.run_folder import RunFolder
 
-if TYPE_CHECKING:
-    from mmo_rl.config.components import Context
-    from mmo_rl.report.run_folder import RunFolder
-
-WINDOWS = 40
-"""Read and counted; the others are taken to be like them."""
+OPTIONS = PlanOptions(max_windows=40, changes=False)
 
 
-async def note_plan(context: Context, folder: RunFolder) -> None:
-    """Writes plan.json, once a run: one that goes on after a kill keeps the plan that it started with."""
-    from mmo_rl.commands.plan import make_plan
-    from mmo_rl.plan.bill import expected
-
+async def note_plan(settings: Settings, components: Components, overrides: Sequence[str], folder: RunFolder) -> None:
+    """Writes plan.json, once a run: a run that continues after a kill keeps the plan that it started with."""
     if folder.plan() is not None:
         return
     try:
-        plan = await make_plan(context, max_windows=WINDOWS)
+        plan = await make_plan(settings, components, overrides, OPTIONS)
     except SourceError:  # nothing to train on: the run itself says so, and why
         return
     folder.write_plan(expected(plan))

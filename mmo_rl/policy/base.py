@@ -1,4 +1,4 @@
-"""Whoever answers a prompt: a checkpoint on this machine, an endpoint, a script."""
+"""Protocol of a policy, which answers prompts, and its completions."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from mmo_rl.types import Message, Parts
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A policy's answer to one prompt; token ids and logprobs (one a completion token, end token included) where the
-    policy can give them. ``error`` says why there is no answer; the step is then a failed one. ``latency_ms`` from
-    asking to the answer, tries that failed included; it makes no two answers differ."""
+    """Answer of a policy to one prompt; token ids and logprobs (one a completion token, end token included) where the
+    policy can give them. ``error`` is the reason of a missing answer; the step is then a failed one. ``latency_ms``
+    from asking to the answer, tries that failed included; it makes no two answers differ."""
 
     text: str
     prompt_token_ids: tuple[int, ...] | None = None
@@ -33,7 +33,7 @@ class PolicyParts(Parts):
 
 
 class Policy(Protocol):
-    """Answers many prompts at once, in order.
+    """Policy that answers many prompts at once, in order.
 
     ``temperature`` 0 is greedy. The same prompts, seed and weights give the same answers.
     """
@@ -48,12 +48,13 @@ class Policy(Protocol):
 
 @runtime_checkable
 class Fingerprinted(Protocol):
-    """A policy whose answers follow from what it can name: of two with one fingerprint, both answer the same. None
-    where it cannot say."""
+    """Policy with a fingerprint: of two with the same one, both answer the same."""
 
-    def fingerprint(self) -> str | None: ...
+    def fingerprint(self) -> str | None:
+        """Returns the hash of everything that its answers follow from; None where it is not known."""
+        ...
 
 
 def completion_seed(seed: int, number: int) -> int:
-    """The seed of prompt ``number`` of one `Policy.complete`: as many bits as every endpoint takes."""
+    """Returns the seed of prompt ``number`` of one `Policy.complete`, of as many bits as every endpoint takes."""
     return derive_seed(seed, "completion", number) % 2**31

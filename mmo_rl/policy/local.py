@@ -1,4 +1,4 @@
-"""A causal language model on this machine's CPU or GPU that answers many prompts at once."""
+"""Policy on this machine's CPU or GPU: a causal language model that answers many prompts at once."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def local_policy(
     batch_size: Annotated[int, Field(ge=1)] = 256,
     parts: PolicyParts,
 ) -> LocalPolicy:
-    """The base model, or the checkpoint at ``path`` (`find_checkpoint`). Raises `PolicyError` where it cannot be
+    """Opens the base model, or the checkpoint at ``path`` (`find_checkpoint`). Raises `PolicyError` where it cannot be
     loaded, is damaged, or is of another model."""
     model = parts.model
     if path is None:
@@ -41,7 +41,7 @@ def local_policy(
 
 
 def open_policy(version: PolicyVersion, spec: BaseModel, *, device: str = "cpu", batch_size: int = 256) -> LocalPolicy:
-    """A published version of ``spec``, ready to answer."""
+    """Opens a published version of ``spec``."""
     model, tokenizer = load_version(version.path, spec, device=device)
     return LocalPolicy(
         model=model,
@@ -55,7 +55,7 @@ def open_policy(version: PolicyVersion, spec: BaseModel, *, device: str = "cpu",
 
 
 class LocalPolicy:
-    """Answers with a transformers model on this machine, ``batch_size`` prompts at a time.
+    """Policy that answers with a transformers model on this machine, ``batch_size`` prompts at a time.
 
     Each prompt draws from a generator of its own, seeded as `policy=endpoint` seeds its requests (`completion_seed`),
     so that the same weights behind ``task=serve`` answer the same. Recorded logprobs are those of the unscaled
@@ -85,12 +85,12 @@ class LocalPolicy:
     async def complete(
         self, prompts: Sequence[Sequence[Message]], *, temperature: float, seed: int
     ) -> list[Completion]:
-        """One completion a prompt, in order; ``temperature`` 0 is greedy."""
+        """Answers each prompt, in order; ``temperature`` 0 is greedy."""
         return await asyncio.to_thread(self._complete, prompts, temperature, seed)
 
     def fingerprint(self) -> str | None:
-        """Of the weights, the tokenizer, the limits, and what else decides the last digits of a sum: libraries, device
-        and threads. None for a tokenizer that cannot be written down."""
+        """Hashes the weights, the tokenizer, the limits, and what else decides the last digits of a sum: libraries,
+        device and threads. None for a tokenizer that cannot be serialised."""
         import platform
 
         import tokenizers

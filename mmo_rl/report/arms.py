@@ -11,14 +11,14 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any, TypeGuard
+from typing import Any
 
+from mmo_rl.report.numbers import MISSING, is_number
 from mmo_rl.report.runs import Run
 
 TARGET = "_target_"
 IGNORED = frozenset({"name", "home", "job", "overrides"})
 IGNORED_NODES = frozenset({"report", "database", "task", "compare", "hydra"})
-MISSING = "–"
 Value = str | int | float | bool | None
 Signature = tuple[Any, ...]
 
@@ -51,10 +51,6 @@ def said(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     return {True: "true", False: "false"}.get(value, str(value)) if isinstance(value, bool) else str(value)
-
-
-def is_number(value: Any) -> TypeGuard[int | float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def config_value(run: Run, key: str) -> Value:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mmo_rl.report.arms import Arm, arms_of, is_number, said
-from mmo_rl.report.charts import shown
-from mmo_rl.report.compare_charts import axis, colour, curves, panels, parallel, parameter, pareto, series
+from mmo_rl.report.arms import Arm, arms_of, said
+from mmo_rl.report.charts import curves, panels
+from mmo_rl.report.compare_charts import colour, forest, parameter, pareto, series, strands
 from mmo_rl.report.compare_table import headed, heading, interval, legend, number, probability, sentence, told
-from mmo_rl.report.compared import Compared, Pair, by_seed, estimate, unit_of
+from mmo_rl.report.compared import Compared, Pair, estimate, unit_of
+from mmo_rl.report.numbers import is_number
 from mmo_rl.report.page import page
 from mmo_rl.report.runs import Run
 from mmo_rl.report.words import Verdict
@@ -30,10 +31,10 @@ def compare_page(compared: Compared, *, curve_keys: Sequence[str] = (), command:
         heading=heading(compared),
         names=_names(compared),
         legend=legend(compared),
-        verdict=verdict(compared),
+        verdict=arms_verdict(compared),
         notes=compared.notes,
         main=headed(compared.main),
-        forest=_forest(list(compared.arms[:ROWS]), compared.main, numbered=True),
+        forest=forest(compared.arms[:ROWS], compared.main, numbered=True),
         more_arms=max(0, len(compared.arms) - ROWS),
         columns=[(c, not all(is_number(arm.values[c]) for arm in compared.arms)) for c in compared.columns],
         metrics=[headed(key) for key in compared.metrics],
@@ -45,17 +46,18 @@ def compare_page(compared: Compared, *, curve_keys: Sequence[str] = (), command:
         overlaid=len(compared.arms) <= OVERLAID,
         learning=_learning(compared, list(curve_keys) or list(CURVES)),
         parameters=_parameters(compared),
-        pareto=None if drawn is None else {"svg": drawn[0], "front": drawn[1], "cost": headed(compared.cost or "")},
+        pareto=drawn,
+        cost=headed(compared.cost or ""),
         smaller=compared.ascending,
-        parallel=parallel(compared),
+        parallel=strands(compared),
         runs=[_run(compared, arm, run) for arm in compared.arms for run in arm.runs],
         left_out=compared.left_out,
         command=command,
     )
 
 
-def verdict(compared: Compared) -> Verdict:
-    """What may be said of the arm that stands first, in a sentence."""
+def arms_verdict(compared: Compared) -> Verdict:
+    """The result of a comparison in a sentence: the first arm, and the differences from it that are shown."""
     first, others = compared.arms[0], compared.arms[1:]
     main = headed(compared.main)
     if compared.sort not in compared.metrics:
@@ -64,25 +66,26 @@ def verdict(compared: Compared) -> Verdict:
     if not others:
         return Verdict("missing", f"One arm: {value}", "There is nothing to compare it with.")
     extreme = "lowest" if compared.ascending else "highest"
+    leader = f"{_called(first)} is {extreme}: {value}"
     against = [p for p in compared.pairs[compared.main] if first.number in (p.a.number, p.b.number)]
-    clear = [p for p in against if p.verdict in ("higher", "lower")]
-    known = [p for p in against if p.p_holm is not None]
-    title = f"{_called(first)} is {extreme}: {value}"
-    if not known:
+    clear = [p for p in against if p.finding in ("higher", "lower")]
+    if all(p.p_holm is None for p in against):
         return Verdict(
             "unclear",
-            f"{title}, from one seed",
+            f"No difference can be shown from one seed: {leader}",
             "Nothing can be said about other seeds: runs of one config differ from seed to seed, and by how much takes "
             "at least two seeds of both arms (five are better): the same command with seed=0,1,2,3,4.",
         )
     if len(clear) == len(others):
         detail = "After Holm's correction each difference is shown (t test over seeds, p < 0.05)."
-        return Verdict(
-            "better", f"{title}, apart from all {len(others)} other arms" if len(others) > 1 else title, detail
-        )
+        apart = f", apart from all {len(others)} other arms" if len(others) > 1 else ""
+        return Verdict("better", leader + apart, detail)
     unclear = [_called(p.b if p.a.number == first.number else p.a) for p in against if p not in clear]
     named = f"{len(unclear)} other arms" if len(unclear) > 4 else ", ".join(unclear)
-    return Verdict("unclear", title, f"No difference is shown between it and {named} (t test over seeds, Holm).")
+    detail = f"No difference is shown between it and {named} (t test over seeds, Holm)."
+    if clear:
+        return Verdict("unclear", f"{leader}, apart from {len(clear)} of {len(others)} other arms", detail)
+    return Verdict("unclear", f"No difference shown: {leader}", detail)
 
 
 def _called(arm: Arm) -> str:
@@ -122,45 +125,6 @@ def _run(compared: Compared, arm: Arm, run: Run) -> dict[str, Any]:
     return {"run": run, "arm": arm.number, "value": shown_value, "commit": commit}
 
 
-def _forest(arms: Sequence[Arm], key: str, *, numbered: bool) -> dict[str, Any] | None:
-    """Arms as lines: dots of seeds, mean and interval in percent of the axis; None where no arm has the metric."""
-    found = [(arm, estimate(arm, key), by_seed(arm, key)) for arm in arms]
-    values = [v for _, _, seeds in found for v in seeds.values()]
-    if not values:
-        return None
-    reach = [b for _, e, _ in found for b in (e.low, e.high) if b is not None]
-    scale = axis(values, unit=unit_of(key), reach=reach, log=False)
-
-    def at(value: float) -> float:
-        return round(100 * scale.at(value), 2)
-
-    rows = []
-    for arm, e, seeds in found:
-        if e.value is None:
-            continue
-        low, high = (e.value, e.value) if e.low is None or e.high is None else (e.low, e.high)
-        label = f"{arm.number} " if numbered else ""
-        rows.append(
-            {
-                "number": label,
-                "label": arm.short,
-                "full": arm.name,
-                "colour": colour(arm) if numbered else "a1",
-                "from": at(low),
-                "width": round(at(high) - at(low), 2),
-                "cut": ("cut-left " if low < scale.low else "") + ("cut-right" if high > scale.high else ""),
-                "at": at(e.value),
-                "seeds": [{"at": at(v), "text": f"seed {s}: {shown(v, scale.unit)}"} for s, v in seeds.items()]
-                if len(seeds) > 1
-                else [],
-                "value": number(e.value, key),
-                "interval": interval(e, key),
-            }
-        )
-    ticks = [{"at": at(t), "label": scale.label(t)} for t in scale.ticks]
-    return {"rows": rows, "ticks": ticks, "zero": at(0.0) if scale.low < 0 < scale.high else None}
-
-
 def _pairs(compared: Compared, key: str) -> dict[str, Any]:
     """Differences that are shown, and the others."""
     rows = [_pair(pair, key) for pair in compared.pairs[key]]
@@ -185,7 +149,7 @@ def _pair(pair: Pair, key: str) -> dict[str, Any]:
         "holm": probability(pair.p_holm),
         "flip": probability(pair.p_sign_flip),
         "says": sentence(pair),
-        "is_shown": pair.verdict in ("higher", "lower"),
+        "is_shown": pair.finding in ("higher", "lower"),
     }
 
 
@@ -193,28 +157,30 @@ def _learning(compared: Compared, keys: Sequence[str]) -> list[dict[str, Any]]:
     """A chart a metric where the arms fit on one, else a panel an arm for each metric."""
     drawn: list[dict[str, Any]] = []
     for key in keys:
-        every = [s for s in (series(arm, key) for arm in compared.arms) if s.points]
-        if not every:
+        found = [(arm, one) for arm in compared.arms if (one := series(arm, key)).points]
+        if not found:
             continue
+        lines, label, unit = [one for _, one in found], f"{key} by iteration", unit_of(key)
         if len(compared.arms) <= OVERLAID:
-            charts: list[dict[str, Any]] = [{"title": headed(key), "svg": curves(every, key), "colour": ""}]
+            charts = [{"title": headed(key), "svg": curves(lines, unit=unit, label=label), "colour": ""}]
         else:
+            shown = panels(lines, unit=unit, label=label, count=PANELS)
             charts = [
-                {"title": f"{one.arm.number} {one.arm.short}", "svg": svg, "colour": colour(one.arm)}
-                for one, svg in zip(every, panels(every, key, count=PANELS), strict=False)
+                {"title": f"{arm.number} {arm.short}", "svg": svg, "colour": colour(arm)}
+                for (arm, _), svg in zip(found, shown, strict=False)
             ]
-        drawn.append({"metric": headed(key), "panels": charts, "more": max(0, len(every) - PANELS)})
+        drawn.append({"metric": headed(key), "panels": charts, "more": max(0, len(found) - PANELS)})
     return drawn
 
 
-def _parameters(compared: Compared) -> list[dict[str, Any]]:
-    """What varies against the main metric: numbers as curves, words as lines of dots."""
-    drawn: list[dict[str, Any]] = []
+def _parameters(compared: Compared) -> list[dict[str, str]]:
+    """Each column against the main metric: numbers as a curve, words as lines of dots."""
+    drawn = []
     for column in compared.columns:
-        svg = parameter(compared.runs, column, compared.main)
-        if svg is not None:
-            drawn.append({"column": column, "svg": svg, "forest": None})
-        elif len(compared.columns) > 1:
+        chart = parameter(compared.runs, column, compared.main)
+        if chart is None and len(compared.columns) > 1:
             groups = sorted(arms_of(compared.runs, [column]), key=lambda arm: said(arm.values[column]))
-            drawn.append({"column": column, "svg": None, "forest": _forest(groups[:16], compared.main, numbered=False)})
+            chart = forest(groups[:16], compared.main, numbered=False)
+        if chart is not None:
+            drawn.append({"column": column, "chart": chart})
     return drawn

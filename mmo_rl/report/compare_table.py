@@ -9,10 +9,10 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from mmo_rl.report.arms import MISSING, Arm, said
+from mmo_rl.report.arms import Arm, said
 from mmo_rl.report.compared import Compared, Estimate, Pair, by_seed, estimate, unit_of
+from mmo_rl.report.numbers import MINUS, MISSING, amount
 from mmo_rl.report.run_folder import jsonable
-from mmo_rl.report.words import MINUS, amount
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -170,7 +170,7 @@ def _print_pairs(compared: Compared, console: Console) -> None:
     for name in ("", "difference [95%]", "seeds", "p (t)", "Holm", "p (sign flip)", ""):
         table.add_column(name, overflow="fold")
     for pair in pairs[:PAIRS_SHOWN]:
-        style = {"higher": "green", "lower": "red"}.get(pair.verdict, "dim")
+        style = {"higher": "green", "lower": "red"}.get(pair.finding, "dim")
         table.add_row(
             f"{pair.a.number} {MINUS} {pair.b.number}",
             told(pair, compared.main),
@@ -187,8 +187,8 @@ def _print_pairs(compared: Compared, console: Console) -> None:
 def sentence(pair: Pair) -> str:
     """What a pair showed, in words."""
     if pair.note:
-        return f"{pair.verdict}: {pair.note}"
-    return f"{pair.a.number} is {pair.verdict}" if pair.verdict in ("higher", "lower") else pair.verdict
+        return f"{pair.finding}: {pair.note}"
+    return f"{pair.a.number} is {pair.finding}" if pair.finding in ("higher", "lower") else pair.finding
 
 
 # --- for files ------------------------------------------------------------------------------------------------------
@@ -301,6 +301,6 @@ def _pair(pair: Pair) -> dict[str, Any]:
         "p": pair.p,
         "p_holm": pair.p_holm,
         "p_sign_flip": pair.p_sign_flip,
-        "verdict": pair.verdict,
+        "verdict": pair.finding,
         "note": pair.note or None,
     }

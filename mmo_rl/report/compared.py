@@ -17,7 +17,8 @@ from statistics import fmean
 from typing import Any, Literal
 
 from mmo_rl.errors import ConfigError
-from mmo_rl.report.arms import Arm, arms_of, config_value, differing, is_number, known_keys, newest_only, said
+from mmo_rl.report.arms import Arm, arms_of, config_value, differing, known_keys, newest_only, said
+from mmo_rl.report.numbers import Unit, is_number
 from mmo_rl.report.runs import Run
 from mmo_rl.stats.interval import Interval
 from mmo_rl.stats.seeds import difference_over_seeds, holm, mean_over_seeds, sign_flip
@@ -73,7 +74,7 @@ class Pair:
     note: str = ""
 
     @property
-    def verdict(self) -> str:
+    def finding(self) -> str:
         """One of: a higher, a lower, no difference shown, nothing can be said."""
         if self.p_holm is None or self.difference is None:
             return "nothing can be said"
@@ -197,7 +198,7 @@ def estimate(arm: Arm, key: str) -> Estimate:
     return Estimate(value, None, None, "", 1, of)
 
 
-def unit_of(key: str) -> str:
+def unit_of(key: str) -> Unit:
     """``usd``, ``share`` (of 1), ``s`` or nothing, by the name of a metric."""
     last = key.rpartition("/")[2]
     if last.endswith(("_pct", "_tau", "_per_s")):

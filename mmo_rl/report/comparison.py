@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmo_rl.report.charts import nice_ticks, shown
+from mmo_rl.report.charts import Dot, dot_plot
+from mmo_rl.report.numbers import Unit, amount, finite
 from mmo_rl.report.page import page
 from mmo_rl.report.run_folder import RunFolder, jsonable
-from mmo_rl.report.words import Cell, Unit, Verdict, amount, cell
+from mmo_rl.report.words import Cell, Verdict, cell
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,7 +33,7 @@ def is_comparison(summary: Mapping[str, Any]) -> bool:
     return "ab/a" in summary
 
 
-def verdict(summary: Mapping[str, Any]) -> Verdict:
+def ab_verdict(summary: Mapping[str, Any]) -> Verdict:
     """``B better: +$120 [85, 160]``, or that no difference is shown, and what to know before quoting it."""
     change = cell(summary, "ab/pnl_difference", "usd", signed=True)
     bounds = [summary.get(f"ab/pnl_difference_{side}") for side in ("low", "high")]
@@ -101,7 +102,7 @@ def print_comparison(console: Console, summary: Mapping[str, Any], path: Path, *
     if machine:
         import sys
 
-        told = {"verdict": verdict(summary).title, **summary, "run_folder": str(path)}
+        told = {"verdict": ab_verdict(summary).title, **summary, "run_folder": str(path)}
         sys.stdout.write(json.dumps(jsonable(told), allow_nan=False) + "\n")
         return
     from rich.table import Table
@@ -121,7 +122,7 @@ def print_comparison(console: Console, summary: Mapping[str, Any], path: Path, *
         for name in names:
             parts.add_row(name, *(_text(c) for c in rows(summary, f"ab/scenario/{name}/")[0][1:]))
         console.print(parts)
-    result = verdict(summary)
+    result = ab_verdict(summary)
     style = {"better": "green", "worse": "red"}.get(result.kind, "yellow")
     console.print(Text(result.title, style=f"bold {style}"), soft_wrap=True)
     console.print(Text(result.detail))
@@ -148,7 +149,7 @@ def render(folder: RunFolder) -> str:
         job=folder.path.name,
         a=summary["ab/a"],
         b=summary["ab/b"],
-        verdict=verdict(summary),
+        verdict=ab_verdict(summary),
         rows=rows(summary),
         scenarios=[(name, rows(summary, f"ab/scenario/{name}/")[0]) for name in scenarios(summary)],
         scenario_note=scenario_note(summary),
@@ -158,36 +159,20 @@ def render(folder: RunFolder) -> str:
     )
 
 
-def _plot(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Positions in percent of the track: the difference in P&L overall and in each scenario, with its interval."""
+def _plot(summary: Mapping[str, Any]) -> str:
+    """The difference in P&L overall and in each scenario, with its interval."""
     names = scenarios(summary)
     prefixes = {"all" if len(names) > 1 else "B minus A": "ab/"}
     prefixes |= {name: f"ab/scenario/{name}/" for name in names if len(names) > 1}
-    ends = ("low", "high")
-    found: dict[str, tuple[Any, ...]] = {
-        label: (summary[f"{prefix}pnl_difference"], *(summary.get(f"{prefix}pnl_difference_{e}") for e in ends))
+    dots = [
+        Dot(
+            label=label,
+            value=summary[f"{prefix}pnl_difference"],
+            low=finite(summary.get(f"{prefix}pnl_difference_low")),
+            high=finite(summary.get(f"{prefix}pnl_difference_high")),
+            text=amount(summary[f"{prefix}pnl_difference"], "usd", signed=True),
+            colour="var(--trained)",
+        )
         for label, prefix in prefixes.items()
-    }
-    ticks = nice_ticks(
-        min(v for row in found.values() for v in (*row, 0.0) if v is not None),
-        max(v for row in found.values() for v in (*row, 0.0) if v is not None),
-        count=5,
-    )
-
-    def at(value: float) -> float:
-        return round(100 * (value - ticks[0]) / (ticks[-1] - ticks[0]), 2)
-
-    return {
-        "rows": [
-            {
-                "label": label,
-                "at": at(value),
-                "from": None if low is None else at(low),
-                "width": None if low is None or high is None else round(at(high) - at(low), 2),
-                "value": amount(value, "usd", signed=True),
-            }
-            for label, (value, low, high) in found.items()
-        ],
-        "ticks": [{"at": at(tick), "label": shown(tick, "usd")} for tick in ticks],
-        "zero": at(0.0),
-    }
+    ]
+    return dot_plot(dots, unit="usd", label="difference in P&L, B minus A, with intervals", wide=1040.0)

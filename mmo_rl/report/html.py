@@ -6,19 +6,42 @@ import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from mmo_rl.report.charts import Chart, Curve, chart, nice_ticks, parts_of, shown
+from mmo_rl.report.charts import Dot, Point, Series, curves, dot_plot, points_of
 from mmo_rl.report.judged_page import about_judge, judged_lines
 from mmo_rl.report.judging import most_disputed
 from mmo_rl.report.mask import mask_tree
+from mmo_rl.report.numbers import MISSING, Unit, amount, finite, short
 from mmo_rl.report.page import page
 from mmo_rl.report.planned import planned_lines
 from mmo_rl.report.run_folder import RunFolder, jsonable
 from mmo_rl.report.summary import DECODINGS
-from mmo_rl.report.words import Line, amount, lines, verdict
+from mmo_rl.report.words import Line, lines, run_verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A metric of metrics.jsonl as a chart: its title and unit, and how to read it."""
+
+    key: str
+    title: str
+    unit: Unit = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A drawn curve; ``last`` is its latest value."""
+
+    curve: Curve
+    points: tuple[Point, ...]
+    last: str
+    svg: str
+
 
 CURVES = (
     Curve("play/pnl", "P&L of the play it learnt from", "usd", "per agent and window, before training on it"),
@@ -47,7 +70,8 @@ CURVES = (
 STEADY = frozenset({"train/gradient_steps", "train/tokens", "train/groups_skipped_zero_variance"})
 """Counters that are a chart only where they change."""
 ORACLE_REACH = 2.5
-"""How far beyond the policies' best the oracle may lie and still be drawn to their scale."""
+"""Times the policies' best P&L up to which the oracle is drawn to their scale."""
+PLOT_WIDTH = 680.0
 
 
 def write_report(folder: RunFolder, *, command: str | None = None) -> Path:
@@ -67,9 +91,10 @@ def render(folder: RunFolder, *, command: str | None = None) -> str:
         job=folder.path.name,
         overrides=folder.overrides(),
         status=_status(folder),
-        verdict=verdict(summary),
+        verdict=run_verdict(summary),
         table=[(decoding, lines(summary, decoding)) for decoding in DECODINGS if lines(summary, decoding)],
         plot=_pnl_plot(summary),
+        oracle=_oracle_note(summary),
         tiles=_tiles(summary),
         markets=summary.get("eval/markets"),
         agents=summary.get("eval/agents"),
@@ -89,7 +114,7 @@ def render(folder: RunFolder, *, command: str | None = None) -> str:
         provenance=_provenance(folder.provenance()),
         command=command or shlex.join(["mmo-rl", *folder.overrides()]),
         summary=sorted(summary.items()),
-        data=_embedded(summary, rows, charts),
+        data=_embedded(summary, rows),
     )
 
 
@@ -99,52 +124,73 @@ def learning_curves(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
     others = sorted({k for row in rows for k in row if k.startswith("train/")} - known - STEADY)
     others = [k for k in others if not k.endswith(("_low", "_high"))]
     titled = [Curve(k, k.removeprefix("train/").replace("_", " ").replace("/", ", ").capitalize()) for k in others]
-    drawn = [c for c in (chart(curve, rows) for curve in (*CURVES, *titled)) if c is not None]
-    return [c for c in drawn if c.curve.key in {"play/pnl", "judge/score_mean"} or _changes(c)]
+    measured = [(curve, points_of(rows, curve.key)) for curve in (*CURVES, *titled)]
+    return [
+        _chart(curve, points)
+        for curve, points in measured
+        if any(point.value is not None for point in points)
+        and (curve.key in {"play/pnl", "judge/score_mean"} or _changes(curve, points))
+    ]
 
 
-def _changes(drawn: Chart) -> bool:
-    values = {p.value for p in drawn.points}
-    return len(values) > 1 or (drawn.curve.key not in STEADY and drawn.curve.key.startswith(("play/", "judge/")))
+def _changes(curve: Curve, points: Sequence[Point]) -> bool:
+    values = {point.value for point in points}
+    return len(values) > 1 or (curve.key not in STEADY and curve.key.startswith(("play/", "judge/")))
 
 
-def _pnl_plot(summary: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Positions in percent of the track, for the picture of base against trained."""
-    found = []
+def _chart(curve: Curve, points: tuple[Point, ...]) -> Chart:
+    last = short(next((p.value for p in reversed(points) if p.value is not None), None), curve.unit)
+    drawn = curves(
+        [Series("", "var(--trained)", points)], unit=curve.unit, label=f"{curve.title} by iteration, last {last}"
+    )
+    return Chart(curve, points, last, drawn)
+
+
+def _pnl_plot(summary: Mapping[str, Any]) -> str | None:
+    """Base against trained as dots with intervals, and the oracle as a line where it is near enough."""
+    dots = []
     for decoding, prefix in DECODINGS.items():
-        for who in ("base", "trained"):
-            value, low, high = (summary.get(f"{prefix}pnl_{who}{suffix}") for suffix in ("", "_low", "_high"))
-            if value is not None:
-                found.append((decoding, who, value, low, high))
-    if not found:
+        for player in ("base", "trained"):
+            value, low, high = (finite(summary.get(f"{prefix}pnl_{player}{end}")) for end in ("", "_low", "_high"))
+            if value is None:
+                continue
+            bounded = low is not None and high is not None
+            dots.append(
+                Dot(
+                    label=f"{player}, {decoding}",
+                    value=value,
+                    low=low,
+                    high=high,
+                    text=amount(value, "usd"),
+                    interval=f"{amount(low, 'usd')} to {amount(high, 'usd')}" if bounded else "",
+                    colour=f"var(--{player})",
+                )
+            )
+    if not dots:
         return None
-    oracle = summary.get("eval/pnl_oracle")
-    seen = [v for row in found for v in row[2:] if v is not None] + [0.0]
-    # An oracle far beyond them would press the policies into one spot; then it is named and not drawn.
-    drawn = oracle is not None and oracle <= ORACLE_REACH * max(seen)
-    seen += [oracle] if drawn else []
-    ticks = nice_ticks(min(seen), max(seen), count=5)
+    oracle = finite(summary.get("eval/pnl_oracle"))
+    near = oracle is not None and _is_near(oracle, summary)
+    label = "P&L of base and trained policy with 95% intervals"
+    return dot_plot(dots, unit="usd", label=label, wide=PLOT_WIDTH, reference=oracle if near else None)
 
-    def at(value: float) -> float:
-        return round(100 * (value - ticks[0]) / (ticks[-1] - ticks[0]), 2)
 
-    return {
-        "rows": [
-            {
-                "decoding": decoding,
-                "who": who,
-                "at": at(value),
-                "from": None if low is None else at(low),
-                "width": None if low is None or high is None else round(at(high) - at(low), 2),
-                "value": amount(value, "usd"),
-                "interval": "" if low is None or high is None else f"{amount(low, 'usd')} to {amount(high, 'usd')}",
-            }
-            for decoding, who, value, low, high in found
-        ],
-        "ticks": [{"at": at(tick), "label": shown(tick, "usd")} for tick in ticks],
-        "zero": at(0.0),
-        "oracle": None if oracle is None else {"at": at(oracle) if drawn else None, "label": amount(oracle, "usd")},
-    }
+def _is_near(oracle: float, summary: Mapping[str, Any]) -> bool:
+    """Tells an oracle that can be drawn to the policies' scale: one far beyond would press them into one spot."""
+    bounds = [
+        finite(summary.get(f"{prefix}pnl_{player}{end}"))
+        for prefix in DECODINGS.values()
+        for player in ("base", "trained")
+        for end in ("", "_high")
+    ]
+    return oracle <= ORACLE_REACH * max([0.0, *(bound for bound in bounds if bound is not None)])
+
+
+def _oracle_note(summary: Mapping[str, Any]) -> str:
+    oracle = finite(summary.get("eval/pnl_oracle"))
+    if oracle is None:
+        return ""
+    far = "" if _is_near(oracle, summary) else ", far off this scale"
+    return f"an oracle that knows the future earns {amount(oracle, 'usd')}{far}"
 
 
 def _tiles(summary: Mapping[str, Any]) -> list[Line]:
@@ -152,6 +198,12 @@ def _tiles(summary: Mapping[str, Any]) -> list[Line]:
         if found := lines(summary, decoding):
             return [line for line in found if not line.label.startswith("P&L")]
     return []
+
+
+def parts_of(amounts: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Positive amounts as shares of their sum, in percent, for a stacked bar."""
+    total = sum(v for v in amounts.values() if v > 0)
+    return [{"label": k, "value": v, "pct": round(100 * v / total, 3)} for k, v in amounts.items() if v > 0]
 
 
 def _trajectories(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -199,7 +251,7 @@ def _stages(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _seconds(seconds: float | None) -> str:
     if seconds is None:
-        return "–"
+        return MISSING
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -207,7 +259,7 @@ def _seconds(seconds: float | None) -> str:
 
 
 def _count(value: float | None) -> str:
-    return "–" if value is None else f"{value:,.0f}"
+    return MISSING if value is None else f"{value:,.0f}"
 
 
 def _status(folder: RunFolder) -> dict[str, str]:
@@ -235,7 +287,7 @@ def _provenance(provenance: Mapping[str, Any] | None) -> list[tuple[str, str]]:
         ("commit", commit),
         ("config", str(provenance.get("config_sha256", ""))[:16]),
         ("seeds", ", ".join(f"{k} {v}" for k, v in (provenance.get("seeds") or {}).items())),
-        ("data", ", ".join(f"{k} {str(v)[:16]}" for k, v in data.items()) or "–"),
+        ("data", ", ".join(f"{k} {str(v)[:16]}" for k, v in data.items()) or MISSING),
         ("python", f"{provenance.get('python')} on {provenance.get('platform')}"),
         ("packages", ", ".join(f"{n} {packages[n]}" for n in named if n in packages) or f"{len(packages)}"),
     ]
@@ -247,28 +299,8 @@ def _yaml(config: Mapping[str, Any] | None) -> str:
     return "" if config is None else yaml.safe_dump(mask_tree(config), sort_keys=False, allow_unicode=True)
 
 
-def _embedded(summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], charts: Sequence[Chart]) -> str:
+def _embedded(summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
     """The page's data as JSON that cannot end its script element."""
-    content = {
-        "summary": summary,
-        "metrics": rows,
-        "charts": [
-            {
-                "x": c.x,
-                "y": c.y,
-                "iterations": [p.iteration for p in c.points],
-                "text": [
-                    shown(p.value, c.curve.unit)
-                    + (
-                        ""
-                        if p.low is None or p.high is None
-                        else f" ({shown(p.low, c.curve.unit)} to {shown(p.high, c.curve.unit)})"
-                    )
-                    for p in c.points
-                ],
-            }
-            for c in charts
-        ],
-    }
+    content = {"summary": summary, "metrics": rows}
     text = json.dumps(jsonable(content), allow_nan=False, separators=(",", ":"))
     return re.sub(r"[<>&]", lambda m: f"\\u{ord(m.group()):04x}", text)

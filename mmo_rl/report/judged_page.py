@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mmo_rl.report.judging import agreement, by_group
-from mmo_rl.report.words import MINUS, MISSING
+from mmo_rl.report.numbers import MINUS, MISSING
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -272,6 +272,14 @@ class RunFolder:
         return path
 
 
+def move_aside(path: Path) -> Path:
+    """Renames the folder of a run that is not the present one to the next free number; returns its new path."""
+    number = 1
+    while (aside := path.with_name(f"{path.name}.{number}")).exists():
+        number += 1
+    return path.rename(aside)
+
+
 def jsonable(value: Any) -> Any:
     """``value`` in JSON's own types: what is not finite becomes null (missing is not a number), numpy scalars become
     numbers, and anything unknown its text."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mmo_rl.report.judged_page import judged_sentence
 from mmo_rl.report.selection import print_selection
 from mmo_rl.report.summary import DECODINGS
-from mmo_rl.report.words import Cell, lines, verdict
+from mmo_rl.report.words import Cell, lines, run_verdict
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,7 +41,7 @@ def print_summary(console: Console, summary: Mapping[str, Any], run_folder_path:
     if (judged := judged_sentence(summary)) is not None:
         console.print(judged, soft_wrap=True, highlight=False)
         console.print()
-    result = verdict(summary)
+    result = run_verdict(summary)
     console.print(Text(result.title, style=f"bold {_COLOUR[result.kind]}"))
     console.print(Text(result.detail))
     console.print()

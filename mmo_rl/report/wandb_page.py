@@ -7,7 +7,7 @@ from typing import Any
 
 from mmo_rl.errors import ConfigError, MmoRlError
 from mmo_rl.report.arms import TARGET
-from mmo_rl.report.compare_page import CURVES, verdict
+from mmo_rl.report.compare_page import CURVES, arms_verdict
 from mmo_rl.report.compare_table import as_markdown, heading
 from mmo_rl.report.compared import Compared
 from mmo_rl.report.mask import mask
@@ -37,7 +37,7 @@ def write_wandb_report(compared: Compared, path: str) -> str:
 def built(compared: Compared, path: str, reports: Any) -> Any:
     """The report before it is saved; ``reports`` is the module ``wandb_workspaces.reports.v2``."""
     entity, project, group = path.strip("/").split("/", 2)
-    told = verdict(compared)
+    told = arms_verdict(compared)
     runs = reports.Runset(entity=entity, project=project, name=group, filters=f"Metric('Group') == '{group}'")
     columns = [reports.ParallelCoordinatesPlotColumn(metric=reports.Config(k)) for k in config_keys(compared)]
     columns.append(reports.ParallelCoordinatesPlotColumn(metric=reports.SummaryMetric(compared.main)))

@@ -6,11 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from mmo_rl.report.numbers import MINUS, MISSING, Unit, amount
 from mmo_rl.report.summary import CHANGE, DECODINGS, is_judging
-
-Unit = Literal["usd", "share"]
-MISSING = "–"
-MINUS = "\u2212"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,20 +37,6 @@ class Verdict:
     kind: Literal["better", "worse", "unclear", "missing"]
     title: str
     detail: str
-
-
-def amount(value: float | None, unit: Unit, *, signed: bool = False, bare: bool = False) -> str:
-    """Game dollars (``$12.3``) or a share of 1 as percent (``57.1%``), ``bare`` without the unit's sign; a dash where
-    there is nothing."""
-    if value is None:
-        return MISSING
-    number = value if unit == "usd" else 100 * value
-    digits = 1 if unit == "share" or 10 <= abs(number) < 100 else 2 if abs(number) < 10 else 0
-    text = f"{abs(number):,.{digits}f}"
-    sign = "" if not float(text.replace(",", "")) else MINUS if number < 0 else "+" if signed else ""
-    if bare:
-        return sign + text
-    return f"{sign}${text}" if unit == "usd" else f"{sign}{text}%"
 
 
 def cell(
@@ -99,7 +82,7 @@ def lines(summary: Mapping[str, Any], decoding: str) -> list[Line]:
     return rows
 
 
-def verdict(summary: Mapping[str, Any]) -> Verdict:
+def run_verdict(summary: Mapping[str, Any]) -> Verdict:
     """What the run came to, in the terms of its sampled P&L, or of its greedy one where that alone was measured."""
     for decoding in DECODINGS:
         change = cell(summary, DECODINGS[decoding] + "pnl_improvement", "usd", signed=True)

@@ -13,9 +13,9 @@ from typing import Any
 
 from mmo_rl.errors import MmoRlError
 from mmo_rl.lm.decode import Batch, Row, new_batch
+from mmo_rl.lm.detokenize import Detokenizer
 from mmo_rl.lm.encode import encode
 from mmo_rl.lm.load import context_of
-from mmo_rl.lm.spelling import Speller
 from mmo_rl.serve.versions import ServedVersion
 from mmo_rl.types import Message
 
@@ -68,7 +68,7 @@ class Job:
     spell: bool = False
     cancelled: bool = False
     row: Row | None = None
-    speller: Speller | None = None
+    detokenizer: Detokenizer | None = None
     told: int = 0
 
 
@@ -311,7 +311,7 @@ class Engine:
             top_logprobs=job.top_logprobs,
         )
         if job.stream or job.stop:
-            job.speller = Speller(one.tokenizer, job.stop)
+            job.detokenizer = Detokenizer(one.tokenizer, job.stop)
         return job.row
 
     def _tell(self, one: _Loaded) -> None:
@@ -320,14 +320,14 @@ class Engine:
             assert job.row is not None
             tokens += 1
             text = ""
-            if job.speller is not None:
-                text = job.speller.add(job.row.token_ids, ended=job.row.finish_reason is not None)
-                if job.speller.stopped:
+            if job.detokenizer is not None:
+                text = job.detokenizer.add(job.row.token_ids, ended=job.row.finish_reason is not None)
+                if job.detokenizer.stopped:
                     job.row.finish_reason = "stop"
             if job.row.finish_reason is not None:
                 one.jobs.remove(job)
-                if job.speller is None or not job.stream:
-                    text = job.speller.text if job.speller else self._decode(one, job.row.token_ids)
+                if job.detokenizer is None or not job.stream:
+                    text = job.detokenizer.text if job.detokenizer else self._decode(one, job.row.token_ids)
                 job.deliver(self._piece(one, job, text))
             elif job.stream and text:
                 job.deliver(self._piece(one, job, text))

@@ -16,7 +16,7 @@ from pydantic import Field
 from mmo_rl.errors import ConfigError, TrainerError
 from mmo_rl.lm.encode import Encoder
 from mmo_rl.trainer.art_client import encoded_group, has_tokens, import_art
-from mmo_rl.trainer.base import AssistantTurns, Capabilities, OnStep, Served, TrainerParts
+from mmo_rl.trainer.base import AssistantTurns, Capabilities, OnStep, Served, TrainerParts, TrainingRules
 from mmo_rl.trainer.batch import warn_unclipped
 from mmo_rl.trainer.journal import Job, Journal, fingerprint
 from mmo_rl.trainer.signal import with_signal
@@ -46,6 +46,7 @@ class ArtBackendTrainer:
     """
 
     capabilities = Capabilities(serves=True)
+    rules = TrainingRules()
 
     def __init__(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from mmo_rl.errors import TrainerError
 from mmo_rl.lm.base import BaseModel
@@ -60,6 +60,17 @@ class TrainerParts(Parts):
     experiment: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingRules:
+    """Rules of a trainer that plans reckon with: passes over the data of an iteration (``epochs``), the share of the
+    best answers that a warm start imitates (``warm_start`` in [0, 1]) and its passes, and the ``device``."""
+
+    epochs: int = 1
+    warm_start: float = 0.0
+    warm_start_epochs: int = 1
+    device: Literal["cpu", "cuda"] = "cpu"
+
+
 OnStep = Callable[[int, int, str], None]
 """Called with the gradient steps done, those in all, and a few words."""
 
@@ -77,7 +88,8 @@ class Trainer(Protocol):
     the groups.
     """
 
-    capabilities: Capabilities
+    capabilities: ClassVar[Capabilities]
+    rules: TrainingRules
     assistant_turns: AssistantTurns
 
     async def resume(self, version: int | None = None) -> PolicyVersion: ...

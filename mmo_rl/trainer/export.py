@@ -1,4 +1,4 @@
-"""Writes the training set for other trainers instead of training: ART JSONL, chats, preference pairs, and a card."""
+"""Export of the training set for other trainers, instead of training: ART JSONL, chats, preference pairs, a card."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from mmo_rl.errors import TrainerError
-from mmo_rl.trainer.base import AssistantTurns, Capabilities, OnStep, TrainerParts
+from mmo_rl.files import write_text
+from mmo_rl.trainer.base import AssistantTurns, Capabilities, OnStep, TrainerParts, TrainingRules
 from mmo_rl.trainer.export_card import FILES, readme, said, total
 from mmo_rl.trainer.export_formats import FormatName, Rows, art_rows, chat_rows, dpo_rows
 from mmo_rl.trainer.signal import require_finite
@@ -34,6 +35,7 @@ class ExportTrainer:
     """
 
     capabilities = Capabilities(uses_logprobs=False, trains=False)
+    rules = TrainingRules()
 
     def __init__(
         self,
@@ -150,14 +152,10 @@ class ExportTrainer:
         return card
 
     def _write(self, name: str, text: str) -> None:
+        """Writes a file of the export. Raises `TrainerError` where the disk refuses."""
         self._make_folder()
-        partial = self.folder / f"{name}.partial"
         try:
-            with partial.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(self.folder / name)
+            write_text(self.folder / name, text, durable=True)
         except OSError as error:
             raise self._unwritable(error) from None
 

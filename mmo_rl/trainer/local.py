@@ -17,7 +17,7 @@ from mmo_rl.lm.encode import Encoder
 from mmo_rl.lm.forward import require_positions, require_trees, score
 from mmo_rl.lm.weights import Lora, Weights
 from mmo_rl.rng import derive_seed
-from mmo_rl.trainer.base import AssistantTurns, Capabilities, OnStep, TrainerParts
+from mmo_rl.trainer.base import AssistantTurns, Capabilities, OnStep, TrainerParts, TrainingRules
 from mmo_rl.trainer.batch import staleness, warn_unclipped, within_context
 from mmo_rl.trainer.checkpoints import Checkpoints
 from mmo_rl.trainer.losses import Loss, LossName
@@ -106,6 +106,9 @@ class LocalTrainer:
             kl_to_base=kl_to_base,
         )
         self._device = device
+        self.rules = TrainingRules(
+            epochs=epochs, warm_start=warm_start, warm_start_epochs=warm_start_epochs, device=device
+        )
         self._warm_share = warm_start
         self._warm_epochs = warm_start_epochs
         self._warm_rate = warm_start_learning_rate or learning_rate

@@ -15,7 +15,7 @@ from pydantic import Field
 from mmo_rl.errors import ConfigError, TrainerError
 from mmo_rl.lm.base import BaseModel
 from mmo_rl.trainer.art_client import has_tokens, recorded_group
-from mmo_rl.trainer.base import AssistantTurns, Capabilities, OnStep, Served, TrainerParts
+from mmo_rl.trainer.base import AssistantTurns, Capabilities, OnStep, Served, TrainerParts, TrainingRules
 from mmo_rl.trainer.batch import warn_unclipped
 from mmo_rl.trainer.journal import Job, Journal, fingerprint
 from mmo_rl.trainer.serverless_api import ApiError, TrainingApi
@@ -48,6 +48,7 @@ class ServerlessTrainer:
     """
 
     capabilities = Capabilities(needs_network=True, serves=True)
+    rules = TrainingRules()
 
     def __init__(
         self,

@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 
+from mmo_rl.commands.base import Command, Context
 from mmo_rl.config.settings import task_names
+from mmo_rl.config.tasks import CheckOptions
 from mmo_rl.errors import DatabaseError, NotReady
 
 Cli = Callable[..., Any]
@@ -71,7 +73,7 @@ def test_start_up_imports_nothing_heavy(arguments: list[str], tmp_path: Path) ->
         except SystemExit:
             pass
         heavy = {"art", "torch", "transformers", "wandb", "litellm", "openai", "pydantic", "asyncpg", "numpy", "rich",
-                 "sqlalchemy", "alembic", "altair", "jinja2", "httpx", "mmo_rl.config.components"}
+                 "sqlalchemy", "alembic", "altair", "jinja2", "httpx", "mmo_rl.config.composition"}
         print("HEAVY", sorted(heavy & set(sys.modules)))
     """)
     ran = subprocess.run(
@@ -308,11 +310,11 @@ def test_a_sweep_whose_play_would_be_useless_starts_nothing(cli: Cli, tmp_path: 
 
 
 def test_tasks_without_a_run_folder_leave_none(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    async def run(context: Any, *, format: str = "table", steps: bool = True) -> None:
-        assert context.run_folder is None
-        print(f"format {format}")
+    async def run(context: Context, options: CheckOptions) -> None:
+        assert context.folder is None
+        print(f"format {options.format}")
 
-    monkeypatch.setattr("mmo_rl.commands.check.run", run)
+    monkeypatch.setattr("mmo_rl.commands.check.COMMAND", Command(run=run))
     ran = cli("task=check", "check.format=json")
     assert (ran.code, ran.out) == (0, "format json\n")
     assert not (tmp_path / "runs").exists()

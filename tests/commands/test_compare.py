@@ -3,54 +3,25 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
-import os
 import resource
-import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
-from mmo_rl.__main__ import main
-from mmo_rl.cli.job import Outcome, outcome
 from mmo_rl.report.run_folder import RunFolder
-
-
-@dataclass(frozen=True)
-class Ran:
-    code: int
-    out: str
-    err: str
-
+from tests.harness.project import Project, Ran
 
 Compare = Callable[..., Ran]
 
 
 @pytest.fixture
-def compare(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Iterator[Compare]:
-    """Types ``mmo-rl task=compare ...`` in an empty folder, in this process."""
-    for name in ("MMO_RL_ROOT", "MMO_RL_HOME", "HYDRA_FULL_ERROR", "WANDB_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("COLUMNS", "160")
-    monkeypatch.chdir(tmp_path)
-    terminate = signal.getsignal(signal.SIGTERM)
-
-    def run(*arguments: str) -> Ran:
-        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-        monkeypatch.setattr(sys, "argv", ["mmo-rl", "task=compare", *arguments])
-        vars(outcome).update(vars(Outcome()))
-        capsys.readouterr()
-        code = main()
-        captured = capsys.readouterr()
-        return Ran(code, captured.out, captured.err)
-
-    yield run
-    signal.signal(signal.SIGTERM, terminate)
+def compare(project: Project) -> Compare:
+    """Executes ``mmo-rl task=compare ...`` in an empty project."""
+    return functools.partial(project.attempt, "task=compare")
 
 
 def sweep(root: Path, *, arms: int, seeds: int, name: str = "dropout") -> None:
@@ -69,30 +40,30 @@ def sweep(root: Path, *, arms: int, seeds: int, name: str = "dropout") -> None:
             (folder / "status.json").write_text('{"status": "done", "ended": "2026-01-01T00:00:00+00:00"}')
 
 
-def test_a_sweep_is_compared_and_written_beside_the_runs(tmp_path: Path, compare: Compare) -> None:
-    sweep(tmp_path, arms=2, seeds=3)
-    RunFolder(tmp_path / "runs/dropout/broken").set_status("failed", error="out of memory")
+def test_a_sweep_is_compared_and_written_beside_the_runs(project: Project, compare: Compare) -> None:
+    sweep(project.root, arms=2, seeds=3)
+    RunFolder(project.root / "runs/dropout/broken").set_status("failed", error="out of memory")
     ran = compare("compare.runs=runs/dropout/*")
     assert ran.code == 0, ran.err
     assert "6 runs, 2 arms, 3 seeds, by eval/pnl_trained (largest first)" in ran.out
     assert "left out: dropout/broken (failed): out of memory" in ran.out
-    (folder,) = (tmp_path / "runs" / "compare").iterdir()
+    (folder,) = (project.root / "runs" / "compare").iterdir()
     assert str(folder / "compare.html") in ran.out
     rows = list(csv.DictReader((folder / "compare.csv").read_text().splitlines()))
     assert [row["run"] for row in rows if row["arm"] == "1"] == ["dropout/00000", "dropout/00001", "dropout/00002"]
     assert (len(rows), rows[-1]["state"]) == (7, "failed")
     assert len(json.loads((folder / "compare.json").read_text())["arms"]) == 2
 
-    sweep(tmp_path, arms=3, seeds=3)  # the same command sees what has been added since, and not its own output
+    sweep(project.root, arms=3, seeds=3)  # the same command sees what has been added since, and not its own output
     assert "9 runs, 3 arms" in compare("compare.runs=runs/dropout/*").out
-    assert len(list((tmp_path / "runs" / "compare").iterdir())) == 1
+    assert len(list((project.root / "runs" / "compare").iterdir())) == 1
     chosen = compare("compare.runs=runs", "compare.format=json", "compare.output=out", "compare.sort=-eval/pnl_trained")
     assert [arm["values"]["sampler.max_dropout"] for arm in json.loads(chosen.out)["arms"]] == [0.02, 0.01, 0.0]
-    assert (tmp_path / "out" / "compare.html").is_file()
+    assert (project.root / "out" / "compare.html").is_file()
 
 
-def test_a_mistake_is_answered_with_what_to_type(tmp_path: Path, compare: Compare) -> None:
-    sweep(tmp_path, arms=2, seeds=1)
+def test_a_mistake_is_answered_with_what_to_type(project: Project, compare: Compare) -> None:
+    sweep(project.root, arms=2, seeds=1)
     nothing = compare()
     assert nothing.code == 2
     assert "compare.runs='runs/dropout/*'" in nothing.err and "runs/dropout (2)" in nothing.err
@@ -100,27 +71,18 @@ def test_a_mistake_is_answered_with_what_to_type(tmp_path: Path, compare: Compar
     assert filtered.code == 2
     assert "no run has sampler.max_dropout=0.5" in filtered.err and "there is: 0, 0.01" in filtered.err
     assert "expected entity/project/group" in compare("compare.wandb=mine").err
-    assert not (tmp_path / "runs" / "compare").exists()
+    assert not (project.root / "runs" / "compare").exists()
 
 
 @pytest.mark.slow
-def test_five_hundred_runs_take_seconds(tmp_path: Path) -> None:
-    sweep(tmp_path, arms=100, seeds=5)
-    command = [sys.executable, "-m", "mmo_rl", "task=compare"]
-    environment = {**os.environ, "MMO_RL_ROOT": str(tmp_path)}
+def test_five_hundred_runs_take_seconds(project: Project) -> None:
+    sweep(project.root, arms=100, seeds=5)
     started = cpu_s()
-    subprocess.run([*command, "--cfg", "job"], env=environment, check=True, capture_output=True)
+    project.execute("task=compare", "--cfg", "job")
     bare_s = cpu_s() - started
-    ran = subprocess.run(
-        [*command, "compare.runs=runs/dropout"],
-        env=environment,
-        check=True,
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-    )
+    told = project.execute("task=compare", "compare.runs=runs/dropout")
     taken_s = cpu_s() - started - bare_s
-    assert "500 runs, 100 arms, 5 seeds" in ran.stdout
+    assert "500 runs, 100 arms, 5 seeds" in told
     assert taken_s < 10 * bare_s  # start-up is the measure of the machine: about a third of a second on a quiet one
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands.test_collect import Mmo, mmo  # noqa: F401
 from tests.harness.endpoint import Endpoint, completion, refusal
+from tests.harness.project import Project
 
 SMALL = ("task=evaluate", "report=local", "evaluate.markets=16", "evaluate.looks=2")
 
@@ -18,54 +18,53 @@ def folder(root: Path) -> Path:
     return found
 
 
-def test_the_better_strategy_is_told_with_its_interval_and_a_page(mmo: Mmo, tmp_path: Path) -> None:  # noqa: F811
-    ran = mmo(*SMALL, "evaluate.a=noop", "evaluate.b=informed", "evaluate.scenarios=[default,bull]")
-    assert ran.returncode == 0, ran.stderr
-    summary = json.loads((folder(tmp_path) / "summary.json").read_text())
+def test_the_better_strategy_is_told_with_its_interval_and_a_page(project: Project) -> None:
+    ran = project.attempt(*SMALL, "evaluate.a=noop", "evaluate.b=informed", "evaluate.scenarios=[default,bull]")
+    assert ran.code == 0, ran.err
+    summary = json.loads((folder(project.root) / "summary.json").read_text())
     assert summary["ab/better"] == "B" and summary["ab/pnl_a"] == 0.0
     assert summary["ab/pnl_difference_low"] > 0 and summary["ab/scenario/bull/pnl_difference"] > 0
-    (line,) = [line for line in ran.stdout.splitlines() if line.startswith("B better: +$")]
-    page = (folder(tmp_path) / "report.html").read_text()
+    (line,) = [line for line in ran.out.splitlines() if line.startswith("B better: +$")]
+    page = (folder(project.root) / "report.html").read_text()
     assert line.split(":")[1].strip().replace("+", "&#43;").split("&")[0] in page and "bull" in page
     assert "http" not in page.split("<body>")[1].replace("http-equiv", "")
-    again = mmo(*SMALL, "evaluate.a=noop", "evaluate.b=informed", "evaluate.scenarios=[default,bull]")
-    assert "nothing is done again" in again.stdout and line in again.stdout
+    again = project.attempt(*SMALL, "evaluate.a=noop", "evaluate.b=informed", "evaluate.scenarios=[default,bull]")
+    assert "nothing is done again" in again.out and line in again.out
 
 
-def test_the_base_does_not_differ_from_itself_and_machines_are_told_in_json(mmo: Mmo) -> None:  # noqa: F811
+def test_the_base_does_not_differ_from_itself_and_machines_are_told_in_json(project: Project) -> None:
     command = (*SMALL, "evaluate.markets=4", "evaluate.b=base", "evaluate.format=json")
-    first, again = mmo(*command), mmo(*command)
-    assert first.returncode == 0, first.stderr
-    told = json.loads(first.stdout)
-    assert told == json.loads(again.stdout)
+    first, again = project.attempt(*command), project.attempt(*command)
+    assert first.code == 0, first.err
+    told = json.loads(first.out)
+    assert told == json.loads(again.out)
     assert told["verdict"].startswith("no difference shown") and told["ab/better"] is None
     assert [told[f"ab/pnl_difference{end}"] for end in ("", "_low", "_high")] == [0.0, 0.0, 0.0]
     assert told["ab/markets"] == told["ab/markets_planned"] == 4
 
 
 def test_an_endpoint_against_a_strategy_and_what_was_played_is_kept(
-    mmo: Mmo,  # noqa: F811
+    project: Project,
     endpoint: Endpoint,
-    tmp_path: Path,
 ) -> None:
     """The endpoint breaks in the second look; the same command asks for that one alone."""
     look = 8 * 8 * 2  # markets, ticks, and a seat in each of two seatings
     hold = completion('{"action":"HOLD"}')
     endpoint.script = lambda request, number: hold if number < look else refusal(400, "broken")
     command = (*SMALL, "evaluate.agents=2", f"evaluate.a=some-model@{endpoint.url}", "evaluate.b=noop")
-    first = mmo(*command)
-    assert first.returncode == 0, first.stderr
-    rows = [json.loads(line) for line in (folder(tmp_path) / "checkpoints.jsonl").read_text().splitlines()]
+    first = project.attempt(*command)
+    assert first.code == 0, first.err
+    rows = [json.loads(line) for line in (folder(project.root) / "checkpoints.jsonl").read_text().splitlines()]
     assert [row["iteration"] for row in rows] == [0, 1]
-    assert json.loads((folder(tmp_path) / "summary.json").read_text())["ab/error_rate_a"] == pytest.approx(0.5)
-    run, asked = folder(tmp_path), len(endpoint.requests)
+    assert json.loads((folder(project.root) / "summary.json").read_text())["ab/error_rate_a"] == pytest.approx(0.5)
+    run, asked = folder(project.root), len(endpoint.requests)
     (run / "summary.json").unlink()
     (run / "checkpoints.jsonl").write_text(json.dumps(rows[0]) + "\n")
     status = json.loads((run / "status.json").read_text()) | {"status": "interrupted"}
     (run / "status.json").write_text(json.dumps(status))
     endpoint.script = lambda request, number: hold
-    resumed = mmo(*command)
-    assert resumed.returncode == 0 and "continues" in resumed.stdout
+    resumed = project.attempt(*command)
+    assert resumed.code == 0 and "continues" in resumed.out
     assert len(endpoint.requests) - asked == look
     assert json.loads((run / "summary.json").read_text())["ab/error_rate_a"] == 0.0
 
@@ -82,27 +81,26 @@ def test_an_endpoint_against_a_strategy_and_what_was_played_is_kept(
     ],
 )
 def test_what_cannot_be_compared_is_told_before_anything_is_played(
-    mmo: Mmo,  # noqa: F811
-    tmp_path: Path,
+    project: Project,
     arguments: tuple[str, ...],
     code: int,
     told: str,
 ) -> None:
-    (tmp_path / "runs").mkdir()
+    (project.root / "runs").mkdir()
     base = ("task=evaluate", "report=local") if arguments == ("evaluate=market",) else SMALL
-    ran = mmo(*base, *arguments)
-    assert (ran.returncode, told in ran.stderr) == (code, True), ran.stderr
-    assert not list(tmp_path.glob("runs/*/*/checkpoints.jsonl"))
-    assert code == 1 or not list(tmp_path.glob("runs/*/*")), "a wrong name leaves nothing behind"
+    ran = project.attempt(*base, *arguments)
+    assert (ran.code, told in ran.err) == (code, True), ran.err
+    assert not list(project.root.glob("runs/*/*/checkpoints.jsonl"))
+    assert code == 1 or not list(project.root.glob("runs/*/*")), "a wrong name leaves nothing behind"
 
 
-def test_a_sweep_with_a_wrong_name_starts_nothing(mmo: Mmo, tmp_path: Path) -> None:  # noqa: F811
-    ran = mmo("-m", *SMALL, "evaluate.a=noop", "evaluate.b=informed,randm")
-    assert ran.returncode == 2 and "did you mean random" in ran.stderr and "nothing was started" in ran.stderr
-    assert not list(tmp_path.glob("runs/*/*"))
+def test_a_sweep_with_a_wrong_name_starts_nothing(project: Project) -> None:
+    ran = project.attempt("-m", *SMALL, "evaluate.a=noop", "evaluate.b=informed,randm")
+    assert ran.code == 2 and "did you mean random" in ran.err and "nothing was started" in ran.err
+    assert not list(project.root.glob("runs/*/*"))
 
 
-def test_a_warning_is_told_once(mmo: Mmo) -> None:  # noqa: F811
+def test_a_warning_is_told_once(project: Project) -> None:
     markets = "evaluate.scenarios=[default,scandal]"
-    ran = mmo(*SMALL, "evaluate.a=noop", "evaluate.b=random", markets, "market.maker=game_2025")
-    assert ran.returncode == 0 and ran.stderr.count("never for training") == 1, ran.stderr
+    ran = project.attempt(*SMALL, "evaluate.a=noop", "evaluate.b=random", markets, "market.maker=game_2025")
+    assert ran.code == 0 and ran.err.count("never for training") == 1, ran.err

@@ -3,58 +3,26 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import pytest
+
+from tests.harness.database import rows
+from tests.harness.project import Project
 
 CANARY = "zqxjkv"
 EXPORT = ("source=postgres", "judge=oracle", "trainer=export")
-Run = Callable[..., str]
 
 
 @pytest.fixture
-def run(babylon_url: str, tmp_path: Path) -> Run:
-    """The command line in a project of its own, with a game's own database in DATABASE_URL, and without torch."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "MMO_RL_", "DATABASE_"))}
+def project(projects: Callable[[], Project], babylon_url: str, tmp_path: Path) -> Project:
+    """A project with a game's own database, whose processes have no torch."""
     blocked = tmp_path / "blocked"
     blocked.mkdir()
     (blocked / "torch.py").write_text("raise ImportError('an export needs no torch')")
-    environment = kept | {
-        "MMO_RL_ROOT": str(tmp_path),
-        "MMO_RL_HOME": str(tmp_path / "home"),
-        "DATABASE_URL": babylon_url,
-        "PYTHONPATH": str(blocked),
-        "COLUMNS": "160",
-    }
-
-    def run(*arguments: str, code: int = 0) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "mmo_rl", *arguments],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert done.returncode == code, done.stdout + done.stderr
-        return done.stdout + done.stderr
-
-    return run
-
-
-async def sql(url: str, statement: str) -> list[asyncpg.Record]:
-    connection = await asyncpg.connect(url)
-    try:
-        found: list[asyncpg.Record] = await connection.fetch(statement)
-        return found
-    finally:
-        await connection.close()
+    return projects().with_variables(DATABASE_URL=babylon_url, PYTHONPATH=str(blocked))
 
 
 def exported(root: Path) -> tuple[list[dict[str, Any]], dict[str, Any], str]:
@@ -66,19 +34,19 @@ def exported(root: Path) -> tuple[list[dict[str, Any]], dict[str, Any], str]:
 
 
 @pytest.mark.slow
-async def test_the_plain_commands_lead_to_a_training_set(run: Run, babylon_url: str, tmp_path: Path) -> None:
-    out = run("task=train", *EXPORT, code=1)
+async def test_the_plain_commands_lead_to_a_training_set(project: Project, babylon_url: str) -> None:
+    out = project.execute("task=train", *EXPORT, code=1)
     assert "mmo-rl task=migrate source=postgres" in out
-    run("task=migrate", "source=postgres")
-    out = run("task=train", *EXPORT, code=1)
+    project.execute("task=migrate", "source=postgres")
+    out = project.execute("task=train", *EXPORT, code=1)
     assert "no ground truth" in out and "mmo-rl task=outcomes source=postgres" in out
-    run("task=outcomes", "source=postgres")
-    before = await sql(babylon_url, 'select * from trajectories order by "trajectoryId"')
-    out = run("task=train", *EXPORT)
+    project.execute("task=outcomes", "source=postgres")
+    before = await rows(babylon_url, 'select * from trajectories order by "trajectoryId"')
+    out = project.execute("task=train", *EXPORT)
     assert "switched off: collect, evaluate" in out and "Exported: " in out
-    lines, card, _ = exported(tmp_path)
+    lines, card, _ = exported(project.root)
     used = {line["metadata"]["trajectoryId"] for line in lines}
-    calls = await sql(babylon_url, 'select "trajectoryId" as id, count(*) as n from llm_call_logs group by 1')
+    calls = await rows(babylon_url, 'select "trajectoryId" as id, count(*) as n from llm_call_logs group by 1')
     whole = {row["id"]: row["n"] for row in calls}
     by_trajectory: dict[str, int] = {}
     for line in lines:
@@ -94,28 +62,30 @@ async def test_the_plain_commands_lead_to_a_training_set(run: Run, babylon_url: 
     assert 2 * dpo["rows"] + sum(dpo["left_out"].values()) == len(lines)
     assert card["iterations"][0]["dropout_rate"] == 0.0 and "oracle" in card["judge"]["_target_"]
     # A training set is no training: nothing was written to the game's database.
-    assert await sql(babylon_url, 'select * from trajectories order by "trajectoryId"') == before
-    assert await sql(babylon_url, "select 1 from training_batches union all select 1 from trained_models") == []
+    assert await rows(babylon_url, 'select * from trajectories order by "trajectoryId"') == before
+    assert await rows(babylon_url, "select 1 from training_batches union all select 1 from trained_models") == []
 
 
 @pytest.mark.slow
-async def test_no_leak_field_is_in_the_files(run: Run, babylon_url: str, tmp_path: Path) -> None:
-    await sql(
+async def test_no_leak_field_is_in_the_files(project: Project, babylon_url: str) -> None:
+    await rows(
         babylon_url,
         f"""update trajectories set "metadataJson" = '{{"gameKnowledge": {{"futureOutcomes": "{CANARY}"}}}}',
         "metricsJson" = '{{"finalPnL": 1, "secret": "{CANARY}"}}', "stepsJson" = replace("stepsJson",
         '"success":true', '"success":true,"correctness":{{"actualOutcome":"{CANARY}"}}')""",
     )
-    assert await sql(babylon_url, f"select 1 from trajectories where \"stepsJson\" like '%{CANARY}%' limit 1")
-    run("task=outcomes", "source=postgres")
-    await sql(babylon_url, f"update market_outcomes set \"newsEvents\" = '[\"{CANARY}\"]', sentiment = '{CANARY}'")
-    out = run(*EXPORT, "collect=none", "evaluate=none", "database=embedded", "report=local", "trainer.path=set")
+    assert await rows(babylon_url, f"select 1 from trajectories where \"stepsJson\" like '%{CANARY}%' limit 1")
+    project.execute("task=outcomes", "source=postgres")
+    await rows(babylon_url, f"update market_outcomes set \"newsEvents\" = '[\"{CANARY}\"]', sentiment = '{CANARY}'")
+    out = project.execute(
+        *EXPORT, "collect=none", "evaluate=none", "database=embedded", "report=local", "trainer.path=set"
+    )
     assert "are off" not in out and "Exported: " in out
-    text = "".join(file.read_text() for file in (tmp_path / "set").glob("*-0*.jsonl"))
+    text = "".join(file.read_text() for file in (project.root / "set").glob("*-0*.jsonl"))
     assert "Should you trade?" in text
     for secret in (CANARY, "correctness", "gameKnowledge", "actualOutcome", "endPrice", "changePercent"):
         assert secret not in text
-    prices = await sql(babylon_url, 'select "endPrice"::text as price from market_outcomes')
-    rows = [json.loads(line) for line in text.splitlines()]
-    answers = "".join(m["content"] for row in rows for m in row.get("messages", [])[-1:] + row.get("chosen", []))
+    prices = await rows(babylon_url, 'select "endPrice"::text as price from market_outcomes')
+    written = [json.loads(line) for line in text.splitlines()]
+    answers = "".join(m["content"] for row in written for m in row.get("messages", [])[-1:] + row.get("chosen", []))
     assert prices and not any(row["price"] in answers for row in prices)

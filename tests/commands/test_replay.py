@@ -15,14 +15,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import pytest
 from rich.console import Console
 
 from mmo_rl.commands.replay import _wait_for
 from mmo_rl.report.differences import config_differences
 from mmo_rl.report.run_folder import RunFolder
-from tests.commands.typed import typed
+from tests.harness.database import execute
+from tests.harness.project import Project
 
 TINY = ("+experiments=mine", "seed=3", "iterations=1", "collect.agents=5", "evaluate=none", "report=local")
 GIT = {f"GIT_{who}_{what}": "x@y.z" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
@@ -44,7 +44,7 @@ def root() -> Iterator[Path]:
 
 
 def mmo_rl(root: Path, *arguments: str, code: int = 0, **more: Any) -> str:
-    return typed(root)(*arguments, code=code, **more)
+    return Project.at(root).run(*arguments, code=code, **more)
 
 
 def recorded(root: Path) -> Path:
@@ -92,21 +92,13 @@ GROWN = """
 """A live game: what was played is played again, eight days later."""
 
 
-async def sql(url: str, statement: str) -> str:
-    connection = await asyncpg.connect(url)
-    try:
-        return str(await connection.execute(statement))
-    finally:
-        await connection.close()
-
-
 def test_a_replay_sees_of_a_database_that_grew_what_the_run_saw(babylon_url: str, tmp_path: Path) -> None:
-    run = typed(tmp_path, {"DATABASE_URL": babylon_url})
+    run = Project.at(tmp_path, DATABASE_URL=babylon_url).run
     common = ("source=postgres", "judge=heuristic", "iterations=2", "report=local")
     run("task=migrate", "source=postgres")
     run("task=judge", "name=judged", *common)
     run("trainer=export", "name=exported", *common)
-    asyncio.run(sql(babylon_url, GROWN))
+    asyncio.run(execute(babylon_url, GROWN))
     run("trainer=export", "name=later", *common)
     data = {p.parent.parent.name: json.loads(p.read_text())["data"] for p in tmp_path.glob("runs/*/*/provenance.json")}
     assert data["judged"] == data["exported"] and data["judged"]["until"] < data["later"]["until"]
@@ -117,7 +109,7 @@ def test_a_replay_sees_of_a_database_that_grew_what_the_run_saw(babylon_url: str
     assert "Nothing differs" in told and "numbers are equal to the last digit" in told, told
     again = json.loads((tmp_path / f"{folders['judged']}.replay" / "provenance.json").read_text())
     assert again["data"] == data["judged"]
-    asyncio.run(sql(babylon_url, "delete from trajectories where id not like '%-later'"))
+    asyncio.run(execute(babylon_url, "delete from trajectories where id not like '%-later'"))
     assert "0 trajectories in 0 windows" in run(
         "task=replay", f"run={folders['judged']}", "replay.check_only=true", code=1
     )
@@ -218,7 +210,7 @@ def test_a_run_is_the_same_wherever_its_local_data_lies() -> None:
 
 
 def test_a_job_of_a_committed_sweep_becomes_an_experiment_that_is_none(tmp_path: Path) -> None:
-    run = typed(tmp_path)
+    run = Project.at(tmp_path).run
     (tmp_path / "experiments").mkdir()
     grid = "# @package _global_\nname: grid\nhydra:\n  sweeper:\n    params:\n      seed: 0,1\n"
     (tmp_path / "experiments" / "grid.yaml").write_text(grid)

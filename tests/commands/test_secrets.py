@@ -9,10 +9,9 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
-from pytest_httpserver import HTTPServer
-from werkzeug import Request, Response
 
-from tests.commands.typed import Run, typed
+from tests.harness.endpoint import Endpoint, refusal
+from tests.harness.project import Project
 from tests.report.wandb_server import KEY as WANDB_KEY
 from tests.report.wandb_server import WandbServer, serving
 
@@ -29,8 +28,8 @@ def wandb() -> Iterator[WandbServer]:
 
 
 @pytest.fixture
-def run(babylon_url: str, wandb: WandbServer, tmp_path: Path) -> Run:
-    """The command line in a project under git, with a secret in its uncommitted changes and others around it."""
+def project(babylon_url: str, wandb: WandbServer, tmp_path: Path) -> Project:
+    """A project under git, with a secret in its uncommitted changes and others around it."""
     url = urlsplit(babylon_url)
     user, _, host = url.netloc.rpartition("@")
     dsn = urlunsplit(url._replace(netloc=f"{user.partition(':')[0] or 'postgres'}:{PASSWORD}@{host}"))
@@ -39,16 +38,14 @@ def run(babylon_url: str, wandb: WandbServer, tmp_path: Path) -> Run:
     for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "one"]):
         subprocess.run(["git", *command], cwd=tmp_path, check=True, env={**os.environ, **GIT})
     (tmp_path / "notes.py").write_text(f'token = "{IN_CODE}"\n')
-    return typed(
+    return Project.at(
         tmp_path,
-        {
-            "DATABASE_URL": dsn,
-            "OPENAI_API_KEY": JUDGE_KEY,
-            "WANDB_API_KEY": WANDB_KEY,
-            "WANDB_BASE_URL": wandb.url,
-            "HYDRA_FULL_ERROR": "1",  # tracebacks, too, go to the terminal
-            "HOME": str(tmp_path / "home"),
-        },
+        DATABASE_URL=dsn,
+        OPENAI_API_KEY=JUDGE_KEY,
+        WANDB_API_KEY=WANDB_KEY,
+        WANDB_BASE_URL=wandb.url,
+        HYDRA_FULL_ERROR="1",  # tracebacks, too, go to the terminal
+        HOME=str(tmp_path / "home"),
     )
 
 
@@ -65,9 +62,9 @@ def leaks(root: Path, *texts: str | bytes) -> list[str]:
 
 
 @pytest.mark.slow
-def test_no_planted_secret_comes_out(run: Run, wandb: WandbServer, httpserver: HTTPServer, tmp_path: Path) -> None:
-    told = [run("task=migrate", "source=postgres"), run("task=outcomes", "source=postgres")]
-    told.append(run("source=postgres", "judge=oracle", "trainer=export"))
+def test_no_planted_secret_comes_out(project: Project, wandb: WandbServer, endpoint: Endpoint, tmp_path: Path) -> None:
+    told = [project.run("task=migrate", "source=postgres"), project.run("task=outcomes", "source=postgres")]
+    told.append(project.run("source=postgres", "judge=oracle", "trainer=export"))
     assert wandb.runs and wandb.artifacts, "the run was logged online"
     (patch,) = tmp_path.glob("runs/*/*/git.patch")
     assert 'token = "***"' in patch.read_text() or "token = ***" in patch.read_text()
@@ -75,16 +72,10 @@ def test_no_planted_secret_comes_out(run: Run, wandb: WandbServer, httpserver: H
     assert wandb_file.stat().st_size > 1000
 
     # A judge that refuses a key tells which one, as the well-known services do in part.
-    keys: list[str] = []
-
-    def refuse(request: Request) -> Response:
-        keys.append(request.headers.get("Authorization", ""))
-        return Response(f'{{"error": {{"message": "Incorrect API key provided: {JUDGE_KEY}"}}}}', 401)
-
-    httpserver.expect_request("/v1/chat/completions").respond_with_handler(refuse)
-    judge = ("judge=ruler", f"judge.base_url={httpserver.url_for('/v1')}", "judge.model=m")
-    told.append(run("source=postgres", *judge, "trainer=export", "name=refused", code=1))
-    assert keys and keys[0].endswith(JUDGE_KEY), "the key was really used"
+    endpoint.script = lambda request, number: refusal(401, f"Incorrect API key provided: {JUDGE_KEY}")
+    judge = ("judge=ruler", f"judge.base_url={endpoint.url}", "judge.model=m")
+    told.append(project.run("source=postgres", *judge, "trainer=export", "name=refused", code=1))
+    assert endpoint.requests[0].headers["authorization"].endswith(JUDGE_KEY), "the key was really used"
     assert "API key" in told[-1]
 
     # Literals on the command line.
@@ -95,7 +86,7 @@ def test_no_planted_secret_comes_out(run: Run, wandb: WandbServer, httpserver: H
         [f"+judge.api_key={LITERAL}"],
         [f"name={literal}"],
     ):
-        told.append(run(*arguments, code=2))
+        told.append(project.run(*arguments, code=2))
         assert "environment variable" in told[-1]
     assert leaks(tmp_path, *told, *wandb.bodies) == []
     assert leaks(tmp_path, f"the search finds {PASSWORD}") != []

@@ -30,7 +30,7 @@ from mmo_rl.policy.endpoint import EndpointPolicy
 from mmo_rl.policy.local import LocalPolicy
 from mmo_rl.trainer.local import LocalTrainer
 from mmo_rl.types import PolicyCall, PolicyVersion, TrainingGroup, TrainingSample
-from tests.commands.test_collect import Mmo, mmo  # noqa: F401
+from tests.harness.project import Project
 from tests.trainer.made import trainer_parts
 
 TINY = {
@@ -134,29 +134,29 @@ def train(steps: list[Any], weights: Path, to: Path) -> dict[str, float]:
 
 
 @pytest.mark.slow
-def test_collect_and_evaluate_through_the_endpoint(mmo: Mmo, tmp_path: Path) -> None:  # noqa: F811
-    run = a_run(tmp_path, "0123456789", versions=(1,))
-    with serve(tmp_path, f"serve.runs=[{run}]") as (url, stop):
-        ran = mmo(
+def test_collect_and_evaluate_through_the_endpoint(project: Project) -> None:
+    run = a_run(project.root, "0123456789", versions=(1,))
+    with serve(project.root, f"serve.runs=[{run}]") as (url, stop):
+        ran = project.attempt(
             "task=collect", "collect.windows=1", "policy=endpoint", f"policy.base_url={url}", "policy.model=tiny@1"
         )
-        assert ran.returncode == 0, ran.stderr
+        assert ran.code == 0, ran.err
         pair = ("evaluate.markets=4", "evaluate.looks=1", "report=local", "evaluate.format=json")
-        told = mmo("task=evaluate", *pair, f"evaluate.a=tiny@0@{url}", f"evaluate.b=tiny@1@{url}")
-        assert told.returncode == 0, told.stderr
-        local = mmo("task=evaluate", *pair, "model.threads=1", "evaluate.a=base", f"evaluate.b={run}")
-        assert local.returncode == 0, local.stderr
-        served, here = json.loads(told.stdout), json.loads(local.stdout)
+        told = project.attempt("task=evaluate", *pair, f"evaluate.a=tiny@0@{url}", f"evaluate.b=tiny@1@{url}")
+        assert told.code == 0, told.err
+        local = project.attempt("task=evaluate", *pair, "model.threads=1", "evaluate.a=base", f"evaluate.b={run}")
+        assert local.code == 0, local.err
+        served, here = json.loads(told.out), json.loads(local.out)
         assert served["ab/pnl_difference"] == pytest.approx(here["ab/pnl_difference"], abs=1e-6)
         assert stop()[0] == 0
 
 
-def test_what_cannot_be_served_is_told_before_anything_starts(mmo: Mmo, tmp_path: Path) -> None:  # noqa: F811
+def test_what_cannot_be_served_is_told_before_anything_starts(project: Project) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        ran = mmo("task=serve", f"serve.port={port}")
-        assert ran.returncode == 2 and f"port {port} of 127.0.0.1 is in use" in ran.stderr
-        assert "serve.port=0" in ran.stderr
+        ran = project.attempt("task=serve", f"serve.port={port}")
+        assert ran.code == 2 and f"port {port} of 127.0.0.1 is in use" in ran.err
+        assert "serve.port=0" in ran.err
 
 
 def test_runs_have_the_names_of_their_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,13 +15,14 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field
-from rich.console import Console
 
-from mmo_rl.config.components import Components, build
+from mmo_rl.config.building import build
+from mmo_rl.config.composition import compose as wire
 from mmo_rl.config.project import job_key, project_root, shipped
 from mmo_rl.config.schema import Problem, check_keys, check_node, schema_of
 from mmo_rl.config.settings import COMPONENTS, Settings, config_sha256, masked, refuse_secrets, task_names, validate
 from mmo_rl.errors import ConfigError
+from mmo_rl.evaluate.base import Evaluator
 from mmo_rl.judge.base import JudgeParts
 from mmo_rl.lm.base import ModelParts
 from mmo_rl.lm.load import load_model
@@ -277,14 +279,14 @@ def test_the_project_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 # --- components -------------------------------------------------------------------------------------------------------
 
 
-async def test_components_are_made_once_and_given_what_they_ask_for() -> None:
-    settings = validate(compose("market.ticks=3"))
-    async with Components(settings, console=Console()) as components:
-        assert components.market() is components.market()
-        assert components.market().ticks == 3
-        assert components.sampler().max_dropout == pytest.approx(0.3)
-        assert components.evaluator() is components.evaluator()
-        assert components.model().name == "tiny"
+def test_the_composition_root_makes_one_frozen_object_of_everything() -> None:
+    components = wire(validate(compose("market.ticks=3")))
+    assert components.arena.ticks == 3
+    assert components.sampler.rules.max_dropout == pytest.approx(0.3)
+    assert components.model.name == "tiny"
+    assert components.collector is not None and components.collector.windows == 8
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        components.judge = components.judge  # type: ignore[misc]
 
 
 async def test_what_base_models_earn_is_kept_unless_it_is_to_be_measured_again(
@@ -295,19 +297,18 @@ async def test_what_base_models_earn_is_kept_unless_it_is_to_be_measured_again(
     base = LocalPolicy(model=model, tokenizer=tokenizer, name="tiny", version=0, max_completion_tokens=24)
     for said, files in (("again", 0), ("", 1)):
         monkeypatch.setenv("MMO_RL_MEASURE", said)
-        async with Components(settings, console=Console()) as components:
-            await components.evaluator().evaluate(base, "greedy")
+        evaluator = wire(settings).evaluator
+        assert isinstance(evaluator, Evaluator)
+        await evaluator.evaluate(base, "greedy")
         assert len([*tmp_path.glob("measured/*")]) == files
 
 
-async def test_a_component_that_is_switched_off_is_an_error_with_the_way_out() -> None:
+def test_a_component_that_is_switched_off_is_none_and_its_node_an_error_with_the_way_out() -> None:
     settings = validate(compose("evaluate=none"))
-    async with Components(settings, console=Console()) as components:
-        assert not components.has("evaluate")
-        assert components.has("judge")
-        with pytest.raises(ConfigError, match="evaluate=none") as caught:
-            components.evaluator()
-        assert caught.value.hint is not None
+    assert wire(settings).evaluator is None
+    with pytest.raises(ConfigError, match="evaluate=none") as caught:
+        settings.node("evaluate")
+    assert caught.value.hint is not None
 
 
 def test_build_makes_nested_components() -> None:

@@ -28,6 +28,12 @@ async def rows(url: str, query: str, *arguments: object) -> list[dict[str, Any]]
         return [dict(row) for row in await connection.fetch(query, *arguments)]
 
 
+async def execute(url: str, script: str) -> None:
+    """Executes one or more statements."""
+    async with connected(url) as connection:
+        await connection.execute(script)
+
+
 async def rows_at_home(home: Path, query: str) -> list[dict[str, Any]]:
     """The rows of a query to the embedded database of a home, whose server is started where it does not run."""
     async with embedded(home) as server:

@@ -16,10 +16,9 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
 from hydra.types import RunMode
 from omegaconf import OmegaConf
-from rich.console import Console
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from mmo_rl.config.components import Components
+from mmo_rl.config.composition import compose as composed_components
 from mmo_rl.config.project import shipped
 from mmo_rl.config.settings import validate
 from mmo_rl.errors import PolicyError
@@ -28,7 +27,7 @@ from mmo_rl.lm.gguf import read_gguf
 from mmo_rl.lm.load import load_model, require_model
 from mmo_rl.lm.model import ModelSpec
 from mmo_rl.lm.tokenizer import train_tokenizer
-from mmo_rl.lm.unpack import unpacked
+from mmo_rl.lm.unpack import unpack
 from mmo_rl.plan.tokens import tokens_of_model
 from mmo_rl.policy.local import LocalPolicy, open_policy
 from mmo_rl.types import PolicyVersion
@@ -152,8 +151,8 @@ def test_it_is_unpacked_once_whoever_asks(made: Made, tmp_path: Path) -> None:
     file = made[0]
     copy = shutil.copy(file, tmp_path / "another name.gguf")
     with ThreadPoolExecutor(2) as two:
-        folders = list(two.map(lambda _: unpacked(str(file), cache=tmp_path / "models"), range(2)))
-    (folder,) = {*folders, unpacked(str(copy), cache=tmp_path / "models")}
+        folders = list(two.map(lambda _: unpack(str(file), cache=tmp_path / "models"), range(2)))
+    (folder,) = {*folders, unpack(str(copy), cache=tmp_path / "models")}
     written = (folder / "model.safetensors").stat().st_mtime_ns
     load_model(str(file), cache=tmp_path / "models")
     assert (folder / "model.safetensors").stat().st_mtime_ns == written
@@ -162,7 +161,7 @@ def test_it_is_unpacked_once_whoever_asks(made: Made, tmp_path: Path) -> None:
     partial = folder.with_name(f"{folder.name}.partial")
     partial.mkdir()
     (partial / "config.json").write_text("{")
-    assert unpacked(str(file), cache=tmp_path / "models") == folder and not partial.exists()
+    assert unpack(str(file), cache=tmp_path / "models") == folder and not partial.exists()
 
 
 def test_without_a_cache_nothing_stays(made: Made) -> None:
@@ -204,12 +203,12 @@ def test_a_full_disk_is_told_before_anything_is_unpacked(
 ) -> None:
     monkeypatch.setattr("mmo_rl.lm.unpack.BYTES_A_PARAMETER", 10**12)
     with pytest.raises(PolicyError, match="GB unpacked") as caught:
-        unpacked(str(made[0]), cache=tmp_path / "models")
+        unpack(str(made[0]), cache=tmp_path / "models")
     assert "MMO_RL_HOME" in str(caught.value.hint)
     assert [file.suffix for file in (tmp_path / "models").iterdir()] == [".lock"]
     (tmp_path / "file").write_text("")
     with pytest.raises(PolicyError, match="could not be unpacked"):
-        unpacked(str(made[0]), cache=tmp_path / "file")
+        unpack(str(made[0]), cache=tmp_path / "file")
 
 
 def test_a_path_that_is_no_model_is_told_what_it_is(tmp_path: Path) -> None:
@@ -234,10 +233,9 @@ async def test_a_run_keeps_unpacked_models_in_its_home(made: Made, tmp_path: Pat
     overrides = ["model=smollm2_135m", f"model.path={made[0]}", f"home={tmp_path}"]
     config = loader.load_configuration("config", overrides, run_mode=RunMode.RUN)
     settings = validate(OmegaConf.masked_copy(config, [str(k) for k in config if k != "hydra"]))
-    async with Components(settings, console=Console()) as components:
-        spec = components.model()
-        assert (spec.location(), spec.cache) == (str(made[0]), settings.home / "models")
-        policy = open_policy(PolicyVersion(spec.name, 0, spec.location()), spec)
+    spec = composed_components(settings).model
+    assert (spec.location(), spec.cache) == (str(made[0]), settings.home / "models")
+    policy = open_policy(PolicyVersion(spec.name, 0, spec.location()), spec)
     assert policy.tokenizer.chat_template == CHAT
     assert {file.suffix for file in (settings.home / "models").iterdir()} == {"", ".lock"}
 

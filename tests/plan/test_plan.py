@@ -16,9 +16,10 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from mmo_rl.commands import collect
+from mmo_rl.commands import collect, command_of
+from mmo_rl.commands.base import Context
 from mmo_rl.commands.plan import run
-from mmo_rl.config.components import Components, Context
+from mmo_rl.config.composition import Session, compose
 from mmo_rl.config.project import shipped
 from mmo_rl.config.settings import validate
 from mmo_rl.errors import SourceError
@@ -44,9 +45,9 @@ async def done(task: Any, home: Path, *overrides: str, **options: object) -> Any
     config = loader.load_configuration("config", [f"home={home}", *overrides], run_mode=RunMode.RUN)
     settings = validate(OmegaConf.masked_copy(config, [str(k) for k in config if k != "hydra"]))
     console = Console()
-    async with Components(settings, console=console, overrides=overrides) as components:
-        context = Context(settings, components, console, None, overrides)
-        return await task(context, **options)
+    async with Session(compose(settings)) as session:
+        context = Context(settings=settings, session=session, console=console, folder=None, overrides=overrides)
+        return await command_of(settings.task).run(context, replace(settings.options, **options))
 
 
 # --- what is counted --------------------------------------------------------------------------------------------------

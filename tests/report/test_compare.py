@@ -15,7 +15,7 @@ from rich.console import Console
 
 from mmo_rl.errors import ConfigError
 from mmo_rl.report.arms import differing
-from mmo_rl.report.compare_charts import axis, front
+from mmo_rl.report.compare_charts import front
 from mmo_rl.report.compare_table import as_csv, as_json, as_markdown, number, print_compared, probability
 from mmo_rl.report.compared import compare_runs, estimate, unit_of
 from mmo_rl.report.run_folder import RunFolder
@@ -204,7 +204,7 @@ def test_where_sort_and_against_choose(tmp_path: Path) -> None:
     ]
     two = compare_runs(runs, where={"sampler.max_dropout": [0, 0.3]}, against="max_dropout=0")
     (pair,) = two.pairs["eval/pnl_trained"]
-    assert (pair.a.short, pair.b.short, pair.verdict) == ("max_dropout=0.3", "max_dropout=0", "higher")
+    assert (pair.a.short, pair.b.short, pair.finding) == ("max_dropout=0.3", "max_dropout=0", "higher")
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_intervals_are_over_seeds_and_differences_paired(tmp_path: Path) -> None
     assert pair.difference is not None and pair.difference.estimate == pytest.approx(11.0)
     assert pair.p == pytest.approx(0.00274, abs=1e-5) and pair.p == pair.p_holm
     assert pair.p_sign_flip == 0.25
-    assert pair.verdict == "higher"
+    assert pair.finding == "higher"
 
 
 def test_one_seed_has_its_own_interval_and_nothing_is_said(tmp_path: Path) -> None:
@@ -273,7 +273,7 @@ def test_one_seed_has_its_own_interval_and_nothing_is_said(tmp_path: Path) -> No
         None,
     )
     (pair,) = compared.pairs["eval/pnl_trained"]
-    assert (pair.n, pair.p, pair.verdict) == (1, None, "nothing can be said")
+    assert (pair.n, pair.p, pair.finding) == (1, None, "nothing can be said")
     text = printed(compared)
     assert "[80, 130]*" in text
     assert "no two arms have two seeds in common: nothing can be said" in text
@@ -352,14 +352,6 @@ def test_numbers_are_short() -> None:
 def test_a_p_value_is_never_rounded_onto_the_other_side_of_five_percent() -> None:
     shown = [probability(p) for p in (None, 0.00001, 0.0312, 0.0497, 0.04999, 0.05, 0.0501, 1.0)]
     assert shown == ["–", "< 0.0001", "0.031", "0.0497", "0.04999", "0.05", "0.05", "1"]
-
-
-def test_an_axis_is_logarithmic_where_values_span_decades() -> None:
-    learning_rates = axis([1e-5, 1e-4, 1e-3])
-    assert learning_rates.log and learning_rates.at(1e-4) == pytest.approx(0.5)
-    assert axis([0.0, 0.3, 0.7]).log is False
-    endless = axis([10.0, 12.0], reach=[float("-inf"), 500.0])
-    assert endless.high <= 16.0 and endless.at(500.0) == 1.0
 
 
 def test_the_front_is_what_nothing_cheaper_equals() -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from mmo_rl.report.charts import Curve, chart, nice_ticks, shown
 from mmo_rl.report.html import write_report
 from mmo_rl.report.run_folder import RunFolder
 from mmo_rl.report.summary import Evaluations, build_summary
@@ -114,16 +113,16 @@ def test_the_numbers_are_inside_and_nothing_is_fetched(tmp_path: Path) -> None:
     data = json.loads(page.data)
     assert data["summary"] == folder.summary()
     assert data["metrics"] == folder.read("metrics")
-    assert data["charts"][0]["text"][1] == "$10 ($5 to $15)"
-    assert [len(c["x"]) for c in data["charts"]] == [4] * page.tags.count("figure")
+    assert "$10 ($5 to $15)\niteration 1" in page.text
+    assert html.count("\niteration 1</title>") == 2 * page.tags.count("figure"), "at the dot and in its column"
 
 
 def test_an_oracle_far_away_is_named_and_not_drawn(tmp_path: Path) -> None:
     folder = finished(tmp_path / "pilot" / "k1")
-    assert 'class="oracle"' in write_report(folder).read_text("utf-8")
+    assert 'stroke="var(--oracle)"' in write_report(folder).read_text("utf-8")
     folder.write_summary({**(folder.summary() or {}), "eval/pnl_oracle": 5000.0})
     html = write_report(folder).read_text("utf-8")
-    assert 'class="oracle"' not in html
+    assert 'stroke="var(--oracle)"' not in html
     assert "$5,000, far off this scale" in html
 
 
@@ -199,56 +198,3 @@ def browse(path: Path, profile: Path) -> tuple[str, list[str]]:
         check=True,
     )
     return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-
-
-def test_a_curve_breaks_where_a_value_is_missing() -> None:
-    rows = [{"iteration": i, "x": v} for i, v in enumerate([1.0, 2.0, None, 3.0, float("nan"), 4.0, 5.0])]
-    drawn = chart(Curve("x", "X"), rows)
-    assert drawn is not None
-    assert drawn.svg.count("<polyline") == 2
-    assert drawn.svg.count("<circle") == 5
-    assert [y is None for y in drawn.y] == [False, False, True, False, True, False, False]
-    assert chart(Curve("y", "Y"), rows) is None
-    assert chart(Curve("x", "X"), []) is None
-
-
-def test_a_curve_draws_its_values_to_scale() -> None:
-    drawn = chart(Curve("x", "X"), [{"iteration": i, "x": v} for i, v in enumerate([0.0, 5.0, 10.0])])
-    assert drawn is not None
-    top, middle, bottom = drawn.y[2], drawn.y[1], drawn.y[0]
-    assert top is not None and middle is not None and bottom is not None
-    assert top < middle < bottom
-    assert middle == pytest.approx((top + bottom) / 2, abs=0.1)
-    assert drawn.x[1] == pytest.approx((drawn.x[0] + drawn.x[2]) / 2, abs=0.1)
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "expected"),
-    [
-        (0.0, 10.0, [0, 2.5, 5, 7.5, 10]),
-        (-8.7, 169.6, [-50, 0, 50, 100, 150, 200]),
-        (3.0, 3.0, [2.6, 2.8, 3.0, 3.2, 3.4]),
-        (0.0, 0.0, [-1, -0.5, 0, 0.5, 1]),
-    ],
-)
-def test_ticks_are_round_and_enclose_the_data(low: float, high: float, expected: list[float]) -> None:
-    assert nice_ticks(low, high) == pytest.approx(expected)
-
-
-def test_a_share_without_spread_stays_in_its_range() -> None:
-    assert nice_ticks(0.0, 0.0, share=True)[0] == 0.0
-    assert nice_ticks(1.0, 1.0, share=True)[-1] == 1.0
-
-
-@pytest.mark.parametrize(
-    ("value", "unit", "text"),
-    [
-        (12345.0, "", "12,345"),
-        (-0.5, "usd", "\u2212$0.5"),
-        (0.123, "share", "12.3%"),
-        (2e-5, "", "2.0e-05"),
-        (0, "", "0"),
-    ],
-)
-def test_numbers_on_charts_are_short(value: float, unit: str, text: str) -> None:
-    assert shown(value, unit) == text

@@ -12,7 +12,7 @@ from mmo_rl.clock import milliseconds
 from mmo_rl.report.iteration import iteration_metrics
 from mmo_rl.report.summary import Evaluations, Summary, build_summary
 from mmo_rl.report.table import print_summary
-from mmo_rl.report.words import MINUS, amount, lines, verdict
+from mmo_rl.report.words import MINUS, amount, lines, run_verdict
 from mmo_rl.types import (
     Action,
     Group,
@@ -156,7 +156,7 @@ def test_one_market_has_numbers_and_no_intervals() -> None:
     assert result["eval/pnl_improvement"] == pytest.approx(30)
     assert result["eval/pnl_improvement_low"] is None
     assert result["eval/pnl_improvement_pct"] is None
-    assert verdict(result).kind == "unclear"
+    assert run_verdict(result).kind == "unclear"
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_one_market_has_numbers_and_no_intervals() -> None:
     ],
 )
 def test_the_verdict_follows_the_interval(base: float, trained: float, kind: str, words: str) -> None:
-    result = verdict(summarise(Evaluations(base=measured("b", base), trained=measured("t", trained))))
+    result = run_verdict(summarise(Evaluations(base=measured("b", base), trained=measured("t", trained))))
     assert result.kind == kind
     assert words in result.title
 
@@ -183,10 +183,10 @@ def test_the_verdict_says_what_a_percentage_and_greedy_decoding_are_worth() -> N
         )
     )
     assert sharpened["eval/pnl_improvement_pct"] is None
-    detail = verdict(sharpened).detail
+    detail = run_verdict(sharpened).detail
     assert "not certainly above 0" in detail
     assert "sharpening" in detail
-    learnt = verdict(
+    learnt = run_verdict(
         summarise(
             Evaluations(
                 base=measured("b", 0),
@@ -198,7 +198,7 @@ def test_the_verdict_says_what_a_percentage_and_greedy_decoding_are_worth() -> N
     )
     assert learnt.kind == "unclear"
     assert "Decoded greedily it earns more, +$8.00" in learnt.detail
-    assert verdict({}).kind == "missing"
+    assert run_verdict({}).kind == "missing"
 
 
 def test_the_table_is_made_of_the_stored_summary_alone(tmp_path: Path) -> None:
@@ -311,5 +311,5 @@ def test_an_iteration_without_pnl_or_scores_leaves_them_out() -> None:
 
 
 def test_a_run_that_only_exported_does_not_claim_to_have_trained() -> None:
-    assert verdict({"train/gradient_steps": 0}).title == "Exported"
-    assert verdict({"train/gradient_steps": 3}).title == "Not evaluated"
+    assert run_verdict({"train/gradient_steps": 0}).title == "Exported"
+    assert run_verdict({"train/gradient_steps": 3}).title == "Not evaluated"

@@ -1,9 +1,4 @@
-"""Dropout by P&L, which keeps the contrast of a group.
-
-    number = 1 - (place + 1/2) / n
-
-Places go from the extremes of P&L inward.
-"""
+"""Dropout that keeps the contrast of a group."""
 
 from __future__ import annotations
 
@@ -13,9 +8,8 @@ from mmo_rl.types import Member
 
 
 def spread(groups: Sequence[Sequence[Member]], fractions: Mapping[str, float]) -> Mapping[str, float]:
-    """Numbers each group from its extremes of P&L inward: the highest, the lowest, the second highest, and so on.
-
-    Those without a recorded P&L come last. Of equals, the larger fraction comes first.
+    """In each group the extremes of P&L stay: the highest, the lowest, the second highest, the second lowest, and so
+    on to the middle; those without a recorded P&L come last. Of equals, the larger fraction comes first.
 
     The p-th of the n of a group (from 0) has the number 1 - (p + 1/2) / n: at rate r the first (1 - r) n stay, rounded.
     """

@@ -1,39 +1,31 @@
-"""What is kept of judgments, how good they are, and when nothing is trained on them."""
+"""Judgments of a run: their rows beside the oracle's, and the refusal to train on a judge that disagrees with it."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from mmo_rl.errors import JudgeError
-from mmo_rl.loop.reasons import outcomes_command
-from mmo_rl.types import ScoredGroup
+from mmo_rl.judge.base import Judge
+from mmo_rl.judge.oracle import OracleJudge, oracle_scores
+from mmo_rl.loop.refusals import outcomes_command
+from mmo_rl.report.base import Report
+from mmo_rl.report.judging import agreement
+from mmo_rl.types import JsonDict, ScoredGroup
 
 
-def is_oracle(judge: Any) -> bool:
-    """Whether the judge is what others are measured by."""
-    from mmo_rl.judge.oracle import OracleJudge
-
-    return isinstance(judge, OracleJudge)
-
-
-def keep_judgments(report: Any, judge: Any, iteration: int, scored: Sequence[ScoredGroup]) -> list[dict[str, Any]]:
+def keep_judgments(report: Report, judge: Judge, iteration: int, scored: Sequence[ScoredGroup]) -> list[JsonDict]:
     """Writes the rows of judgments.jsonl, the oracle's score beside the judge's where the judge is another."""
-    from mmo_rl.judge.oracle import oracle_scores
-
-    oracle = {} if is_oracle(judge) else {i: v for s in scored for i, v in oracle_scores(s.group).items()}
-    rows: list[dict[str, Any]] = report.judgments(iteration, scored, oracle)
-    return rows
+    own = isinstance(judge, OracleJudge)
+    oracle = {} if own else {i: v for s in scored for i, v in oracle_scores(s.group).items()}
+    return report.judgments(iteration, scored, oracle)
 
 
-def refuse_if_poor(judge: Any, rows: Sequence[Mapping[str, Any]], overrides: Sequence[str], *, seed: int) -> None:
+def refuse_if_poor(judge: Judge, rows: Sequence[JsonDict], overrides: Sequence[str], *, seed: int) -> None:
     """Raises `JudgeError` where the judge agrees less with the oracle than ``judge.min_agreement`` asks for over all
     the run's ``rows`` so far, or where that cannot be measured."""
-    from mmo_rl.report.judging import agreement
-
     least = judge.min_agreement
-    if least is None or is_oracle(judge):
+    if least is None or isinstance(judge, OracleJudge):
         return
     found = agreement(rows, "oracle", seed=seed)
     if found is None and not any(row.get("oracle") is not None for row in rows):
@@ -59,5 +51,6 @@ def refuse_if_poor(judge: Any, rows: Sequence[Mapping[str, Any]], overrides: Seq
 
 
 def without_bar(overrides: Sequence[str]) -> str:
+    """The same command without the least agreement that it asks for."""
     kept = [o for o in overrides if o.lstrip("+").partition("=")[0] != "judge.min_agreement"]
     return shlex.join(["mmo-rl", *kept, "judge.min_agreement=null"])

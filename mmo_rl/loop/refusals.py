@@ -1,4 +1,4 @@
-"""Why an iteration has nothing to train on, and what to type next."""
+"""Errors for an iteration that has nothing to train on, each with the command to type next."""
 
 from __future__ import annotations
 
@@ -6,32 +6,8 @@ import shlex
 from collections import Counter
 from collections.abc import Sequence
 
-from mmo_rl.errors import JudgeError, SourceError, TrainerError
-from mmo_rl.types import Score, ScoredGroup, Selection, Trained, TrainingGroup, Unscored
-
-
-def nothing_selected(selection: Selection, overrides: Sequence[str]) -> SourceError:
-    """The error for a selection without a single trajectory."""
-    if not selection.windows_available:
-        elsewhere = [o for o in overrides if o.startswith("source")]
-        look = shlex.join(["mmo-rl", "task=check", *elsewhere])
-        hint = f"see what is there: {look}" if elsewhere else f"mmo-rl task=collect records some; {look} looks"
-        return SourceError("no window has been recorded", hint=hint)
-    reasons = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in sorted(selection.excluded.items()))
-    return SourceError(
-        f"none of {selection.windows_available} windows is ready; trajectories left out: {reasons}",
-        hint="mmo-rl task=check says why; sampler.min_agents=N and sampler.min_actions=N set the bar",
-    )
-
-
-def nothing_to_imitate(selection: Selection, overrides: Sequence[str]) -> SourceError:
-    """The error for a warm start that finds no trajectory."""
-    why = nothing_selected(selection, overrides)
-    return SourceError(
-        f"trainer.warm_start has nothing to imitate: {why.message}",
-        hint="record somebody who plays well first: mmo-rl task=collect collect.strategies=[informed,balanced]; or "
-        "start without: trainer.warm_start=0",
-    )
+from mmo_rl.errors import JudgeError, TrainerError
+from mmo_rl.types import Score, ScoredGroup, Trained, TrainingGroup, Unscored
 
 
 def no_signal(
@@ -63,7 +39,7 @@ def no_signal(
 
 
 def refuse_if_none(scored: Sequence[ScoredGroup], overrides: Sequence[str]) -> int:
-    """How many judgments could not be had. Raises `JudgeError` where that is all of them."""
+    """Counts the judgments that could not be had. Raises `JudgeError` where that is all of them."""
     judgments = [j for s in scored for j in s.judgments.values()]
     reasons = Counter(j.reason for j in judgments if isinstance(j, Unscored))
     refuse_if_all_unscored(reasons, len(judgments), overrides)
@@ -84,6 +60,6 @@ def refuse_if_all_unscored(reasons: Counter[str], count: int, overrides: Sequenc
 
 
 def outcomes_command(overrides: Sequence[str]) -> str:
-    """Derives the outcomes that a run with these overrides asks for, beside the play that it reads."""
+    """The command that derives the outcomes that a run with these overrides asks for, beside the play that it reads."""
     kept = [o for o in overrides if o.lstrip("+").partition("=")[0].partition(".")[0] in ("source", "sampler", "home")]
     return shlex.join(["mmo-rl", "task=outcomes", *kept])

@@ -1,0 +1,114 @@
+"""Players of a config: the policies and scripted strategies that take seats in markets, by the names people write."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import cast
+
+from mmo_rl.config.building import build, instance
+from mmo_rl.config.schema import TARGET, Node, load, near
+from mmo_rl.config.strategies import find_player, is_dotted, player_names
+from mmo_rl.errors import ConfigError
+from mmo_rl.evaluate.base import Contestant
+from mmo_rl.lm.base import BaseModel
+from mmo_rl.market.base import Scripted
+from mmo_rl.policy.base import Policy, PolicyParts
+from mmo_rl.policy.endpoint import EndpointPolicy
+from mmo_rl.policy.local import LocalPolicy, local_policy, open_policy
+from mmo_rl.trainer.base import ServingTrainer, Trainer
+from mmo_rl.types import PolicyVersion
+
+NAMES = ("base", "policy")
+
+
+class Players:
+    """Policies of one config. ``policy`` is the validated node of the group of that name."""
+
+    def __init__(self, *, model: BaseModel, trainer: Trainer, policy: Node | None) -> None:
+        self._model = model
+        self._trainer = trainer
+        self._node = policy
+        self._served: dict[int, EndpointPolicy] = {}
+
+    def chosen(self) -> Policy:
+        """The policy of the group ``policy``. Raises `ConfigError` where it is none."""
+        if self._node is None:
+            raise ConfigError("policy=none plays nothing", hint="policy=local, or policy=endpoint policy.base_url=URL")
+        return cast(Policy, build(self._node, PolicyParts(model=self._model)))
+
+    def base(self) -> Policy:
+        """The base model, as the run's trainer has it played."""
+        return self.published(PolicyVersion(self._model.name, 0, self._model.location()))
+
+    def published(self, version: PolicyVersion) -> Policy:
+        """The policy of a version that this run's trainer published, or of its base model: weights on this machine, or
+        the endpoint of the trainer's backend, asked as ``policy=endpoint`` says where that is chosen."""
+        if not self._trainer.capabilities.serves:
+            return open_policy(version, self._model)
+        if version.version not in self._served:
+            served = cast(ServingTrainer, self._trainer).served(version.version)
+            limits = {"max_completion_tokens": self._model.max_completion_tokens, "version": version.version}
+            self._served[version.version] = self._endpoint(asdict(served) | limits)
+        return self._served[version.version]
+
+    def contestant(self, key: str, text: str) -> Contestant:
+        """The player that ``text``, the value of the config key ``key``, names:
+
+        - ``base``: the model of the group ``model``; ``policy``: the policy of the group ``policy``
+        - ``MODEL@URL``: an endpoint, with the settings of ``policy=endpoint`` where that is chosen, else its defaults
+        - a scripted strategy by name, or by the path of one of your own (`mmo_rl.config.strategies`)
+        - a folder of weights in Hugging Face format, or a run's folder (its last checkpoint)
+
+        Raises `ConfigError` where it is none of these, `PolicyError` where the policy cannot be used.
+        """
+        if text == "base":
+            return Contestant("base", policy=self._local(None))
+        if text == "policy":
+            policy = self.chosen()
+            return Contestant(policy.name, policy=policy)
+        model, _, url = text.rpartition("@")
+        if url.startswith(("http://", "https://")):
+            return Contestant(text, policy=self._endpoint({"model": model, "base_url": url}))
+        if _is_path(text):
+            return Contestant(text, policy=self._local(text))
+        return Contestant(text, strategy=_scripted(key, text))
+
+    def _endpoint(self, changes: Mapping[str, object]) -> EndpointPolicy:
+        """An endpoint with the keys of ``policy=endpoint``, where that is chosen, and ``changes`` to them."""
+        chosen: Mapping[str, object] = self._node or {}
+        keys = dict(chosen) if TARGET in chosen and load(str(chosen[TARGET])) is EndpointPolicy else {}
+        keys.pop(TARGET, None)
+        return cast(EndpointPolicy, instance(EndpointPolicy, keys | dict(changes)))
+
+    def _local(self, path: str | None) -> LocalPolicy:
+        chosen = self._node or {}
+        options = {name: chosen[name] for name in ("device", "batch_size") if name in chosen}
+        return local_policy(path=path, **options, parts=PolicyParts(model=self._model))
+
+
+def check_contestant(key: str, text: str) -> None:
+    """Raises `ConfigError` where ``text``, the value of the config key ``key``, names no player."""
+    _, _, url = text.rpartition("@")
+    if text not in NAMES and not url.startswith(("http://", "https://")) and not _is_path(text):
+        _scripted(key, text)
+
+
+def _is_path(text: str) -> bool:
+    return text not in player_names() and Path(text).expanduser().exists()
+
+
+def _scripted(key: str, text: str) -> Scripted:
+    try:
+        return find_player(text)
+    except ConfigError as error:
+        if is_dotted(text):
+            raise ConfigError(
+                f"{key}: found {text!r}, which is no folder here; {error.message}", hint=error.hint
+            ) from None
+        names = [*NAMES, *player_names()]
+        raise ConfigError(
+            f"{key}: found {text!r}, which is no folder here and no name{near(text, names)}",
+            hint=f"{key}=base, a folder of weights or of a run, MODEL@http://HOST:PORT/v1, or {', '.join(names[1:])}",
+        ) from None

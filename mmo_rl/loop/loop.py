@@ -1,0 +1,366 @@
+"""Training loop: collect, select, judge, train, publish, ``iterations`` times; then base and trained are measured."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import cast
+
+from rich.console import Console
+
+from mmo_rl.clock import utc_now
+from mmo_rl.config.composition import Components, Session
+from mmo_rl.config.settings import Settings
+from mmo_rl.database.worlds import reserve_hours
+from mmo_rl.evaluate.base import Decoding, Evaluator
+from mmo_rl.judge.base import Judge
+from mmo_rl.judge.findings import numbers, since
+from mmo_rl.loop.history import WARM_START, Iteration, Past, earnings, spending, spent, summed, warm_numbers
+from mmo_rl.loop.judgments import keep_judgments, refuse_if_poor
+from mmo_rl.loop.publish import Publisher
+from mmo_rl.loop.refusals import refuse_if_none
+from mmo_rl.loop.results import add_seconds, data_card
+from mmo_rl.market.base import Collector
+from mmo_rl.policy_view import training_groups
+from mmo_rl.report.iteration import iteration_metrics
+from mmo_rl.report.judging import quality
+from mmo_rl.report.progress import Advance, Stages
+from mmo_rl.report.run_folder import RunFolder
+from mmo_rl.report.summary import Evaluations
+from mmo_rl.sampler.refusals import nothing_selected, nothing_to_imitate
+from mmo_rl.sampler.select import select, used
+from mmo_rl.trainer.base import Exporter, LostVersion, WarmStarter
+from mmo_rl.types import Group, JsonDict, Measured, PolicyVersion, ScoredGroup, Selection, Trained
+
+CONTESTS: tuple[tuple[str, str, Decoding], ...] = (
+    ("base", "base", "sampled"),
+    ("trained", "trained", "sampled"),
+    ("base_greedy", "base", "greedy"),
+    ("trained_greedy", "trained", "greedy"),
+)
+"""Measurements at the end of a run: field of `Evaluations`, player, decoding."""
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Scenario that a run plays in, and the start of the hours that it records."""
+
+    scenario_id: str
+    start: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """End of a loop: the last policy, its measurements, and the sentence of an exporter (None where it trained)."""
+
+    policy: PolicyVersion
+    evaluations: Evaluations
+    exported: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loop:
+    """One run: its components, its folder and its past. ``publisher`` is None where the trainer makes no policy,
+    ``world`` and ``collector`` where the run plays nothing, ``evaluator`` where it measures nothing."""
+
+    settings: Settings
+    overrides: Sequence[str]
+    components: Components
+    session: Session
+    folder: RunFolder
+    past: Past
+    stages: Stages
+    collector: Collector | None
+    evaluator: Evaluator | None
+    publisher: Publisher | None
+    world: World | None
+
+    @classmethod
+    async def open(
+        cls,
+        *,
+        settings: Settings,
+        overrides: Sequence[str],
+        session: Session,
+        folder: RunFolder,
+        past: Past,
+        stages: Stages,
+        console: Console,
+    ) -> Loop:
+        """Opens what the run needs, so that faults of it are found before anything is spent."""
+        components = session.components
+        trains = components.trainer.capabilities.trains
+        collector = components.collector if trains else None
+        evaluator = cast(Evaluator | None, components.evaluator) if trains else None
+        present = {"collect": components.collector, "evaluate": components.evaluator}
+        if not trains and (off := [name for name, component in present.items() if component is not None]):
+            console.print(f"This trainer makes no policy; switched off: {', '.join(off)}", soft_wrap=True)
+        await components.database.require_tables()
+        await session.opened(components.judge)
+        run = f"{settings.name}-{folder.run_id()}"
+        world = None
+        if collector is not None:
+            hours = int(-(-settings.iterations * collector.windows * collector.window_hours // 1))
+            start = await reserve_hours(components.database, scenario_id=run, hours=hours, now=utc_now())
+            world = World(run, start)
+        publisher = Publisher(
+            trainer=components.trainer, registry=components.registry, report=components.report, run=run
+        )
+        return cls(
+            settings=settings,
+            overrides=overrides,
+            components=components,
+            session=session,
+            folder=folder,
+            past=past,
+            stages=stages,
+            collector=collector,
+            evaluator=evaluator,
+            publisher=publisher if trains else None,
+            world=world,
+        )
+
+    async def run(self) -> Finished:
+        """Runs the iterations that the past does not have yet, then measures."""
+        policy = await self._begin()
+        for iteration in range(len(self.past.iterations), self.settings.iterations):
+            meter = self._meter()
+            await self._collect(policy, iteration)
+            selection = await self._select(iteration)
+            if not selection.used:
+                break
+            scored = await self._score(selection, "judge")
+            rows, unscored = self._judged(iteration, scored)
+            trained = await self._train(iteration, scored, selection, policy)
+            self._record(meter.finished(iteration, selection, trained, unscored), scored, rows)
+            policy = trained.policy
+            await self._prune()
+            self._describe()
+        return Finished(policy, await self._evaluate(policy), self._describe())
+
+    # --- before the first iteration --------------------------------------------------------------------------------
+
+    async def _begin(self) -> PolicyVersion:
+        """Resumes from the last version of the run's past, else from the warm start, else from the base model.
+        Iterations whose version is gone are forgotten, and done again."""
+        trainer = self.components.trainer
+        warms = isinstance(trainer, WarmStarter) and trainer.imitated_share > 0
+        while True:
+            try:
+                policy = await trainer.resume(self.past.version(nothing=-1 if warms else 0))
+                break
+            except LostVersion as lost:
+                if not self.past.iterations:
+                    raise
+                self.stages.say(f"{lost.message}: iteration {self.past.iterations[-1].iteration + 1} is done again")
+                self.past.forget_last(self.folder)
+        if not warms or self.past.iterations:
+            await self._prune()
+            return policy
+        if self.past.warm is not None and policy.path == self.components.model.location():
+            self.stages.say(f"the weights of the warm start are gone from {self.folder.path}: it is done again")
+            self.past.forget_warm(self.folder)
+        if self.past.warm is None:
+            self.past.warm = await self._warm_start(policy)
+            self.folder.append("checkpoints", self.past.warm.row())
+            policy = self.past.warm.trained.policy
+        return policy
+
+    async def _warm_start(self, policy: PolicyVersion) -> Iteration:
+        """Imitates the best of what was recorded before this run. Without play of its own, the first iteration trains
+        on the same windows, which are judged and paid once where judgments are kept."""
+        assert self.publisher is not None
+        meter = self._meter()
+        with self.stages.stage("select", "select for the warm start"):
+            source, sampler = self.components.source, self.components.sampler
+            selection = await select(source, sampler, iteration=0, used_windows=(), scenario_id=None)
+        if not selection.used:
+            raise nothing_to_imitate(selection, self.overrides)
+        scored = await self._score(selection, "judge for the warm start")
+        _, unscored = self._judged(WARM_START, scored)
+        with self.stages.stage("train", "warm start"):
+            trained, answers = await self.publisher.warm_start(scored, policy)
+        self.stages.say(
+            f"warm start  the best {answers} answers of {selection.used} trajectories imitated, "
+            f"{trained.gradient_steps} gradient steps"
+        )
+        trained = replace(trained, metrics={**trained.metrics, "answers": answers})
+        return replace(meter.finished(WARM_START, selection, trained, unscored), rejected={})
+
+    # --- the stages of an iteration --------------------------------------------------------------------------------
+
+    async def _collect(self, policy: PolicyVersion, iteration: int) -> None:
+        if self.collector is None or self.world is None:
+            return
+        with self.stages.stage("collect", f"collect {self.collector.windows} windows") as advance:
+            await self.collector.collect(
+                await self.session.opened(self.components.players.published(policy)),
+                iteration=iteration,
+                scenario_id=self.world.scenario_id,
+                start=self.world.start,
+                on_tick=advance,
+            )
+
+    async def _select(self, iteration: int) -> Selection:
+        """Selects the trajectories of an iteration. Raises `SourceError` where the first one has none; a later one
+        without any ends the run."""
+        with self.stages.stage("select"):
+            selection = await select(
+                self.components.source,
+                self.components.sampler,
+                iteration=iteration,
+                used_windows=used([done.selection for done in self.past.iterations]),
+                scenario_id=None if self.world is None else self.world.scenario_id,
+            )
+        if not selection.used:
+            if not self.past.iterations:
+                raise nothing_selected(selection, self.overrides)
+            self.stages.say(f"iteration {iteration + 1}: every ready window has been used, the run ends here")
+        return selection
+
+    async def _score(self, selection: Selection, label: str) -> list[ScoredGroup]:
+        with self.stages.stage("judge", label) as advance:
+            async with aclosing(self.components.source.groups(selection)) as groups:
+                return [scored async for scored in _counted(self.components.judge, groups, selection, advance)]
+
+    def _judged(self, iteration: int, scored: Sequence[ScoredGroup]) -> tuple[list[JsonDict], int]:
+        """Keeps the judgments; returns their rows in judgments.jsonl and the number that could not be had. Raises
+        `JudgeError` where nothing may be trained on them."""
+        judge, seed = self.components.judge, self.settings.seed
+        with self.stages.stage("judge"):
+            rows = keep_judgments(self.components.report, judge, iteration, scored)
+            unscored = refuse_if_none(scored, self.overrides)
+            refuse_if_poor(judge, self.folder.read("judgments"), self.overrides, seed=seed)
+        return rows, unscored
+
+    async def _train(
+        self, iteration: int, scored: list[ScoredGroup], selection: Selection, policy: PolicyVersion
+    ) -> Trained:
+        with self.stages.stage("train") as advance:
+            if self.publisher is None:
+                trainer = self.components.trainer
+                return await trainer.train(training_groups(scored, trainer.assistant_turns), iteration=iteration)
+            needs_signal = not any(done.trained.gradient_steps for done in self.past.iterations)
+            return await self.publisher.train(
+                iteration, scored, selection, policy, needs_signal=needs_signal, on_step=advance
+            )
+
+    def _record(self, done: Iteration, scored: Sequence[ScoredGroup], rows: Sequence[JsonDict]) -> None:
+        """Reports a finished iteration and appends its checkpoint row; the warm start is counted with the first."""
+        warm = self.past.warm if done.iteration == 0 else None
+        if warm is not None:
+            seconds = add_seconds([warm.seconds, done.seconds])
+            done = replace(done, usage=summed([warm.usage, done.usage]), seconds=seconds)
+        seed = self.settings.seed
+        metrics = iteration_metrics(
+            selection=done.selection,
+            scored=scored,
+            judged=quality(rows, numbers(done.tallies), seed=seed),
+            trained=done.trained,
+            stage_seconds=done.seconds,
+            seed=seed,
+        )
+        self.components.report.iteration(done.iteration, metrics | warm_numbers(warm))
+        self.folder.append("checkpoints", done.row())
+        self.past.iterations.append(done)
+        self.stages.next_iteration(self._line(done, metrics))
+
+    def _line(self, done: Iteration, metrics: Mapping[str, float]) -> str:
+        """One line about an iteration for the terminal."""
+        played = "".join(
+            f"  {label} {metrics[key]:{form}}"
+            for key, label, form in (
+                ("play/pnl", "P&L", "+8.1f"),
+                ("play/win_rate", "wins", "4.0%"),
+                ("play/error_rate", "errors", "5.1%"),
+            )
+            if key in metrics
+        )
+        if self.publisher is None:
+            effect = f"{done.trained.metrics['histories']:,.0f} histories"
+        elif done.trained.gradient_steps:
+            effect = f"{done.trained.gradient_steps} gradient steps"
+        else:
+            effect = "no group carries signal, the policy stays"
+        return (
+            f"iteration {done.iteration + 1:>2}/{self.settings.iterations}  "
+            f"{len(done.selection.windows)} windows, {done.selection.used} trajectories{played}  "
+            f"{effect}, {sum(done.seconds.values()):.1f} s"
+        )
+
+    async def _prune(self) -> None:
+        """Removes the checkpoints that the config does not ask to keep."""
+        if self.publisher is None:
+            return
+        # Recorded play of others says nothing about this run's versions.
+        history = self.past.iterations
+        earned = earnings(history, self.folder.read("metrics")) if self.collector is not None else {}
+        if removed := await self.publisher.prune(history, earned):
+            versions = ", ".join(map(str, removed))
+            self.stages.say(f"checkpoints removed, as trainer.keep_last and keep_best say: {versions}")
+
+    def _describe(self) -> str | None:
+        """Has an exporter describe its data; None where the trainer trains."""
+        if self.publisher is not None:
+            return None
+        card = data_card(self.settings, self.overrides, self.past.iterations)
+        return cast(Exporter, self.components.trainer).describe(card)
+
+    # --- after the last iteration ----------------------------------------------------------------------------------
+
+    async def _evaluate(self, policy: PolicyVersion) -> Evaluations:
+        """Measures base and trained policy on the same held-out markets, sampled and greedy, and the oracle."""
+        if self.evaluator is None:
+            return Evaluations()
+        players = self.components.players
+        contestants = {
+            "base": await self.session.opened(players.base()),
+            "trained": await self.session.opened(players.published(policy)),
+        }
+        measured: dict[str, Measured] = {}
+        for key, player, decoding in CONTESTS:
+            with self.stages.stage("evaluate", f"evaluate {key.replace('_', ' ')}") as advance:
+                measured[key] = await self.evaluator.evaluate(contestants[player], decoding, on_tick=advance)
+        with self.stages.stage("evaluate", "evaluate oracle"):
+            measured["oracle"] = await self.evaluator.oracle()
+        return Evaluations(**measured)
+
+    def _meter(self) -> _Meter:
+        return _Meter(self.components, self.stages)
+
+
+class _Meter:
+    """Running totals at the start of an iteration, from which its own share is told at the end."""
+
+    def __init__(self, components: Components, stages: Stages) -> None:
+        self._judge, self._source, self._stages = components.judge, components.source, stages
+        self._usage, self._tallies = self._judge.usage, self._judge.tallies
+        self._rejected = Counter(self._source.rejected)
+        self._seconds = dict(stages.seconds)
+
+    def finished(self, iteration: int, selection: Selection, trained: Trained, unscored: int) -> Iteration:
+        """The finished iteration, with the judge's usage, the rejected rows and the seconds since the start."""
+        return Iteration(
+            iteration=iteration,
+            selection=selection,
+            trained=trained,
+            usage=spent(self._usage, self._judge.usage),
+            tallies=since(self._tallies, self._judge.tallies),
+            unscored=unscored,
+            rejected=dict(Counter(self._source.rejected) - self._rejected),
+            seconds={k: v - self._seconds.get(k, 0.0) for k, v in self._stages.seconds.items()},
+        )
+
+
+async def _counted(
+    judge: Judge, groups: AsyncIterator[Group], selection: Selection, advance: Advance
+) -> AsyncIterator[ScoredGroup]:
+    """Scores the groups and advances the bar with each."""
+    done = 0
+    async for group in judge.score(groups):
+        done += 1
+        advance(done, len(selection.windows), spending(judge.usage))
+        yield group
