@@ -1,4 +1,4 @@
-"""What the tables of a database are called and hold: a game's own, in camelCase or snake_case, older or newer.
+"""Names and types of the tables' columns: a game's own, in camelCase or snake_case, older or newer.
 
 Columns are found by their names without case and underscores. Optional ones may be missing; values come in one type
 whatever the column's is (``jsonb`` instead of ``text``, ``timestamptz`` instead of ``timestamp``).
@@ -48,7 +48,7 @@ class Table:
     columns: Mapping[str, tuple[str, str]]
 
     def __bool__(self) -> bool:
-        """Whether the table exists."""
+        """Tells if the table exists."""
         return bool(self.columns)
 
     def _found(self, column: str) -> tuple[str, str] | None:
@@ -64,14 +64,14 @@ class Table:
         return [column for column in columns if not self.has(column)]
 
     def raw(self, column: str) -> str:
-        """The column as it is, as comparisons with an index want it. The column exists."""
+        """Returns the quoted name of a column that exists, for comparisons that an index can answer."""
         found = self._found(column)
         if found is None:
             raise KeyError(column)
         return found[0]
 
     def listed_in(self, column: str, parameter: str) -> str:
-        """A condition: the column is one of a parameter's texts."""
+        """Builds a condition: the column is one of a parameter's texts."""
         found = self._found(column)
         kind = "text" if found is None or found[1] in TEXTS else found[1]
         return f"{self.raw(column)} = any({parameter}::text[]{'' if kind == 'text' else f'::{kind}[]'})"
@@ -87,7 +87,7 @@ class Table:
         return found[0] if found[1] in TEXTS else f"{found[0]}::text"
 
     def json(self, column: str) -> str:
-        """JSON as the bytes of its text."""
+        """Builds an expression: JSON as the bytes of its text."""
         return f"convert_to({self.text(column)}, 'UTF8')" if self.has(column) else "null::bytea"
 
     def number(self, column: str) -> str:
@@ -106,7 +106,7 @@ class Table:
         return value if found is None else f"coalesce({found[0]}, {value})"
 
     def time(self, column: str) -> str:
-        """A moment as a timestamp in UTC without a zone; numbers count milliseconds since 1970."""
+        """Builds an expression: a timestamp in UTC without a zone; numbers count milliseconds since 1970."""
         found = self._found(column)
         if found is None:
             return "null::timestamp"
@@ -118,7 +118,7 @@ class Table:
         return name
 
     def everything(self) -> str:
-        """All columns as they are: what reads them knows both ways of writing their names."""
+        """Lists all columns as they are: `parse` knows both ways of writing their names."""
         return ", ".join(name for name, _ in self.columns.values())
 
 
@@ -127,7 +127,10 @@ def plain(name: str) -> str:
 
 
 def tables(rows: Iterable[Row]) -> dict[str, Table]:
-    """The tables from rows of `COLUMNS_SQL`. Of two names that differ in case or underscores only, the first counts."""
+    """Reads the tables from rows of `COLUMNS_SQL`.
+
+    Of names that differ only in case or underscores the first counts.
+    """
     columns: dict[str, dict[str, tuple[str, str]]] = {name: {} for name in TABLES}
     for row in rows:
         quoted = row["name"].replace('"', '""')
@@ -136,8 +139,10 @@ def tables(rows: Iterable[Row]) -> dict[str, Table]:
 
 
 def schema_hint(rows: Sequence[Row], *, dsn_env: str | None) -> str | None:
-    """Where the play lies instead of where it was looked for, from rows of `SCHEMAS_SQL`; None: nowhere. Of several
-    schemas it is the one whose table has the columns, may be read and is the largest."""
+    """Names the schema that holds the play, for a message, from rows of `SCHEMAS_SQL`; None where there is none.
+
+    Of several schemas it is the one whose table has the columns, may be read and is the largest.
+    """
     if not rows or dsn_env is None:
         return None
     readable = [row for row in rows if row["readable"]]

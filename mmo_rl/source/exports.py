@@ -1,4 +1,4 @@
-"""Where each trajectory lies in a set of exported files, and how it is read from there."""
+"""Index of the trajectories in exported files: their places, statistics, and the reading of one of them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from mmo_rl.source.files import (
     copy,
     failure,
     kind,
-    opened,
+    open_unpacked,
     standard_input,
     stem,
     value_of,
     values,
 )
-from mmo_rl.source.jsontext import shown
+from mmo_rl.source.jsontext import excerpt
 from mmo_rl.source.parse import parse_trajectory
 from mmo_rl.source.rejections import Rejections
 from mmo_rl.source.shapes import Candidate, LoggedCall, OutcomeRow, Part, parts
@@ -39,7 +39,7 @@ WINDOW_IDS = ("windowId", "window_id")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Bytes of an unpacked file that hold a JSON value, and which of its parts is meant."""
+    """Bytes of an unpacked file that hold a JSON value, and the number of one of its parts."""
 
     path: Path
     offset: int
@@ -83,7 +83,7 @@ class Exports:
         self._spool: Path | None = None
 
     def scan(self) -> None:
-        """Raises `SourceError` where there is no such path, or no trajectory can be read from it."""
+        """Reads all files once. Raises `SourceError` where the path does not exist, or holds no readable trajectory."""
         files = self._files()
         for path in files:
             for place, part in self._parts(path):
@@ -97,18 +97,18 @@ class Exports:
             )
 
     def load(self, identity: str) -> Trajectory | None:
-        """A trajectory, with the calls that were logged beside it; None where it cannot be read any more."""
+        """Reads a trajectory with the calls that were logged beside it; None where it cannot be read any more."""
         entry = self.entries[identity]
         part = self._read(entry.place)
-        found = parsed(part, self._logged(identity, entry)) if isinstance(part, Candidate) else None
+        found = parse_candidate(part, self._logged(identity, entry)) if isinstance(part, Candidate) else None
         if isinstance(found, Trajectory) and found.trajectory_id == identity:
             return found
         reason = found.reason if isinstance(found, Rejection) else "the file changed while it was read"
-        self._rejections.add_once(Rejection(identity, f"{entry.place.path.name}", shown(identity), reason))
+        self._rejections.add_once(Rejection(identity, f"{entry.place.path.name}", excerpt(identity), reason))
         return None
 
     def order(self, identity: str) -> tuple[str, int, int]:
-        """Sorts trajectories as they lie in the files, which is the fastest order to load them in."""
+        """Returns a sort key by place in the files, which is the fastest order to load trajectories in."""
         entry = self.entries.get(identity)
         return ("", 0, 0) if entry is None else (str(entry.place.path), entry.place.offset, entry.place.item)
 
@@ -149,7 +149,7 @@ class Exports:
 
     def _parts(self, path: Path) -> Iterator[tuple[Place, Part]]:
         try:
-            with opened(path) as file:
+            with open_unpacked(path) as file:
                 whole = kind(path) == ".json"
                 for found in values(file, name=path.name, max_bytes=self._max_bytes, document=whole):
                     for item, part in enumerate(parts_of(found.value, f"{path.name} at byte {found.offset}")):
@@ -168,7 +168,7 @@ class Exports:
         elif isinstance(part, Rejection):
             self._rejections.add(part)
         else:
-            found = parsed(part, ())
+            found = parse_candidate(part, ())
             if isinstance(found, Rejection):
                 self._rejections.add(found)
             else:
@@ -203,17 +203,17 @@ class Exports:
 
 
 def parts_of(value: object | Rejection, place: str) -> list[Part]:
-    """Everything that a JSON value holds; the rejection of what was none is its only part."""
+    """Lists the parts of a JSON value; a rejection is its own only part."""
     if isinstance(value, Rejection):
         return [value]
     try:
         return list(parts(value, place))
     except RecursionError:
-        return [Rejection(None, place, shown(value), "nested too deeply")]
+        return [Rejection(None, place, excerpt(value), "nested too deeply")]
 
 
-def parsed(candidate: Candidate, logged: Sequence[Fields]) -> Trajectory | Rejection:
-    """``logged`` are calls from elsewhere than the candidate's own document."""
+def parse_candidate(candidate: Candidate, logged: Sequence[Fields]) -> Trajectory | Rejection:
+    """Parses a candidate; ``logged`` are calls from elsewhere than its own document."""
     row = candidate.row
     if several_hours(row):  # the id of its window does not say which of the hours
         row = {key: value for key, value in row.items() if key not in WINDOW_IDS}

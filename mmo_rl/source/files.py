@@ -1,4 +1,4 @@
-"""Files and streams to JSON values, in bounded memory: plain or gzipped, a value a line or one in the whole file."""
+"""Reads JSON values from files and streams in bounded memory: plain or gzipped, one a line or one a file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, BinaryIO, cast
 
 from mmo_rl.errors import SourceError
-from mmo_rl.source.jsontext import Unreadable, parse_json, shown
+from mmo_rl.source.jsontext import Unreadable, excerpt, parse_json
 from mmo_rl.types import Rejection
 
 SUFFIXES = (".jsonl", ".ndjson", ".json")
@@ -26,8 +26,8 @@ _SKIPPED_AT_ONCE = 1 << 20
 _NAME = re.compile(rb'"(?:trajectoryId|trajectory_id)" ?: ?"([^"\\]{1,200})"')
 
 
-def opened(path: Path) -> BinaryIO:
-    """A file for reading, unpacked where its first bytes say that it is gzipped, whatever its name."""
+def open_unpacked(path: Path) -> BinaryIO:
+    """Opens a file for reading, unpacked where its first bytes say that it is gzipped, whatever its name."""
     if is_gzipped(path):
         return cast(BinaryIO, gzip.open(path, "rb"))
     return path.open("rb")
@@ -39,7 +39,7 @@ def is_gzipped(path: Path) -> bool:
 
 
 def standard_input() -> BinaryIO:
-    """Standard input as bytes, unpacked where it is gzipped. Raises `SourceError` where it is a keyboard."""
+    """Opens standard input as bytes, unpacked where it is gzipped. Raises `SourceError` where it is a keyboard."""
     if os.isatty(0):
         raise SourceError(
             "source.path=- reads standard input, and nothing is piped into it",
@@ -53,7 +53,7 @@ def standard_input() -> BinaryIO:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A JSON value, or a `Rejection` of what is none, and where in the unpacked file it lies, in bytes."""
+    """A JSON value, or the `Rejection` of a text that is none, with its place in the unpacked file in bytes."""
 
     offset: int
     length: int
@@ -61,7 +61,7 @@ class Found:
 
 
 def values(file: BinaryIO, *, name: str, max_bytes: int, document: bool = False) -> Iterator[Found]:
-    """The JSON values of a file.
+    """Yields the JSON values of a file.
 
     A file whose first line ends where an object or list has only begun is read as one value; ``document`` says that
     its name calls for that, so that it is rejected as a whole. No line or document longer than ``max_bytes`` is held
@@ -81,27 +81,27 @@ def _found(offset: int, line: bytes | Rejection, name: str) -> Found:
 
 
 def failure(error: Exception, name: str) -> Rejection:
-    """A file that breaks off, or cannot be read at all."""
+    """Makes the rejection of a file that breaks off, or cannot be read at all."""
     reason = "gzip file breaks off" if isinstance(error, EOFError) else "file cannot be read"
-    return Rejection(None, name, shown(str(error) or type(error).__name__), reason)
+    return Rejection(None, name, excerpt(str(error) or type(error).__name__), reason)
 
 
 READ_FAILURES = (EOFError, OSError, zlib.error)
-"""What reading a file may raise (a broken gzip file is an `OSError`)."""
+"""Errors that reading a file may raise (a broken gzip file is an `OSError`)."""
 
 
 def value_of(text: bytes, place: str) -> object | Rejection:
-    """The JSON value that bytes hold."""
+    """Parses the JSON value that bytes hold; a `Rejection` where they hold none."""
     try:
         return parse_json(text.removeprefix(BYTE_ORDER_MARK), place)
     except Unreadable as error:
         return Rejection(_named(text), error.field, error.found, error.reason)
     except RecursionError:
-        return Rejection(_named(text), place, shown(text), "nested too deeply")
+        return Rejection(_named(text), place, excerpt(text), "nested too deeply")
 
 
 def _named(text: bytes) -> str | None:
-    """The trajectory that a text is of, as far as that can be seen where it is no JSON."""
+    """Finds a trajectory id in a text that is not JSON."""
     found = _NAME.search(text)
     return None if found is None else found[1].decode("utf-8", "replace")
 
@@ -120,7 +120,7 @@ def _document(begun: bytes, file: BinaryIO, name: str, max_bytes: int, document:
 
 
 def _lines(file: BinaryIO, max_bytes: int) -> Iterator[tuple[int, bytes | Rejection]]:
-    """The lines that are not blank, with their offsets."""
+    """Yields the lines that are not blank, with their offsets."""
     offset = 0
     while line := file.readline(max_bytes + 1):
         start, length = offset, len(line)
@@ -138,13 +138,13 @@ def _lines(file: BinaryIO, max_bytes: int) -> Iterator[tuple[int, bytes | Reject
 
 def _too_long(place: str, text: bytes, max_bytes: int) -> Rejection:
     return Rejection(
-        _named(text[:10_000]), place, shown(text[:400]), f"longer than source.max_line_mb={max_bytes / 1e6:g}"
+        _named(text[:10_000]), place, excerpt(text[:400]), f"longer than source.max_line_mb={max_bytes / 1e6:g}"
     )
 
 
 class RandomAccess:
-    """Reads pieces of files again, in any order. A gzipped file is unpacked once, into a temporary file: going back in
-    it would unpack it from its beginning each time."""
+    """Reader of pieces of files in any order. A gzipped file is unpacked once, into a temporary file: going back in it
+    would unpack it from its beginning each time."""
 
     def __init__(self) -> None:
         self._unpacked: dict[Path, IO[bytes]] = {}
@@ -168,7 +168,7 @@ class RandomAccess:
 
 def _unpacked(path: Path) -> IO[bytes]:
     plain = tempfile.TemporaryFile()  # noqa: SIM115 (it stays open)
-    with opened(path) as file, contextlib.suppress(*READ_FAILURES):  # what lies before a fault is read again
+    with open_unpacked(path) as file, contextlib.suppress(*READ_FAILURES):  # the part before a fault is read again
         copy(file, plain)
     return plain
 
@@ -180,10 +180,10 @@ def copy(file: BinaryIO, into: IO[bytes]) -> None:
 
 
 def kind(path: Path) -> str:
-    """The suffix that tells the format: ``.jsonl`` of ``rows.jsonl.gz``."""
+    """Returns the suffix that tells the format: ``.jsonl`` of ``rows.jsonl.gz``."""
     return path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
 
 
 def stem(path: Path) -> str:
-    """The file's name without suffixes, in one notation: ``llm-call-logs`` for ``llm_call_logs.jsonl.gz`` too."""
+    """Returns the name without suffixes, in one notation: ``llm-call-logs`` for ``llm_call_logs.jsonl.gz`` too."""
     return path.name.split(".", 1)[0].replace("_", "-").lower()

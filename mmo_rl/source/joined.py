@@ -1,6 +1,6 @@
-"""Several trajectories of an agent in one longer window, as one: pure functions that every source uses.
+"""Joins the trajectories of an agent in a longer window into one: pure functions that every source uses.
 
-What was joined has the id ``<id of its first part>+<how many more>``. Where a trajectory is alone in its window, it
+A joined trajectory has the id ``<id of its first part>+<how many more>``. Where a trajectory is alone in its window, it
 stays itself.
 """
 
@@ -15,8 +15,10 @@ from mmo_rl.types import JsonDict, Member, Rejection, SelectedWindow, Trajectory
 
 
 def joins(hours: float) -> bool:
-    """Whether windows of this length join: the game records by the hour, and two trajectories of an agent in one hour
-    are two attempts."""
+    """Tells if windows of this length join trajectories.
+
+    The game records by the hour: two trajectories of an agent in one hour are two attempts.
+    """
     return hours > 1
 
 
@@ -25,9 +27,11 @@ def joined_id(parts: Sequence[str]) -> str:
 
 
 def joined_members(found: Iterable[tuple[datetime, Member]], *, by_role: bool) -> list[Member]:
-    """The members of one window, each with its start, an agent's joined in the order of time. Those that may be trained
-    on are not joined with those that may not, nor, ``by_role``, one role with another. P&L adds up; it is unknown
-    where that of one part is."""
+    """Joins the members of one window (each with its start) by agent, in the order of time.
+
+    Members that may be trained on are not joined with those that may not, nor, ``by_role``, one role with another. P&L
+    adds up; it is unknown where that of one part is.
+    """
     own: dict[tuple[object, ...], list[Member]] = {}
     for _, member in sorted(found, key=lambda item: (item[0], item[1].trajectory_id)):
         role = member.role if by_role else None
@@ -52,7 +56,7 @@ def _joined(parts: Sequence[Member]) -> Member:
 
 
 def total(values: Sequence[float | None]) -> float | None:
-    """The sum; None where a part of it is not known."""
+    """Adds values; None where one is not known."""
     known = [value for value in values if value is not None]
     return sum(known) if len(known) == len(values) else None
 
@@ -60,8 +64,10 @@ def total(values: Sequence[float | None]) -> float | None:
 def assemble(
     selected: SelectedWindow, read: Mapping[str, Trajectory]
 ) -> tuple[tuple[Trajectory, ...], list[Rejection]]:
-    """The members of a selected window from the trajectories that could be read, in the selection's order. One of
-    which a part is missing is left out as a whole: what is left of it would be told as if it were all."""
+    """Builds the members of a selected window from the trajectories that could be read, in the selection's order.
+
+    A joined one with a missing part is left out and rejected: its other parts would pass for the whole.
+    """
     members: list[Trajectory] = []
     rejected: list[Rejection] = []
     for identity in selected.trajectory_ids:
@@ -77,9 +83,11 @@ def assemble(
 
 
 def join(identity: str, window: Window, parts: Sequence[Trajectory]) -> Trajectory:
-    """Trajectories of one agent in a window as one: their steps in the order of time, numbered anew from 0; the P&L
-    adds up, balance and status are those of the last. What was measured of the parts (``metrics``) is not said of the
-    whole."""
+    """Joins trajectories of one agent in a window into one.
+
+    Steps stand in the order of time, numbered anew from 0; the P&L adds up, balance and status are those of the last.
+    The whole has no ``metrics``: those of the parts do not add up.
+    """
     steps = sorted((step for part in parts for step in part.steps), key=lambda step: step.timestamp_ms)
     metadata: JsonDict = {}
     for part in parts:

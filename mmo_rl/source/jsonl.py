@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Annotated
@@ -16,7 +16,7 @@ from mmo_rl.source.exports import STANDARD_INPUT, Exports, parts_of
 from mmo_rl.source.files import READ_FAILURES, failure, standard_input, values
 from mmo_rl.source.joined import assemble, joined_members, joins
 from mmo_rl.source.piped import Piped
-from mmo_rl.source.play import arriving, recorded_outcomes
+from mmo_rl.source.play import iterate_in_thread, recorded_outcomes
 from mmo_rl.source.rejections import Rejections
 from mmo_rl.source.shapes import Part
 from mmo_rl.source.slices import crosses, home_window, part, slices_of
@@ -102,7 +102,7 @@ class JsonlSource:
             found.append(WindowStats(window, listed, has_outcomes, window.end + self._settle < now))
         return found
 
-    async def groups(self, selection: Selection) -> AsyncGenerator[Group, None]:
+    async def groups(self, selection: Selection) -> AsyncIterator[Group]:
         exports = self._scanned()
         for selected in selection.windows:
             found: dict[str, Trajectory] = {}
@@ -120,11 +120,11 @@ class JsonlSource:
                 yield Group(selected.group_id, selected.window, members, truth)
 
     async def total(self) -> int | None:
-        """How many trajectories `stream` gives; None where that shows only as they come."""
+        """Counts the trajectories that `stream` yields; None for standard input."""
         return None if self.path == STANDARD_INPUT else len(self._scanned().entries)
 
     async def stream(self) -> AsyncIterator[Trajectory | RecordedOutcomes]:
-        """Every trajectory whole, then the outcomes; from standard input each one as it comes."""
+        """Yields every trajectory whole, then the outcomes; from standard input as they arrive."""
         if self.path != STANDARD_INPUT:
             exports = self._scanned()
             for identity in exports.entries:
@@ -134,7 +134,7 @@ class JsonlSource:
             outcomes = exports.outcomes
         else:
             piped = Piped(rejections=self.rejections, clock=asyncio.get_running_loop().time)
-            async for found in arriving(self._piped):
+            async for found in iterate_in_thread(self._piped):
                 for trajectory in piped.take(found):
                     yield trajectory
             for trajectory in piped.finish():
@@ -157,7 +157,7 @@ class JsonlSource:
         return self._exports
 
     def _piped(self) -> Iterator[Part]:
-        """What standard input holds, part after part; it blocks until the next line is there."""
+        """Yields the parts of standard input; blocks until the next line arrives."""
         with standard_input() as file:
             try:
                 for found in values(file, name="standard input", max_bytes=self._max_bytes):
@@ -166,7 +166,7 @@ class JsonlSource:
                 yield failure(error, "standard input")
 
     def _members_of(self, hours: float) -> list[tuple[Window, datetime, Member, str | None]]:
-        """Every trajectory, or its slices, in windows of this length; with its start and scenario."""
+        """Lists trajectories, or their slices, in windows of this length; each with its start and scenario."""
         if hours not in self._members:
             exports = self._scanned()
             self._members[hours] = []
@@ -183,7 +183,7 @@ class JsonlSource:
         return self._members[hours]
 
     def _load(self, exports: Exports, identity: str, window: Window) -> Trajectory | None:
-        """A trajectory, or its slice in a window, by id."""
+        """Reads a trajectory, or its slice in a window, by id."""
         origin = _whole_id(exports, identity)
         if origin not in exports.entries:
             self.rejections.add_once(Rejection(identity, "trajectoryId", identity, "no longer in the files"))

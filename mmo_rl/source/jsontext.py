@@ -1,4 +1,4 @@
-"""JSON text to values: what is read of it, and how what cannot be read is named."""
+"""Tolerant JSON parser, and the error and texts by which unreadable values are reported."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import msgspec
 
 
 class Unreadable(Exception):
-    """Carries the field, what was found and the reason up to where a `Rejection` is made of it."""
+    """A value that cannot be read: its field, its text and the reason, of which a `Rejection` is made."""
 
     def __init__(self, field: str, found: object, reason: str) -> None:
         super().__init__(field, reason)
-        self.field, self.found, self.reason = field, shown(found), reason
+        self.field, self.found, self.reason = field, excerpt(found), reason
 
 
-def decoded(value: object, field: str) -> object:
-    """JSON text to what it says, also when it was encoded twice; anything else as it is."""
+def decode_json(value: object, field: str) -> object:
+    """Decodes JSON text, also where it was encoded twice; returns anything else as it is."""
     for _ in range(2):
         if not isinstance(value, str | bytes):
             break
@@ -27,8 +27,10 @@ def decoded(value: object, field: str) -> object:
 
 
 def parse_json(text: str | bytes, field: str) -> object:
-    """Strict JSON fast; JSON with NaN, 1e400 or half surrogate pairs too. Raises `Unreadable`, and `RecursionError`
-    where it is nested too deeply."""
+    """Parses JSON, also with NaN, 1e400 or half surrogate pairs.
+
+    Raises `Unreadable`, and `RecursionError` where it is nested too deeply.
+    """
     try:
         return msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeError):
@@ -41,8 +43,8 @@ def parse_json(text: str | bytes, field: str) -> object:
         raise Unreadable(field, text, "not JSON") from None
 
 
-def shown(value: object) -> str:
-    """What was found, short enough for a report; nothing is an empty text."""
+def excerpt(value: object) -> str:
+    """Shortens a value to the text of a report; None is an empty text."""
     if value is None:
         return ""
     if isinstance(value, bytes):

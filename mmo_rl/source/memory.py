@@ -1,4 +1,4 @@
-"""Python's garbage collector, while objects are made that all stay."""
+"""Switch of Python's garbage collector for code that makes many objects and keeps them all."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def no_collection() -> Iterator[None]:
-    """Many small objects are made at once and all of them are kept: nothing for the garbage collector to find."""
+    """Disables the garbage collector in a block that makes many objects, none of which is garbage."""
     enabled = gc.isenabled()
     gc.disable()
     try:

@@ -1,6 +1,6 @@
-"""One recorded row to one `Trajectory`, in every variant of the format that is known from the wild.
+"""Parser of one recorded row to one `Trajectory`, in every variant of the format that is in use.
 
-What cannot be read becomes a `Rejection` that says which field, what was found and why; nothing raises on any input.
+An unreadable row becomes a `Rejection` with the field, its value and the reason; nothing raises on any input.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from datetime import datetime
 
 from mmo_rl.clock import milliseconds
 from mmo_rl.source.canonical import canonical_steps
-from mmo_rl.source.jsontext import Unreadable, decoded, parse_json, shown
+from mmo_rl.source.jsontext import Unreadable, decode_json
 from mmo_rl.source.slices import home_window
 from mmo_rl.source.values import (
     Fields,
@@ -34,8 +34,6 @@ PROVIDERS = ("providerAccesses", "provider_accesses", "providerLogs", "providerA
 STATES = ("environmentState", "environment_state", "observation")
 STEPS = ("stepsJson", "steps_json", "steps")
 _STEP_NUMBER = re.compile(r"-step-(\d{1,9})$|-call-(\d{1,9})-\d+$")
-
-__all__ = ["CALLS", "PROVIDERS", "STATES", "STEPS", "Unreadable", "decoded", "parse_json", "parse_trajectory", "shown"]
 
 
 def parse_trajectory(row: Fields, *, calls: Sequence[Fields] = ()) -> Trajectory | Rejection:
@@ -98,9 +96,9 @@ def _trajectory(row: Fields, identity: str | None, calls: Sequence[Fields]) -> T
 
 
 def _steps_list(found: object) -> list[object]:
-    value = decoded(found, "stepsJson")
+    value = decode_json(found, "stepsJson")
     if isinstance(value, Mapping):
-        value = decoded(pick(value, *STEPS), "stepsJson.steps")
+        value = decode_json(pick(value, *STEPS), "stepsJson.steps")
     if not isinstance(value, list):
         raise Unreadable("stepsJson", found, "not a list of steps")
     if not value:
@@ -122,9 +120,9 @@ def _steps(recorded: Sequence[object], identity: str, start: datetime, calls: Se
         number = as_int(pick(item, "stepNumber", "step_number", "step"))
         number = index if number is None else number
         timestamp = as_milliseconds(item.get("timestamp"))
-        if timestamp is None:  # not recorded: no earlier than what came before
+        if timestamp is None:  # not recorded: no earlier than the step before
             timestamp = steps[-1].timestamp_ms if steps else milliseconds(start)
-        own_calls = decoded(next(filter(None, (item.get(name) for name in CALLS)), None), f"{place}.llmCalls")
+        own_calls = decode_json(next(filter(None, (item.get(name) for name in CALLS)), None), f"{place}.llmCalls")
         if isinstance(own_calls, Mapping):
             own_calls = [own_calls]
         if not own_calls:
@@ -136,7 +134,7 @@ def _steps(recorded: Sequence[object], identity: str, start: datetime, calls: Se
             Step(
                 number=number,
                 timestamp_ms=timestamp,
-                environment_state=_mapping(decoded(pick(item, *STATES), f"{place}.environmentState")),
+                environment_state=_mapping(decode_json(pick(item, *STATES), f"{place}.environmentState")),
                 action=_action(item.get("action"), place),
                 llm_calls=tuple(_call(call, f"{place}.llmCalls[{i}]") for i, call in enumerate(own_calls)),
                 provider_accesses=tuple(_provider_accesses(pick(item, *PROVIDERS), place)),
@@ -154,7 +152,7 @@ def _steps(recorded: Sequence[object], identity: str, start: datetime, calls: Se
 
 
 def _by_step(calls: Sequence[Fields], identity: str) -> dict[str | int, list[Fields]]:
-    """This trajectory's logged calls under their step's id, and under its number where an id names that."""
+    """Groups this trajectory's logged calls by their step's id, and by its number where an id names that."""
     logged: dict[str | int, list[Fields]] = {}
     for call in calls:
         owner = as_text(pick(call, "trajectoryId", "trajectory_id"))
@@ -171,7 +169,7 @@ def _by_step(calls: Sequence[Fields], identity: str) -> dict[str | int, list[Fie
 
 def _provider_accesses(found: object, place: str) -> list[JsonDict]:
     is_json = isinstance(found, str) and found.lstrip().startswith(("[", "{"))
-    listed = decoded(found, f"{place}.providerAccesses") if is_json else found
+    listed = decode_json(found, f"{place}.providerAccesses") if is_json else found
     if listed is None:
         return []
     items = listed if isinstance(listed, list) else [listed]
@@ -180,7 +178,7 @@ def _provider_accesses(found: object, place: str) -> list[JsonDict]:
 
 def _action(found: object, place: str) -> Action:
     if isinstance(found, str):
-        found = decoded(found, f"{place}.action") if found.lstrip().startswith("{") else {"actionType": found}
+        found = decode_json(found, f"{place}.action") if found.lstrip().startswith("{") else {"actionType": found}
     if found is None:
         found = {}
     if not isinstance(found, Mapping):
@@ -209,7 +207,7 @@ def _call(found: object, place: str) -> LLMCall:
     user = as_text(pick(found, "userPrompt", "user_prompt", "prompt")) or ""
     if not chat and not system and not user:
         raise Unreadable(f"{place}.userPrompt", None, "an LLM call without a prompt")
-    metadata = _mapping(decoded(found.get("metadata"), f"{place}.metadata"))
+    metadata = _mapping(decode_json(found.get("metadata"), f"{place}.metadata"))
     unknown = metadata.get("unknown")
     unknown = unknown if isinstance(unknown, list) else []
     token_ids = _integers(pick(found, "tokenIds", "token_ids"))
@@ -245,8 +243,8 @@ def _call(found: object, place: str) -> LLMCall:
 
 
 def _chat(found: Fields, place: str) -> tuple[Message, ...] | None:
-    """The recorded conversation; None where there is none."""
-    listed = decoded(pick(found, "messages", "messagesJson", "messages_json"), f"{place}.messages")
+    """Reads the recorded conversation; None where there is none."""
+    listed = decode_json(pick(found, "messages", "messagesJson", "messages_json"), f"{place}.messages")
     if isinstance(listed, list) and listed:
         for item in listed:
             if not isinstance(item, Mapping) or not all(isinstance(item.get(k), str) for k in ("role", "content")):
@@ -259,7 +257,7 @@ def _chat(found: Fields, place: str) -> tuple[Message, ...] | None:
 
 
 def _object(row: Fields, *names: str) -> JsonDict:
-    value = decoded(pick(row, *names), names[0])
+    value = decode_json(pick(row, *names), names[0])
     return _mapping(value)
 
 
@@ -283,7 +281,7 @@ def _integers(value: object) -> tuple[int, ...] | None:
 
 
 def _floats(value: object) -> tuple[float, ...] | None:
-    """None where any is missing: part of a completion's logprobs is none."""
+    """Reads a list of finite numbers; None where one is missing: logprobs count only if complete."""
     if not isinstance(value, list):
         return None
     numbers = [v for v in value if isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v)]

@@ -1,4 +1,4 @@
-"""Recorded play that comes through a pipe: trajectories, and their LLM calls where those were logged apart."""
+"""Joins trajectories that arrive through a pipe with LLM calls that were logged apart from them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO
 
-from mmo_rl.source.exports import parsed
-from mmo_rl.source.jsontext import shown
+from mmo_rl.source.exports import parse_candidate
+from mmo_rl.source.jsontext import excerpt
 from mmo_rl.source.rejections import Rejections
 from mmo_rl.source.shapes import Candidate, LoggedCall, OutcomeRow, Part
 from mmo_rl.source.values import Fields, as_text, pick
@@ -23,7 +23,7 @@ UNOWNED = "an LLM call whose trajectory did not come: pipe it too, or import bot
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A trajectory that was read, but has steps without LLM calls."""
+    """A trajectory with steps without LLM calls, which waits for them."""
 
     candidate: Candidate
     calls: list[Fields]
@@ -49,7 +49,7 @@ class Piped:
         self._complete: dict[str, bool] = {}
 
     def take(self, part: Part) -> Iterator[Trajectory]:
-        """What comes next; gives what is finished by that."""
+        """Takes the next part; yields the trajectories that it completes."""
         if isinstance(part, Rejection):
             self._rejections.add(part)
         elif isinstance(part, OutcomeRow):
@@ -66,7 +66,7 @@ class Piped:
             yield from self._release(identity)
 
     def finish(self) -> Iterator[Trajectory]:
-        """Nothing comes any more."""
+        """Ends the input: yields the trajectories that still wait, rejects calls without one."""
         for identity in list(self._held):
             yield from self._release(identity)
         for identity in list(self._calls.owners()):
@@ -96,7 +96,7 @@ class Piped:
         identity = as_text(pick(candidate.row, "trajectoryId", "trajectory_id", "id")) or ""
         yield from self._release(identity)
         calls = self._calls.pop(identity)
-        read = parsed(candidate, calls)
+        read = parse_candidate(candidate, calls)
         if isinstance(read, Rejection):
             self._rejections.add(read)
             self._complete[identity] = True  # its calls have nothing to belong to
@@ -111,7 +111,7 @@ class Piped:
         if held is None:
             return
         # Parsed again only where calls came after it, and refused only by them.
-        read = parsed(held.candidate, held.calls) if held.calls else held.read
+        read = parse_candidate(held.candidate, held.calls) if held.calls else held.read
         if isinstance(read, Rejection):
             self._rejections.add(read)
             read = held.read
@@ -120,18 +120,18 @@ class Piped:
 
     def _reject(self, call: LoggedCall, reason: str) -> None:
         named = as_text(pick(call.row, "callId", "call_id", "stepId", "step_id"))
-        self._rejections.add(Rejection(call.trajectory_id, "llm_call_logs", shown(named), reason))
+        self._rejections.add(Rejection(call.trajectory_id, "llm_call_logs", excerpt(named), reason))
 
 
 class WaitingCalls:
-    """Logged calls of trajectories that are yet to come, in a temporary file."""
+    """Temporary file of logged calls whose trajectories have not arrived yet."""
 
     def __init__(self) -> None:
         self._file: IO[bytes] | None = None
         self._places: dict[str, list[tuple[int, int]]] = {}
 
     def owners(self) -> Iterator[str]:
-        """The ids of the trajectories that are waited for."""
+        """Yields the ids of trajectories whose calls came first."""
         return iter(self._places)
 
     def add(self, call: LoggedCall) -> None:
@@ -142,7 +142,7 @@ class WaitingCalls:
         self._file.write(text)
 
     def pop(self, identity: str) -> list[Fields]:
-        """The calls of a trajectory, in the order in which they came."""
+        """Removes and returns the calls of a trajectory, in the order of their arrival."""
         found: list[Fields] = []
         for offset, length in self._places.pop(identity, ()):
             assert self._file is not None

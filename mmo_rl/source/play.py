@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 def recorded_outcomes(rows: Iterable[Fields]) -> Iterator[RecordedOutcomes]:
-    """Rows of ``market_outcomes`` by window and scenario. Rows of a window whose name tells no hour are left out."""
+    """Groups rows of ``market_outcomes`` by window and scenario, without rows whose window id names no hour."""
     by_window: dict[tuple[str, Window], list[Fields]] = {}
     for row in rows:
         name = as_text(pick(row, "windowId", "window_id"))
@@ -35,10 +35,12 @@ def recorded_outcomes(rows: Iterable[Fields]) -> Iterator[RecordedOutcomes]:
             yield RecordedOutcomes(scenario, truth)
 
 
-async def arriving(iterate: Callable[[], Iterator[T]]) -> AsyncIterator[T]:
-    """The items of a blocking iterator as they come, read ahead by a few in a thread of its own. An item that never
-    comes keeps nobody waiting: when the reader leaves, or the process ends, the thread is left behind. What the
-    iterator raises is raised here."""
+async def iterate_in_thread(iterate: Callable[[], Iterator[T]]) -> AsyncIterator[T]:
+    """Yields the items of a blocking iterator as they arrive, read ahead by a few in a thread of its own.
+
+    When the reader leaves, or the process ends, a thread that waits for an item is left behind. An error of the
+    iterator is raised here.
+    """
     loop = asyncio.get_running_loop()
     queue: asyncio.Queue[tuple[list[T], Exception | None]] = asyncio.Queue(maxsize=8)
 
@@ -57,7 +59,7 @@ async def arriving(iterate: Callable[[], Iterator[T]]) -> AsyncIterator[T]:
         except RuntimeError:  # the loop is closed: nobody waits any more
             return
 
-    threading.Thread(target=read, name="arriving", daemon=True).start()
+    threading.Thread(target=read, name="reader of standard input", daemon=True).start()
     while True:
         items, error = await queue.get()
         if error is not None:

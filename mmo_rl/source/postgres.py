@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Annotated
 
@@ -74,7 +74,7 @@ class PostgresSource:
     async def windows(self, query: WindowQuery) -> list[WindowStats]:
         return await self._statistics.windows(query)
 
-    async def groups(self, selection: Selection) -> AsyncGenerator[Group, None]:
+    async def groups(self, selection: Selection) -> AsyncIterator[Group]:
         for chunk in self._chunks(selection.windows):
             wanted = [(identity, selected.window) for selected in chunk for identity in selected.recorded_ids]
             trajectories: dict[str, Trajectory] = {}
@@ -94,20 +94,20 @@ class PostgresSource:
                 yield Group(selected.group_id, selected.window, members, truth)
 
     async def total(self) -> int | None:
-        """The number of trajectories that `stream` gives."""
+        """Counts the trajectories of the database."""
         return await self._play.total()
 
     def stream(self) -> AsyncIterator[Trajectory | RecordedOutcomes]:
-        """Every trajectory whole, then the outcomes."""
+        """Yields every trajectory whole, then the outcomes."""
         return self._play.stream()
 
     async def aclose(self) -> None:
-        """The pool belongs to whoever made it."""
+        """Does nothing: the pool is closed by its owner."""
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
     def _chunks(self, windows: Sequence[SelectedWindow]) -> Iterator[list[SelectedWindow]]:
-        """Runs of windows of about ``batch_size`` trajectories."""
+        """Yields runs of windows of about ``batch_size`` trajectories."""
         chunk: list[SelectedWindow] = []
         size = 0
         for selected in windows:
@@ -120,7 +120,7 @@ class PostgresSource:
             yield chunk
 
     async def _read(self, wanted: Sequence[tuple[str, Window]], into: dict[str, Trajectory]) -> None:
-        """Trajectories, and slices of trajectories, by id."""
+        """Reads trajectories and slices of trajectories, by id."""
         ids = {split_id(identity)[0] for identity, _ in wanted}
         if (await self._reader.tables())["trajectories"].is_text("trajectoryId"):
             ids |= {identity for identity, _ in wanted}  # a whole trajectory may be called like a slice

@@ -1,4 +1,4 @@
-"""Reads rows of the game's tables from PostgreSQL, in the variants that `columns` knows.
+"""Reader of the game's tables in PostgreSQL, in the variants that `columns` knows.
 
 Every query is a short read-only transaction of its own: between two of them nothing is held on the server, however
 long a judge takes, because it may be a live game's. A query whose connection is lost is asked again as a whole, and its
@@ -28,7 +28,7 @@ LONGEST_PAUSE_S = 5.0
 
 
 class TableReader:
-    """Rows of the tables behind ``pool``; ``dsn_env`` names the variable of its server (None: the embedded one).
+    """Reader of the tables behind ``pool``; ``dsn_env`` names the variable of its server (None: the embedded one).
 
     A server that goes away in the middle of a read is waited for ``reconnect_s`` seconds, with longer and longer
     pauses; then `ConnectionLost` is raised. Rows that cannot be read go to ``rejections``, once however often they are
@@ -43,11 +43,11 @@ class TableReader:
         self._tables: dict[str, Table] | None = None
 
     async def fetch(self, sql: str, *arguments: object) -> list[asyncpg.Record]:
-        """The rows of a query, asked in a transaction of its own, and again where the connection is lost."""
+        """Runs a query in a transaction of its own, again where the connection is lost; returns its rows."""
         return await retried(lambda: self._ask(sql, *arguments), self._backoff, transient=is_lost)
 
     async def tables(self) -> dict[str, Table]:
-        """The tables and their columns, asked once."""
+        """Returns the tables and their columns, asked once."""
         if self._tables is None:
             self._rejections.begin()
             found = tables(await self.fetch(COLUMNS_SQL, list(TABLES)))
@@ -65,7 +65,7 @@ class TableReader:
         return self._tables
 
     async def trajectories(self, ids: Sequence[str]) -> tuple[set[str], dict[str, Trajectory]]:
-        """The ids whose rows exist, and the trajectories that could be read from them, by id."""
+        """Reads trajectories; returns the ids whose rows exist, and the readable ones by id."""
         sql = statements.rows_sql((await self.tables())["trajectories"])
         rows = {row["trajectoryId"]: dict(row) for row in await self.fetch(sql, ids)}
         found: dict[str, Trajectory] = {}
@@ -79,7 +79,7 @@ class TableReader:
         return set(rows), found
 
     async def outcomes(self, windows: Sequence[Window]) -> list[JsonDict]:
-        """The rows of ``market_outcomes`` that belong to these windows."""
+        """Reads the rows of ``market_outcomes`` that belong to these windows."""
         table = (await self.tables())["market_outcomes"]
         if not table.has("windowId"):
             return []
@@ -113,7 +113,7 @@ class TableReader:
             into[parsed.trajectory_id] = parsed
 
     async def _logged_calls(self, ids: Sequence[str]) -> Mapping[str, list[JsonDict]]:
-        """The LLM calls of recordings that hold them in ``llm_call_logs`` only, by trajectory id."""
+        """Reads the LLM calls of recordings that hold them in ``llm_call_logs`` only, by trajectory id."""
         table = (await self.tables())["llm_call_logs"]
         logged: dict[str, list[JsonDict]] = {}
         if ids and not table.missing(("trajectoryId", "callId")):

@@ -1,4 +1,4 @@
-"""What could not be read: counted by reason, and written down row by row."""
+"""Log of rejected rows: counts by reason, and a file with every one of them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ KEPT = 100
 
 
 class Rejections:
-    """Counts every rejection, keeps the first for a report, and writes all to the file ``path`` (None: to none).
-    The file of an earlier reading is removed: where it is, something was rejected by this one."""
+    """Log of rejections: counts them, keeps the first for a report, writes all to the file ``path`` (None: to none).
+    The file of an earlier reading is removed, so that a file stands only where this reading rejected something."""
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
@@ -32,7 +32,7 @@ class Rejections:
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """By reason."""
+        """Rejections by reason."""
         return self._counts
 
     @property
@@ -40,7 +40,7 @@ class Rejections:
         return self._first
 
     def add_once(self, rejection: Rejection) -> None:
-        """Adds what may be found again because the same row is read again."""
+        """Adds a rejection that the same row, read again, would add again."""
         if rejection not in self._known:
             self._known.add(rejection)
             self.add(rejection)
@@ -57,7 +57,7 @@ class Rejections:
             file.write(json.dumps(asdict(rejection)) + "\n")
 
     def summary(self) -> str:
-        """The reasons in one line, the most frequent first, and where all of it stands."""
+        """Returns the reasons in one line, the most frequent first, and the file that has them all."""
         total = sum(self._counts.values())
         if not total:
             return "nothing rejected"

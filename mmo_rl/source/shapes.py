@@ -1,5 +1,5 @@
-"""What a JSON value of an export holds, recognised by its own keys: rows of trajectories, ART lines, groups, dumps of
-a whole database, and the rows of other tables that lie between them."""
+"""Shapes of exported JSON, recognised by their keys: rows of trajectories, ART lines, groups, dumps of a whole
+database, and rows of other tables that lie between them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from mmo_rl.clock import window_at
-from mmo_rl.source.jsontext import shown
+from mmo_rl.source.jsontext import excerpt
 from mmo_rl.source.parse import CALLS, STEPS
 from mmo_rl.source.values import Fields, as_fields, as_list, as_number, as_text, as_time, pick
 from mmo_rl.types import JsonDict, Rejection
 from mmo_rl.window_ids import named_start
 
 FULL, TRAINING_EXPORT, TRADES = 0, 1, 2
-"""How much a shape keeps of what was recorded; where a trajectory is found twice, the lower number counts."""
+"""Rank of a shape by completeness; of a trajectory that is found twice, the one with the lower number counts."""
 JUDGMENT_KEYS = ("overallScore", "overall_score", "judgeModel", "judge_model")
 
 
@@ -46,13 +46,13 @@ Part = Candidate | LoggedCall | OutcomeRow | Rejection
 
 
 def parts(value: object, place: str) -> Iterator[Part]:
-    """Everything that a line or a document holds; judgments are passed over. ``place`` names it in rejections."""
+    """Yields the parts of a line or a document, without judgments; ``place`` names it in rejections."""
     items = value if isinstance(value, list) else [value]
     for item in items:
         if isinstance(item, Mapping):
             yield from _object(item, place)
         else:
-            yield Rejection(None, place, shown(item), "not an object")
+            yield Rejection(None, place, excerpt(item), "not an object")
 
 
 def _object(value: Fields, place: str) -> Iterator[Part]:
@@ -88,21 +88,21 @@ def _calls(value: Fields) -> tuple[Fields, ...]:
 def _logged_call(value: Fields, place: str) -> Part:
     identity = as_text(pick(value, "trajectoryId", "trajectory_id"))
     if not identity:
-        return Rejection(None, f"{place}: trajectoryId", shown(list(value)), "an LLM call of no trajectory")
+        return Rejection(None, f"{place}: trajectoryId", excerpt(list(value)), "an LLM call of no trajectory")
     return LoggedCall(identity, value)
 
 
 def _unknown(value: Fields, place: str) -> Rejection:
     identity = as_text(pick(value, "trajectoryId", "trajectory_id", "agentId", "agent_id", "id"))
     keys = ", ".join(sorted(map(str, value))[:8])
-    return Rejection(identity, place, shown(keys), "unknown shape: not a row of trajectories")
+    return Rejection(identity, place, excerpt(keys), "unknown shape: not a row of trajectories")
 
 
 # --- ART ------------------------------------------------------------------------------------------------------------
 
 
 def _art(value: Fields, prefix: Sequence[object] = (), scenario: object = None) -> Candidate:
-    """A line of ART: a step for every answer.
+    """Reads a line of ART: a step for every answer.
 
     The game's own exporter strings the calls of a trajectory together, though none saw another: of its lines, an
     answer's prompt is the system prompt and what was said since the last answer. Elsewhere it is all that came before.
@@ -141,7 +141,7 @@ def _art(value: Fields, prefix: Sequence[object] = (), scenario: object = None) 
 
 
 def _message(found: object) -> object:
-    """A message; of a recorded choice, the message inside it."""
+    """Returns a message; of a recorded choice, the message inside it."""
     return found["message"] if isinstance(found, Mapping) and isinstance(found.get("message"), Mapping) else found
 
 
@@ -162,14 +162,14 @@ def _role(message: object) -> object:
 
 
 def _group(value: Fields, members: Sequence[object], place: str) -> Iterator[Part]:
-    """A group file: its members are rows or ART lines, which may share a prefix of messages and the scenario."""
+    """Reads a group: its members are rows or ART lines, which may share a prefix of messages and the scenario."""
     if not members:
-        yield Rejection(None, place, shown(list(value)), "a group without trajectories")
+        yield Rejection(None, place, excerpt(list(value)), "a group without trajectories")
     scenario = pick(value, "scenarioId", "scenario_id")
     prefix = pick(value, "sharedPrefix", "shared_prefix")
     for member in members:
         if not isinstance(member, Mapping):
-            yield Rejection(None, place, shown(member), "not an object")
+            yield Rejection(None, place, excerpt(member), "not an object")
         elif pick(member, "trajectory", *STEPS) is None and isinstance(member.get("messages"), list):
             yield _art(member, as_list(prefix), scenario)
         else:
@@ -183,8 +183,10 @@ def _group(value: Fields, members: Sequence[object], place: str) -> Iterator[Par
 
 
 def _dump(tables: Fields, place: str) -> Iterator[Part]:
-    """Tables by name, each ``{id: row}`` or a list of rows. Where no trajectories were recorded, an agent's trades of
-    one hour are its trajectory."""
+    """Reads a database dump: tables by name, each ``{id: row}`` or a list of rows.
+
+    Where no trajectories were recorded, an agent's trades of one hour are its trajectory.
+    """
     rows = {_plain(name): _rows(table) for name, table in tables.items()}
     for call in rows.get("llmcalllogs", ()):
         yield _logged_call(call, place)
@@ -198,7 +200,7 @@ def _dump(tables: Fields, place: str) -> Iterator[Part]:
         yield from _traded(trades, place)
         if not trades:
             names = ", ".join(sorted(map(str, tables)))
-            yield Rejection(None, place, shown(names), "a database dump without trajectories")
+            yield Rejection(None, place, excerpt(names), "a database dump without trajectories")
 
 
 def _plain(name: object) -> str:
@@ -216,12 +218,12 @@ def _traded(trades: Sequence[Fields], place: str) -> Iterator[Part]:
         agent = as_text(pick(trade, "agentUserId", "agent_user_id", "agentId", "agent_id"))
         moment = as_time(pick(trade, "createdAt", "created_at", "timestamp"))
         if not agent or moment is None:
-            yield Rejection(as_text(trade.get("id")), place, shown(trade), "a trade without agent or time")
+            yield Rejection(as_text(trade.get("id")), place, excerpt(trade), "a trade without agent or time")
             continue
         try:
             stays.setdefault((agent, window_at(moment, 1.0).id), []).append(trade)
         except OverflowError:
-            yield Rejection(as_text(trade.get("id")), place, shown(moment), "out of range")
+            yield Rejection(as_text(trade.get("id")), place, excerpt(moment), "out of range")
     for (agent, window), made in stays.items():
         made.sort(key=lambda trade: as_time(pick(trade, "createdAt", "created_at", "timestamp")) or 0)
         pnl = [as_number(trade.get("pnl")) for trade in made]
@@ -239,7 +241,7 @@ def _traded(trades: Sequence[Fields], place: str) -> Iterator[Part]:
 
 
 def _trade_step(trade: Fields) -> JsonDict:
-    """What a trade brought in the end was not known when it was made: it stands where the future stands."""
+    """Makes a step of a trade; its P&L was not known then and goes into ``correctness``, which judges alone see."""
     known = {"agentUserId", "agent_user_id", "agentId", "action", "pnl", "createdAt", "created_at", "updatedAt"}
     action = {
         "actionType": trade.get("action"),

@@ -1,4 +1,4 @@
-"""Which windows a recorded trajectory belongs to, and its part in each: pure functions that every source uses.
+"""Windows of a recorded trajectory, and its slice in each: pure functions that every source uses.
 
 A trajectory belongs to the window that its recorded id names, else to that of its start. One that goes on beyond the
 end of its window is sliced by the times of its steps: each slice has an id of its own, ``<trajectory id>@<window id>``,
@@ -29,8 +29,10 @@ class Slice:
 
 
 def home_window(window_id: str | None, start: datetime, *, hours: float) -> Window:
-    """The window that a trajectory belongs to: windows of an hour are named by the recorded id where it names a start,
-    every other one follows from the trajectory's start."""
+    """Returns the window that a trajectory belongs to.
+
+    A window of an hour is named by the recorded id where that names a start; every other follows from the start time.
+    """
     named = named_start(window_id) if hours == 1 else None
     if named is None:
         return window_at(start, hours)
@@ -38,8 +40,11 @@ def home_window(window_id: str | None, start: datetime, *, hours: float) -> Wind
 
 
 def crosses(home: Window, start: datetime, end: datetime) -> bool:
-    """Whether a trajectory goes on beyond its window. One that ends exactly with it does not; one that was recorded
-    under the id of a window that it did not start in stays whole, because its id and its clock disagree."""
+    """Tells if a trajectory goes on beyond its window.
+
+    One that ends exactly with it does not; one that was recorded under the id of a window that it did not start in
+    stays whole, because its id and its clock disagree.
+    """
     return home.start <= start < home.end < end
 
 
@@ -52,7 +57,7 @@ def slices(
     end: datetime,
     hours: float,
 ) -> list[Slice]:
-    """The parts of a trajectory in the order of their windows, from the times and P&Ls of its steps.
+    """Cuts a trajectory into slices in the order of their windows, by the times and P&Ls of its steps.
 
     A slice's P&L goes from that at its first step to that at the first step of the next slice, the last one's to
     ``final_pnl``; a trajectory that lies in one window keeps ``final_pnl``. A step outside ``[start, end]`` (a wrong
@@ -77,12 +82,12 @@ def _difference(before: float | None, after: float | None) -> float | None:
 
 
 def pnl_at(step: Step) -> float | None:
-    """The agent's P&L as a step began."""
+    """Reads the agent's P&L at the beginning of a step."""
     return as_number(pick(step.environment_state, "agentPnL", "agent_pnl"))
 
 
 def slices_of(trajectory: Trajectory, *, hours: float) -> list[Slice]:
-    """The parts of a trajectory that was read whole."""
+    """Cuts a trajectory that was read whole into slices."""
     return slices(
         [step.timestamp for step in trajectory.steps],
         [pnl_at(step) for step in trajectory.steps],
@@ -94,10 +99,10 @@ def slices_of(trajectory: Trajectory, *, hours: float) -> list[Slice]:
 
 
 def part(trajectory: Trajectory, window: Window) -> Trajectory | None:
-    """A trajectory's slice in ``window`` as a trajectory of its own; None where no step lies in it.
+    """Returns the slice in ``window`` as a trajectory of its own; None where no step lies in it.
 
-    It starts and ends where both do. What was measured of the whole (``metrics``) is not said of a part; the final
-    balance is that at the first step of the next slice.
+    It starts at the later of both starts and ends at the earlier of both ends. It has no ``metrics``, which are the
+    whole's; the final balance is that at the first step of the next slice.
     """
     hours = (window.end - window.start) / timedelta(hours=1)
     listed = slices_of(trajectory, hours=hours)
@@ -123,7 +128,7 @@ def part(trajectory: Trajectory, window: Window) -> Trajectory | None:
 
 
 def step_times(recorded: Sequence[object], start: datetime) -> list[datetime]:
-    """The times of a trajectory's steps from what was recorded; a step without one has that of the step before."""
+    """Reads the times of steps; a step without one has that of the step before."""
     times: list[datetime] = []
     for value in recorded:
         times.append(as_time(value) or (times[-1] if times else start))

@@ -1,4 +1,4 @@
-"""The statements of `mmo_rl.source.postgres`, for the tables that a database has."""
+"""SQL that reads rows of trajectories, calls and outcomes, for the columns that a database has."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ ROW_TEXTS = ("agentId", "scenarioId", "finalStatus", "archetype")
 
 
 def several_hours_sql(table: Table) -> str:
-    """Whether a recorded window is longer than an hour, so that its id does not say which of them."""
+    """Builds a condition: a recorded window is longer than an hour, so that its id does not name one of them."""
     return f"coalesce({table.integer('windowHours')} > 1, false)" if table.has("windowHours") else "false"
 
 
@@ -19,14 +19,14 @@ def end_sql(table: Table) -> str:
 
 
 def outcome_starts_sql(table: Table, *, hourly: bool) -> str:
-    """The starts of the windows with an outcome; $1 length of a window."""
+    """Selects the starts of the windows with an outcome; $1 length of a window."""
     start = named_start_sql("name") if hourly else f"date_bin($1, {named_start_sql('name')}, {EPOCH})"
     known = f"select distinct {table.text('windowId')} as name from market_outcomes"
     return f"select distinct {start} as start from ({known}) known where $1::interval is not null"
 
 
 def outcomes_sql(table: Table) -> str:
-    """Outcomes of windows: $1 and $2 the ids at which each starts and ends, $3 ids in other formats."""
+    """Selects outcomes of windows: $1 and $2 the ids at which each starts and ends, $3 ids in other formats."""
     name = table.text("windowId")
     order = ", ".join(table.raw(column) for column in ("windowId", "createdAt", "id") if table.has(column))
     return (
@@ -36,7 +36,7 @@ def outcomes_sql(table: Table) -> str:
 
 
 def steps_sql(table: Table) -> str:
-    """When and at what P&L each step of some trajectories began ($1 their ids), as texts in the order of the steps."""
+    """Selects time and P&L at the beginning of each step, as texts in the order of the steps; $1 trajectory ids."""
     pnl = ", ".join(
         f"step #>> '{{{state},{name}}}'"
         for state in ("environmentState", "environment_state", "observation")
@@ -54,7 +54,7 @@ def steps_sql(table: Table) -> str:
 
 
 def rows_sql(table: Table) -> str:
-    """Whole trajectories ($1 their ids) under the game's own column names; what a database lacks is left out."""
+    """Selects whole trajectories ($1 their ids) under the game's column names, without columns that do not exist."""
     listed = [f'{table.text("trajectoryId")} as "trajectoryId"', f'{table.json("stepsJson")} as "stepsJson"']
     listed += [f'{table.text(column)} as "{column}"' for column in ROW_TEXTS if table.has(column)]
     if table.has("windowId"):
@@ -69,7 +69,7 @@ def rows_sql(table: Table) -> str:
 
 
 def calls_sql(table: Table) -> str:
-    """The logged LLM calls of some trajectories ($1 their ids), in the order in which they were made."""
+    """Selects the logged LLM calls of some trajectories ($1 their ids), in the order in which they were made."""
     call = table.text("callId")
     moment = f"{table.raw('timestamp')}, " if table.has("timestamp") else ""
     return (
@@ -79,8 +79,11 @@ def calls_sql(table: Table) -> str:
 
 
 def named_start_sql(column: str) -> str:
-    """`mmo_rl.source.slices.named_start` of a text column: null where it names no start, or no such day exists (30
-    February): counted on from the first of the month, because a cast would fail the whole statement."""
+    """Builds `mmo_rl.window_ids.named_start` of a text column; null where it names no start.
+
+    The day is counted from the first of the month: a cast of a day that does not exist (30 February) would fail the
+    whole statement.
+    """
     minute = f"case when substr({column}, 14, 1) = ':' then substr({column}, 15, 2)::int else 0 end"
     counted = (
         f"make_timestamp(substr({column}, 1, 4)::int, substr({column}, 6, 2)::int, 1, substr({column}, 12, 2)::int,"

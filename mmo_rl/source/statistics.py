@@ -1,5 +1,5 @@
-"""Windows of a PostgreSQL database: how much each holds, and who is in it; no step is read, except of trajectories that
-cross the end of a window."""
+"""Counts and members of the windows of a PostgreSQL database; steps are read only of trajectories that cross the end of
+a window."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mmo_rl.window_ids import is_odd, named_start, slice_id
 
 log = logging.getLogger(__name__)
 ANNOUNCED_FROM = 10_000
-"""Rows from which on a missing index is felt."""
+"""Number of rows from which a missing index costs noticeable time."""
 
 BEGINNING = datetime(1, 1, 1)  # noqa: DTZ001
 """Of time without a zone."""
@@ -32,9 +32,12 @@ Counted = list[tuple[datetime, asyncpg.Record]]
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where the windows of a database lie: those from which trajectories reach into later ones, with the latest end;
-    and which recorded id names a start, or None where ids do not tell where a trajectory belongs. What ends before
-    ``since`` was not looked at (None: everything was)."""
+    """Map of a database's windows.
+
+    ``reaching``: windows from which trajectories reach into later ones, with the latest end. ``name_of`` gives the
+    recorded id of a start; None where ids do not tell a trajectory's window. Windows that end before ``since`` are not
+    in it (None: all are).
+    """
 
     reaching: Sequence[tuple[datetime, datetime]]
     name_of: Callable[[datetime], str | None] | None
@@ -63,9 +66,11 @@ class Statistics:
         self._layouts: dict[tuple[float, str | None], Layout] = {}
 
     async def counts(self, query: WindowQuery) -> list[GroupCounts]:
-        """One statement over all rows, of which the numbers come of the windows asked for; a second one lists the
-        members of the windows that something reaches into from the one before, because how its slices count is known
-        only when they are made."""
+        """Counts the members of the windows asked for.
+
+        One statement counts over all rows; a second one lists the members of windows that trajectories reach into from
+        the window before, because those are sliced before they can be counted.
+        """
         await self._announce()
         length = timedelta(hours=query.window_hours)
         counted = await self._counted(query)
@@ -92,7 +97,7 @@ class Statistics:
             return sorted(found, key=lambda c: (c.window.id, c.role is not None, c.role or ""))
 
     async def windows(self, query: WindowQuery) -> list[WindowStats]:
-        """The members of the windows asked for; without those that ``query.draw`` takes."""
+        """Lists the members of the windows asked for, without those that ``query.draw`` drops."""
         length, hourly = timedelta(hours=query.window_hours), query.window_hours == 1
         members: dict[datetime, list[tuple[datetime, Member]]] = {}
         left_out: dict[datetime, list[tuple[str, str | None]]] = {}
@@ -145,8 +150,7 @@ class Statistics:
         return window.end + self._settle < self._now()
 
     async def _counted(self, query: WindowQuery, *, whole: bool = False) -> Counted:
-        """The numbers by start of the window, of more windows than the query asks for, or of all; notes how they
-        lie."""
+        """Counts by start of the window, for at least the windows asked for, ``whole`` for all; keeps the `Layout`."""
         table = (await self._reader.tables())["trajectories"]
         length, hourly = timedelta(hours=query.window_hours), query.window_hours == 1
         first, back = _reach(query)
@@ -205,8 +209,10 @@ class Statistics:
         return await self._reader.fetch(sql, *arguments)
 
     def _touched(self, reaching: Sequence[tuple[datetime, datetime]], length: timedelta) -> set[datetime]:
-        """The starts of the windows that trajectories which cross the end of theirs may have a part in. An end in the
-        future is a wrong clock."""
+        """Returns the starts of windows in which trajectories that cross the end of theirs may have a slice.
+
+        An end in the future is a wrong clock.
+        """
         latest = self._now().replace(tzinfo=None) + timedelta(days=1)
         touched = set()
         for start, reach in reaching:
@@ -216,7 +222,7 @@ class Statistics:
         return touched
 
     async def _announce(self) -> None:
-        """Says once that an index would help where there are many rows and it is not there."""
+        """Logs once that the index of windows is missing, where there are many rows."""
         if self._announced:
             return
         self._announced = True
@@ -231,7 +237,7 @@ class Statistics:
             )
 
     async def _slices(self, rows: Sequence[asyncpg.Record], *, hours: float) -> dict[str, list[Slice]]:
-        """The slices of trajectories that cross windows; those whose steps cannot be read are left out."""
+        """Slices trajectories that cross windows, without those whose steps cannot be read."""
         found: dict[str, list[Slice]] = {}
         table = (await self._reader.tables())["trajectories"]
         for first in range(0, len(rows), self._batch_size):
@@ -267,7 +273,7 @@ class Statistics:
 
 
 def _numbers(row: asyncpg.Record, window: Window, *, complete: bool) -> GroupCounts:
-    """From the first columns of a statement that counts."""
+    """Reads counts from the first columns of a statement of `window_sql`."""
     role, members, trainable, available, agents, steps, low, high = row[1:9]
     return GroupCounts(
         window, role, available, agents, members - trainable, trainable - available, steps or 0, low, high, complete
@@ -275,8 +281,10 @@ def _numbers(row: asyncpg.Record, window: Window, *, complete: bool) -> GroupCou
 
 
 def _by_start(rows: Sequence[asyncpg.Record]) -> Counted | None:
-    """Rows by recorded window id, by the start that it names; None where an id names none, two name the same, or one
-    stands for several hours: then rows must be placed one by one."""
+    """Pairs rows, one a recorded window id, with the start that the id names.
+
+    None where an id names none, two name the same, or one stands for several hours: rows are then placed one by one.
+    """
     names: dict[datetime, str] = {}
     found = []
     for row in rows:
@@ -291,7 +299,7 @@ def _by_start(rows: Sequence[asyncpg.Record]) -> Counted | None:
 
 
 def _usual_start(name: str | None) -> datetime | None:
-    """`named_start` without a zone; fast for ids as the game writes them."""
+    """Reads `named_start` without a zone; fast for ids as the game writes them."""
     if name is not None and len(name) == 16 and name[0] in "12":
         try:
             start: datetime | None = datetime.fromisoformat(name)
@@ -312,14 +320,14 @@ def _naive(moment: datetime) -> datetime:
 
 
 def _reach(query: WindowQuery) -> tuple[datetime | None, timedelta | None]:
-    """The earliest start that is asked for, or how long before the newest window it is."""
+    """Returns the earliest start asked for, or its distance to the newest window."""
     if query.span is not None:
         return _naive(query.span.start), None
     return None, timedelta(hours=query.lookback_hours)
 
 
 def _since(first: datetime | None, back: timedelta | None, counted: Counted) -> datetime | None:
-    """The earliest start of the windows whose numbers came."""
+    """Returns the earliest start of the counted windows."""
     if back is None or not counted:
         return first
     newest = max(start for start, _ in counted)
@@ -327,7 +335,7 @@ def _since(first: datetime | None, back: timedelta | None, counted: Counted) -> 
 
 
 def _asked(length: timedelta, query: WindowQuery, newest: datetime | None) -> Callable[[datetime], bool]:
-    """Whether the window that starts at a moment is one that the query asks for."""
+    """Makes a test of a window's start: the query asks for that window."""
     if query.span is not None:
         first, last = _naive(query.span.start), _naive(query.span.end) - length
         return lambda start: first <= start <= last

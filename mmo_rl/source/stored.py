@@ -1,4 +1,4 @@
-"""Recorded play of a PostgreSQL database, streamed whole to be copied into another one."""
+"""Stream of a PostgreSQL database's recorded play, to be copied into another database."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ BATCH = 50
 
 
 class StoredPlay:
-    """Streams the trajectories of a database in the order of their ids, then its outcomes."""
+    """Stream of the trajectories of a database in the order of their ids, then of its outcomes."""
 
     def __init__(self, *, reader: TableReader) -> None:
         self._reader = reader
         self._ids: list[str] | None = None
 
     async def total(self) -> int:
-        """The number of trajectories."""
+        """Counts the trajectories."""
         return len(await self._listed())
 
     async def stream(self) -> AsyncIterator[Trajectory | RecordedOutcomes]:
-        """Every trajectory whole, then the outcomes."""
+        """Yields every trajectory whole, then the outcomes."""
         ids = await self._listed()
         for first in range(0, len(ids), BATCH):
             batch = ids[first : first + BATCH]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
-from mmo_rl.source.parse import Unreadable, decoded
+from mmo_rl.source.jsontext import Unreadable, decode_json
 from mmo_rl.source.values import Fields, as_number, as_text, pick
 from mmo_rl.types import GroundTruth, QuestionOutcome, TickerOutcome, Window
 from mmo_rl.window_ids import named_start
@@ -14,7 +14,7 @@ HEADLINES = ("headline", "title", "content", "text", "description")
 
 
 def ground_truth(window: Window, rows: Iterable[Fields], *, scenario_id: str | None = None) -> GroundTruth | None:
-    """What the window's tickers and questions did; None where nothing was recorded.
+    """Reads the outcomes of the window's tickers and questions; None where nothing was recorded.
 
     ``rows`` may belong to other windows too. Over a window of several recorded ones a ticker goes from its first start
     price to its last end price, and a question has its last state. Rows that a simulated scenario recorded of its own
@@ -41,7 +41,7 @@ def ground_truth(window: Window, rows: Iterable[Fields], *, scenario_id: str | N
 
 
 def other_names(window: Window) -> list[str]:
-    """The ids in other formats that the hours of a window may have, and that do not sort among the usual ones."""
+    """Lists ids in other formats that the hours of a window may have, and that do not sort among the usual ones."""
     hours = range(max(1, int((window.end - window.start) / timedelta(hours=1))))
     starts = [window.start + timedelta(hours=hour) for hour in hours]
     return [f"{start:%Y-%m-%d{separator}%H}" for start in starts for separator in "- T"] + [
@@ -68,7 +68,7 @@ def _ticker(name: str, rows: Sequence[Fields]) -> TickerOutcome | None:
 
 def _news(row: Fields) -> list[str]:
     try:
-        listed = decoded(pick(row, "newsEvents", "news_events"), "newsEvents")
+        listed = decode_json(pick(row, "newsEvents", "news_events"), "newsEvents")
     except (Unreadable, RecursionError):
         return []
     items = listed if isinstance(listed, list) else [listed]

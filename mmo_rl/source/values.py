@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from mmo_rl.clock import EPOCH, milliseconds
 from mmo_rl.numbers import parse_number
-from mmo_rl.source.jsontext import shown
+from mmo_rl.source.jsontext import excerpt
 
 Fields: TypeAlias = Mapping[str, object]
 """An object of recorded JSON, or a row, by key; its values are read with the functions of this module."""
@@ -17,7 +17,7 @@ MILLISECONDS_FROM = 1e11
 
 
 def pick(mapping: Fields, *names: str) -> object:
-    """The first of the named values that is there and not None."""
+    """Returns the first of the named values that exists and is not None."""
     for name in names:
         value = mapping.get(name)
         if value is not None:
@@ -41,7 +41,7 @@ def as_number(*values: object) -> float | None:
 
 
 def as_int(value: object) -> int | None:
-    """A whole number, also as a float or as text; None where it has a fraction."""
+    """Reads a whole number, also as a float or as text; None where it has a fraction."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     number = parse_number(value)
@@ -59,7 +59,7 @@ def as_bool(value: object, *, default: bool) -> bool:
 
 
 def as_text(value: object) -> str | None:
-    """Text; ids and names that were written as numbers too. A structure is not text."""
+    """Reads a text, also an id or name that was written as a number; None for a structure."""
     if isinstance(value, str):
         return value
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -71,23 +71,25 @@ def as_text(value: object) -> str | None:
 
 
 def as_message(value: object) -> str | None:
-    """What went wrong, as text: a text, or an object such as ``{"message": "no balance"}``. None where nothing did."""
+    """Reads an error's text, also from an object such as ``{"message": "no balance"}``; None where there is none."""
     if value is None or value is False or value in ([], {}):
         return None
     if isinstance(value, Mapping):
-        return as_text(pick(value, "message", "error", "reason")) or shown(value)
-    return as_text(value) if isinstance(value, str) else shown(value)
+        return as_text(pick(value, "message", "error", "reason")) or excerpt(value)
+    return as_text(value) if isinstance(value, str) else excerpt(value)
 
 
 def as_milliseconds(value: object) -> float | None:
-    """`as_time` in milliseconds since 1970."""
+    """Reads a time (`as_time`) as milliseconds since 1970."""
     moment = as_time(value)
     return None if moment is None else milliseconds(moment)
 
 
 def as_time(value: object) -> datetime | None:
-    """A moment in UTC: milliseconds or seconds since 1970, ISO 8601 (UTC where it names no zone), or a datetime.
-    0 means that it was not recorded."""
+    """Reads a time in UTC: milliseconds or seconds since 1970, ISO 8601 (UTC where it names no zone), or a datetime.
+
+    0 means that it was not recorded.
+    """
     number = parse_number(value)
     try:
         if isinstance(value, datetime):

@@ -1,4 +1,4 @@
-"""The statements that count windows and list their members, for the table that a database has; none reads a step.
+"""SQL that counts windows and lists their members, for the columns that a database has; none of it reads a step.
 
 Those that count begin with the same columns: recorded id or start of the window, role, members, those that may be
 trained on, those of them with enough steps, agents, steps, lowest and highest P&L.
@@ -23,13 +23,13 @@ USUAL = rf"""
     and substr(name, 12, 2) < '24' and substr(name, 9, 2) between '01' and '31'
     and (substr(name, 9, 2) < '29' or {named_start_sql("name")} is not null)
 """
-"""Whether an id is one as the game writes it: as texts these are in the order of the starts that they name."""
+"""A condition: an id is as the game writes it. As texts such ids stand in the order of the starts that they name."""
 OLDEST = "timestamp '0001-01-01'"
 COLUMNS = 'id, agent, steps, pnl, role, training, evaluation, name, "startTime", "endTime", start, crosses'
 
 
 def named_counts_sql(table: Table, *, by_role: bool) -> str:
-    """The numbers of every recorded window id, for windows of an hour: an index alone can answer it.
+    """Counts by recorded window id, for windows of an hour: an index alone can answer it.
 
     $1 a scenario or null, $2 the fewest steps. ``ended`` is the latest end, ``hours`` the most hours of a window.
     Where all ids are ``usual`` ones, only those come of windows that start at $3, or where that is null $4 before the
@@ -72,10 +72,12 @@ def named_counts_sql(table: Table, *, by_role: bool) -> str:
 
 
 def counts_sql(table: Table, *, hourly: bool, joined: bool, by_role: bool) -> str:
-    """The numbers of every window, whatever its length and the recorded ids; ``joined`` counts what an agent did in a
-    window as one. $3 the fewest steps; ``reach`` is the latest end of those that cross the end of their window. Only
-    windows come that start at $4, or where that is null $5 before the newest one, or later, and those from which
-    something reaches as far."""
+    """Counts by window, whatever its length and the recorded ids.
+
+    ``joined`` counts an agent's trajectories in a window as one. $3 the fewest steps; ``reach`` is the latest end of
+    those that cross the end of their window. Only windows come that start at $4, or where that is null $5 before the
+    newest one, or later, and those from which a trajectory reaches as far.
+    """
     role = "role" if by_role else "null::text"
     if joined:
         available = "(ok > 0 and ok_steps >= $3)::int"
@@ -121,7 +123,7 @@ def counts_sql(table: Table, *, hourly: bool, joined: bool, by_role: bool) -> st
 
 
 def windows_sql(table: Table, *, hourly: bool) -> str:
-    """The statistics of every trajectory of the windows asked for, and the start of its window.
+    """Selects the statistics of every trajectory of the windows asked for, and the start of its window.
 
     $3 and $4 a span ``[start, end)`` of windows or null, $5 how far to look back from the newest window or null; both
     select a little too much where trajectories cross windows, because what their slices are is known only later. Of
@@ -139,7 +141,7 @@ def windows_sql(table: Table, *, hourly: bool) -> str:
 
 
 def members_sql(table: Table, *, hourly: bool, named: bool) -> str:
-    """`windows_sql` of the windows whose starts are $3. ``named``: $4 has all recorded ids of these windows."""
+    """Selects as `windows_sql` does the windows whose starts are $3; ``named``: $4 has all their recorded ids."""
     return f"""
         {_recorded(table, hourly=hourly, narrowed=True, names="$4" if named else None)}
         select {COLUMNS} from recorded where start = any($3::timestamp[])
@@ -147,7 +149,7 @@ def members_sql(table: Table, *, hourly: bool, named: bool) -> str:
 
 
 def drawn_sql(table: Table, *, hourly: bool, joined: bool, by_role: bool, named: bool) -> str:
-    """`members_sql` without the members that random dropout takes, nor those that may not be trained on.
+    """Selects as `members_sql` does, without members that random dropout takes or that may not be trained on.
 
     $4 the rate, $5 the seed, $6 the prefix that has no part in the choice, $7 how many agents stay in each group, $8
     the fewest steps; ``named``: $9 has all recorded ids of these windows. A row without an id lists the agents and
@@ -193,8 +195,11 @@ def drawn_sql(table: Table, *, hourly: bool, joined: bool, by_role: bool, named:
 
 
 def _recorded(table: Table, *, hourly: bool, narrowed: bool, names: str | None = None) -> str:
-    """The part that all have in common: ``recorded`` has `COLUMNS`. ``narrowed`` looks up by index what can be in the
-    windows that start at $3; where the recorded ids of these windows are known, the parameter ``names`` has them."""
+    """Builds the common part: ``recorded`` has `COLUMNS`.
+
+    ``narrowed`` looks up by index the rows that can be in the windows that start at $3; where the recorded ids of these
+    windows are known, the parameter ``names`` has them.
+    """
     identity = table.text("windowId")
     several = several_hours_sql(table)
     conditions = [_scenario(table)]

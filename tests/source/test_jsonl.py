@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from mmo_rl.errors import SourceError
 from mmo_rl.source.base import RecordedOutcomes, SourceParts
-from mmo_rl.source.exports import parsed, parts_of
+from mmo_rl.source.exports import parse_candidate, parts_of
 from mmo_rl.source.jsonl import JsonlSource
 from mmo_rl.source.shapes import Candidate
 from mmo_rl.types import Group, Rejection, SelectedWindow, Selection, Trajectory, WindowQuery, WindowStats
@@ -351,7 +351,7 @@ ANYTHING = st.recursive(
 def test_any_json_is_parts_that_are_trajectories_or_rejections(value: Any) -> None:
     for item in parts_of(value, "here"):
         if isinstance(item, Candidate):
-            assert isinstance(parsed(item, ()), Trajectory | Rejection)
+            assert isinstance(parse_candidate(item, ()), Trajectory | Rejection)
         elif isinstance(item, Rejection):
             assert item.reason and item.field
 
