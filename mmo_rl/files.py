@@ -7,7 +7,6 @@ import os
 import stat
 import threading
 from pathlib import Path
-from typing import Any
 
 
 def write_text(path: Path, text: str, *, durable: bool = False) -> Path:
@@ -15,7 +14,7 @@ def write_text(path: Path, text: str, *, durable: bool = False) -> Path:
     return write_bytes(path, text.encode("utf-8"), durable=durable)
 
 
-def write_json(path: Path, content: Any, *, indent: int | None = 2, durable: bool = False) -> Path:
+def write_json(path: Path, content: object, *, indent: int | None = 2, durable: bool = False) -> Path:
     """Replaces ``path`` with ``content`` as one JSON document, as `write_bytes` does.
 
     Raises `ValueError` for a number that JSON cannot hold (NaN, infinity), before anything is written.

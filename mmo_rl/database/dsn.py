@@ -8,7 +8,7 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 import asyncpg
@@ -148,10 +148,20 @@ def connection_error(error: Exception, *, masked: str, dsn_env: str | None) -> D
     return kind(message, hint=hint)
 
 
-def connect_arguments(address: ServerAddress, *, timeout_s: float, application_name: str) -> dict[str, Any]:
+class ConnectArguments(TypedDict):
+    """Keyword arguments of ``asyncpg.connect``."""
+
+    dsn: str
+    timeout: float
+    statement_cache_size: int
+    server_settings: dict[str, str]
+    ssl: NotRequired[ssl.SSLContext]
+
+
+def connect_arguments(address: ServerAddress, *, timeout_s: float, application_name: str) -> ConnectArguments:
     """Arguments for ``asyncpg.connect``. No statement is cached: behind a transaction pooler the next transaction may
     meet another server process. Settings are made inside each transaction for the same reason."""
-    arguments = {
+    arguments: ConnectArguments = {
         "dsn": address.dsn,
         "timeout": timeout_s,
         "statement_cache_size": 0,

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO
 from urllib.parse import quote
 
 from mmo_rl.database import keeper
@@ -50,15 +50,15 @@ class EmbeddedServer:
         await asyncio.to_thread(self.stop)
 
     @property
-    def address(self) -> dict[str, Any]:
-        """Where to connect: host (the socket's folder), port, user."""
+    def socket_dir(self) -> Path:
+        """The folder of the socket that clients connect to."""
         if self._socket_dir is None:
             raise DatabaseError("the embedded server is not running", hint="enter it first: async with EmbeddedServer")
-        return {"host": str(self._socket_dir), "port": PORT, "user": SUPERUSER}
+        return self._socket_dir
 
     def dsn(self, database: str = DATABASE) -> str:
-        """A connection string of one of the server's databases; it holds no secret."""
-        return f"postgresql://{SUPERUSER}@/{quote(database)}?host={quote(self.address['host'], safe='')}&port={PORT}"
+        """Returns the connection string of one of the server's databases; it holds no secret."""
+        return f"postgresql://{SUPERUSER}@/{quote(database)}?host={quote(str(self.socket_dir), safe='')}&port={PORT}"
 
     def start(self) -> None:
         """Joins the server's holders, and starts the server unless it runs."""

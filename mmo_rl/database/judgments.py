@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import uuid
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+
+import msgspec
 
 from mmo_rl.database.base import Database
 from mmo_rl.database.rows import to_json
@@ -175,8 +175,18 @@ class StoredJudgments:
                         future.set_result(None)
 
 
+class _Stored(msgspec.Struct, rename="camel"):
+    """A judgment as the table holds it: with a ``reason`` it is unscored."""
+
+    trajectory_id: str
+    score: float | None = None
+    explanation: str = ""
+    decisions: dict[int, float] | None = None
+    reason: str | None = None
+
+
 def _judgments(payload: str | None) -> tuple[Judgment, ...] | None:
-    return None if payload is None else tuple(_judgment(item) for item in json.loads(payload))
+    return None if payload is None else tuple(map(_judgment, msgspec.json.decode(payload, type=list[_Stored])))
 
 
 def _payload(judgment: Judgment) -> JsonDict:
@@ -191,16 +201,10 @@ def _payload(judgment: Judgment) -> JsonDict:
     }
 
 
-def _judgment(item: dict[str, Any]) -> Judgment:
-    if "score" not in item:
-        return Unscored(item["trajectoryId"], item["reason"])
-    decisions = item["decisions"]
-    return Score(
-        trajectory_id=item["trajectoryId"],
-        value=item["score"],
-        explanation=item["explanation"],
-        decisions=None if decisions is None else {int(number): value for number, value in decisions.items()},
-    )
+def _judgment(stored: _Stored) -> Judgment:
+    if stored.score is None:
+        return Unscored(stored.trajectory_id, stored.reason or "")
+    return Score(stored.trajectory_id, stored.score, stored.explanation, stored.decisions)
 
 
 def storable(text: str) -> str:

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Self, SupportsFloat
+from typing import Self, SupportsFloat
 
 from mmo_rl.clock import EPOCH, milliseconds
 from mmo_rl.database.rows import to_json
@@ -55,7 +55,7 @@ class LiveTrajectory:
         self._metrics: JsonDict = {}
         self._metadata: JsonDict = {}
 
-    def step(self, *, environment_state: Mapping[str, Any]) -> LiveStep:
+    def step(self, *, environment_state: Mapping[str, object]) -> LiveStep:
         """The next step, ``async with played.step(environment_state={...}) as step``; ``environment_state`` is what
         the agent is told: ``agentBalance``, ``agentPnL``, ``openPositions`` and whatever else."""
         return LiveStep(trajectory=self, environment_state=environment_state)
@@ -66,8 +66,8 @@ class LiveTrajectory:
         final_pnl: SupportsFloat | None = None,
         final_balance: SupportsFloat | None = None,
         final_status: str | None = None,
-        metrics: Mapping[str, Any] | None = None,
-        metadata: Mapping[str, Any] | None = None,
+        metrics: Mapping[str, object] | None = None,
+        metadata: Mapping[str, object] | None = None,
     ) -> None:
         """What is known of the whole, in game dollars; may be called at any time, the last value counts. The status
         is ``completed`` (``completed_with_errors`` where an action failed) unless told."""
@@ -146,7 +146,7 @@ class LiveStep:
     It must be given an action. Where its block raises, it is kept if it has its action already and left out if not.
     """
 
-    def __init__(self, *, trajectory: LiveTrajectory, environment_state: Mapping[str, Any]) -> None:
+    def __init__(self, *, trajectory: LiveTrajectory, environment_state: Mapping[str, object]) -> None:
         self._trajectory = trajectory
         self._state = _copied(environment_state)
         self._number = -1
@@ -156,7 +156,7 @@ class LiveStep:
         self._action: Action | None = None
         self._reward: float | None = None
 
-    def provider(self, name: str, data: Any, *, purpose: str = "observe") -> None:
+    def provider(self, name: str, data: object, *, purpose: str = "observe") -> None:
         """What the agent looked up: market data, news... Prices in it become the window's outcomes."""
         access = {"providerName": name, "purpose": purpose, "data": data, "timestamp": self._milliseconds()}
         self._accesses.append(_copied(access))
@@ -211,10 +211,10 @@ class LiveStep:
     def action(
         self,
         action_type: str,
-        parameters: Mapping[str, Any] | None = None,
+        parameters: Mapping[str, object] | None = None,
         *,
         success: bool = True,
-        result: Mapping[str, Any] | None = None,
+        result: Mapping[str, object] | None = None,
         error: str | None = None,
         reasoning: str | None = None,
         reward: SupportsFloat | None = None,
@@ -256,7 +256,7 @@ class LiveStep:
         return round(milliseconds(self._trajectory._now()))
 
 
-def _copied(values: Mapping[str, Any]) -> JsonDict:
+def _copied(values: Mapping[str, object]) -> JsonDict:
     """The values as JSON holds them, detached from the game's own objects."""
     copied: JsonDict = json.loads(to_json(dict(values)))
     return copied

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
 from mmo_rl.numbers import parse_number
 from mmo_rl.types import Action, GroundTruth, QuestionOutcome, TickerOutcome, Trajectory, Window
@@ -101,7 +101,7 @@ class Observed:
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
-    def _quote(self, found: Mapping[str, Any], at: Moment) -> None:
+    def _quote(self, found: Mapping[str, object], at: Moment) -> None:
         ticker, price = _name(found, TICKERS), _number(found, PRICES)
         if ticker is not None and price is not None and price > 0:
             self._quotes.setdefault(ticker, []).append(_Price(at, price))
@@ -134,7 +134,7 @@ class Observed:
         elif question is not None and action.correctness is not None:
             self._resolve(question, action.correctness.get("actualOutcome"))
 
-    def _resolve(self, question: str, answer: Any) -> None:
+    def _resolve(self, question: str, answer: object) -> None:
         """Numbers are no answer: 0 is NO in one game and the first option, YES, in another."""
         if isinstance(answer, bool):
             self._answers.setdefault(question, set()).add("YES" if answer else "NO")
@@ -150,7 +150,7 @@ def observe(window: Window, trajectories: Iterable[Trajectory]) -> Observed:
     return observed
 
 
-def _objects(value: Any, depth: int = 0) -> Iterator[Mapping[str, Any]]:
+def _objects(value: object, depth: int = 0) -> Iterator[Mapping[str, object]]:
     """Every object in a provider's data that may be a quote; tables by name become objects with their name."""
     if depth > MAX_DEPTH:
         return
@@ -171,7 +171,7 @@ def _objects(value: Any, depth: int = 0) -> Iterator[Mapping[str, Any]]:
                 yield from _objects(inner, depth + 1)
 
 
-def _name(values: Mapping[str, Any], keys: Iterable[str]) -> str | None:
+def _name(values: Mapping[str, object], keys: Iterable[str]) -> str | None:
     for key in keys:
         value = values.get(key)
         if isinstance(value, str) and value:

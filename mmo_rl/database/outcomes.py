@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any
 
 from mmo_rl.clock import parse_window_id, utc_now, window_id
 from mmo_rl.database.base import Connection, Database, Row, Tracked
@@ -140,11 +139,11 @@ class OutcomesTracker:
 # --- rows -----------------------------------------------------------------------------------------------------------
 
 
-def outcome_rows(truth: GroundTruth, *, origin: str) -> list[dict[str, Any]]:
+def outcome_rows(truth: GroundTruth, *, origin: str) -> list[dict[str, object]]:
     """Rows of ``market_outcomes`` without ``createdAt``. Prices are kept to the cent; a number that the table's
     columns cannot hold is null. The same instrument of a window and origin (a scenario) is always the same row."""
     prefix = _prefix(truth.window_id, origin)
-    rows: list[dict[str, Any]] = [
+    rows: list[dict[str, object]] = [
         {
             "id": f"{prefix}stock:{ticker.ticker}",
             "windowId": truth.window_id,

@@ -12,14 +12,13 @@ import math
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Any
 
 from mmo_rl.database.base import Connection
 from mmo_rl.database.schema import quoted
 from mmo_rl.types import Action, JsonDict, LLMCall, Step, Trajectory
 
 
-def to_json(value: Any) -> str:
+def to_json(value: object) -> str:
     """ASCII JSON: every text survives it, even one that is not valid Unicode."""
     try:
         return json.dumps(value, allow_nan=False, separators=(",", ":"))
@@ -35,7 +34,7 @@ def naive_utc(moment: datetime) -> datetime:
     return plain.replace(microsecond=plain.microsecond // 1000 * 1000)
 
 
-def trajectory_row(trajectory: Trajectory, *, window_hours: int, now: datetime) -> dict[str, Any]:
+def trajectory_row(trajectory: Trajectory, *, window_hours: int, now: datetime) -> dict[str, object]:
     """The row of ``trajectories``. Counts that were not recorded stay null."""
     start, end = naive_utc(trajectory.start), naive_utc(trajectory.end)
     total_reward = _plain(sum(step.reward or 0.0 for step in trajectory.steps))
@@ -126,7 +125,7 @@ def call_json(call: LLMCall) -> JsonDict:
     return required | _without_none(optional)
 
 
-def call_row(trajectory_id: str, step: Step, index: int, call: LLMCall, *, now: datetime) -> dict[str, Any]:
+def call_row(trajectory_id: str, step: Step, index: int, call: LLMCall, *, now: datetime) -> dict[str, object]:
     """The row of ``llm_call_logs``. The two numbers that the table demands are 0 where they are not known, and
     ``metadata.unknown`` then names them. Text columns cannot hold the character 0."""
     call_id = f"{trajectory_id}-call-{step.number}-{index}"
@@ -169,7 +168,7 @@ def call_row(trajectory_id: str, step: Step, index: int, call: LLMCall, *, now: 
     }
 
 
-async def insert_rows(connection: Connection, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
+async def insert_rows(connection: Connection, table: str, rows: Sequence[Mapping[str, object]]) -> None:
     """Inserts rows; those with the same columns in one statement."""
     for columns in {tuple(row): None for row in rows}:
         names = ", ".join(map(quoted, columns))
@@ -184,7 +183,7 @@ def _text(value: str | None) -> str | None:
     return value.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
 
 
-def _count(value: Any) -> int | None:
+def _count(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31 else None
 
 
@@ -192,11 +191,11 @@ def _plain(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _without_none(values: Mapping[str, Any]) -> JsonDict:
+def _without_none(values: Mapping[str, object]) -> JsonDict:
     return {key: value for key, value in values.items() if value is not None}
 
 
-def _plain_value(value: Any) -> Any:
+def _plain_value(value: object) -> object:
     """What JSON can hold of a game's own values: a decimal is a number, a moment ISO 8601, anything else its text."""
     if value is None or isinstance(value, str | bool | int):
         return value

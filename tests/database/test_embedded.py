@@ -126,7 +126,7 @@ async def test_no_port_is_opened_and_the_socket_is_private(prepared: Path) -> No
         connection = await asyncpg.connect(server.dsn("postgres"))
         assert await connection.fetchval("show listen_addresses") == ""
         await connection.close()
-        socket_dir = Path(server.address["host"])
+        socket_dir = server.socket_dir
         assert socket_dir.stat().st_mode & 0o077 == 0
 
 
@@ -210,7 +210,7 @@ async def test_a_path_too_long_for_a_socket_works(folder: Path) -> None:
     deep = folder / ("a" * 60) / ("b b'$" * 12) / "postgres"
     async with EmbeddedServer(data_dir=deep) as server:
         assert await answer(server.dsn("postgres")) == 42
-        socket_dir = Path(server.address["host"])
+        socket_dir = server.socket_dir
         assert socket_dir != deep / "data"
         assert socket_dir.stat().st_mode & 0o077 == 0
     shutil.rmtree(socket_dir)
@@ -362,4 +362,4 @@ def test_nothing_is_held_by_an_instance_that_never_started() -> None:
     server = EmbeddedServer(data_dir=Path("unused"))
     server.stop()
     with pytest.raises(DatabaseError, match="not running"):
-        _ = server.address
+        _ = server.socket_dir

@@ -14,6 +14,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from mmo_rl.database.cluster import PORT, SUPERUSER
 from mmo_rl.database.database import Database
 from mmo_rl.database.embedded import EmbeddedServer
 from mmo_rl.database.migrate import migrate
@@ -38,10 +39,9 @@ def pooler_port(embedded_server: EmbeddedServer, scratch: Path) -> Iterator[int]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
-    address = embedded_server.address
     (folder / "pgbouncer.ini").write_text(
         f"""[databases]
-* = host={address["host"]} port={address["port"]} user={address["user"]}
+* = host={embedded_server.socket_dir} port={PORT} user={SUPERUSER}
 [pgbouncer]
 listen_addr = 127.0.0.1
 listen_port = {port}
