@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import difflib
 import functools
-import importlib
 import inspect
 import logging
 import sys
@@ -27,6 +26,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
+from mmo_rl.config import extensions
+from mmo_rl.config.protocols import PROTOCOLS, misfit, types_of
 from mmo_rl.errors import MmoRlError
 from mmo_rl.types import Parts
 
@@ -91,23 +92,12 @@ class Schema:
 
 
 def load(target: str) -> Callable[..., Any]:
-    """The class or function that a dotted path names.
+    """Imports the class that a dotted path names (`mmo_rl.config.extensions` says which may be named).
 
-    Raises `ValueError` with a message for people where it lies outside mmo_rl or does not exist.
+    Raises `ValueError` with a message for people where it may not run, does not exist or is no class.
     """
-    if not target.startswith("mmo_rl."):
-        raise ValueError(f"found {target!r}, expected a class of mmo_rl: other code is never run from a config")
-    module, _, name = target.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise ValueError(f"{target} needs the package {error.name!r}: pip install 'mmo-rl[local]'") from None
-        raise ValueError(f"found {target!r}, but there is no module {error.name}") from None
-    except AttributeError:
-        names = [n for n in dir(sys.modules[module]) if not n.startswith("_")]
-        raise ValueError(f"found {target!r}, but {module} has no {name}{near(name, names)}") from None
-    if not callable(found):
+    found = extensions.find(target)
+    if not isinstance(found, type) and not (callable(found) and target.startswith("mmo_rl.")):
         raise ValueError(f"found {target!r}, expected a class")
     return typing.cast(Callable[..., Any], found)
 
@@ -126,19 +116,23 @@ def schema_of(target: Callable[..., Any]) -> Schema:
     return Schema(target, parameters)
 
 
-def check_node(node: Node, path: str, problems: list[Problem]) -> dict[str, Any]:
+def check_node(node: Node, path: str, problems: list[Problem], kinds: tuple[type, ...] = ()) -> dict[str, Any]:
     """``node`` with its values converted to the types of its target's signature; what is wrong goes to ``problems``.
+    The class has to be one of ``kinds``, else of what the config group ``path`` expects.
 
     A component that needs nothing but its keys is made once on trial, so that mistakes that only its constructor sees
     (two keys that contradict each other, a template that cannot be read) are found before anything starts.
     """
     if not isinstance(node.get(TARGET), str):
-        problems.append(Problem(f"{path}.{TARGET}", f"found {show(node.get(TARGET))}, expected mmo_rl.module.Class"))
+        problems.append(Problem(f"{path}.{TARGET}", f"found {show(node.get(TARGET))}, expected the path of a class"))
         return dict(node)
     try:
         target = load(node[TARGET])
     except ValueError as error:
         problems.append(Problem(f"{path}.{TARGET}", str(error)))
+        return dict(node)
+    if wrong := misfit(target, kinds or PROTOCOLS.get(path, ()), node[TARGET]):
+        problems.append(Problem(f"{path}.{TARGET}", wrong))
         return dict(node)
     schema, before = schema_of(target), len(problems)
     checked = check_keys(schema, {k: v for k, v in node.items() if k != TARGET}, path, problems)
@@ -169,11 +163,14 @@ def check_keys(schema: Schema, values: Mapping[str, Any], path: str, problems: l
     for key, value in values.items():
         parameter = schema.parameters.get(key)
         if isinstance(value, Mapping) and TARGET in value and parameter is not None:
-            nested[key] = check_node(value, f"{path}.{key}", problems)
+            nested[key] = check_node(value, f"{path}.{key}", problems, types_of(parameter.annotation))
         elif parameter is not None and parameter.kind == "node":
             nested[key] = _check_sub_node(parameter, value, f"{path}.{key}", problems)
         elif parameter is not None and parameter.kind == "component" and is_named(value):
-            nested[key] = {name: check_node(node, f"{path}.{key}.{name}", problems) for name, node in value.items()}
+            kinds = types_of(parameter.annotation)
+            nested[key] = {
+                name: check_node(node, f"{path}.{key}.{name}", problems, kinds) for name, node in value.items()
+            }
         elif parameter is None or not parameter.is_key:
             if parameter is not None and value is None and not parameter.required:
                 continue

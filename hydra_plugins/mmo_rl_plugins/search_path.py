@@ -1,4 +1,4 @@
-"""Makes ``experiments/`` a config group, ``+experiments=NAME``, and nothing beside that folder."""
+"""Search path of an mmo-rl process: choices of the project and of installed packages, the shipped ones, experiments."""
 
 from __future__ import annotations
 
@@ -11,9 +11,25 @@ from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigResult
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
-from mmo_rl.config.project import project_root, shipped
+from mmo_rl.config.project import choice_folders, project_root, shipped
 
 GROUP = "experiments"
+
+
+class ChoicesConfigSource(FileConfigSource):
+    """A ``conf/`` folder of which only the config groups are seen: a primary config can be no one's but ours."""
+
+    @staticmethod
+    def scheme() -> str:
+        return "mmo-rl-choices"
+
+    def is_config(self, config_path: str) -> bool:
+        return "/" in config_path.strip("/") and super().is_config(config_path)
+
+    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        if config_path.strip("/") == "":
+            return [] if results_filter == ObjectType.CONFIG else super().list(config_path, ObjectType.GROUP)
+        return super().list(config_path, results_filter)
 
 
 class ExperimentsConfigSource(FileConfigSource):
@@ -61,21 +77,23 @@ class ExperimentsConfigSource(FileConfigSource):
         return sorted(set(found))
 
 
-class ExperimentsSearchPath(SearchPathPlugin):
-    """Adds the project's experiments, then the shipped ones: a project's file wins over a shipped one of its name."""
+class ProjectSearchPath(SearchPathPlugin):
+    """Puts the choices of the project and of installed packages before the shipped ones, so that they win over those
+    of their name, and adds the project's experiments, then the shipped ones."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         # The search path of other applications is none of our business.
         if not any(str(entry.path).endswith(str(shipped("conf"))) for entry in search_path.get_path()):
             return
         _forget_presets_of_the_same_name()
-        folders = dict.fromkeys([project_root() / GROUP, shipped(GROUP)])
-        for folder in folders:
+        for folder in choice_folders():
+            search_path.prepend("mmo-rl", f"{ChoicesConfigSource.scheme()}://{folder}", anchor="main")
+        for folder in dict.fromkeys([project_root() / GROUP, shipped(GROUP)]):
             search_path.append("mmo-rl", f"{ExperimentsConfigSource.scheme()}://{folder}")
 
 
 def _forget_presets_of_the_same_name() -> None:
-    """Launcher packages bring presets of their own: Hydra would take one for the schema of ours that bears its name."""
+    """Drops the presets of launcher packages that bear the name of one of ours: Hydra would take them for its schema."""
     repository = ConfigStore.instance().repo.get("hydra", {})
     for path in (shipped("conf") / "hydra").glob("*/*.yaml"):
         if path.parent.name in ("launcher", "sweeper"):
