@@ -93,7 +93,7 @@ class ProjectSearchPath(SearchPathPlugin):
 
 
 def _forget_presets_of_the_same_name() -> None:
-    """Drops the presets of launcher packages that bear the name of one of ours: Hydra would take them for its schema."""
+    """Drops presets of launcher packages that are named as one of ours: Hydra would take them for its schema."""
     repository = ConfigStore.instance().repo.get("hydra", {})
     for path in (shipped("conf") / "hydra").glob("*/*.yaml"):
         if path.parent.name in ("launcher", "sweeper"):
