@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -75,7 +75,7 @@ class Source(Protocol):
 
     async def windows(self, query: WindowQuery) -> list[WindowStats]: ...
 
-    def groups(self, selection: Selection) -> AsyncIterator[Group]: ...
+    def groups(self, selection: Selection) -> AsyncGenerator[Group, None]: ...
 
     async def aclose(self) -> None: ...
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Annotated
@@ -102,7 +102,7 @@ class JsonlSource:
             found.append(WindowStats(window, listed, has_outcomes, window.end + self._settle < now))
         return found
 
-    async def groups(self, selection: Selection) -> AsyncIterator[Group]:
+    async def groups(self, selection: Selection) -> AsyncGenerator[Group, None]:
         exports = self._scanned()
         for selected in selection.windows:
             found: dict[str, Trajectory] = {}

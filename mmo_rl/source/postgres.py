@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Annotated
 
@@ -74,7 +74,7 @@ class PostgresSource:
     async def windows(self, query: WindowQuery) -> list[WindowStats]:
         return await self._statistics.windows(query)
 
-    async def groups(self, selection: Selection) -> AsyncIterator[Group]:
+    async def groups(self, selection: Selection) -> AsyncGenerator[Group, None]:
         for chunk in self._chunks(selection.windows):
             wanted = [(identity, selected.window) for selected in chunk for identity in selected.recorded_ids]
             trajectories: dict[str, Trajectory] = {}
