@@ -10,9 +10,11 @@ import warnings
 from types import FrameType
 
 import hydra
+from hydra.errors import HydraException
 
 from mmo_rl.cli.job import job, outcome
 from mmo_rl.config.project import shipped
+from mmo_rl.config.renamed import renamed_overrides
 from mmo_rl.errors import MmoRlError
 
 INTERRUPTED = 130
@@ -38,7 +40,7 @@ def main() -> int:
         if {"--help", "-h"} & set(sys.argv[1:]):  # Hydra would compose the overrides first, and refuse those of a sweep
             sys.argv[1:] = ["--help"]
         _refuse_secrets(sys.argv[1:])
-        hydra.main(version_base="1.3", config_path=str(shipped("conf")), config_name="config")(job)()
+        _start()
         if outcome.error is not None:
             raise outcome.error
         # A task that returns a whole number from 1 to 3 chooses its exit code; a metric is a float.
@@ -60,6 +62,20 @@ def main() -> int:
         told = error if isinstance(error, MmoRlError) else explain(error, sys.argv[1:])
         print(mask(f"mmo-rl: {told}"), file=sys.stderr)
         return told.exit_code
+
+
+def _start() -> None:
+    """Has Hydra compose the config and run the job; a command that Hydra refuses is tried again with former names of
+    keys under their present ones."""
+    start = hydra.main(version_base="1.3", config_path=str(shipped("conf")), config_name="config")(job)
+    try:
+        start()
+    except HydraException:
+        renamed = renamed_overrides(sys.argv[1:])
+        if renamed == sys.argv[1:]:
+            raise
+        sys.argv[1:] = renamed
+        start()
 
 
 def _interrupt_when_ended() -> None:

@@ -74,14 +74,10 @@ def _aside() -> bool:
     return config.mode == RunMode.MULTIRUN and not str(config.launcher.get("_target_")).endswith(".BasicLauncher")
 
 
-def same_config(status: dict[str, Any] | None, sha256: str) -> bool:
-    """Whether a folder's status.json tells of a run of this very config, or of one that never recorded its own."""
-    return status is None or status.get("config_sha256") in (None, sha256)
-
-
 def _run(cfg: DictConfig, output_dir: Path, overrides: tuple[str, ...]) -> Result:
     from rich.console import Console
 
+    from mmo_rl.config.fingerprint import accepted_sha256, same_config
     from mmo_rl.config.settings import config_sha256, validate
 
     settings = validate(cfg)
@@ -95,7 +91,7 @@ def _run(cfg: DictConfig, output_dir: Path, overrides: tuple[str, ...]) -> Resul
 
     folder, sha256 = RunFolder(output_dir), config_sha256(settings)
     status = folder.status()
-    known = same_config(status, sha256)
+    known = same_config(status, accepted_sha256(folder, settings))
     if status is not None and status["status"] == "done" and known:
         return _show_finished(folder, status, console)
     check_task(settings, overrides)

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mmo_rl.config.project import project_root
+from mmo_rl.config.renamed import renamed_overrides
 from mmo_rl.errors import ConfigError, MmoRlError, NotReady
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Job:
     overrides: Overrides
     config: DictConfig
     sha256: str
+    accepted: frozenset[str]
     task: str
     iterations: int
     folder: RunFolder | None
@@ -50,10 +52,10 @@ class Job:
 
     def stored(self) -> Ended | None:
         """What the folder says of a run of this very config that has come to an end, or None."""
-        from mmo_rl.cli.job import same_config
+        from mmo_rl.config.fingerprint import same_config
 
         status = None if self.folder is None else self.folder.status()
-        if status is None or not same_config(status, self.sha256):
+        if status is None or not same_config(status, self.accepted):
             return None
         if status["status"] == "done":
             return Ended("done", status.get("result"))
@@ -199,27 +201,40 @@ def _tell_together(jobs: Sequence[Job], ended: Sequence[Ended], console: Console
 
 def _checked(name: str, overrides: Overrides, compose: Callable[[Overrides], DictConfig]) -> Job:
     from mmo_rl.cli.job import check_task
+    from mmo_rl.config.fingerprint import accepted_sha256
     from mmo_rl.config.settings import config_sha256, validate
     from mmo_rl.report.run_folder import RunFolder
 
-    config = compose(overrides)
+    config, overrides = _composed(overrides, compose)
     path = Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir
     settings = validate(OmegaConf.masked_copy(config, [str(k) for k in config if k != "hydra"]))
     folder = None if path.resolve() == project_root() else RunFolder(path)
     sha256 = config_sha256(settings)
-    before = _before(None if folder is None else folder.status(), sha256)
+    accepted = accepted_sha256(folder, settings)
+    before = _before(None if folder is None else folder.status(), accepted)
     if before != "done":
         check_task(settings, tuple(overrides))
-    return Job(name, overrides, config, sha256, settings.task, settings.iterations, folder, before)
+    return Job(name, overrides, config, sha256, accepted, settings.task, settings.iterations, folder, before)
 
 
-def _before(status: Mapping[str, Any] | None, sha256: str) -> Before:
-    from mmo_rl.cli.job import same_config
+def _composed(overrides: Overrides, compose: Callable[[Overrides], DictConfig]) -> tuple[DictConfig, Overrides]:
+    """Composes a job's config; overrides that use former names are tried under the present ones."""
+    try:
+        return compose(overrides), overrides
+    except HydraException:
+        renamed = renamed_overrides(overrides)
+        if renamed == overrides:
+            raise
+        return compose(renamed), renamed
+
+
+def _before(status: Mapping[str, Any] | None, accepted: frozenset[str]) -> Before:
+    from mmo_rl.config.fingerprint import same_config
 
     if status is None:
         return "new"
     state: Before = status["status"]
-    return state if state == "running" or same_config(dict(status), sha256) else "changed"
+    return state if state == "running" or same_config(status, accepted) else "changed"
 
 
 def _explained(error: Exception, overrides: Overrides) -> str:

@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Self
 
 from mmo_rl.clock import utc_now
+from mmo_rl.config.fingerprint import same_config
 from mmo_rl.errors import MmoRlError
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def look(job: Job) -> Seen:
     folder = job.folder
     assert isinstance(folder, RunFolder)
     status = folder.status()
-    if status is None or status.get("config_sha256") not in (None, job.sha256):
+    if status is None or not same_config(status, job.accepted):
         return Seen("waiting")
     since = datetime.fromisoformat(status["started"]) if status.get("started") else None
     if status["status"] == "running":

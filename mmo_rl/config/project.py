@@ -26,6 +26,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from mmo_rl.config.machine import jobs_at_once
+from mmo_rl.config.renamed import former_key
 
 PACKAGE = Path(__file__).resolve().parent.parent
 CONF = "mmo_rl.conf"
@@ -120,7 +121,7 @@ def job_key(overrides: Sequence[str]) -> str:
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     values: dict[str, str] = {}
     for override in parsed:
-        key = f"{override.key_or_group}@{override.package or ''}"
+        key = f"{former_key(override.key_or_group)}@{override.package or ''}"
         values[key] = "~" if override.is_delete() else json.dumps(override.value(), sort_keys=True, default=str)
     if values.get("task@") == '"train"':
         del values["task@"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mmo_rl.config.renamed import renamed_overrides
 from mmo_rl.config.schema import near
 from mmo_rl.config.settings import Settings, validate
 from mmo_rl.errors import ConfigError
@@ -35,7 +36,11 @@ def composed(overrides: Sequence[str]) -> Settings:
     from omegaconf.errors import OmegaConfBaseException
 
     try:
-        return validate(compose("config", overrides=list(overrides)))
+        try:
+            config = compose("config", overrides=list(overrides))
+        except HydraException:
+            config = compose("config", overrides=renamed_overrides(overrides))
+        return validate(config)
     except (HydraException, OmegaConfBaseException) as error:
         from mmo_rl.config.explain import explain
 

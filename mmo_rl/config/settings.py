@@ -34,6 +34,7 @@ from mmo_rl.config.schema import (
 )
 from mmo_rl.config.strategies import unknown_players
 from mmo_rl.config.tasks import TASKS, TOP_KEYS, Options
+from mmo_rl.config.upgrade import upgraded
 from mmo_rl.errors import ConfigError
 from mmo_rl.evaluate.base import Evaluator
 from mmo_rl.report.mask import mask, mask_tree
@@ -101,7 +102,7 @@ class Settings(BaseModel):
 
 def validate(cfg: DictConfig) -> Settings:
     """Checks the whole config; raises one `ConfigError` that names everything that is wrong, a line each."""
-    tree = _resolved(cfg)
+    tree = upgraded(_resolved(cfg))
     problems: list[Problem] = [*_secrets(tree), *_missing(tree)]
     if problems:
         raise _error(problems)
@@ -136,7 +137,7 @@ def config_sha256(settings: Settings) -> str:
 def _without_prices(node: Any) -> Any:
     if not isinstance(node, Mapping):
         return node
-    return {key: value for key, value in node.items() if not key.startswith("price_")}
+    return {key: value for key, value in node.items() if not key.startswith("price")}
 
 
 def task_names() -> list[str]:

@@ -22,7 +22,7 @@ PROBABILITY_LIMIT = 10  # numeric(5,4)
 TICKER_LENGTH = 20
 
 
-class DerivedOutcomes:
+class OutcomesTracker:
     """Derives and stores outcomes, window by window.
 
     They are recomputed whenever asked until the window is final (``settle_minutes`` after its end) and kept from then

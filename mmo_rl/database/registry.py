@@ -15,7 +15,7 @@ from mmo_rl.types import PolicyVersion
 from mmo_rl.window_ids import split_id
 
 
-class ModelRegistry:
+class Registry:
     """Batches and trained models. Every call is one transaction and may be repeated: a resumed run ends with the same
     rows as an unbroken one."""
 

@@ -110,7 +110,7 @@ class _Entry:
         return to_json(msgspec.to_builtins(self.components))
 
 
-class ScoreWriter:
+class WriteBack:
     """Writes scores to the trajectories as they were recorded, one transaction a window; twice changes nothing.
 
     ``judge_model`` and ``judge_version`` name the judge, ``criteria`` say how it judged. What was joined in a longer

@@ -16,12 +16,13 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from mmo_rl.commands import collect, command_of
+from mmo_rl.commands import collect
 from mmo_rl.commands.base import Context
 from mmo_rl.commands.plan import run
 from mmo_rl.config.composition import Session, compose
 from mmo_rl.config.project import shipped
 from mmo_rl.config.settings import validate
+from mmo_rl.config.tasks import Options, PlanOptions
 from mmo_rl.errors import SourceError
 from mmo_rl.plan.bill import Plan, bill, expected, savings, sharing
 from mmo_rl.plan.table import as_json, row, show
@@ -35,19 +36,19 @@ def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
 
-async def plan_of(home: Path, *overrides: str, **options: object) -> Plan:
-    plan: Plan = await done(run, home, *overrides, **options)
+async def plan_of(home: Path, *overrides: str, **options: Any) -> Plan:
+    plan: Plan = await done(run, PlanOptions(**options), home, *overrides)
     return plan
 
 
-async def done(task: Any, home: Path, *overrides: str, **options: object) -> Any:
+async def done(task: Any, options: Options, home: Path, *overrides: str) -> Any:
     loader = ConfigLoaderImpl(create_config_search_path(f"file://{shipped('conf')}"))
     config = loader.load_configuration("config", [f"home={home}", *overrides], run_mode=RunMode.RUN)
     settings = validate(OmegaConf.masked_copy(config, [str(k) for k in config if k != "hydra"]))
     console = Console()
     async with Session(compose(settings)) as session:
         context = Context(settings=settings, session=session, console=console, folder=None, overrides=overrides)
-        return await command_of(settings.task).run(context, replace(settings.options, **options))
+        return await task(context, options)
 
 
 # --- what is counted --------------------------------------------------------------------------------------------------
@@ -107,7 +108,7 @@ async def test_a_warm_start_is_planned_with_the_judgments_that_it_pays_for(
     here = (*read, *SMALL)
     with pytest.raises(SourceError, match="warm_start has nothing to imitate: no window"):
         await plan_of(tmp_path, *here, warm)
-    await done(collect.run, tmp_path, *here, "collect.strategies=[informed,balanced]")
+    await done(collect.run, Options(), tmp_path, *here, "collect.strategies=[informed,balanced]")
     without, plan = [await plan_of(tmp_path, *here, *more, changes=False) for more in ((), (warm,))]
     assert (bill(without).paid, bill(plan).paid) == (6, 9)  # the three windows that were recorded
     assert without.counts.warm_tokens == 0 < plan.counts.warm_tokens

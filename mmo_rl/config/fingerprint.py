@@ -1,0 +1,38 @@
+"""Fingerprints of configs: they tell whether a run folder holds the run of this very config."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from mmo_rl.config.settings import Settings, config_sha256, masked
+from mmo_rl.config.upgrade import upgraded
+from mmo_rl.report.differences import config_differences
+from mmo_rl.report.run_folder import RunFolder
+
+
+def same_config(status: Mapping[str, object] | None, accepted: Collection[str]) -> bool:
+    """True where a folder's status.json names one of the ``accepted`` fingerprints, or none at all."""
+    recorded = None if status is None else status.get("config_sha256")
+    return recorded is None or recorded in accepted
+
+
+def accepted_sha256(folder: RunFolder | None, settings: Settings) -> frozenset[str]:
+    """Fingerprints by which a run folder's status.json names this very config: that of the present names, and the one
+    that the folder recorded, where its config is the same under former names."""
+    present = config_sha256(settings)
+    recorded = None if folder is None else (folder.status() or {}).get("config_sha256")
+    if folder is None or recorded is None or recorded == present:
+        return frozenset({present})
+    config = folder.config()
+    if config is None or _differs(upgraded(config), masked(settings)):
+        return frozenset({present})
+    return frozenset({present, str(recorded)})
+
+
+def _differs(recorded: Mapping[str, object], here: Mapping[str, object]) -> bool:
+    return any(not _is_price(difference.what) for difference in config_differences(recorded, here))
+
+
+def _is_price(key: str) -> bool:
+    """True for keys that say what things cost: no result depends on them."""
+    return any(part.startswith("price") for part in key.split("."))
