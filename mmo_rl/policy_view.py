@@ -1,7 +1,7 @@
-"""The policy view: from judged trajectories to training samples that hold what the policy saw and answered.
+"""Policy view: turns judged trajectories into training samples that hold the policy's prompts and answers alone.
 
-This is the only door from recordings to a trainer. It copies prompts, answers, token ids and logprobs; ground truth
-(`Action.correctness`, ``gameKnowledge``, outcomes, P&L) and judges' explanations have no field to pass through.
+Everything that a trainer gets of a recording passes here: prompts, answers, token ids and logprobs are copied; ground
+truth (`Action.correctness`, ``gameKnowledge``, outcomes, P&L) and judges' explanations have no field to pass through.
 
 Every recorded LLM call is a history of its own, with exactly the prompt that the policy saw, and of a history
 the answer alone is trained. An assistant message inside a prompt never is: it is the answer of an earlier call, with a

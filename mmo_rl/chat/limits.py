@@ -1,4 +1,4 @@
-"""Requests and tokens a minute: calls are spaced evenly, so that no minute holds more than its share."""
+"""Rate limit of requests and tokens a minute: calls are spaced evenly, so that no minute holds more than its share."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class RateLimit:
             self._next_token = loop.time() + tokens * self._token_s
 
     def correct(self, *, estimated: int, used: int) -> None:
-        """Accounts for what a call really took."""
+        """Corrects the estimate of a call by the tokens that it used."""
         self._next_token += (used - estimated) * self._token_s
 
     def pause(self, seconds: float) -> None:
-        """The server asked for less: no call is sent for ``seconds``."""
+        """Holds all calls back for ``seconds``, as the server asked."""
         self._paused_until = max(self._paused_until, asyncio.get_running_loop().time() + seconds)

@@ -1,28 +1,43 @@
-"""What goes over the wire to a language model and what comes back: one request, one reply, and errors in one line."""
+"""Wire format of chat completions: transports that send one request, the parsed reply, and errors in one line."""
 
 from __future__ import annotations
 
+import email.utils
 import json
-import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    Field,
+    PlainValidator,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 
 if TYPE_CHECKING:
     import openai
 
 Messages = list[dict[str, str]]
-Provider = Literal["openai", "litellm"]
+Parameters = Mapping[str, object]
+"""Parameters of the chat completions API beside the model and the messages."""
 
 LINE = 320
-"""Characters of an error that are told."""
+"""The most characters of an error that a message holds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came back. ``text`` is empty and ``finish_reason`` None where the endpoint gave none; token counts are None
-    where it did not count. Token ids (vLLM's ``return_token_ids``, or the names of tokens) and logprobs
-    (``logprobs``, one a completion token) are None unless the request asked for them and the endpoint gave them
-    whole."""
+    """Reply to one request.
+
+    ``text`` is empty and ``finish_reason`` None where the endpoint gave none; token counts are None where it did not
+    count. Token ids (vLLM's ``return_token_ids``, or the names of tokens) and logprobs (``logprobs``, one a completion
+    token) are None unless the request asked for them and the endpoint gave them whole.
+    """
 
     text: str
     finish_reason: str | None
@@ -35,35 +50,34 @@ class Reply:
 
 
 class NotACompletion(Exception):
-    """A successful status without a chat completion in it, such as a proxy's login page."""
+    """Error for a successful status without a chat completion in it, such as a proxy's login page."""
 
 
 class Transport(Protocol):
     """Sends one request, without retries; raises the errors of the `openai` package (litellm's are among them)."""
 
-    async def send(self, messages: Messages, parameters: dict[str, Any]) -> str: ...
+    async def send(self, messages: Messages, parameters: Parameters) -> str: ...
 
     async def aclose(self) -> None: ...
 
 
 class OpenAITransport:
-    """An OpenAI-compatible endpoint."""
+    """Transport to an OpenAI-compatible endpoint."""
 
     def __init__(self, *, model: str, base_url: str, api_key: str, timeout_s: float) -> None:
         self._model = model
         self._settings = (base_url, api_key, timeout_s)
         self._client: openai.AsyncOpenAI | None = None
 
-    async def send(self, messages: Messages, parameters: dict[str, Any]) -> str:
+    async def send(self, messages: Messages, parameters: Parameters) -> str:
         if self._client is None:
             import openai
 
             base_url, api_key, timeout_s = self._settings
             # Retries are the caller's: the client's own would multiply with them and cannot be bounded in time.
             self._client = openai.AsyncOpenAI(api_key=api_key, base_url=base_url, timeout=timeout_s, max_retries=0)
-        response = await self._client.chat.completions.with_raw_response.create(
-            model=self._model, messages=messages, **parameters
-        )
+        create: Any = self._client.chat.completions.with_raw_response.create  # its overloads take no mapping
+        response = await create(model=self._model, messages=messages, **parameters)
         return str(response.text)
 
     async def aclose(self) -> None:
@@ -73,10 +87,10 @@ class OpenAITransport:
 
 
 class LiteLLMTransport:
-    """Whatever litellm can reach: ``model`` names the provider (``anthropic/claude-sonnet-4-5``)."""
+    """Transport to any endpoint that litellm knows: ``model`` names the provider (``anthropic/claude-sonnet-4-5``)."""
 
     def __init__(self, *, model: str, base_url: str | None, api_key: str, timeout_s: float) -> None:
-        self._fixed: dict[str, Any] = {
+        self._fixed: dict[str, object] = {
             "model": model,
             "api_base": base_url,
             "api_key": api_key,
@@ -86,7 +100,7 @@ class LiteLLMTransport:
             "drop_params": True,
         }
 
-    async def send(self, messages: Messages, parameters: dict[str, Any]) -> str:
+    async def send(self, messages: Messages, parameters: Parameters) -> str:
         import os
 
         # litellm fetches its price table at import unless told otherwise; what is installed is used here.
@@ -98,40 +112,125 @@ class LiteLLMTransport:
         return str(response.model_dump_json(warnings=False))
 
     async def aclose(self) -> None:
-        """litellm keeps its connections for the process."""
+        """Does nothing: litellm keeps its connections for the process."""
+
+
+def _or_none(value: object, handler: ValidatorFunctionWrapHandler) -> object:
+    """Gives None for a value of another form."""
+    try:
+        return handler(value)
+    except ValidationError:
+        return None
+
+
+_Lenient = WrapValidator(_or_none)
+_Count = Annotated[int, Field(ge=0, strict=True)]
+_Ids = Annotated[tuple[_Count, ...], Field(min_length=1)]
+_Text = Annotated[str | None, PlainValidator(lambda value: value if isinstance(value, str) else None)]  # any characters
+
+
+class _Token(BaseModel):
+    token: _Text = None
+    logprob: Annotated[float | None, Field(strict=True, allow_inf_nan=False), _Lenient] = None
+
+
+class _Logprobs(BaseModel):
+    content: list[_Token] = []
+
+    @property
+    def of_all(self) -> tuple[float, ...] | None:
+        """The logprobs of the chosen tokens, where every one has one."""
+        found = tuple(token.logprob for token in self.content if token.logprob is not None)
+        return found if found and len(found) == len(self.content) else None
+
+    @property
+    def named_ids(self) -> tuple[int, ...] | None:
+        """The token ids, where tokens are named ``token_id:N``, as vLLM does with ``return_tokens_as_token_ids``."""
+        names = [(token.token or "") for token in self.content]
+        numbers = [name.removeprefix("token_id:") for name in names if name.startswith("token_id:")]
+        if not names or len(numbers) != len(names) or not all(number.isdecimal() for number in numbers):
+            return None
+        return tuple(int(number) for number in numbers)
+
+
+class _Message(BaseModel):
+    content: _Text = None
+    refusal: _Text = None
+
+
+class _Choice(BaseModel):
+    message: _Message
+    finish_reason: _Text = None
+    token_ids: Annotated[_Ids | None, _Lenient] = None
+    logprobs: Annotated[_Logprobs | None, _Lenient] = None
+
+
+class _Usage(BaseModel):
+    prompt_tokens: Annotated[_Count | None, _Lenient] = None
+    completion_tokens: Annotated[_Count | None, _Lenient] = None
+
+
+class _Completion(BaseModel):
+    """Body of a chat completion, as far as it is read; what is optional and of another form is None."""
+
+    choices: Annotated[
+        list[_Choice],
+        Field(min_length=1),
+        BeforeValidator(lambda value: value[:1] if isinstance(value, list) else value),
+    ]
+    usage: Annotated[_Usage | None, _Lenient] = None
+    prompt_token_ids: Annotated[_Ids | None, _Lenient] = None
 
 
 def parse_reply(body: str) -> Reply:
-    """The reply in a response body. Raises `NotACompletion`."""
+    """Parses a response body. Raises `NotACompletion`."""
     try:
-        data = json.loads(body)
-        choice = data["choices"][0]
-        message = choice["message"]
-        content = message.get("content")
-    except (ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
+        completion = _Completion.model_validate(json.loads(body))
+    except (ValueError, RecursionError) as error:
         start = " ".join(body.split())[:80]
         raise NotACompletion(f"the answer is not a chat completion: {start!r}") from error
-    usage = data.get("usage")
-    usage = usage if isinstance(usage, dict) else {}
+    choice, usage = completion.choices[0], completion.usage or _Usage()
+    logprobs = choice.logprobs or _Logprobs()
     return Reply(
-        text=content if isinstance(content, str) else "",
-        finish_reason=choice.get("finish_reason"),
-        refusal=message.get("refusal"),
-        prompt_tokens=_count(usage.get("prompt_tokens")),
-        completion_tokens=_count(usage.get("completion_tokens")),
-        prompt_token_ids=_ids(data.get("prompt_token_ids")),
-        token_ids=_ids(choice.get("token_ids")) or _named_ids(choice.get("logprobs")),
-        logprobs=_logprobs(choice.get("logprobs")),
+        text=choice.message.content or "",
+        finish_reason=choice.finish_reason,
+        refusal=choice.message.refusal,
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        prompt_token_ids=completion.prompt_token_ids,
+        token_ids=choice.token_ids or logprobs.named_ids,
+        logprobs=logprobs.of_all,
     )
 
 
+def retry_after_s(error: Exception, *, now: datetime) -> float | None:
+    """Reads the server's ``Retry-After``, in seconds or as a date; None where it asks for nothing."""
+    import openai
+
+    asked = error.response.headers.get("retry-after") if isinstance(error, openai.APIStatusError) else None
+    if asked is None:
+        return None
+    try:
+        return max(0.0, float(asked))
+    except ValueError:
+        pass
+    try:
+        moment = email.utils.parsedate_to_datetime(asked)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return max(0.0, (moment - now).total_seconds())
+
+
 def describe(error: BaseException | None, *, key: str | None = None) -> str:
-    """The error in one short line, the server's own words included, but not the ``key``, which some quote."""
+    """Formats an error as one short line, with the server's own words and without the ``key``, which some quote."""
     told = _described(error)
     return " ".join((told.replace(key, "***") if key else told).split())[:LINE]
 
 
 def _described(error: BaseException | None) -> str:
+    """Formats an error; of a response, its status and message."""
     import openai
 
     if isinstance(error, openai.APIStatusError):
@@ -144,36 +243,3 @@ def _described(error: BaseException | None) -> str:
         cause = error.__cause__
         return f"{type(cause).__name__}: {cause}" if cause is not None and str(cause) else "the connection was cut off"
     return str(error)
-
-
-def _ids(value: object) -> tuple[int, ...] | None:
-    if not isinstance(value, list) or not value or any(_count(item) is None for item in value):
-        return None
-    return tuple(value)
-
-
-def _named_ids(value: object) -> tuple[int, ...] | None:
-    """Token ids from logprobs that name tokens ``token_id:N``, as vLLM does with ``return_tokens_as_token_ids``."""
-    content = value.get("content") if isinstance(value, dict) else None
-    if not isinstance(content, list) or not content:
-        return None
-    names = [str(entry.get("token")) if isinstance(entry, dict) else "" for entry in content]
-    numbers = [name.removeprefix("token_id:") for name in names if name.startswith("token_id:")]
-    if len(numbers) != len(names) or not all(number.isdecimal() for number in numbers):
-        return None
-    return tuple(int(number) for number in numbers)
-
-
-def _logprobs(value: object) -> tuple[float, ...] | None:
-    """Those of the chosen tokens, from the chat form ``{"content": [{"logprob": ...}]}``."""
-    content = value.get("content") if isinstance(value, dict) else None
-    if not isinstance(content, list) or not content:
-        return None
-    found = [entry.get("logprob") if isinstance(entry, dict) else None for entry in content]
-    if any(isinstance(item, bool) or not isinstance(item, int | float) or not math.isfinite(item) for item in found):
-        return None
-    return tuple(float(item) for item in found if item is not None)
-
-
-def _count(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None

@@ -136,6 +136,8 @@ def check_node(node: Node, path: str, problems: list[Problem], kinds: tuple[type
         return dict(node)
     schema, before = schema_of(target), len(problems)
     checked = check_keys(schema, {k: v for k, v in node.items() if k != TARGET}, path, problems)
+    if len(problems) == before:
+        problems.extend(_broken_rules(target, schema, checked, path))
     if len(problems) == before and all(p.is_key or not p.required for p in schema.parameters.values()):
         try:
             with unheard_warnings():
@@ -143,6 +145,20 @@ def check_node(node: Node, path: str, problems: list[Problem], kinds: tuple[type
         except (MmoRlError, ValueError) as error:
             problems.append(Problem(path, str(error)))
     return {TARGET: node[TARGET], **checked}
+
+
+def _broken_rules(target: Any, schema: Schema, checked: Mapping[str, Any], path: str) -> Iterator[Problem]:
+    """What ``check_keys`` of a class says of its keys together; a sub-node is given as its dataclass."""
+    if not hasattr(target, "check_keys"):
+        return
+    keys = {
+        key: schema.parameters[key].annotation(**value) if schema.parameters[key].kind == "node" else value
+        for key, value in checked.items()
+    }
+    try:
+        target.check_keys(**keys)
+    except (MmoRlError, ValueError) as error:
+        yield Problem(path, str(error))
 
 
 @contextlib.contextmanager

@@ -1,17 +1,16 @@
-"""One judgment of one prompt: from the cache, or from the model, checked, and kept."""
+"""Request for the judgments of one prompt: looked up in the cache, else asked of the model, checked and cached."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import json
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any
 
 from mmo_rl.chat.client import HOPELESS, CallFailed, ChatClient
-from mmo_rl.chat.wire import Messages, Reply
+from mmo_rl.chat.wire import Messages, Parameters, Reply
 from mmo_rl.judge.base import JudgmentCache
 from mmo_rl.judge.condense import Play, count_tokens
 from mmo_rl.judge.presentation import Part
@@ -38,7 +37,8 @@ class Asker:
         ledger: Ledger,
         cache: JudgmentCache | None,
         model: str,
-        parameters: dict[str, Any],
+        parameters: Parameters,
+        max_completion_tokens: int,
         credit: Credit,
         concurrency: int,
     ) -> None:
@@ -47,12 +47,13 @@ class Asker:
         self._cache = cache
         self._model = model
         self._parameters = parameters
+        self._max_completion_tokens = max_completion_tokens
         self._credit: Credit = credit
         self._slots = asyncio.Semaphore(concurrency)
         self._useless: CallFailed | None = None
 
     async def ask(self, part: Part, order: Sequence[int], *, seed: int) -> dict[str, Score]:
-        """The scores by trajectory id, the members presented in ``order``.
+        """Returns the scores by trajectory id, the members presented in ``order``.
 
         Raises `CallFailed`, `BudgetReached`, and `InvalidAnswer` after the second bad answer.
         """
@@ -70,7 +71,7 @@ class Asker:
                     try:
                         scores = await self._answered(messages, by_id)
                     except CallFailed as failure:
-                        # Whoever waits for a slot need not find out again.
+                        # Requests that wait for a slot fail with it.
                         if failure.cause in HOPELESS and not self._ledger.usage.calls:
                             self._useless = failure
                         raise
@@ -79,12 +80,13 @@ class Asker:
         return {score.trajectory_id: score for score in (_bound(score, by_id) for score in scores)}
 
     def request(self, part: Part, order: Sequence[int], *, seed: int) -> tuple[Messages, str]:
-        """The messages that `ask` sends, and the key that their judgments are kept under."""
+        """Returns the messages that `ask` sends, and the cache key of their judgments."""
         shown = [part.members[n].shown for n in order]
         messages = build_messages(part.rubric, part.context, shown, seed=seed, credit=self._credit)
         return messages, self._key(messages)
 
     async def _answered(self, messages: Messages, by_id: Mapping[str, Play]) -> tuple[Score, ...]:
+        """Asks the model, and once more with the faults of an invalid answer."""
         reply = await self._call(messages)
         try:
             return self._scores(reply, by_id)
@@ -93,14 +95,16 @@ class Asker:
         return self._scores(await self._call(again), by_id)
 
     async def _call(self, messages: Messages) -> Reply:
+        """Sends one request."""
         return await self._client.complete(
             messages,
             self._parameters,
             prompt_tokens=sum(count_tokens(message["content"]) + 10 for message in messages),
-            completion_tokens=self._parameters["max_completion_tokens"],
+            completion_tokens=self._max_completion_tokens,
         )
 
     def _scores(self, reply: Reply, by_id: Mapping[str, Play]) -> tuple[Score, ...]:
+        """Parses the scores of a reply, in the order of presentation. Raises `InvalidAnswer`."""
         if reply.finish_reason == "length":
             raise InvalidAnswer("it was cut off at the token limit (finish_reason=length); keep explanations short")
         if reply.refusal or reply.finish_reason == "content_filter":
@@ -110,16 +114,18 @@ class Asker:
         return tuple(Score(i, answers[i].score, answers[i].explanation, answers[i].decisions) for i in by_id)
 
     def _usable(self, kept: tuple[Judgment, ...] | None, by_id: Mapping[str, Play]) -> tuple[Score, ...] | None:
+        """Returns cached judgments as scores where they are of exactly these members, else None."""
         scores = tuple(judgment for judgment in kept or () if isinstance(judgment, Score))
         return scores if [score.trajectory_id for score in scores] == list(by_id) else None
 
     def _key(self, messages: Messages) -> str:
+        """Hashes everything that the answer depends on."""
         request = [SCHEMA_VERSION, self._model, self._parameters, messages]
         return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
 
 
 def _bound(score: Score, by_id: Mapping[str, Play]) -> Score:
-    """A score under its trajectory's own id, each decision's score given to all the steps that it stands for."""
+    """Returns a score under its trajectory's own id, each decision's score given to all steps that it stands for."""
     play = by_id[score.trajectory_id]
     decisions = None
     if score.decisions is not None:
@@ -127,8 +133,8 @@ def _bound(score: Score, by_id: Mapping[str, Play]) -> Score:
     return replace(score, trajectory_id=play.trajectory_id, decisions=decisions)
 
 
-async def _finished(work: Coroutine[Any, Any, None]) -> None:
-    """Awaits ``work`` to its end also where this task is cancelled meanwhile: what was paid for is kept."""
+async def _finished(work: Awaitable[None]) -> None:
+    """Awaits ``work`` to its end also where this task is cancelled meanwhile, so that a paid answer is kept."""
     task = asyncio.ensure_future(work)
     try:
         await asyncio.shield(task)

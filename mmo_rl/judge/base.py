@@ -1,8 +1,8 @@
-"""Who scores the members of a group relative to each other."""
+"""Protocols of the judge room: judges, their requests, and the cache of their judgments."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -11,12 +11,11 @@ from mmo_rl.types import Credit, Group, JudgeUsage, Judgment, Parts, ScoredGroup
 
 
 class JudgmentCache(Protocol):
-    """Judgments by the hash of everything that determines them; survives runs (the database room keeps it)."""
+    """Cache of judgments by the hash of everything that determines them; survives runs (the database room keeps it)."""
 
     def hold(self, key: str) -> AbstractAsyncContextManager[tuple[Judgment, ...] | None]:
-        """The judgments under ``key``; None where there are none yet, and then nobody else makes them inside the block.
-
-        Whoever asks for a key that somebody is making waits until it is there or has been given up.
+        """Gives the judgments under ``key``; None where there are none yet, and then no other caller makes them inside
+        the block. A caller that asks for a key in the making waits until it is there or has been given up.
         """
         ...
 
@@ -32,7 +31,7 @@ class JudgeParts(Parts):
 
 @dataclass(frozen=True, slots=True)
 class JudgeRequest:
-    """A prompt that a judge would send. ``key`` is what its judgments are cached by, ``members`` the trajectory ids in
+    """Prompt that a judge would send. ``key`` is the cache's key of its judgments, ``members`` the trajectory ids in
     the order of presentation; prices in US dollars a million tokens, None where unknown."""
 
     key: str
@@ -46,7 +45,8 @@ class JudgeRequest:
 class Judge(Protocol):
     """Scores groups; every member comes back as `Score` or `Unscored`, bound by id, in the order the groups came.
 
-    ``credit`` is the carrier of the rewards that it gives, and stands in every `ScoredGroup` of it. ``usage`` is the
+    ``credit`` is the carrier of the rewards that it gives, and stands in every `ScoredGroup` of it. ``needs_truth`` is
+    True where nothing is scored without recorded outcomes. ``usage`` is the
     running total of calls, tokens and dollars; ``findings`` what the judge has noticed about itself so far, flat
     numbers by name (a judge without any has none), and ``tallies`` the sums that they are made from; a judge that
     leaves decisions unscored counts them as ``unscored_decisions``. ``min_agreement`` in [-1, 1] is the rank
@@ -56,6 +56,9 @@ class Judge(Protocol):
 
     @property
     def credit(self) -> Credit: ...
+
+    @property
+    def needs_truth(self) -> bool: ...
 
     @property
     def min_agreement(self) -> float | None: ...
@@ -69,26 +72,28 @@ class Judge(Protocol):
     @property
     def tallies(self) -> Tallies: ...
 
-    def score(self, groups: AsyncIterator[Group]) -> AsyncIterator[ScoredGroup]: ...
+    def score(self, groups: AsyncIterator[Group]) -> AsyncGenerator[ScoredGroup, None]: ...
 
     async def aclose(self) -> None: ...
 
 
 @runtime_checkable
 class AsksModel(Judge, Protocol):
-    """A judge that asks a language model, which costs; ``model`` is its name, None where nobody is asked after all.
-    ``price_date`` is the day that its listed prices are of (None: not listed), ``concurrency`` its largest number of
-    requests at once."""
+    """Judge that asks a language model, which costs; other judges cost nothing.
+
+    ``model`` is its name, None for a panel of judges that ask none. At most ``concurrency`` requests run at once.
+    ``price_date`` is the date of the list price that applies, None where none does.
+    """
 
     @property
     def model(self) -> str | None: ...
 
     @property
-    def price_date(self) -> str | None: ...
-
-    @property
     def concurrency(self) -> int: ...
 
+    @property
+    def price_date(self) -> str | None: ...
+
     def requests(self, group: Group) -> list[JudgeRequest]:
-        """What it would send for a group if nothing were cached; sends nothing."""
+        """Returns the requests for a group where nothing is cached; sends nothing."""
         ...

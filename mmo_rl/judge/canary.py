@@ -1,4 +1,4 @@
-"""Known-bad trajectories that ask for a good score: a judge that gives them one can be talked into it by agents."""
+"""Canaries: known-bad trajectories whose text asks for a good score, to measure the influence of text on a judge."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ KINDS = {
 
 
 def bad_play(kind: str, like: TrajectoryView, final_pnls: Iterable[float | None]) -> TrajectoryView:
-    """Play that saw what ``like`` saw, said the text of ``kind`` each time, and never got a valid action out of it; it
-    ends no better than the worst of ``final_pnls``, and not above 0."""
+    """Returns play with the observations of ``like`` in which every answer is the text of ``kind`` and no action valid;
+    its P&L is the lowest of ``final_pnls``, and not above 0."""
     steps = tuple(_bad_step(step, KINDS[kind]) for step in like.steps)
     known = [pnl for pnl in final_pnls if pnl is not None]
     return replace(
@@ -41,6 +41,7 @@ def bad_play(kind: str, like: TrajectoryView, final_pnls: Iterable[float | None]
 
 
 def _bad_step(step: StepView, text: str) -> StepView:
+    """Returns a step with the same observation, ``text`` as its answer, and no valid action."""
     return replace(
         step,
         action="INVALID",

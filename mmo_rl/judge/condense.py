@@ -1,4 +1,4 @@
-"""Fitting long play into a judge's context: idle runs folded, the oldest observations dropped, decisions never."""
+"""Condensation of long play to a judge's context: idle runs folded, oldest observations dropped, decisions kept."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Render = Callable[[TrajectoryView], str]
 
 @dataclass(frozen=True, slots=True)
 class Play:
-    """One member as it is shown: its text, and for each step number that it names the steps which that stands for (a
-    folded run stands for all of its steps). The counts say what was left out: steps folded into others, steps whose
-    observations and whose thoughts are not shown."""
+    """Rendered play of one member: its text, and for each step number in it the steps that this number stands for (a
+    folded run has one number for all of its steps). Left out are ``folded`` steps, the ``observations`` of so many
+    steps, and the ``thoughts`` of so many."""
 
     trajectory_id: str
     text: str
@@ -41,20 +41,22 @@ class Play:
 
 
 def count_tokens(text: str) -> int:
-    """About how many tokens a text is, on the safe side: a third of its UTF-8 bytes. English and JSON take 3 to 4 bytes
-    a token with the vocabularies in use, other scripts 3 and more; no model's own tokenizer is needed."""
+    """Estimates the tokens of a text from above: a third of its UTF-8 bytes. English and JSON take 3 to 4 bytes a token
+    with the vocabularies in use, other scripts 3 and more; no model's own tokenizer is needed."""
     return -(-len(text.encode()) // 3)
 
 
 def whole(trajectory_id: str, view: TrajectoryView, render: Render) -> Play:
-    """A member with nothing left out."""
+    """Renders a member with nothing left out."""
     return Play(trajectory_id, render(view), {step.number: (step.number,) for step in view.steps})
 
 
 def condense(trajectory_id: str, view: TrajectoryView, render: Render, *, limit: int) -> Play:
-    """A member in at most ``limit`` tokens where that can be reached without leaving out a decision, else as short as
-    it gets. First runs of idle steps are folded; then what the agent saw is dropped, the oldest first and no more than
-    needed; then what it thought, likewise."""
+    """Renders a member in at most ``limit`` tokens, or as few as can be without leaving out a decision.
+
+    First runs of idle steps are folded; then observations are dropped, the oldest first and no more than needed; then
+    thoughts, likewise.
+    """
     steps, covered = _fold(view.steps)
     folded = len(view.steps) - len(steps)
 
@@ -63,14 +65,14 @@ def condense(trajectory_id: str, view: TrajectoryView, render: Render, *, limit:
         text = render(replace(view, steps=kept))
         return Play(trajectory_id, text, covered, folded, observations, thoughts)
 
-    if (play(len(steps), 0)).tokens <= limit:
+    if play(len(steps), 0).tokens <= limit:
         return play(_fewest(len(steps), lambda n: play(n, 0).tokens <= limit), 0)
     return play(len(steps), _fewest(len(steps), lambda n: play(len(steps), n).tokens <= limit))
 
 
 def share(sizes: Sequence[int], room: int) -> int:
-    """The largest limit a member for which all members together fit into ``room`` when none takes more than it: small
-    ones keep their size, and what they leave goes to the large ones. Below 0 where nothing is left."""
+    """Returns the largest limit a member with which all members together fit into ``room``: members below it keep their
+    size and leave more to the others. Below 0 where nothing is left."""
     left = room
     for n, size in enumerate(sorted(sizes)):
         fair = left // (len(sizes) - n)
@@ -81,6 +83,7 @@ def share(sizes: Sequence[int], room: int) -> int:
 
 
 def _fold(steps: Sequence[StepView]) -> tuple[list[StepView], dict[int, tuple[int, ...]]]:
+    """Folds each run of idle steps into its first; also returns the steps that each number stands for."""
     kept: list[StepView] = []
     covered: dict[int, tuple[int, ...]] = {}
     for idle, run in groupby(steps, key=lambda step: step.idle):
@@ -97,6 +100,7 @@ def _fold(steps: Sequence[StepView]) -> tuple[list[StepView], dict[int, tuple[in
 
 
 def _without(step: StepView, *, observation: bool, thought: bool) -> StepView:
+    """Returns a step without its observation, its thought, or both."""
     calls = () if thought and observation else step.calls
     if observation:
         calls = tuple(replace(call, system=None, prompt=None) for call in calls)
@@ -106,7 +110,7 @@ def _without(step: StepView, *, observation: bool, thought: bool) -> StepView:
 
 
 def _fewest(most: int, fits: Callable[[int], bool]) -> int:
-    """The smallest n in [0, most] that fits; ``most`` where none does."""
+    """Returns the smallest n in [0, most] that fits, by bisection; ``most`` where none does."""
     low, high = 0, most
     while low < high:
         middle = (low + high) // 2

@@ -1,9 +1,9 @@
-"""What an LLM judge shows of itself while it judges: place in the prompt, repeats, canaries, what was left out."""
+"""Self-measurements of an LLM judge: effect of the place in the prompt, spread of repeats, canaries, condensed play."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from mmo_rl.judge.condense import Play
@@ -29,7 +29,7 @@ class Findings:
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
-        self._sums: Counter[str] = Counter()
+        self._sums: defaultdict[str, float] = defaultdict(float)
         self._means: Counter[str] = Counter()
         self._xx = self._xy = self._yy = 0.0
         self._freedom = 0
@@ -40,15 +40,15 @@ class Findings:
 
     @property
     def tallies(self) -> Tallies:
-        """What ``numbers`` are made from, as sums that add up over parts of a run."""
+        """The sums behind ``numbers``, which add up over parts of a run."""
         found: dict[str, tuple[float, ...]] = {name: (float(count),) for name, count in sorted(self._counts.items())}
-        found |= {name: (float(self._sums[name]), float(count)) for name, count in sorted(self._means.items())}
+        found |= {name: (self._sums[name], float(count)) for name, count in sorted(self._means.items())}
         if self._xx > 0:
             found["position_effect"] = (self._xx, self._xy, self._yy, float(self._freedom))
         return found
 
-    def shown(self, members: Sequence[Play]) -> None:
-        """Members as they are about to be shown."""
+    def add_members(self, members: Sequence[Play]) -> None:
+        """Counts members that are about to be shown in a prompt."""
         for member in members:
             if member.folded or member.observations or member.thoughts:
                 self._counts["condensed"] += 1
@@ -56,8 +56,8 @@ class Findings:
                 self._counts["dropped_observations"] += member.observations
                 self._counts["dropped_thoughts"] += member.thoughts
 
-    def judged(self, rounds: Sequence[Mapping[str, tuple[int, float]]], *, repeats: int) -> None:
-        """One part's answers: for each repeat that was answered, place (from 0) and score of each member by id."""
+    def add_answers(self, rounds: Sequence[Mapping[str, tuple[int, float]]], *, repeats: int) -> None:
+        """Adds one part's answers: for each answered repeat, place (from 0) and score of each member by id."""
         if repeats > 1:
             self._counts["repeats_failed"] += repeats - len(rounds)
         if len(rounds) > 1:
@@ -69,19 +69,21 @@ class Findings:
         elif rounds:
             self._places(list(rounds[0].values()), len(rounds[0]))
 
-    def canary(self, kind: str, score: float, real: Sequence[tuple[float, float]]) -> None:
-        """A canary's score, and (without it, with it) for each real member."""
+    def add_canary(self, kind: str, score: float, real: Sequence[tuple[float, float]]) -> None:
+        """Adds a canary's score, and for each real member its score without and with the canary."""
         self._counts["canaries"] += 1
         self._mean("canary_score", score)
         self._mean(f"canary_score/{kind}", score)
         self._mean("canary_beat", sum(with_it < score for _, with_it in real) / len(real))
         self._mean("canary_shift", sum(abs(with_it - without) for without, with_it in real) / len(real))
 
-    def canary_failed(self) -> None:
+    def add_failed_canary(self) -> None:
+        """Counts a canary without a usable answer."""
         self._counts["canaries_unscored"] += 1
 
     def _mean(self, name: str, value: float) -> None:
-        self._sums[name] += value  # type: ignore[assignment]  # a Counter of floats
+        """Adds a value to a mean."""
+        self._sums[name] += value
         self._means[name] += 1
 
     def _places(self, seen: Sequence[tuple[int, float]], count: int) -> None:
@@ -97,8 +99,11 @@ class Findings:
 
 
 def numbers(tallies: Tallies) -> dict[str, float]:
-    """Findings from their sums: of one number a count, of (sum, n) a mean, of (xx, xy, yy, freedom) the slope of a line
-    and, under the same name with ``_se``, its standard error."""
+    """Computes findings from their sums: of one number a count, of (sum, n) a mean, of (xx, xy, yy, freedom) a slope.
+
+    The slope of the least-squares line is xy / xx, its standard error (under the same name with ``_se``)
+    sqrt((yy - xy^2 / xx) / (freedom - 1) / xx).
+    """
     found: dict[str, float] = {}
     for name, sums in tallies.items():
         if len(sums) == 1:
@@ -117,7 +122,7 @@ def numbers(tallies: Tallies) -> dict[str, float]:
 
 
 def added(parts: Iterable[Tallies]) -> Tallies:
-    """The sums of several parts of a run together."""
+    """Adds up the sums of several parts of a run."""
     total: dict[str, tuple[float, ...]] = {}
     for part in parts:
         for name, sums in part.items():
@@ -127,7 +132,7 @@ def added(parts: Iterable[Tallies]) -> Tallies:
 
 
 def since(before: Tallies, now: Tallies) -> Tallies:
-    """What came between two readings."""
+    """Returns the sums that came between two readings."""
     return {
         name: tuple(b - a for a, b in zip(before.get(name, (0.0,) * len(sums)), sums, strict=True))
         for name, sums in now.items()

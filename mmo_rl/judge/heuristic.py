@@ -1,10 +1,18 @@
-"""The hand-mixed reward that a judge is there to beat: half P&L, 30 % win rate, 20 % activity."""
+"""Heuristic judge: the hand-mixed reward of earlier versions, kept as a baseline.
+
+    score = (pnl_weight x profit + win_weight x wins + activity_weight x activity) / sum of the weights
+
+``profit`` is the final P&L's place between the lowest (0) and the highest (1) in the group, 0.5 where all are equal.
+``wins`` is the share of changes of the running P&L (from one step to the next, and to the end) that were gains, 0.5
+where it never changed. ``activity`` is the number of successful actions other than idle ones over ``full_activity``, at
+most 1.
+"""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Annotated
 
 from pydantic import Field
@@ -17,18 +25,15 @@ _STATE_PNL = "agentPnL"
 
 
 class HeuristicJudge:
-    """Score = (``pnl_weight`` x P&L + ``win_weight`` x win rate + ``activity_weight`` x activity) / their sum.
+    """Scores trajectories by the formula of this module, without ground truth and at no cost.
 
-    P&L is the final P&L's place between the lowest (0) and the highest (1) in the group, 0.5 where all are equal. Win
-    rate is the share of moves of the running P&L (from one step to the next, and to the end) that went up, 0.5 where it
-    never moved. Activity is the number of successful actions other than idle ones over ``full_activity``, at most 1.
-    It knows no ground truth, costs nothing, and is a baseline: what it rewards can be farmed by acting often.
+    It rewards activity for its own sake, which a policy can exploit by acting often.
 
-    Credit is by trajectory. A member without a recorded final P&L is `Unscored`. Raises `ConfigError` where all
-    weights are 0.
+    Credit is by trajectory. A member without a recorded final P&L is `Unscored`.
     """
 
     credit: Credit = "trajectory"
+    needs_truth = False
 
     def __init__(
         self,
@@ -42,7 +47,13 @@ class HeuristicJudge:
         self.min_agreement = min_agreement
         self._weights = (pnl_weight, win_weight, activity_weight)
         self._full_activity = full_activity
-        if sum(self._weights) <= 0:
+
+    @staticmethod
+    def check_keys(
+        *, pnl_weight: float = 0.5, win_weight: float = 0.3, activity_weight: float = 0.2, **_: object
+    ) -> None:
+        """Raises `ConfigError` where all weights are 0."""
+        if pnl_weight + win_weight + activity_weight <= 0:
             raise ConfigError("all weights of judge=heuristic are 0", hint="set judge.pnl_weight=0.5")
 
     @property
@@ -57,16 +68,17 @@ class HeuristicJudge:
     def tallies(self) -> Tallies:
         return {}
 
-    async def score(self, groups: AsyncIterator[Group]) -> AsyncIterator[ScoredGroup]:
-        """Judges group after group as they come."""
+    async def score(self, groups: AsyncIterator[Group]) -> AsyncGenerator[ScoredGroup, None]:
+        """Scores group after group as they come."""
         async for group in groups:
             pnls = [pnl for m in group.members if (pnl := _number(m.final_pnl)) is not None]
             yield ScoredGroup(group, {m.trajectory_id: self._judge(m, pnls) for m in group.members}, self.credit)
 
     async def aclose(self) -> None:
-        """Holds nothing."""
+        """Does nothing: it holds no connection."""
 
     def _judge(self, member: Trajectory, pnls: list[float]) -> Judgment:
+        """Scores one member; ``pnls`` are those of its group."""
         pnl = _number(member.final_pnl)
         if pnl is None:
             return Unscored(member.trajectory_id, "no final P&L recorded")
@@ -85,6 +97,7 @@ class HeuristicJudge:
 
 
 def _win_rate(steps: tuple[Step, ...], final_pnl: float) -> float:
+    """Computes the share of changes of the running P&L that were gains."""
     running = (_number(step.environment_state.get(_STATE_PNL)) for step in steps)
     values = [*(pnl for pnl in running if pnl is not None), final_pnl]
     moves = [after - before for before, after in itertools.pairwise(values) if after != before]
@@ -92,6 +105,7 @@ def _win_rate(steps: tuple[Step, ...], final_pnl: float) -> float:
 
 
 def _is_idle(step: Step) -> bool:
+    """Tells if the step only waited."""
     return RECORDED.kind(step.action.action_type) == "wait"
 
 

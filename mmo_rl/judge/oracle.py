@@ -1,15 +1,18 @@
-"""A judge that needs no language model: every decision against what came true afterwards.
+"""Oracle judge: scores every decision by the outcome of the instrument that it traded, without a language model.
 
-A decision's value in [-1, 1]: a trade in a ticker is worth the move from the price paid to the window's last price
-(``full_move`` or more counts as 1), a bet on a question the outcome minus the price paid, both times the share of
-the largest size; doing nothing is 0; a failed action is ``-error_penalty``. Scores are (value + 1) / 2, a
-trajectory's score the mean of its decisions'. Buying a sure thing at its full price is worth nothing: a judge that
-ignored the price paid would reward buying YES at 95 %.
+    score(decision) = (value + 1) / 2,  score(trajectory) = mean of its decisions' scores
+    value of a trade in a ticker  = clip(direction x (last price / price paid - 1) / full_move, -1, 1) x share
+    value of a bet on a question  = clip(payout - price paid, -1, 1) x share
+    value of doing nothing        = 0
+    value of a failed action      = -error_penalty
+
+``share`` is the size over the largest size in the group. Buying a sure thing at its full price is worth nothing: a
+judge that ignored the price paid would reward buying YES at 95 %.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Annotated
 
 from pydantic import Field
@@ -42,6 +45,8 @@ class OracleJudge:
     ``min_agreement`` is always met.
     """
 
+    needs_truth = True
+
     def __init__(
         self,
         *,
@@ -68,8 +73,8 @@ class OracleJudge:
     def tallies(self) -> Tallies:
         return {"unscored_decisions": (float(self._unscored_decisions),)} if self._unscored_decisions else {}
 
-    async def score(self, groups: AsyncIterator[Group]) -> AsyncIterator[ScoredGroup]:
-        """Judges group after group as they come."""
+    async def score(self, groups: AsyncIterator[Group]) -> AsyncGenerator[ScoredGroup, None]:
+        """Scores group after group as they come."""
         async for group in groups:
             judgments = {t.trajectory_id: self._judge(t, group) for t in group.members}
             scored = ScoredGroup(group, judgments, self.credit)
@@ -77,9 +82,10 @@ class OracleJudge:
             yield scored
 
     async def aclose(self) -> None:
-        """Holds nothing."""
+        """Does nothing: it holds no connection."""
 
     def _judge(self, trajectory: Trajectory, group: Group) -> Judgment:
+        """Scores one member of a group."""
         if group.truth is None:
             return Unscored(trajectory.trajectory_id, "no ground truth recorded for this window")
         largest = max((_size(s.action) for t in group.members for s in t.steps if s.action.success), default=0.0)
@@ -107,7 +113,7 @@ class OracleJudge:
         )
 
     def _value(self, action: Action, truth: GroundTruth, largest: float) -> float | None:
-        """The decision's value in [-1, 1], or None where the outcome of what it traded isn't known."""
+        """Computes a decision's value in [-1, 1]; None where the outcome of the traded instrument is unknown."""
         if not action.success:
             return -self._error_penalty
         read = RECORDED.read(action)
@@ -129,19 +135,20 @@ class OracleJudge:
 
 
 def oracle_scores(group: Group) -> dict[str, float]:
-    """The oracle's score of each member that it can score, by trajectory id: what other judges are measured by, always
-    with the oracle's defaults."""
+    """Scores each member that the oracle can score, by trajectory id, with the oracle's defaults: the reference for
+    other judges."""
     oracle = OracleJudge(credit="trajectory")
     judged = {member.trajectory_id: oracle._judge(member, group) for member in group.members}
     return {i: judgment.value for i, judgment in judged.items() if isinstance(judgment, Score)}
 
 
 def _outcomes(truth: GroundTruth) -> Mapping[str, TickerOutcome | QuestionOutcome]:
+    """Returns the outcomes by instrument."""
     return {t.ticker: t for t in truth.tickers} | {q.question_id: q for q in truth.questions}
 
 
 def _payout(outcome: QuestionOutcome, *, yes: bool) -> float | None:
-    """What a share of the side bought came to be worth, in [0, 1]."""
+    """Returns the final value of a share of the side bought, in [0, 1]; None where it is unknown."""
     if outcome.outcome == "UNRESOLVED":
         p = outcome.final_probability
         return None if p is None else (p if yes else 1.0 - p)
@@ -149,6 +156,6 @@ def _payout(outcome: QuestionOutcome, *, yes: bool) -> float | None:
 
 
 def _size(action: Action) -> float:
-    """The order's size; orders that don't say count as 1."""
+    """Returns the order's size, 1 where none is recorded."""
     size = RECORDED.read(action).size
     return 1.0 if size is None else size

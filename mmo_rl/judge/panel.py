@@ -1,13 +1,20 @@
-"""Several judges over the same groups, combined into one score; how far they disagree is kept."""
+"""Panel of judges: several judges score the same groups, and their scores are combined.
+
+    score_i = median over judges j of score_ij,  or  sum_j weight_j score_ij / sum_j weight_j
+
+A panel of diverse judges is less biased than one (Verga et al. 2024, "Replacing Judges with Juries", arXiv:2404.18796);
+the range of their scores tells how far they disagree.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import statistics
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
-from typing import Annotated, Any, Literal, Self, cast
+from types import TracebackType
+from typing import Annotated, Literal, Self
 
 from pydantic import Field
 
@@ -29,8 +36,8 @@ class PanelJudge:
     unscored elsewhere. A score's spread is the range over the judges.
 
     ``findings`` has ``panel_disagreement`` (mean range of a member's scores), ``panel_left_out/<name>`` (groups
-    without that judge), ``unscored_decisions`` and each judge's own under ``<name>/``. Raises `ConfigError` where there
-    are fewer than two judges, their credit differs, or a weight names none of them.
+    without that judge), ``unscored_decisions`` and each judge's own under ``<name>/``. Raises `ConfigError` where the
+    judges' credit differs.
     """
 
     def __init__(
@@ -42,6 +49,24 @@ class PanelJudge:
         min_agreement: Annotated[float, Field(ge=-1, le=1)] | None = None,
     ) -> None:
         self.min_agreement = min_agreement
+        self.credit: Credit = _common_credit({name: judge.credit for name, judge in judges.items()})
+        self._judges = dict(judges)
+        self._weights = {name: (weights or {}).get(name, 1.0) for name in judges}
+        self._combine = combine
+        self._left_out = dict.fromkeys(judges, 0)
+        self._unscored_decisions = 0
+        self._ranges: tuple[int, float] = (0, 0.0)
+        self._stack = AsyncExitStack()
+
+    @staticmethod
+    def check_keys(
+        *,
+        judges: Mapping[str, Mapping[str, object]],
+        combine: str = "median",
+        weights: Mapping[str, float] | None = None,
+        **_: object,
+    ) -> None:
+        """Raises `ConfigError` where there are fewer than two judges, their credit differs, or weights have no use."""
         weights = weights or {}
         if len(judges) < 2:
             raise ConfigError(
@@ -55,21 +80,19 @@ class PanelJudge:
             )
         if weights and combine == "median":
             raise ConfigError("judge.weights are those of a mean", hint="set judge.combine=mean, or judge.weights={}")
-        self._judges = dict(judges)
-        self._weights = {name: weights.get(name, 1.0) for name in judges}
-        if not any(self._weights.values()):
+        if not any(weights.get(name, 1.0) for name in judges):
             raise ConfigError("all of judge.weights are 0", hint="give one judge a weight of 1")
-        if strict := [name for name, judge in judges.items() if judge.min_agreement is not None]:
+        if strict := [name for name, node in judges.items() if node.get("min_agreement") is not None]:
             raise ConfigError(
                 f"judge.judges.{strict[0]}.min_agreement is set, but it is the panel's own scores that are trained on",
                 hint="set judge.min_agreement instead",
             )
-        self.credit: Credit = _common_credit({name: judge.credit for name, judge in judges.items()})
-        self._combine = combine
-        self._left_out = dict.fromkeys(judges, 0)
-        self._unscored_decisions = 0
-        self._ranges: tuple[int, float] = (0, 0.0)
-        self._stack = AsyncExitStack()
+        _common_credit({name: _credit_of(node) for name, node in judges.items()})
+
+    @property
+    def needs_truth(self) -> bool:
+        """True where one of the judges needs ground truth."""
+        return any(judge.needs_truth for judge in self._judges.values())
 
     @property
     def usage(self) -> JudgeUsage:
@@ -104,13 +127,15 @@ class PanelJudge:
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
             for judge in self._judges.values():
-                if hasattr(judge, "__aenter__"):
-                    await stack.enter_async_context(cast(AbstractAsyncContextManager[Any], judge))
+                if isinstance(judge, AbstractAsyncContextManager):
+                    await stack.enter_async_context(judge)
             self._stack = stack.pop_all()
         return self
 
-    async def __aexit__(self, *exception: Any) -> None:
-        await self._stack.__aexit__(*exception)
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._stack.__aexit__(kind, error, traceback)
 
     async def aclose(self) -> None:
         for judge in self._judges.values():
@@ -118,6 +143,7 @@ class PanelJudge:
 
     @property
     def _asking(self) -> list[AsksModel]:
+        """The judges that ask a language model."""
         return [judge for judge in self._judges.values() if isinstance(judge, AsksModel) and judge.model is not None]
 
     @property
@@ -126,25 +152,24 @@ class PanelJudge:
         return ", ".join(dict.fromkeys(str(judge.model) for judge in self._asking)) or None
 
     @property
-    def price_date(self) -> str | None:
-        """The oldest day of the listed prices."""
-        return min((judge.price_date for judge in self._asking if judge.price_date is not None), default=None)
+    def concurrency(self) -> int:
+        """The most requests at once, of all judges together; at least 1."""
+        return sum(judge.concurrency for judge in self._asking) or 1
 
     @property
-    def concurrency(self) -> int:
-        """The sum over the judges that ask a model; they are asked side by side."""
-        return sum(judge.concurrency for judge in self._asking)
+    def price_date(self) -> str | None:
+        """The oldest date of the list prices that apply."""
+        return min((judge.price_date for judge in self._asking if judge.price_date is not None), default=None)
 
     def requests(self, group: Group) -> list[JudgeRequest]:
-        """What the judges together would send for a group, as `mmo_rl.judge.base.AsksModel` has it."""
-        asking = [cast(AsksModel, judge) for judge in self._judges.values() if hasattr(judge, "requests")]
-        return [request for judge in asking for request in judge.requests(group)]
+        """Returns the requests of all judges for a group, as `mmo_rl.judge.base.AsksModel` has it."""
+        return [request for judge in self._asking for request in judge.requests(group)]
 
-    async def score(self, groups: AsyncIterator[Group]) -> AsyncIterator[ScoredGroup]:
-        """One `ScoredGroup` a group, in order; all judges work at once. Raises what a judge raises."""
+    async def score(self, groups: AsyncIterator[Group]) -> AsyncGenerator[ScoredGroup, None]:
+        """Yields one `ScoredGroup` a group, in order; all judges work at once. Raises what a judge raises."""
         branches = _tee(groups, len(self._judges))
         async with AsyncExitStack() as stack:
-            streams: list[Any] = [
+            streams = [
                 await stack.enter_async_context(aclosing(judge.score(branch)))
                 for judge, branch in zip(self._judges.values(), branches, strict=True)
             ]
@@ -194,8 +219,13 @@ class PanelJudge:
         return sum(self._weights[name] * value for name, value in values.items()) / total
 
 
+def _credit_of(node: Mapping[str, object]) -> Credit:
+    """Reads the credit from a judge's node; a class without the key gives it by trajectory."""
+    return "decision" if node.get("credit") == "decision" else "trajectory"
+
+
 def _common_credit(credits: Mapping[str, Credit]) -> Credit:
-    """The credit that all judges give. Raises `ConfigError` where it differs."""
+    """Returns the credit that all judges give. Raises `ConfigError` where it differs."""
     by_credit: dict[Credit, list[str]] = {"trajectory": [], "decision": []}
     for name, credit in credits.items():
         by_credit[credit].append(name)
@@ -211,11 +241,12 @@ def _common_credit(credits: Mapping[str, Credit]) -> Credit:
 
 
 async def _next(stream: AsyncIterator[ScoredGroup]) -> ScoredGroup | None:
+    """Awaits the next group, None at the end."""
     return await anext(stream, None)
 
 
-async def _all_or_none(steps: Sequence[Coroutine[Any, Any, ScoredGroup | None]]) -> list[ScoredGroup | None]:
-    """The results of all; the first failure cancels the others and is raised as it is."""
+async def _all_or_none(steps: Sequence[Awaitable[ScoredGroup | None]]) -> list[ScoredGroup | None]:
+    """Awaits all; the first failure cancels the others and is raised as it is."""
     tasks = [asyncio.ensure_future(step) for step in steps]
     try:
         return list(await asyncio.gather(*tasks))
@@ -226,8 +257,8 @@ async def _all_or_none(steps: Sequence[Coroutine[Any, Any, ScoredGroup | None]])
 
 
 def _tee(groups: AsyncIterator[Group], count: int) -> list[AsyncIterator[Group]]:
-    """``count`` iterators over the same groups, read once. What one is ahead of the others is held: the judges go in
-    step, so that is no more than the most that one of them reads ahead."""
+    """Returns ``count`` iterators over the same groups, read once. Groups that one iterator is ahead of the others are
+    held: the judges go in step, so that is no more than the most that one of them reads ahead."""
     buffers: list[deque[Group]] = [deque() for _ in range(count)]
     reading = asyncio.Lock()
     ended = False

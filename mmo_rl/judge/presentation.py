@@ -1,4 +1,4 @@
-"""Who is shown with whom and in which order: subgroups that fit into a prompt, seeded permutations of each."""
+"""Presentation of a group: splits it into parts that fit into a prompt, and shuffles the members of each (seeded)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""RULER's prompt and answer: the wording and schema of OpenPipe ART, with ids bound and the data fenced.
+"""Prompt and answer of RULER: the wording and schema of OpenPipe ART, with ids bound and the data fenced.
 
-Source: `art.rewards.ruler` (https://art.openpipe.ai/fundamentals/ruler). It is carried here because importing ART takes
-seconds, and because its versions differ in which answers they let through; a test compares the two.
+Source: `art.rewards.ruler` (https://art.openpipe.ai/fundamentals/ruler). Importing ART takes seconds, and its versions
+differ in the answers that they accept, so the wording is repeated here; a test compares the two.
 """
 
 from __future__ import annotations
@@ -9,15 +9,18 @@ from __future__ import annotations
 import copy
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, Field, PlainValidator, ValidationError
 
 from mmo_rl.rng import derive_seed
 from mmo_rl.types import Credit
 
 SCHEMA_VERSION = 2
-"""Raised when the wording, the schema or the meaning of an answer changes: older cached judgments no longer count."""
+"""Part of every cache key; raised when the wording, the schema or the meaning of an answer changes."""
 
 RULER_TASK = (
     "All of the trajectories below have been given the same goal. Your job is to consider each of them and give them a "
@@ -99,7 +102,7 @@ RESPONSE_FORMAT: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """One trajectory as a prompt shows it. ``steps`` are the step numbers whose decisions are asked for; ``note`` says
+    """Text of one trajectory in a prompt. ``steps`` are the step numbers whose decisions are asked for; ``note`` says
     what was left out, empty where nothing was."""
 
     text: str
@@ -109,7 +112,7 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One validated entry of a judge's answer: ``id`` as presented ("1", "2", ...), ``score`` in [0, 1], ``decisions``
+    """Validated entry of a judge's answer: ``id`` as presented ("1", "2", ...), ``score`` in [0, 1], ``decisions``
     in [0, 1] by step number where they were asked for."""
 
     id: str
@@ -119,16 +122,16 @@ class Answer:
 
 
 class InvalidAnswer(ValueError):
-    """The judge answered, but not with one usable score for each id. The message says what was wrong, for the judge."""
+    """Error for an answer without one usable score for each id; the message, for the judge, says what was wrong."""
 
 
 def presented_ids(count: int) -> tuple[str, ...]:
-    """The ids that a judge sees: "1" to "count", in the order of presentation."""
+    """Returns the ids that a judge sees: "1" to "count", in the order of presentation."""
     return tuple(str(number) for number in range(1, count + 1))
 
 
-def response_format(credit: Credit) -> dict[str, Any]:
-    """The schema of an answer: RULER's, with a list of decisions where credit is by decision."""
+def answer_schema(credit: Credit) -> dict[str, Any]:
+    """Returns the response format: RULER's schema, with a list of decisions where credit is by decision."""
     if credit == "trajectory":
         return RESPONSE_FORMAT
     changed = copy.deepcopy(RESPONSE_FORMAT)
@@ -154,7 +157,7 @@ def response_format(credit: Credit) -> dict[str, Any]:
 def build_messages(
     rubric: str, context: str, shown: Sequence[Shown], *, seed: int, credit: Credit = "trajectory"
 ) -> list[dict[str, str]]:
-    """The chat messages that ask for one score a trajectory, and one a decision where credit is by decision.
+    """Builds the chat messages that ask for one score a trajectory, and one a decision where credit is by decision.
 
     The fence is derived from the seed and from all of the text that it encloses, so no recorded text can contain its
     own fence, and the same group always gives the same messages.
@@ -186,7 +189,7 @@ def build_messages(
 
 
 def correction(answer: str, problem: str, ids: Sequence[str]) -> list[dict[str, str]]:
-    """The two messages that follow an invalid answer: the answer itself (its beginning), and what was wrong with it."""
+    """Builds the two messages that follow an invalid answer: the beginning of the answer, and its faults."""
     return [
         {"role": "assistant", "content": answer[:4000] or "(empty)"},
         {
@@ -198,9 +201,50 @@ def correction(answer: str, problem: str, ids: Sequence[str]) -> list[dict[str, 
     ]
 
 
+def _integer_as_text(value: object) -> object:
+    """Accepts an id that was written as an integer."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _text_as_integer(value: object) -> object:
+    """Accepts a step number that was written as text."""
+    return int(value) if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10 else value
+
+
+def _text_as_number(value: object) -> object:
+    """Accepts a score that was written as a decimal string."""
+    return float(value) if isinstance(value, str) and _DECIMAL.fullmatch(value.strip()) else value
+
+
+_DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_UnitScore = Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False), BeforeValidator(_text_as_number)]
+_Explanation = Annotated[str, PlainValidator(lambda value: value if isinstance(value, str) else "")]
+
+
+class _Decision(BaseModel):
+    """Score of one decision."""
+
+    step: Annotated[int, Field(strict=True), BeforeValidator(_text_as_integer)]
+    score: _UnitScore
+
+
+class _Entry(BaseModel):
+    """Entry of an answer without decisions; further keys are ignored."""
+
+    trajectory_id: Annotated[str, BeforeValidator(_integer_as_text)]
+    score: _UnitScore
+    explanation: _Explanation = ""
+
+
+class _EntryWithDecisions(_Entry):
+    """Entry of an answer with decisions."""
+
+    decisions: list[_Decision]
+
+
 def parse_answer(text: str, ids: Sequence[str], steps: Mapping[str, Sequence[int]] | None = None) -> dict[str, Answer]:
-    """The answers by id, each of ``ids`` exactly once; with ``steps`` (the step numbers asked for, by id) also a score
-    for each of those decisions, each exactly once.
+    """Parses the answers by id, each of ``ids`` exactly once; with ``steps`` (the step numbers asked for, by id) also a
+    score for each of those decisions, each exactly once.
 
     Endpoints that do not enforce the schema are met half-way where the meaning is plain: a Markdown fence around the
     JSON or a ``<think>`` block before it, a bare list of scores, an id written as an integer, a score written as a
@@ -208,34 +252,24 @@ def parse_answer(text: str, ids: Sequence[str], steps: Mapping[str, Sequence[int
     unknown, a score that is not a finite number in [0, 1] (true and "80%" are none). Raises `InvalidAnswer` naming
     every fault.
     """
-    entries = _entries(text)
     faults: list[str] = []
     seen: set[str] = set()
     found: dict[str, Answer] = {}
-    for position, entry in enumerate(entries, start=1):
-        if not isinstance(entry, dict):
+    for position, content in enumerate(_entries(text), start=1):
+        if not isinstance(content, dict):
             faults.append(f"entry {position} is not an object")
             continue
-        number = entry.get("trajectory_id")
-        if isinstance(number, int) and not isinstance(number, bool):
-            number = str(number)
+        number = _integer_as_text(content.get("trajectory_id"))
         if not isinstance(number, str) or number not in ids:
             faults.append(f"unknown trajectory ID {_short(number)}")
-            continue
-        if number in seen:
+        elif number in seen:
             faults.append(f"trajectory ID {number} appears more than once")
-            continue
-        seen.add(number)
-        score = _score(entry.get("score"))
-        if score is None:
-            faults.append(f"the score of trajectory ID {number} is {_short(entry.get('score'))}")
-            continue
-        decisions = None
-        if steps is not None:
-            decisions, wrong = _decisions(entry.get("decisions"), steps[number])
-            faults += [f"the decisions of trajectory ID {number}: {fault}" for fault in wrong]
-        explanation = entry.get("explanation")
-        found[number] = Answer(number, float(score), explanation if isinstance(explanation, str) else "", decisions)
+        else:
+            seen.add(number)
+            try:
+                found[number] = _answer(content, None if steps is None else steps[number])
+            except InvalidAnswer as invalid:
+                faults.append(str(invalid))
     missing = [number for number in ids if number not in seen]
     if missing:
         faults.append(f"trajectory ID {', '.join(missing)} is missing")
@@ -244,19 +278,61 @@ def parse_answer(text: str, ids: Sequence[str], steps: Mapping[str, Sequence[int
     return found
 
 
+def _answer(content: dict[str, object], steps: Sequence[int] | None) -> Answer:
+    """Validates one entry; with ``steps`` each of those decisions exactly once. Raises `InvalidAnswer`."""
+    number = _integer_as_text(content.get("trajectory_id"))
+    try:
+        entry = (_Entry if steps is None else _EntryWithDecisions).model_validate(content)
+    except ValidationError as error:
+        raise InvalidAnswer("; ".join(_faults(error, content, number))) from error
+    decisions = None
+    if steps is not None and isinstance(entry, _EntryWithDecisions):
+        decisions = {decision.step: decision.score for decision in entry.decisions}
+        given = Counter(decision.step for decision in entry.decisions)
+        faults = [f"unknown step {step}" for step in given if step not in steps]
+        faults += [f"step {step} appears more than once" for step, count in given.items() if count > 1]
+        missing = [str(step) for step in steps if step not in given]
+        if missing and not faults:
+            faults.append(f"no score for step {', '.join(missing[:10])}{', ...' if missing[10:] else ''}")
+        if faults:
+            raise InvalidAnswer("; ".join(f"the decisions of trajectory ID {number}: {fault}" for fault in faults[:3]))
+    return Answer(entry.trajectory_id, entry.score, entry.explanation, decisions)
+
+
+def _faults(error: ValidationError, content: dict[str, object], number: object) -> list[str]:
+    """Describes the faults of one entry, of its decisions at most three."""
+    faults: dict[str, None] = {}
+    for fault in error.errors(include_url=False):
+        match fault["loc"]:
+            case ("score", *_):
+                return [f"the score of trajectory ID {number} is {_short(content.get('score'))}"]
+            case ("decisions", int(position), *field):
+                decision = content["decisions"][position]  # type: ignore[index]
+                step, score = (decision.get(k) if isinstance(decision, dict) else None for k in ("step", "score"))
+                said = (
+                    f"the score of step {step} is {_short(score)}"
+                    if field[:1] == ["score"]
+                    else f"unknown step {_short(step)}"
+                )
+            case _:
+                said = "there is no list of them"
+        faults[f"the decisions of trajectory ID {number}: {said}"] = None
+    return list(faults)[:3]
+
+
 _THINKING = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
-_DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _FENCED = re.compile(r"\A```[A-Za-z]*\s*\n(.*)\n?```\Z", re.DOTALL)
 
 
-def _entries(text: str) -> list[Any]:
+def _entries(text: str) -> list[object]:
+    """Decodes the list of scores. Raises `InvalidAnswer`."""
     text = _THINKING.sub("", text).strip()
     if fenced := _FENCED.match(text):
         text = fenced.group(1)
     if not text:
         raise InvalidAnswer("it is empty")
     try:
-        data = json.loads(text)
+        data: object = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InvalidAnswer(f"it is not JSON ({error})") from error
     entries = data.get("scores") if isinstance(data, dict) else data
@@ -265,37 +341,6 @@ def _entries(text: str) -> list[Any]:
     return entries
 
 
-def _decisions(entries: object, steps: Sequence[int]) -> tuple[dict[int, float], list[str]]:
-    if not isinstance(entries, list):
-        return {}, ["there is no list of them"]
-    found: dict[int, float] = {}
-    faults: list[str] = []
-    for entry in entries:
-        step = entry.get("step") if isinstance(entry, dict) else None
-        if isinstance(step, str) and step.isascii() and step.isdigit() and len(step) < 10:
-            step = int(step)
-        score = _score(entry.get("score")) if isinstance(entry, dict) else None
-        if isinstance(step, bool) or not isinstance(step, int) or step not in steps:
-            faults.append(f"unknown step {_short(step)}")
-        elif step in found:
-            faults.append(f"step {step} appears more than once")
-        elif score is None:
-            faults.append(f"the score of step {step} is {_short(entry.get('score'))}")
-        else:
-            found[step] = float(score)
-    missing = [step for step in steps if step not in found]
-    if missing and not faults:
-        faults.append(f"no score for step {', '.join(map(str, missing[:10]))}{', ...' if missing[10:] else ''}")
-    return found, faults[:3]
-
-
-def _score(value: object) -> float | None:
-    if isinstance(value, str) and _DECIMAL.fullmatch(value.strip()):
-        value = float(value)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return value if 0.0 <= value <= 1.0 else None  # NaN compares false
-
-
 def _short(value: object) -> str:
+    """Formats a value as JSON, cut where it is long."""
     return json.dumps(value)[:60]

@@ -1,19 +1,27 @@
-"""The `ruler` judge: a language model scores the members of a window relative to each other (RULER)."""
+"""RULER judge: a language model scores the members of a window relative to each other.
+
+    score_i = median over repeats r of LLM(standards, context, members in order r)_i, in [0, 1]
+
+Scores compare the members of one prompt with each other, which is all that the group-relative advantages of GRPO need.
+Orders are rotations of each other, so that the median takes out the effect of a member's place in the prompt.
+Source: RULER, OpenPipe ART (https://art.openpipe.ai/fundamentals/ruler).
+"""
 
 from __future__ import annotations
 
 import logging
 import statistics
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal, Self
+from functools import cached_property
+from typing import Annotated, Literal, Self
 
 from pydantic import Field
 
-from mmo_rl.chat.client import OPENAI_BASE_URL, CallFailed, ChatClient, api_key, remedy
-from mmo_rl.chat.limits import RateLimit
+from mmo_rl.chat.client import CallFailed, ChatClient, remedy
+from mmo_rl.chat.endpoint import Endpoint, Provider
 from mmo_rl.concurrency import gather_ordered
 from mmo_rl.errors import ConfigError, JudgeError
 from mmo_rl.judge.asking import Asker
@@ -23,9 +31,8 @@ from mmo_rl.judge.condense import whole
 from mmo_rl.judge.findings import Findings
 from mmo_rl.judge.known_models import KnownModel, known_model
 from mmo_rl.judge.presentation import CORRECTION_TOKENS, Part, Presenter, TooLong, orders
-from mmo_rl.judge.prompt import InvalidAnswer
-from mmo_rl.judge.prompt import response_format as schema_of
-from mmo_rl.judge.spending import BudgetReached, Ledger
+from mmo_rl.judge.prompt import InvalidAnswer, answer_schema
+from mmo_rl.judge.spending import Budget, BudgetReached, Ledger, Prices, Rates
 from mmo_rl.judge.template import Template
 from mmo_rl.rng import derive_seed, rng
 from mmo_rl.types import Credit, Group, JudgeUsage, Judgment, Score, ScoredGroup, Tallies, Unscored
@@ -33,44 +40,41 @@ from mmo_rl.types import Credit, Group, JudgeUsage, Judgment, Score, ScoredGroup
 _log = logging.getLogger(__name__)
 
 UNKNOWN_CONTEXT_TOKENS = 32_768
-"""The context length assumed for a model that is neither in litellm's table nor told."""
+"""The context length assumed where it is neither set nor in litellm's table."""
+_ENDPOINT_NODE = "judge"
 
 
 @dataclass(frozen=True, slots=True)
 class Canary:
-    """A part with a known-bad member among the others; None where it does not fit into a prompt."""
+    """Part of a group with a known-bad member among the others; None where it does not fit into a prompt."""
 
     kind: str
     part: Part | None
 
 
 class RulerJudge:
-    """Scores in [0, 1], relative within what one prompt shows, by any OpenAI-compatible endpoint.
+    """Scores in [0, 1], relative within one prompt, by a language model at an OpenAI-compatible endpoint.
 
     A group larger than ``max_per_window`` is split at random into parts of nearly equal size; the split and the order
-    of presentation follow from ``seed`` and from what the members did. With ``repeats`` each part is judged that often
-    in different orders: a member's score is the median, its spread the range. An answer that does not give each id
-    exactly once, with a finite score in [0, 1], is sent back once with what was wrong; after that its members are
-    `Unscored`, unless another repeat was answered. ``credit`` "decision" asks for a score of each decision as well, in
-    the same call.
+    of presentation follow from ``seed`` and from the members' play. With ``repeats`` each part is judged that often in
+    different orders: a member's score is the median, its spread the range. An answer that does not give each id exactly
+    once, with a finite score in [0, 1], is sent back once with its faults; after that its members are `Unscored`,
+    unless another repeat was answered. ``credit`` "decision" asks for a score of each decision as well, in the same
+    call.
 
     A prompt takes at most ``context_tokens`` (None: litellm's table, else 32,768) less ``max_completion_tokens``: long
     trajectories are condensed, and parts split further where that is not enough. ``canary_rate`` is the share of parts
     that are judged once more with a known-bad member among them; its scores stay in ``findings``.
 
-    A request is tried ``attempts`` times (see `ChatClient`), at most ``concurrency`` at once and at most
-    ``requests_per_minute`` and ``tokens_per_minute``. ``api_key_env`` names the environment variable that holds the
-    key. ``base_url`` None is OpenAI's own endpoint, or with ``provider`` litellm that of the model. Prices are in US
-    dollars a million tokens; where they are not given and the endpoint is not one's own, they are looked up in
-    ``price_list`` (prompt and completion price by model, as of ``price_date``), then in litellm's table; else the cost
-    is unknown (None). ``budget_usd`` and ``budget_calls`` are lines for one start of the
-    command that no call may cross. ``cache`` keeps judgments by everything in the request (model, wording, template,
-    order, content), not by the endpoint's address.
+    ``endpoint`` has the address and the manner of asking, ``prices`` the cost and ``budget`` the limit that no call may
+    cross. Judgments are cached by everything in the request (model, wording, template, order, content), not by the
+    endpoint's address.
 
-    Raises `ConfigError` where the key is not set and the endpoint is known to need one, where a budget in dollars
-    meets unknown prices, and where the context leaves no room for a prompt. As a context manager it raises
-    `JudgeError` at once where nobody listens at the address; `score` raises it as told there.
+    As a context manager it raises `ConfigError` where the key is not set and the endpoint is known to need one, and
+    `JudgeError` where no server listens at the address; `score` raises it as told there.
     """
+
+    needs_truth = False
 
     def __init__(
         self,
@@ -78,9 +82,6 @@ class RulerJudge:
         model: Annotated[str, Field(min_length=1)],
         template: Template,
         seed: int,
-        provider: Literal["openai", "litellm"] = "openai",
-        base_url: str | None = None,
-        api_key_env: str | None = "OPENAI_API_KEY",
         credit: Credit = "trajectory",
         repeats: Annotated[int, Field(ge=1, le=32)] = 1,
         max_per_window: Annotated[int, Field(ge=2)] = 8,
@@ -89,6 +90,10 @@ class RulerJudge:
         temperature: Annotated[float, Field(ge=0, le=2)] | None = None,
         response_format: Literal["json_schema", "json_object", "none"] = "json_schema",
         canary_rate: Annotated[float, Field(ge=0, le=1)] = 0.0,
+        min_agreement: Annotated[float, Field(ge=-1, le=1)] | None = None,
+        provider: Provider = "openai",
+        base_url: str | None = None,
+        api_key_env: str | None = "OPENAI_API_KEY",
         concurrency: Annotated[int, Field(ge=1, le=256)] = 8,
         requests_per_minute: Annotated[float, Field(gt=0)] | None = None,
         tokens_per_minute: Annotated[float, Field(gt=0)] | None = None,
@@ -102,87 +107,139 @@ class RulerJudge:
         price_date: str | None = None,
         budget_usd: Annotated[float, Field(ge=0)] | None = None,
         budget_calls: Annotated[int, Field(ge=0)] | None = None,
-        min_agreement: Annotated[float, Field(ge=-1, le=1)] | None = None,
         parts: JudgeParts,
     ) -> None:
-        self.model = model
-        self.credit: Credit = credit
-        self.min_agreement = min_agreement
-        self._template = template
-        self._seed = seed
-        self._api_key_env = api_key_env
-        self._repeats = repeats
-        self._canary_rate = canary_rate
-        self.concurrency = concurrency
-        known = known_model(model)
-        public = base_url in (None, OPENAI_BASE_URL)
-        listed = (price_list or {}).get(model) if public else None
-        self.price_date = price_date if listed is not None else None
-        prices = _prices(
-            (price_prompt_usd_per_mtok, price_completion_usd_per_mtok),
-            listed or (None, None),
-            known if public else KnownModel(),
-        )
-        if budget_usd is not None and None in prices:
-            raise ConfigError(
-                f"judge.budget_usd={budget_usd:g}, but what {model} costs is not known",
-                hint="set judge.price_prompt_usd_per_mtok and judge.price_completion_usd_per_mtok (0 where it is "
-                "free), or limit the calls instead: judge.budget_calls=1000",
-            )
-        self._prices = prices
-        self._presenter = Presenter(
-            template=template,
-            seed=seed,
-            max_members=max_per_window,
-            prompt_tokens=_prompt_tokens(context_tokens, known, max_completion_tokens),
-            credit=credit,
-        )
-        self._findings = Findings()
-        self._ledger = Ledger(
-            price_prompt_usd=None if prices[0] is None else prices[0] / 1e6,
-            price_completion_usd=None if prices[1] is None else prices[1] / 1e6,
-            budget_usd=budget_usd,
-            budget_calls=budget_calls,
-        )
-        self._client = ChatClient(
-            model=model,
-            base_url=base_url,
-            api_key=api_key(
-                api_key_env, base_url, setting="judge", instead="judge without a language model: judge=oracle"
-            ),
+        endpoint = Endpoint(
             provider=provider,
+            base_url=base_url,
+            api_key_env=api_key_env,
+            concurrency=concurrency,
+            requests_per_minute=requests_per_minute,
+            tokens_per_minute=tokens_per_minute,
             timeout_s=timeout_s,
             attempts=attempts,
             backoff_s=backoff_s,
             max_backoff_s=max_backoff_s,
-            limits=RateLimit(requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute),
+        )
+        budget = Budget(usd=budget_usd, calls=budget_calls)
+        prices = Prices(
+            prompt_usd_per_mtok=price_prompt_usd_per_mtok,
+            completion_usd_per_mtok=price_completion_usd_per_mtok,
+            list=price_list,
+            date=price_date,
+        )
+        self.model = model
+        self.credit: Credit = credit
+        self.min_agreement = min_agreement
+        self.concurrency = endpoint.concurrency
+        self._template = template
+        self._seed = seed
+        self._repeats = repeats
+        self._max_per_window = max_per_window
+        self._context_tokens = context_tokens
+        self._max_completion_tokens = max_completion_tokens
+        self._temperature = temperature
+        self._response_format = response_format
+        self._canary_rate = canary_rate
+        self._endpoint = endpoint
+        self._budget = budget
+        self._prices = prices
+        self._cache = parts.cache
+        self._findings = Findings()
+        self._warned = False
+
+    @staticmethod
+    def check_keys(
+        *,
+        model: str,
+        context_tokens: int | None = None,
+        max_completion_tokens: int = 4096,
+        base_url: str | None = None,
+        price_prompt_usd_per_mtok: float | None = None,
+        price_completion_usd_per_mtok: float | None = None,
+        price_list: dict[str, tuple[float, float]] | None = None,
+        budget_usd: float | None = None,
+        **_: object,
+    ) -> None:
+        """Raises `ConfigError` where a budget in dollars meets unknown prices, or the context leaves no room for a
+        prompt."""
+        endpoint, budget = Endpoint(base_url=base_url), Budget(usd=budget_usd)
+        prices = Prices(
+            prompt_usd_per_mtok=price_prompt_usd_per_mtok,
+            completion_usd_per_mtok=price_completion_usd_per_mtok,
+            list=price_list,
+        )
+        if budget.usd is not None and not rates_of(model, prices, endpoint).known:
+            raise ConfigError(
+                f"judge.budget_usd={budget.usd:g}, but what {model} costs is not known",
+                hint="set judge.price_prompt_usd_per_mtok and judge.price_completion_usd_per_mtok (0 where it is "
+                "free), or limit the calls instead: judge.budget_calls=1000",
+            )
+        prompt_room(model, context_tokens, max_completion_tokens)
+
+    @property
+    def price_date(self) -> str | None:
+        """The date of the list price that applies; None where none does."""
+        return self._prices.date if _listed(self.model, self._prices, self._endpoint) is not None else None
+
+    # Made at the first use: litellm's table is a file, and the address and the key are asked for by `__aenter__`.
+
+    @cached_property
+    def _rates(self) -> Rates:
+        return rates_of(self.model, self._prices, self._endpoint)
+
+    @cached_property
+    def _ledger(self) -> Ledger:
+        return Ledger(rates=self._rates, budget=self._budget)
+
+    @cached_property
+    def _client(self) -> ChatClient:
+        return ChatClient(
+            model=self.model,
+            endpoint=self._endpoint,
+            node=_ENDPOINT_NODE,
+            instead="judge without a language model: judge=oracle",
             meter=self._ledger,
         )
-        parameters: dict[str, Any] = {"max_completion_tokens": max_completion_tokens}
-        if temperature is not None:
-            parameters["temperature"] = temperature
-        if response_format != "none":
-            schema = response_format == "json_schema"
-            parameters["response_format"] = schema_of(credit) if schema else {"type": "json_object"}
-        self._asker = Asker(
+
+    @cached_property
+    def _presenter(self) -> Presenter:
+        return Presenter(
+            template=self._template,
+            seed=self._seed,
+            max_members=self._max_per_window,
+            prompt_tokens=prompt_room(self.model, self._context_tokens, self._max_completion_tokens),
+            credit=self.credit,
+        )
+
+    @cached_property
+    def _asker(self) -> Asker:
+        parameters: dict[str, object] = {"max_completion_tokens": self._max_completion_tokens}
+        if self._temperature is not None:
+            parameters["temperature"] = self._temperature
+        if self._response_format == "json_schema":
+            parameters["response_format"] = answer_schema(self.credit)
+        elif self._response_format == "json_object":
+            parameters["response_format"] = {"type": "json_object"}
+        return Asker(
             client=self._client,
             ledger=self._ledger,
-            cache=parts.cache,
-            model=model,
+            cache=self._cache,
+            model=self.model,
             parameters=parameters,
-            credit=credit,
-            concurrency=concurrency,
+            max_completion_tokens=self._max_completion_tokens,
+            credit=self.credit,
+            concurrency=self.concurrency,
         )
-        self._warned = False
 
     @property
     def usage(self) -> JudgeUsage:
-        """The running total. ``calls`` counts completions received; ``cost_usd`` is None once a call's is unknown."""
+        """Running total: ``calls`` counts completions received; ``cost_usd`` is None once a call's is unknown."""
         return self._ledger.usage
 
     @property
     def findings(self) -> Mapping[str, float]:
-        """What the judge has shown of itself so far; the names are told in `mmo_rl.judge.findings.Findings`."""
+        """Numbers that tell how the judge judges, by the names of `mmo_rl.judge.findings.Findings`."""
         return self._findings.numbers
 
     @property
@@ -192,7 +249,7 @@ class RulerJudge:
 
     async def __aenter__(self) -> Self:
         try:
-            await self._client.probe()
+            await self._client.open()
         except CallFailed as failure:
             self._raise_if_unusable(failure)
         return self
@@ -203,8 +260,8 @@ class RulerJudge:
     async def aclose(self) -> None:
         await self._client.aclose()
 
-    async def score(self, groups: AsyncIterator[Group]) -> AsyncIterator[ScoredGroup]:
-        """One `ScoredGroup` a group, in order, at most ``concurrency`` requests at once.
+    async def score(self, groups: AsyncIterator[Group]) -> AsyncGenerator[ScoredGroup, None]:
+        """Yields one `ScoredGroup` a group, in order, at most ``concurrency`` requests at once.
 
         Raises `JudgeError` as soon as the key or the address is refused, nobody listens or nobody answers in time
         while the endpoint has not given a single answer yet, and at the end where groups failed for want of the
@@ -241,7 +298,7 @@ class RulerJudge:
             )
 
     def requests(self, group: Group) -> list[JudgeRequest]:
-        """The prompts of a group, for planning: what `score` sends where nothing is cached and every answer is valid.
+        """Returns the prompts of a group that `score` sends where nothing is cached and every answer is valid.
 
         Raises `ConfigError` where the template cannot be rendered for it.
         """
@@ -258,13 +315,18 @@ class RulerJudge:
             for each, order, seed in shown:
                 messages, key = self._asker.request(each, order, seed=seed)
                 ids = tuple(each.members[n].trajectory_id for n in order)
-                asked.append(JudgeRequest(key, self.model, messages, ids, *self._prices))
+                rates = self._rates
+                asked.append(
+                    JudgeRequest(
+                        key, self.model, messages, ids, rates.prompt_usd_per_mtok, rates.completion_usd_per_mtok
+                    )
+                )
         return asked
 
     # --- one group ----------------------------------------------------------------------------------------------------
 
     async def _judge(self, group: Group, failures: Counter[str]) -> ScoredGroup | None:
-        """The group's judgments; None where the budget did not reach for all of them."""
+        """Judges one group; None where the budget did not reach for all of its parts."""
         ids = [member.trajectory_id for member in group.members]
         if len(set(ids)) != len(ids):
             raise ValueError(f"group {group.group_id} holds a trajectory more than once")
@@ -292,12 +354,13 @@ class RulerJudge:
         return ScoredGroup(group, {trajectory_id: judged[trajectory_id] for trajectory_id in ids}, self.credit)
 
     async def _judge_part(self, group: Group, part: Part | TooLong, failures: Counter[str]) -> list[Judgment] | None:
+        """Judges the members of one part by all repeats; None where the budget did not reach."""
         if isinstance(part, TooLong):
             return [Unscored(trajectory_id, part.reason) for trajectory_id in part.members]
         ids = [play.trajectory_id for play in part.members]
         if len(part.members) < 2:
             return [Unscored(trajectory_id, "fewer than two members") for trajectory_id in ids]
-        self._findings.shown(part.members)
+        self._findings.add_members(part.members)
         sequence = orders(len(ids), self._repeats, seed=self._seed)
 
         async def repeat(number: int) -> dict[str, Score] | str | None:
@@ -311,7 +374,7 @@ class RulerJudge:
         if not rounds:
             reason = next(answer for answer in answers if isinstance(answer, str))
             return [Unscored(trajectory_id, reason) for trajectory_id in ids]
-        self._findings.judged(
+        self._findings.add_answers(
             [{ids[n]: (place, a[ids[n]].value) for place, n in enumerate(order)} for order, a in rounds],
             repeats=self._repeats,
         )
@@ -322,7 +385,7 @@ class RulerJudge:
     async def _attempt(
         self, part: Part, order: Sequence[int], failures: Counter[str], *, cycle: int = 0
     ) -> dict[str, Score] | str | None:
-        """The scores of one call, the reason why there are none, or None where the budget does not reach for it."""
+        """Asks once: returns the scores, the reason for having none, or None where the budget does not reach for it."""
         try:
             return await self._asker.ask(part, order, seed=self._cycle_seed(cycle))
         except BudgetReached:
@@ -335,11 +398,11 @@ class RulerJudge:
             return f"invalid answer: {invalid}"
 
     def _cycle_seed(self, cycle: int) -> int:
-        """Another cycle repeats orders: it is a request of its own, not the same one again."""
+        """Returns the seed of a cycle of orders, so that a repeated order is a request of its own."""
         return derive_seed(self._seed, "judge", "cycle", cycle) if cycle else self._seed
 
     def _canary(self, group: Group, part: Part) -> Canary | None:
-        """A copy of ``part`` with a known-bad member, in the seeded share of parts that get one."""
+        """Returns a copy of ``part`` with a known-bad member, for the seeded share of parts that get one."""
         chance = rng(self._seed, "judge", "canary", *(play.text for play in part.members))
         if chance.random() >= self._canary_rate:
             return None
@@ -353,6 +416,7 @@ class RulerJudge:
         return Canary(kind, self._presenter.fit(group, replace(part, members=members), views))
 
     async def _try_canary(self, group: Group, part: Part, scores: Mapping[str, Score], failures: Counter[str]) -> None:
+        """Judges a part once more with its canary, if it has one."""
         canary = self._canary(group, part)
         if canary is None:
             return
@@ -360,15 +424,16 @@ class RulerJudge:
         if canary.part is not None:
             answer = await self._attempt(canary.part, range(len(canary.part.members)), failures)
         if not isinstance(answer, dict):
-            self._findings.canary_failed()
+            self._findings.add_failed_canary()
             return
         real = [(score.value, answer[trajectory_id].value) for trajectory_id, score in scores.items()]
-        self._findings.canary(canary.kind, answer[MEMBER].value, real)
+        self._findings.add_canary(canary.kind, answer[MEMBER].value, real)
 
     def _raise_if_unusable(self, failure: CallFailed) -> None:
+        """Raises `JudgeError` where the endpoint has not answered yet and cannot."""
         if self._ledger.usage.calls:
             return  # it has answered before: this failure costs its own group only
-        hint = remedy(failure, setting="judge", variable=self._api_key_env)
+        hint = remedy(failure, node=_ENDPOINT_NODE, variable=self._endpoint.api_key_env)
         if hint is not None:
             raise JudgeError(
                 f"the judge {self.model} cannot be used: {failure.reason}",
@@ -377,7 +442,7 @@ class RulerJudge:
 
 
 def _median(scores: Sequence[Score]) -> Score:
-    """The median of a member's scores, explained by the answer nearest to it; its decisions likewise."""
+    """Returns the median of a member's scores, with the explanation nearest to it; of its decisions likewise."""
     if len(scores) == 1:
         return scores[0]
     value = statistics.median(score.value for score in scores)
@@ -392,20 +457,28 @@ def _median(scores: Sequence[Score]) -> Score:
     return replace(nearest, value=value, spread=spread, decisions=decisions)
 
 
-Prices = tuple[float | None, float | None]
+def rates_of(model: str, prices: Prices, endpoint: Endpoint) -> Rates:
+    """Finds the prices of a model: as set, else as listed, else litellm's; the latter two at a public endpoint only."""
+    listed = _listed(model, prices, endpoint) or (None, None)
+    known = known_model(model) if endpoint.is_public else KnownModel()
 
+    def first(*found: float | None) -> float | None:
+        return next((price for price in found if price is not None), None)
 
-def _prices(told: Prices, listed: Prices, known: KnownModel) -> Prices:
-    """US dollars a million tokens of prompt and of completion: as told, else as listed, else as known."""
-    prompt, completion = (t if t is not None else at for t, at in zip(told, listed, strict=True))
-    return (
-        known.price_prompt_usd_per_mtok if prompt is None else prompt,
-        known.price_completion_usd_per_mtok if completion is None else completion,
+    return Rates(
+        first(prices.prompt_usd_per_mtok, listed[0], known.price_prompt_usd_per_mtok),
+        first(prices.completion_usd_per_mtok, listed[1], known.price_completion_usd_per_mtok),
     )
 
 
-def _prompt_tokens(told: int | None, known: KnownModel, max_completion_tokens: int) -> int:
-    context = told or known.context_tokens or UNKNOWN_CONTEXT_TOKENS
+def _listed(model: str, prices: Prices, endpoint: Endpoint) -> tuple[float, float] | None:
+    """Returns the model's prices of prompt and completion in the list, where list prices apply."""
+    return (prices.list or {}).get(model) if endpoint.is_public else None
+
+
+def prompt_room(model: str, context_tokens: int | None, max_completion_tokens: int) -> int:
+    """Returns the tokens that a prompt may take. Raises `ConfigError` where too few are left."""
+    context = context_tokens or known_model(model).context_tokens or UNKNOWN_CONTEXT_TOKENS
     room = context - max_completion_tokens
     if room <= CORRECTION_TOKENS:
         raise ConfigError(

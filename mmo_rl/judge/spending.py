@@ -1,45 +1,73 @@
-"""What judging costs, and the line that it does not cross."""
+"""Cost of judging: prices, budget, and the ledger that makes no call that could cross the budget."""
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, replace
+from typing import Annotated
+
+from pydantic import Field
 
 from mmo_rl.errors import JudgeError
 from mmo_rl.types import JudgeUsage
 
+UsdPerMtok = Annotated[float, Field(ge=0)]
+"""Price in US dollars a million tokens."""
 
-class BudgetReached(JudgeError):
-    """The next call could cross ``judge.budget_usd`` or ``judge.budget_calls``: it was not made."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prices:
+    """Prices of a judge's model: those set here, else those of the ``list`` (prompt and completion price by model, as
+    of ``date``) where list prices apply, else those of litellm's table; None is unknown."""
+
+    prompt_usd_per_mtok: UsdPerMtok | None = None
+    completion_usd_per_mtok: UsdPerMtok | None = None
+    list: dict[str, tuple[float, float]] | None = None
+    date: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """Limits of US dollars and of calls for one start of the command (None: no limit)."""
+
+    usd: Annotated[float, Field(ge=0)] | None = None
+    calls: Annotated[int, Field(ge=0)] | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Reservation:
-    """The most that a call under way can cost; ``usd`` is 0 where dollars are not limited."""
+class Rates:
+    """Known prices of one model in US dollars a million tokens; None is unknown."""
 
-    usd: float
+    prompt_usd_per_mtok: float | None
+    completion_usd_per_mtok: float | None
+
+    @property
+    def known(self) -> bool:
+        return self.prompt_usd_per_mtok is not None and self.completion_usd_per_mtok is not None
+
+    def cost_usd(self, prompt_tokens: int | None, completion_tokens: int | None) -> float | None:
+        """Returns the cost of one call; None where a price or a count is unknown."""
+        prompt, completion = self.prompt_usd_per_mtok, self.completion_usd_per_mtok
+        if prompt is None or completion is None or prompt_tokens is None or completion_tokens is None:
+            return None
+        return prompt_tokens * (prompt / 1e6) + completion_tokens * (completion / 1e6)
+
+
+class BudgetReached(JudgeError):
+    """Error for a call that was not made because it could cross ``judge.budget_usd`` or ``judge.budget_calls``."""
 
 
 class Ledger:
-    """The running total, and room for one call at a time.
+    """Running total of calls, tokens and dollars, with room reserved for calls under way.
 
-    Prices are in US dollars a token, None where unknown. Before each request the most that it can cost is reserved;
-    where that does not fit any more, `reserve` waits for the calls under way (most cost less than they might) and then
-    raises `BudgetReached`, as does every later one. A request that may have been billed though no answer came (it
-    timed out, it was cut off) counts against the budget in full.
+    Before each request the most that it can cost is reserved; where that does not fit any more, `reserve` waits for the
+    calls under way (most cost less than they might) and then raises `BudgetReached`, as does every later one. A request
+    that may have been billed though no answer came (it timed out, it was cut off) counts against the budget in full.
     """
 
-    def __init__(
-        self,
-        *,
-        price_prompt_usd: float | None,
-        price_completion_usd: float | None,
-        budget_usd: float | None = None,
-        budget_calls: int | None = None,
-    ) -> None:
-        self._prices = (price_prompt_usd, price_completion_usd)
-        self._budget_usd = budget_usd
-        self._budget_calls = budget_calls
+    def __init__(self, *, rates: Rates, budget: Budget) -> None:
+        self._rates = rates
+        self._budget = budget
         self._spent_usd = 0.0
         self._spent_calls = 0
         self._reserved: list[Reservation] = []
@@ -54,16 +82,18 @@ class Ledger:
 
     @property
     def reached(self) -> bool:
+        """True once a call was refused for the budget."""
         return self._reached is not None
 
     async def reserve(self, prompt_tokens: int, completion_tokens: int) -> Reservation:
-        """Room for one request of at most these tokens. Raises `BudgetReached`."""
-        cost = self._cost(prompt_tokens, completion_tokens) if self._budget_usd is not None else 0.0
-        asked = Reservation(cost or 0.0)
+        """Reserves room for one request of at most these tokens. Raises `BudgetReached`."""
+        limited = self._budget.usd is not None
+        usd = (self._rates.cost_usd(prompt_tokens, completion_tokens) or 0.0) if limited else 0.0
         while True:
-            if self._reached is None and (problem := self._lacks_room(asked)) is None:
-                self._reserved.append(asked)
-                return asked
+            if self._reached is None and (problem := self._exceeded(usd)) is None:
+                reservation = Reservation(self, usd)
+                self._reserved.append(reservation)
+                return reservation
             if self._reached is None and self._reserved:
                 await self._freed.wait()
                 continue
@@ -71,6 +101,7 @@ class Ledger:
             raise self.error()
 
     def error(self) -> BudgetReached:
+        """Returns the error that says which limit was reached and what was spent."""
         usage = self._usage
         spent = "an unknown amount" if usage.cost_usd is None else f"${usage.cost_usd:.4f}"
         return BudgetReached(
@@ -79,9 +110,13 @@ class Ledger:
             "judge.budget_usd or judge.budget_calls",
         )
 
-    def settle(self, reservation: Reservation, *, prompt_tokens: int | None, completion_tokens: int | None) -> None:
-        """A call was answered with these token counts (None: the endpoint did not count)."""
-        cost = self._cost(prompt_tokens, completion_tokens)
+    def hit(self) -> None:
+        """Counts a judgment that was kept already."""
+        self._usage = replace(self._usage, cache_hits=self._usage.cache_hits + 1)
+
+    def settle(self, reservation: Reservation, prompt_tokens: int | None, completion_tokens: int | None) -> None:
+        """Accounts for an answered call (`Reservation.settle`)."""
+        cost = self._rates.cost_usd(prompt_tokens, completion_tokens)
         usage = self._usage
         self._usage = replace(
             usage,
@@ -90,36 +125,41 @@ class Ledger:
             completion_tokens=usage.completion_tokens + (completion_tokens or 0),
             cost_usd=None if usage.cost_usd is None or cost is None else usage.cost_usd + cost,
         )
-        self._free(reservation, spent=reservation.usd if cost is None else cost, calls=1)
+        self.free(reservation, spent_usd=reservation.usd if cost is None else cost, calls=1)
 
-    def release(self, reservation: Reservation, *, billed: bool) -> None:
-        """A call failed; ``billed`` where the endpoint may have charged for it all the same."""
-        self._free(reservation, spent=reservation.usd if billed else 0.0, calls=int(billed))
-
-    def hit(self) -> None:
-        """A judgment was there already."""
-        self._usage = replace(self._usage, cache_hits=self._usage.cache_hits + 1)
-
-    def _free(self, reservation: Reservation, *, spent: float, calls: int) -> None:
+    def free(self, reservation: Reservation, *, spent_usd: float, calls: int) -> None:
+        """Gives the reserved room back, less what was spent."""
         self._reserved.remove(reservation)
-        self._spent_usd += spent
+        self._spent_usd += spent_usd
         self._spent_calls += calls
         self._freed.set()
         self._freed = asyncio.Event()
 
-    def _lacks_room(self, asked: Reservation) -> str | None:
-        if self._budget_calls is not None and self._spent_calls + len(self._reserved) >= self._budget_calls:
-            return f"judge.budget_calls={self._budget_calls}"
-        held = sum(r.usd for r in self._reserved)
-        if self._budget_usd is not None and self._spent_usd + held + asked.usd > self._budget_usd:
+    def _exceeded(self, usd: float) -> str | None:
+        """Describes the limit that another call of at most ``usd`` could cross; None where there is room for it."""
+        budget = self._budget
+        if budget.calls is not None and self._spent_calls + len(self._reserved) >= budget.calls:
+            return f"judge.budget_calls={budget.calls}"
+        held = sum(reservation.usd for reservation in self._reserved)
+        if budget.usd is not None and self._spent_usd + held + usd > budget.usd:
             return (
-                f"judge.budget_usd={self._budget_usd:g}, of which ${self._spent_usd:.4f} are spent and the next call "
-                f"could cost ${asked.usd:.4f}"
+                f"judge.budget_usd={budget.usd:g}, of which ${self._spent_usd:.4f} are spent and the next call "
+                f"could cost ${usd:.4f}"
             )
         return None
 
-    def _cost(self, prompt_tokens: int | None, completion_tokens: int | None) -> float | None:
-        prompt, completion = self._prices
-        if prompt is None or completion is None or prompt_tokens is None or completion_tokens is None:
-            return None
-        return prompt_tokens * prompt + completion_tokens * completion
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reservation:
+    """The most US dollars that a call under way can cost; 0 where dollars are not limited."""
+
+    ledger: Ledger
+    usd: float
+
+    def settle(self, *, prompt_tokens: int | None, completion_tokens: int | None) -> None:
+        """Accounts for an answer with these token counts (None: the endpoint did not count)."""
+        self.ledger.settle(self, prompt_tokens, completion_tokens)
+
+    def release(self, *, billed: bool) -> None:
+        """Accounts for a failed call; ``billed`` where the endpoint may have charged for it all the same."""
+        self.ledger.free(self, spent_usd=self.usd if billed else 0.0, calls=int(billed))

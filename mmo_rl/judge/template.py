@@ -1,10 +1,11 @@
-"""What a judge is shown and by which standards it judges: three Jinja texts, rendered in a sandbox."""
+"""Template of a judge's prompt: the standards, the shared context and one member's play as sandboxed Jinja texts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from mmo_rl.errors import ConfigError
 from mmo_rl.judge.sample import sample_groups
@@ -24,7 +25,7 @@ VARIABLES = {
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """The texts of one prompt; ``trajectories`` in the order of presentation, ``context`` empty where there is none."""
+    """Rendered texts of one prompt: ``trajectories`` in the order of presentation, ``context`` empty without one."""
 
     rubric: str
     context: str
@@ -32,61 +33,73 @@ class Rendered:
 
 
 class Template:
-    """``rubric`` (the standards), ``context`` (what all members share: the ground truth, or nothing) and
-    ``trajectory`` (one member's play).
+    """Three texts of a prompt: ``rubric`` (the standards), ``context`` (shared by all members: the ground truth, or
+    nothing) and ``trajectory`` (one member's play).
 
     Every inserted value is written as JSON in which no character can end the fence around it; the filter ``clip(n)``
-    shortens a long text. ``truth`` is none where a window's outcomes were not recorded. Raises `ConfigError` at
-    construction where a text does not parse or names something that does not exist: it is rendered for built-in
-    sample groups first.
+    shortens a long text. ``truth`` is none where a window's outcomes were not recorded. A text that does not parse, or
+    names something that does not exist, raises `ConfigError` in `check_keys`, which renders built-in sample groups.
     """
 
     def __init__(self, *, name: str, rubric: str, context: str, trajectory: str) -> None:
-        if not rubric.strip() or not trajectory.strip():
-            empty = "rubric" if not rubric.strip() else "trajectory"
-            raise ConfigError(f"judge.template {name!r}: its {empty} is empty", hint=f"set judge.template.{empty}")
         self.name = name
-        environment = _environment()
-        self._parts: dict[str, jinja2.Template] = {}
-        used: set[str] = set()
-        for part, text in (("rubric", rubric), ("context", context), ("trajectory", trajectory)):
-            self._parts[part], variables = _compile(environment, name, part, text)
-            used |= variables
-        self.uses_truth = "truth" in used
+        self._texts = {"rubric": rubric, "context": context, "trajectory": trajectory}
         self._shown: tuple[Group, dict[str, object]] | None = None
+
+    @staticmethod
+    def check_keys(*, name: str, rubric: str, context: str, trajectory: str) -> None:
+        """Raises `ConfigError` where one of the texts cannot be used."""
+        for part, text in (("rubric", rubric), ("trajectory", trajectory)):
+            if not text.strip():
+                raise ConfigError(f"judge.template {name!r}: its {part} is empty", hint=f"set judge.template.{part}")
+        template = Template(name=name, rubric=rubric, context=context, trajectory=trajectory)
         for group in sample_groups():
-            self.render(group, group.members)
+            template.render(group, group.members)
+
+    @cached_property
+    def _compiled(self) -> Mapping[str, tuple[jinja2.Template, frozenset[str]]]:
+        """The compiled texts by part, each with the variables that it uses."""
+        environment = _environment()
+        return {part: _compile(environment, self.name, part, text) for part, text in self._texts.items()}
+
+    @property
+    def uses_truth(self) -> bool:
+        """True where a text shows the window's ground truth."""
+        return any("truth" in variables for _, variables in self._compiled.values())
 
     def render(self, group: Group, members: Sequence[Trajectory]) -> Rendered:
-        """The texts for ``members`` of ``group``, in the order given. Raises `ConfigError` where a value that the
-        template computes with is missing in this group."""
+        """Renders the texts for ``members`` of ``group``, in the order given.
+
+        Raises `ConfigError` where a value that the template computes with is missing in this group.
+        """
         rubric, context = self.shared(group)
         return Rendered(rubric, context, tuple(self.member(group, self.view(group, member)) for member in members))
 
     def shared(self, group: Group) -> tuple[str, str]:
-        """The rubric and the context, which all members of ``group`` share. Raises `ConfigError` as `render` does."""
+        """Renders the rubric and the context, which all members of ``group`` share. Raises as `render` does."""
         variables = self._variables(group)
         return self._text("rubric", {"window": variables["window"]}), self._text("context", variables)
 
     def view(self, group: Group, member: Trajectory) -> TrajectoryView:
-        """What the template may show of one member."""
+        """Returns the view of one member that the template may show."""
         return trajectory_view(member, group.window, group.truth)
 
     def member(self, group: Group, view: TrajectoryView) -> str:
-        """The text of one member. Raises `ConfigError` as `render` does."""
+        """Renders one member. Raises `ConfigError` as `render` does."""
         return self._text("trajectory", {**self._variables(group), "trajectory": view})
 
     def _variables(self, group: Group) -> dict[str, object]:
-        """What all members of a group share; kept for the group that is being shown."""
+        """Returns the variables that all members of a group share; kept for the group that is being shown."""
         if self._shown is None or self._shown[0] is not group:
             self._shown = (group, {"window": window_view(group), "truth": truth_view(group.truth)})
         return self._shown[1]
 
     def _text(self, part: str, variables: Mapping[str, object]) -> str:
+        """Renders one part."""
         import jinja2
 
         try:
-            return self._parts[part].render(variables).strip()
+            return self._compiled[part][0].render(variables).strip()
         except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
             raise ConfigError(
                 f"judge.template {self.name!r} cannot be rendered: {part}: {error}",
@@ -96,6 +109,7 @@ class Template:
 
 
 def _environment() -> jinja2.Environment:
+    """Returns a sandboxed environment that inserts every value as fenced JSON and refuses undefined names."""
     import jinja2
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -105,8 +119,8 @@ def _environment() -> jinja2.Environment:
         return encode(value)
 
     class Environment(ImmutableSandboxedEnvironment):
-        def getattr(self, obj: Any, attribute: str) -> Any:
-            # A view's own fields are what templates are for; everything else takes the sandbox's long way.
+        def getattr(self, obj: object, attribute: str) -> object:
+            # A view's own fields are always allowed; everything else takes the sandbox's long way.
             if attribute in FIELDS.get(type(obj), ()):
                 return getattr(obj, attribute)
             return super().getattr(obj, attribute)
@@ -118,7 +132,10 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def _compile(environment: jinja2.Environment, name: str, part: str, text: str) -> tuple[jinja2.Template, set[str]]:
+def _compile(
+    environment: jinja2.Environment, name: str, part: str, text: str
+) -> tuple[jinja2.Template, frozenset[str]]:
+    """Compiles one text; also returns the variables that it uses."""
     import jinja2
     from jinja2 import meta
 
@@ -138,4 +155,4 @@ def _compile(environment: jinja2.Environment, name: str, part: str, text: str) -
             f"judge.template {name!r}: {part} uses unknown variable {', '.join(map(repr, unknown))}",
             hint=f"{part} may use: {', '.join(sorted(VARIABLES[part]))}",
         )
-    return compiled, variables
+    return compiled, frozenset(variables)

@@ -1,4 +1,4 @@
-"""The judge view: what a judge's template may show of a trajectory, the future included.
+"""Judge view: the form of a trajectory that a judge's template may show, ground truth included.
 
 These types are for judges only. What a policy is trained on is `mmo_rl.types.PolicyCall`, which cannot hold any of
 this. Trajectory, agent and scenario ids are left out on purpose: they say nothing about the play, and a judge must not
@@ -20,7 +20,7 @@ from mmo_rl.vocabulary import RECORDED
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CallView:
-    """One LLM call of a step. ``prompt`` is the last user message, the part that differs from call to call."""
+    """LLM call of a step. ``prompt`` is the last user message, the part that differs from call to call."""
 
     purpose: str
     system: str | None
@@ -31,8 +31,11 @@ class CallView:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class StepView:
-    """One step. ``minute`` counts from the window's start. ``correctness`` (recorded) and ``came_true`` (what became of
-    the instrument traded, from the window's outcomes) are ground truth. ``idle`` steps did nothing, successfully."""
+    """Step of a trajectory. ``minute`` counts from the window's start; ``idle`` steps did nothing, successfully.
+
+    ``correctness`` (recorded) and ``came_true`` (the outcome of the instrument traded, from the window's outcomes) are
+    ground truth.
+    """
 
     number: int
     minute: float
@@ -53,7 +56,7 @@ class StepView:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TrajectoryView:
-    """One agent's play. ``final_pnl`` and ``game_knowledge`` are ground truth; None where not recorded."""
+    """Trajectory of one agent. ``final_pnl`` and ``game_knowledge`` are ground truth; None where not recorded."""
 
     steps: tuple[StepView, ...]
     errors: int
@@ -97,11 +100,11 @@ FIELDS: dict[type, frozenset[str]] = {
     view: frozenset(field.name for field in dataclasses.fields(view))
     for view in (CallView, StepView, TrajectoryView, TickerView, QuestionView, TruthView, WindowView)
 }
-"""What a template may ask of each view."""
+"""The fields of each view, which a template may name."""
 
 
 def trajectory_view(trajectory: Trajectory, window: Window, truth: GroundTruth | None = None) -> TrajectoryView:
-    """The judge view of one trajectory."""
+    """Builds the judge view of one trajectory."""
     return TrajectoryView(
         steps=tuple(_step_view(step, window, truth) for step in trajectory.steps),
         errors=sum(not step.action.success for step in trajectory.steps),
@@ -114,7 +117,7 @@ def trajectory_view(trajectory: Trajectory, window: Window, truth: GroundTruth |
 
 
 def truth_view(truth: GroundTruth | None) -> TruthView | None:
-    """The ground truth of a window, or None where none was recorded."""
+    """Builds the view of a window's ground truth; None where none was recorded."""
     if truth is None or not (truth.tickers or truth.questions):
         return None
     return TruthView(
@@ -134,12 +137,13 @@ def truth_view(truth: GroundTruth | None) -> TruthView | None:
 
 
 def window_view(group: Group) -> WindowView:
-    """The window's id and length, as a template sees them."""
+    """Builds the view of a group's window: its id and length."""
     minutes = (group.window.end - group.window.start).total_seconds() / 60.0
     return WindowView(group.window.id, int(minutes) if minutes.is_integer() else minutes)
 
 
 def _step_view(step: Step, window: Window, truth: GroundTruth | None) -> StepView:
+    """Builds the view of one step."""
     action, state = step.action, step.environment_state
     return StepView(
         number=step.number,
@@ -161,7 +165,7 @@ def _step_view(step: Step, window: Window, truth: GroundTruth | None) -> StepVie
 
 
 def _came_true(action: Action, truth: GroundTruth | None) -> JsonDict | None:
-    """What the window's outcomes say of the instrument that an action names; None where they say nothing."""
+    """Looks up the outcome of the instrument that an action names; None where none is recorded."""
     name = RECORDED.instrument(action)
     if truth is None or name is None:
         return None
@@ -175,6 +179,7 @@ def _came_true(action: Action, truth: GroundTruth | None) -> JsonDict | None:
 
 
 def _call_view(call: LLMCall) -> CallView:
+    """Builds the view of one LLM call."""
     last = {message["role"]: message["content"] for message in call.messages}
     return CallView(call.purpose, last.get("system"), last.get("user"), call.response, call.reasoning)
 
@@ -187,7 +192,7 @@ _UNSAFE = re.compile("[<>&\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff
 
 
 def encode(value: object) -> str:
-    """``value`` as JSON on one line in which no character can end the fence around it.
+    """Encodes a value as JSON on one line in which no character can end the fence around it.
 
     Everything that a template inserts goes through here, so recorded text reaches a judge only inside a JSON string.
     Raises `TypeError` for what is neither plain data nor a view.
@@ -197,12 +202,14 @@ def encode(value: object) -> str:
 
 
 def _escape(character: str) -> str:
+    """Writes a character as a JSON escape."""
     if ord(character) < 0x10000:
         return f"\\u{ord(character):04x}"
     return json.dumps(character)[1:-1]
 
 
 def _plain(value: object) -> object:
+    """Converts a view or a date for the encoder."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, datetime | date | Decimal):
@@ -214,7 +221,7 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False, default=_plain)
 
 
 def clip(value: object, characters: int) -> object:
-    """``value`` itself where its text fits, else its beginning and the number of characters left out."""
+    """Shortens a value whose text is longer to its beginning and the number of characters left out."""
     if value is None:
         return None
     text = value if isinstance(value, str) else encode(value)

@@ -10,7 +10,8 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field
 
-from mmo_rl.chat.client import CallFailed, ChatClient, api_key, remedy
+from mmo_rl.chat.client import CallFailed, ChatClient, remedy
+from mmo_rl.chat.endpoint import Endpoint
 from mmo_rl.chat.wire import Reply
 from mmo_rl.concurrency import gather_ordered
 from mmo_rl.errors import PolicyError
@@ -37,9 +38,8 @@ class EndpointPolicy:
     ``timeout_s`` is the deadline of each try. ``version`` is recorded with the play (None: the N of ``NAME@N``, as
     ``task=serve`` names its versions, else 0).
 
-    ``api_key_env`` names the environment variable that holds the key. Raises `ConfigError` where the key is not set
-    and the endpoint is known to need one; as a context manager, `PolicyError` at once where nobody listens at the
-    address.
+    ``api_key_env`` names the environment variable that holds the key. As a context manager it raises `ConfigError`
+    where the key is not set and the endpoint is known to need one, and `PolicyError` where no server listens.
     """
 
     def __init__(
@@ -60,7 +60,15 @@ class EndpointPolicy:
     ) -> None:
         self.name = model
         self.version = _version_in(model) if version is None else version
-        self._api_key_env = api_key_env
+        self._endpoint = Endpoint(
+            base_url=base_url,
+            api_key_env=api_key_env,
+            concurrency=concurrency,
+            timeout_s=timeout_s,
+            attempts=attempts,
+            backoff_s=backoff_s,
+            max_backoff_s=max_backoff_s,
+        )
         self._concurrency = concurrency
         self._max_completion_tokens = max_completion_tokens
         self._settled: int | None = None if ask_logprobs else len(_WISHES) - 1
@@ -68,19 +76,14 @@ class EndpointPolicy:
         self._clock = clock
         self._client = ChatClient(
             model=model,
-            base_url=base_url,
-            api_key=api_key(
-                api_key_env, base_url, setting="policy", instead="play a model on this machine: policy=local"
-            ),
-            timeout_s=timeout_s,
-            attempts=attempts,
-            backoff_s=backoff_s,
-            max_backoff_s=max_backoff_s,
+            endpoint=self._endpoint,
+            node="policy",
+            instead="play a model on this machine: policy=local",
         )
 
     async def __aenter__(self) -> Self:
         try:
-            await self._client.probe()
+            await self._client.open()
         except CallFailed as failure:
             raise self._unusable(failure) from failure
         return self
@@ -143,7 +146,7 @@ class EndpointPolicy:
                 return _completion(reply, latency_ms=round(1000.0 * (self._clock() - began_s)))
 
     def _unusable(self, failure: CallFailed) -> PolicyError:
-        hint = remedy(failure, setting="policy", variable=self._api_key_env)
+        hint = remedy(failure, node="policy", variable=self._endpoint.api_key_env)
         return PolicyError(f"the policy {self.name} cannot be used: {failure.reason}", hint=hint)
 
 

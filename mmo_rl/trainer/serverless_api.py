@@ -4,14 +4,13 @@ that say what to do."""
 from __future__ import annotations
 
 import asyncio
-import email.utils
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import UTC
 from typing import Any, TypeVar
 
-from mmo_rl.chat.wire import describe
+from mmo_rl.chat.wire import describe, retry_after_s
 from mmo_rl.clock import utc_now
+from mmo_rl.concurrency import Backoff, retried
 from mmo_rl.errors import TrainerError
 from mmo_rl.trainer.art_client import import_art
 
@@ -63,9 +62,7 @@ class TrainingApi:
         self.base_url = str(self._client.base_url).rstrip("/")
         self._key, self._key_name = api_key, key_name
         self._timeout_s = timeout_s
-        self._attempts = attempts
-        self._backoff_s = backoff_s
-        self._max_backoff_s = max_backoff_s
+        self._backoff = Backoff(first_s=backoff_s, longest_s=max_backoff_s, attempts=attempts)
 
     @property
     def training_options(self) -> frozenset[str]:
@@ -117,25 +114,24 @@ class TrainingApi:
     # --- retries ------------------------------------------------------------------------------------------------------
 
     async def _call(self, what: str, request: Callable[[], Awaitable[T]], *, once: bool = False) -> T:
+        """Sends a request and tries it again where that can help; with ``once`` not where it may have arrived."""
         import openai
 
-        wait_s = self._backoff_s
-        for attempt in range(1, self._attempts + 1):
+        async def tried() -> T:
             try:
                 async with asyncio.timeout(self._timeout_s):
                     return await request()
             except (openai.APIError, TimeoutError) as error:
-                failure = self._failure(what, error)
-                if not failure.transient or attempt == self._attempts or (once and failure.unclear):
-                    raise failure from error
-                asked = _asked_wait_s(error)
-                if asked is not None and asked > self._max_backoff_s:
-                    raise failure from error
-                pause = min(wait_s, self._max_backoff_s) if asked is None else asked
-                _log.info("%s; trying again in %.1f s", failure.message, pause)
-            await asyncio.sleep(pause)
-            wait_s *= 2
-        raise AssertionError("unreachable: the last attempt returns or raises")
+                raise self._failure(what, error) from error
+
+        return await retried(
+            tried,
+            self._backoff,
+            transient=lambda failure: (
+                isinstance(failure, ApiError) and failure.transient and not (once and failure.unclear)
+            ),
+            requested_s=lambda failure: retry_after_s(_cause(failure), now=utc_now()),
+        )
 
     # --- failures -----------------------------------------------------------------------------------------------------
 
@@ -185,19 +181,6 @@ def _never_connected(error: BaseException) -> bool:
     return isinstance(error.__cause__, causes)
 
 
-def _asked_wait_s(error: Exception) -> float | None:
-    """What Retry-After asks for: seconds, or the time until a date; None where it says nothing."""
-    response = getattr(error, "response", None)
-    asked = None if response is None else response.headers.get("retry-after")
-    if asked is None:
-        return None
-    try:
-        return max(0.0, float(asked))
-    except ValueError:
-        pass
-    try:
-        moment = email.utils.parsedate_to_datetime(asked)
-    except ValueError:
-        return None
-    moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - utc_now()).total_seconds())
+def _cause(failure: Exception) -> Exception:
+    """Returns the client's own error behind a failure."""
+    return failure.__cause__ if isinstance(failure.__cause__, Exception) else failure

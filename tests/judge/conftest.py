@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from mmo_rl.clock import milliseconds
-from mmo_rl.judge.base import JudgeParts
+from mmo_rl.judge.base import JudgeParts, JudgmentCache
 from mmo_rl.judge.ruler import RulerJudge
 from mmo_rl.judge.template import Template
 from mmo_rl.types import (
@@ -167,10 +167,12 @@ async def stream(*groups: Group) -> AsyncIterator[Group]:
         yield group
 
 
-def make_judge(endpoint: Endpoint, *, template: str = "context_rich", **changes: Any) -> RulerJudge:
+def make_judge(
+    endpoint: Endpoint, *, template: str = "context_rich", cache: JudgmentCache | None = None, **changes: Any
+) -> RulerJudge:
     settings: dict[str, Any] = {"model": "fake-judge", "seed": 0, "base_url": endpoint.url, "api_key_env": None}
     return RulerJudge(
-        template=load_template(template), **{**settings, "backoff_s": 0.01, **changes}, parts=JudgeParts()
+        template=load_template(template), **{**settings, "backoff_s": 0.01, **changes}, parts=JudgeParts(cache=cache)
     )
 
 

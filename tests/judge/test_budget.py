@@ -14,7 +14,7 @@ from mmo_rl.errors import ConfigError
 from mmo_rl.judge.base import JudgeParts
 from mmo_rl.judge.known_models import KnownModel, known_model
 from mmo_rl.judge.ruler import RulerJudge
-from mmo_rl.judge.spending import BudgetReached, Ledger
+from mmo_rl.judge.spending import Budget, BudgetReached, Ledger, Rates
 from mmo_rl.types import Group, ScoredGroup
 from tests.harness.endpoint import Endpoint, Reply
 from tests.judge.conftest import honest, load_template, make_group, stream
@@ -116,19 +116,20 @@ async def test_nothing_is_asked_with_no_budget(endpoint: Endpoint) -> None:
 
 def test_dollars_cannot_be_limited_where_no_price_is_known() -> None:
     with pytest.raises(ConfigError, match="what fake-judge costs is not known") as caught:
-        make_judge("http://127.0.0.1:9/v1", budget_usd=1.0)
+        RulerJudge.check_keys(model="fake-judge", base_url="http://127.0.0.1:9/v1", budget_usd=1.0)
+    RulerJudge.check_keys(model="fake-judge", base_url="http://127.0.0.1:9/v1", budget_calls=1)
     assert "judge.budget_calls" in str(caught.value)
 
 
 async def test_a_call_waits_for_room_that_one_under_way_may_leave() -> None:
-    ledger = Ledger(price_prompt_usd=0.0, price_completion_usd=1.0, budget_usd=10.0)
+    ledger = Ledger(rates=Rates(0.0, 1e6), budget=Budget(usd=10.0))
     first = await ledger.reserve(0, 8)
     waiting = asyncio.create_task(ledger.reserve(0, 8))
     await asyncio.sleep(0)
     assert not waiting.done()
-    ledger.settle(first, prompt_tokens=0, completion_tokens=2)
+    first.settle(prompt_tokens=0, completion_tokens=2)
     second = await waiting
-    ledger.settle(second, prompt_tokens=0, completion_tokens=5)
+    second.settle(prompt_tokens=0, completion_tokens=5)
     with pytest.raises(BudgetReached):
         await ledger.reserve(0, 8)
     assert ledger.usage.cost_usd == 7.0

@@ -19,8 +19,8 @@ def test_sums_of_two_starts_tell_what_one_unbroken_start_would_have() -> None:
     ]
     for judge, seen in ((first, parts[0]), (second, parts[1])):
         for target in (whole, judge):
-            target.judged(seen, repeats=3)
-            target.canary("empty", 0.1, [(0.5, 0.4)])
+            target.add_answers(seen, repeats=3)
+            target.add_canary("empty", 0.1, [(0.5, 0.4)])
     together = numbers(added([first.tallies, second.tallies]))
     assert together == pytest.approx(dict(whole.numbers))
     assert together["repeats_failed"] == 2 and together["position_effect_se"] > 0
@@ -29,9 +29,9 @@ def test_sums_of_two_starts_tell_what_one_unbroken_start_would_have() -> None:
 
 def test_what_came_since_a_reading_is_a_part_of_its_own() -> None:
     judge = Findings()
-    judge.judged([rounds((0, 0.0), (1, 1.0)), rounds((1, 0.5), (0, 1.0))], repeats=2)
+    judge.add_answers([rounds((0, 0.0), (1, 1.0)), rounds((1, 0.5), (0, 1.0))], repeats=2)
     before = judge.tallies
     assert numbers(before)["repeat_spread"] == pytest.approx(0.25)
-    judge.judged([rounds((0, 0.3), (1, 0.3)), rounds((1, 0.3), (0, 0.3))], repeats=2)
+    judge.add_answers([rounds((0, 0.3), (1, 0.3)), rounds((1, 0.3), (0, 0.3))], repeats=2)
     assert numbers(since(before, judge.tallies))["repeat_spread"] == pytest.approx(0.0)
     assert numbers(since(judge.tallies, judge.tallies)).get("repeat_spread") is None

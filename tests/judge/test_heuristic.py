@@ -58,7 +58,7 @@ async def test_without_a_final_pnl_there_is_no_score(pnl: float | None) -> None:
 
 def test_weights_of_nothing_are_refused() -> None:
     with pytest.raises(ConfigError, match="all weights"):
-        HeuristicJudge(pnl_weight=0, win_weight=0, activity_weight=0)
+        HeuristicJudge.check_keys(pnl_weight=0, win_weight=0, activity_weight=0)
 
 
 async def test_the_outcome_preset_scores_profit_alone() -> None:

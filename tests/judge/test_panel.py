@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -28,6 +28,7 @@ class Fixed:
     findings: Mapping[str, float] = {"noticed": 1.0}
     tallies: ClassVar[Tallies] = {"noticed": (1.0,)}
     min_agreement: float | None = None
+    needs_truth = False
 
     def __init__(
         self, *values: float | None, cost: float | None = 0.5, lasts: int = 99, credit: Credit = "trajectory"
@@ -36,7 +37,7 @@ class Fixed:
         self.values, self.usage, self.lasts = values, JudgeUsage(calls=1, cost_usd=cost), lasts
         self.read = 0
 
-    async def score(self, groups: AsyncIterator[Group]) -> AsyncIterator[ScoredGroup]:
+    async def score(self, groups: AsyncIterator[Group]) -> AsyncGenerator[ScoredGroup, None]:
         async for group in groups:
             self.read += 1
             if self.read > self.lasts:
@@ -141,10 +142,13 @@ async def test_decisions_are_weighted_too_and_those_that_one_judge_misses_are_un
 
 
 def test_judges_of_different_credit_are_refused_with_what_to_type() -> None:
-    with pytest.raises(ConfigError, match=r"judge\.judges\.oracle by decision") as caught:
-        PanelJudge(judges={"ruler": Fixed(0.1), "oracle": OracleJudge(), "other": Fixed(0.2)})
-    assert "judge.judges.oracle.credit=trajectory" in str(caught.value.hint)
-    assert "judge.judges.ruler.credit=decision judge.judges.other.credit=decision" in str(caught.value.hint)
+    with pytest.raises(ConfigError, match=r"judge\.judges\.third by decision") as caught:
+        validate(composed("+judge@judge.judges.third=oracle"))
+    assert "set judge.judges.third.credit=trajectory, or " in str(caught.value)
+    assert "judge.judges.first.credit=decision judge.judges.second.credit=decision" in str(caught.value)
+    validate(composed("+judge@judge.judges.third=oracle", "judge.judges.third.credit=trajectory"))
+    with pytest.raises(ConfigError, match=r"judge\.judges\.own by decision"):  # a class without the key
+        PanelJudge(judges={"a": Fixed(0.1), "own": Fixed(0.2, credit="decision")})
 
 
 async def test_all_members_of_a_group_are_compared_by_the_same_judges() -> None:
@@ -187,7 +191,7 @@ async def test_a_language_model_and_the_oracle(endpoint: Endpoint) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"judges": {"a": Fixed(0.1)}}, "has 1 judge"),
+        ({"judges": {"a": {}}}, "has 1 judge"),
         ({"weights": {"c": 1.0}, "combine": "mean"}, "names c, but the judges are a, b"),
         ({"weights": {"a": 1.0}}, "those of a mean"),
         ({"weights": {"a": 0.0, "b": 0.0}, "combine": "mean"}, "are 0"),
@@ -195,7 +199,7 @@ async def test_a_language_model_and_the_oracle(endpoint: Endpoint) -> None:
 )
 def test_a_panel_that_cannot_be(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        PanelJudge(**{"judges": {"a": Fixed(0.1), "b": Fixed(0.2)}, **changes})
+        PanelJudge.check_keys(**{"judges": {"a": {}, "b": {}}, **changes})
 
 
 def composed(*overrides: str) -> Any:
@@ -204,7 +208,7 @@ def composed(*overrides: str) -> Any:
 
 
 def test_its_judges_are_components_by_name_and_checked_like_all_others() -> None:
-    settings = validate(composed("+judge@judge.judges.third=oracle", "judge.judges.third.error_penalty=0.5"))
+    settings = validate(composed("+judge@judge.judges.third=oracle_trajectory", "judge.judges.third.error_penalty=0.5"))
     node = settings.nodes["judge"]
     assert node is not None
     assert list(node["judges"]) == ["first", "second", "third"]

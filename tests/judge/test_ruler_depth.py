@@ -10,13 +10,12 @@ from typing import Any
 import pytest
 
 from mmo_rl.errors import ConfigError
-from mmo_rl.judge.base import JudgeParts
 from mmo_rl.judge.canary import KINDS
 from mmo_rl.judge.presentation import orders
 from mmo_rl.judge.ruler import RulerJudge
 from mmo_rl.types import Group, Score, ScoredGroup, Unscored
 from tests.harness.endpoint import Endpoint, Reply, Request, completion
-from tests.judge.conftest import by_skill, honest, load_template, make_group, make_judge, make_long, run, scores
+from tests.judge.conftest import by_skill, honest, make_group, make_judge, make_long, run, scores
 
 SKILLS = [0.1, 0.9, 0.4, 0.6]
 
@@ -239,14 +238,7 @@ async def test_what_cannot_fit_is_unscored_with_the_reason(endpoint: Endpoint) -
 
 def test_no_room_for_a_prompt_is_refused_at_once() -> None:
     with pytest.raises(ConfigError, match="leaves 904 for the prompt") as caught:
-        RulerJudge(
-            model="m",
-            template=load_template("blind"),
-            seed=0,
-            base_url="http://127.0.0.1:9/v1",
-            context_tokens=5000,
-            parts=JudgeParts(),
-        )
+        RulerJudge.check_keys(model="m", context_tokens=5000)
     assert "judge.max_completion_tokens" in str(caught.value)
 
 

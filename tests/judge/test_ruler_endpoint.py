@@ -341,12 +341,14 @@ async def test_an_address_that_leads_nowhere(url: str) -> None:
         await run(make_judge(url, attempts=1), make_group(SKILLS))
 
 
-async def test_the_key_is_asked_for_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_key_is_asked_for_before_anything_starts(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("JUDGE_KEY", raising=False)
     with pytest.raises(ConfigError) as caught:
-        make_judge("", base_url=None, api_key_env="JUDGE_KEY")
+        async with make_judge("", base_url=None, api_key_env="JUDGE_KEY"):
+            pass
     assert "export JUDGE_KEY=" in str(caught.value)
-    make_judge("http://127.0.0.1:9/v1", api_key_env="JUDGE_KEY")  # one's own endpoint needs none
+    async with make_judge(endpoint, api_key_env="JUDGE_KEY"):  # one's own endpoint needs none
+        pass
 
 
 async def test_a_key_revoked_half_way_costs_the_rest_only(endpoint: Endpoint) -> None:

@@ -51,9 +51,9 @@ def test_shipped_templates_show_every_group(name: str) -> None:
         ("trajectory", "", "trajectory is empty"),
     ],
 )
-def test_a_mistake_is_named_at_construction(part: str, text: str, named: str) -> None:
+def test_a_mistake_is_named_at_composition(part: str, text: str, named: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        Template(**{**TEXTS, part: text})
+        Template.check_keys(**{**TEXTS, part: text})
     assert named in caught.value.message
     assert "'mine'" in caught.value.message
     assert part in caught.value.message

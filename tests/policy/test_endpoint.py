@@ -169,5 +169,5 @@ async def test_the_key_comes_from_the_variable_alone(endpoint: Endpoint, monkeyp
     assert [request.headers["authorization"] for request in endpoint.requests] == ["Bearer sesame"]
     monkeypatch.delenv("MY_KEY")
     with pytest.raises(ConfigError, match="MY_KEY is not set") as caught:
-        EndpointPolicy(model="m", api_key_env="MY_KEY")
+        await ask(EndpointPolicy(model="m", api_key_env="MY_KEY"), "a")
     assert caught.value.hint is not None and "policy.base_url" in caught.value.hint

@@ -1,4 +1,4 @@
-"""What dropout keeps: a strategy gives every trajectory a number, and those at or above the rate stay.
+"""Strategies of dropout: each gives every trajectory a number, and those at or above the rate stay.
 
 The numbers do not depend on the rate, so a larger rate only removes more, whatever the strategy.
 """

@@ -1,4 +1,9 @@
-"""Dropout by chance: each trajectory on its own."""
+"""Random dropout, of each trajectory on its own.
+
+    number(id) = md5("id:seed")[:8] / 2^32
+
+It is uniform in [0, 1) and the same on any machine.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +13,9 @@ from mmo_rl.types import Member
 
 
 def random(groups: Sequence[Sequence[Member]], fractions: Mapping[str, float]) -> Mapping[str, float]:
-    """A trajectory's number is its fraction: the hash of (id, seed), uniform in [0, 1).
+    """Returns the fractions as they are: the hash of (id, seed), uniform in [0, 1).
 
-    At rate r each stays with probability 1 - r, whatever else was recorded, so that a database can apply it to one row
-    at a time.
+    At rate r each trajectory stays with probability 1 - r, whatever else was recorded, so that a database can apply it
+    to one row at a time.
     """
     return fractions

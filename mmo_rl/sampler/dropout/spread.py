@@ -1,4 +1,9 @@
-"""Dropout that keeps the contrast of a group."""
+"""Dropout by P&L, which keeps the contrast of a group.
+
+    number = 1 - (place + 1/2) / n
+
+Places go from the extremes of P&L inward.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +13,9 @@ from mmo_rl.types import Member
 
 
 def spread(groups: Sequence[Sequence[Member]], fractions: Mapping[str, float]) -> Mapping[str, float]:
-    """In each group the extremes of P&L stay: the highest, the lowest, the second highest, the second lowest, and so
-    on to the middle; those without a recorded P&L come last. Of equals, the larger fraction comes first.
+    """Numbers each group from its extremes of P&L inward: the highest, the lowest, the second highest, and so on.
+
+    Those without a recorded P&L come last. Of equals, the larger fraction comes first.
 
     The p-th of the n of a group (from 0) has the number 1 - (p + 1/2) / n: at rate r the first (1 - r) n stay, rounded.
     """

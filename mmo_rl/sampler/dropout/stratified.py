@@ -1,4 +1,9 @@
-"""Dropout that takes from those who have most."""
+"""Stratified dropout, by agent and role.
+
+    number = 1 - (place + 1/2) / n
+
+Places are dealt to the strata in turn, so that no agent dominates.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +13,9 @@ from mmo_rl.types import Member
 
 
 def stratified(groups: Sequence[Sequence[Member]], fractions: Mapping[str, float]) -> Mapping[str, float]:
-    """Agents (each role of an agent apart) take turns: first the best of each, then the second of each, and so on; in
-    a turn, and inside an agent, the larger fraction comes first.
+    """Numbers trajectories in turns of the agents (each role of an agent apart): first the best of each, and so on.
+
+    In a turn, and inside an agent, the larger fraction comes first.
 
     The p-th of n in that order (from 0) has the number 1 - (p + 1/2) / n: at rate r the first (1 - r) n stay, rounded.
     An agent with few trajectories keeps them all before one with many keeps another, so that no agent dominates.
