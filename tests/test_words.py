@@ -121,15 +121,6 @@ NOT_YET = {
     "mmo_rl/source/statistics.py",
     "mmo_rl/source/truth.py",
     "mmo_rl/source/values.py",
-    "mmo_rl/trainer/art_backend.py",
-    "mmo_rl/trainer/art_client.py",
-    "mmo_rl/trainer/batch.py",
-    "mmo_rl/trainer/export_card.py",
-    "mmo_rl/trainer/export_formats.py",
-    "mmo_rl/trainer/serverless.py",
-    "mmo_rl/trainer/serverless_api.py",
-    "mmo_rl/trainer/signal.py",
-    "mmo_rl/trainer/warm_start.py",
 }
 """Files whose docstrings are not converted."""
 

@@ -9,7 +9,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 
 from pydantic import Field
 
@@ -22,23 +22,38 @@ from mmo_rl.trainer.journal import Job, Journal, fingerprint
 from mmo_rl.trainer.signal import with_signal
 from mmo_rl.types import PolicyVersion, Trained, TrainingGroup
 
+if TYPE_CHECKING:
+    import art
+    from transformers import PreTrainedTokenizerBase
+
 GRADIENT_STEPS = "data/step_num_gradient_steps"
 """ART's name of the number of gradient steps in what its backends report."""
 
 
+class TrainResult(Protocol):
+    """Result of a backend's training."""
+
+    step: int
+    metrics: Mapping[str, object]
+
+
 class Backend(Protocol):
-    """What ART asks of a backend, as far as it is used here."""
+    """Backend of ART, as far as it is used here."""
 
     async def close(self) -> None: ...
 
-    async def register(self, model: Any) -> None: ...
+    async def register(self, model: art.TrainableModel) -> None: ...
 
-    async def train(self, model: Any, trajectory_groups: Any, **options: Any) -> Any: ...
+    async def train(
+        self, model: art.TrainableModel, trajectory_groups: Sequence[art.TrajectoryGroup], **options: object
+    ) -> TrainResult: ...
+
+    async def _delete_checkpoint_files(self, model: art.TrainableModel, steps_to_keep: list[int]) -> None: ...
 
 
 class ArtBackendTrainer:
-    """What `ArtLocalTrainer` and `TinkerTrainer` have in common: ART's backend trains and answers, in this process or
-    beside it, and keeps its checkpoints in ``checkpoints/art`` of the run folder or with its service.
+    """Base of `ArtLocalTrainer` and `TinkerTrainer`: a backend of ART trains and answers, in this process or beside
+    it, and keeps its checkpoints in ``checkpoints/art`` of the run folder or with its service.
 
     ``learning_rate``, ``loss`` and ``clip_epsilon`` (None: the backend's own) are those of ART.
     ``missing_logprobs``: answers recorded without logprobs are ``score``d by the backend before the update, trained as
@@ -67,9 +82,9 @@ class ArtBackendTrainer:
         self._base = parts.model
         self._folder = parts.checkpoints
         self._journal = Journal(folder=parts.checkpoints)
-        self._backend: Any = backend
-        self._model: Any = None
-        self._tokenizer: Any = None
+        self._backend = backend
+        self._model: art.TrainableModel | None = None
+        self._tokenizer: PreTrainedTokenizerBase | None = None
         self._current = 0
 
     @classmethod
@@ -77,21 +92,23 @@ class ArtBackendTrainer:
         """Raises `ConfigError` where something is missing on this machine."""
         raise NotImplementedError
 
-    def _open(self, path: str) -> Any:
-        """The backend of ART."""
+    def _open(self, path: str) -> Backend:
+        """Opens the backend of ART."""
         raise NotImplementedError
 
     def _key_name(self) -> str | None:
-        """The environment variable with the key that the backend's endpoint asks for."""
+        """Returns the environment variable with the key that the backend's endpoint asks for."""
         return None
 
     async def resume(self, version: int | None = None) -> PolicyVersion:
-        """Starts the backend with a published version (the newest by default; 0 is the base model) and forgets its
+        """Starts the backend with a published version (the newest by default; 0 is the base model) and deletes its
         checkpoints after that. Raises `TrainerError` where there is no such version."""
         chosen = self._journal.newest() if version is None else version
         step = self._journal.step(chosen)
         if self._model is None:
             await self._start()
+        assert self._model is not None
+        assert self._backend is not None
         if await self._model.get_step() > step:
             await self._backend._delete_checkpoint_files(self._model, list(range(step + 1)))
             if (left := await self._model.get_step()) != step:
@@ -103,13 +120,16 @@ class ArtBackendTrainer:
         return self._version(chosen)
 
     def served(self, version: int) -> Served:
-        """Where a published version answers. Raises `TrainerError` where it was never trained."""
+        """Returns the address of a published version. Raises `TrainerError` where it was never trained."""
         assert self._model is not None, "resume comes first"
         return Served(self._version(version).path, self._model.inference_base_url, self._key_name())
 
     async def train(self, groups: Sequence[TrainingGroup], *, iteration: int, on_step: OnStep | None = None) -> Trained:
-        """One iteration's update; publishes version ``iteration + 1``, or keeps the policy where no group carries
+        """Trains one iteration; publishes version ``iteration + 1``, or keeps the policy where no group carries
         signal. Raises `TrainerError`, and publishes nothing, where there was signal but no gradient step."""
+        assert self._model is not None, "resume comes first"
+        assert self._backend is not None
+        assert self._tokenizer is not None
         signal = with_signal(groups)
         encoder = Encoder(self._tokenizer)
         selected = encoder.answer_tokens(groups)
@@ -117,7 +137,7 @@ class ArtBackendTrainer:
             return Trained(self._version(self._current), 0, 0, len(groups), {}, selected)
         calls = [call for group in signal for sample in group.samples for call in sample.calls]
         unknown = sum(not has_tokens(call) for call in calls) / len(calls)
-        options = self._known_options(unknown)
+        options = self._known_options(self._backend, unknown)
         unclipped = unknown if self._missing_logprobs == "reinforce" else 0.0
         if unclipped:
             warn_unclipped(unclipped, iteration=iteration, instead="trainer.missing_logprobs=score does not")
@@ -130,8 +150,8 @@ class ArtBackendTrainer:
         except (RuntimeError, ValueError, OSError) as error:
             raise TrainerError(
                 f"ART could not train iteration {iteration}: {str(error) or type(error).__name__}",
-                hint="its own words are in log.txt of the run folder; run the same command again to go on from the"
-                " last iteration",
+                hint="its messages are in log.txt of the run folder; run the same command again to go on from the last"
+                " iteration",
             ) from error
         metrics = _finite(result.metrics)
         steps = round(metrics.pop(GRADIENT_STEPS, 0.0))
@@ -162,31 +182,32 @@ class ArtBackendTrainer:
         )
 
     async def aclose(self) -> None:
-        """Ends what the backend has started."""
-        if self._model is not None:
+        """Ends the processes that the backend has started."""
+        if self._model is not None and self._backend is not None:
             self._model = None
             await self._backend.close()
 
     # --- ART ----------------------------------------------------------------------------------------------------------
 
     async def _start(self) -> None:
-        art = await asyncio.to_thread(import_art)
+        """Registers the model with the backend, which is opened where there is none."""
+        module = await asyncio.to_thread(import_art)
         path = self._folder / "art"
         path.mkdir(parents=True, exist_ok=True)
         if self._backend is None:
             self._backend = await asyncio.to_thread(self._open, str(path))
         name = self._base.name
-        named = {"run_name": name} if "run_name" in inspect.signature(art.TrainableModel).parameters else {}
-        model = art.TrainableModel(
+        named = {"run_name": name} if "run_name" in inspect.signature(module.TrainableModel).parameters else {}
+        model = module.TrainableModel(
             name=name, project="mmo-rl", base_model=self._base.location(), base_path=str(path), **named
         )
         self._tokenizer = await asyncio.to_thread(_tokenizer, self._base.location())
         await model.register(self._backend)
         self._model = model
 
-    def _known_options(self, unknown: float) -> dict[str, Any]:
-        """The options that this backend's ``train`` has by name; they differ between backends and versions."""
-        wanted = dict(self._options)
+    def _known_options(self, backend: Backend, unknown: float) -> dict[str, object]:
+        """Returns the options that the backend's ``train`` has by name: they differ between backends and versions."""
+        wanted: dict[str, object] = dict(self._options)
         if unknown and self._missing_logprobs == "refuse":
             raise TrainerError(
                 f"{unknown:.0%} of the answers have no recorded logprobs",
@@ -195,7 +216,7 @@ class ArtBackendTrainer:
         if unknown:
             wanted["allow_training_without_logprobs"] = True
             wanted["precalculate_logprobs"] = self._missing_logprobs == "score"
-        parameters = inspect.signature(self._backend.train).parameters
+        parameters = inspect.signature(backend.train).parameters
         if unknown and self._missing_logprobs == "score" and "precalculate_logprobs" not in parameters:
             raise TrainerError(
                 f"{unknown:.0%} of the answers have no recorded logprobs, and this backend of ART cannot score them",
@@ -207,6 +228,8 @@ class ArtBackendTrainer:
         return {name: value for name, value in wanted.items() if name in parameters and value is not None}
 
     def _version(self, version: int) -> PolicyVersion:
+        """Returns a published version, by the name that the backend's endpoint knows."""
+        assert self._model is not None, "resume comes first"
         return PolicyVersion(self._base.name, version, self._model.get_inference_name(step=self._journal.step(version)))
 
 
@@ -227,8 +250,9 @@ class ArtLocalTrainer(ArtBackendTrainer):
                 f"trainer=art_local lacks {' and '.join(lacks)}", hint=f"{hint}; trainer=local needs neither"
             )
 
-    def _open(self, path: str) -> Any:
-        return import_art("art.local").LocalBackend(path=path)
+    def _open(self, path: str) -> Backend:
+        backend: Backend = import_art("art.local").LocalBackend(path=path)
+        return backend
 
 
 class TinkerTrainer(ArtBackendTrainer):
@@ -251,20 +275,22 @@ class TinkerTrainer(ArtBackendTrainer):
                 hint="export TINKER_API_KEY=... with a key from https://tinker-console.thinkingmachines.ai",
             )
 
-    def _open(self, path: str) -> Any:
+    def _open(self, path: str) -> Backend:
         # The key is never handed over: ART prints one that it is given.
-        return import_art("art.tinker").TinkerBackend(path=path)
+        backend: Backend = import_art("art.tinker").TinkerBackend(path=path)
+        return backend
 
     def _key_name(self) -> str | None:
         return "TINKER_API_KEY"
 
 
 def _missing(*packages: str) -> list[str]:
+    """Lists those of ``packages`` that are not installed."""
     return [name for name in packages if importlib.util.find_spec(name) is None]
 
 
 def _has_gpu(*, asking_torch: bool) -> bool:
-    # Importing torch takes seconds, which an answer that is no anyway is not worth.
+    """Tells that there is an NVIDIA GPU; without torch, whose import takes seconds, that its driver is loaded."""
     if not asking_torch:
         return Path("/proc/driver/nvidia/version").exists()
     import torch
@@ -272,7 +298,8 @@ def _has_gpu(*, asking_torch: bool) -> bool:
     return bool(torch.cuda.is_available())
 
 
-def _tokenizer(location: str) -> Any:
+def _tokenizer(location: str) -> PreTrainedTokenizerBase:
+    """Loads the tokenizer at ``location``. Raises `TrainerError` where it cannot be used."""
     try:
         from transformers import AutoTokenizer
 
@@ -289,8 +316,8 @@ def _tokenizer(location: str) -> Any:
     return tokenizer
 
 
-def _finite(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """ART's numbers, its losses under the names of the other trainers."""
+def _finite(metrics: Mapping[str, object]) -> dict[str, float]:
+    """Returns ART's numbers, its losses under the names of the other trainers."""
     names = {"loss/train": "loss", "loss/entropy": "entropy", "loss/kl_div": "kl", "loss/grad_norm": "grad_norm"}
     return {
         names.get(name, name): float(value)

@@ -1,7 +1,7 @@
-"""The part of ART that needs no model on this machine: its modules, and recorded answers in its form.
+"""Client side of ART: its modules, and recorded answers as its trajectories. No model on this machine is needed.
 
-Its import is slow and has side effects (it reads ``.env`` files and changes environment variables), so it happens here,
-late, once.
+ART's import is slow and has side effects (it reads ``.env`` files and changes environment variables), so it happens
+here, late, once.
 """
 
 from __future__ import annotations
@@ -10,16 +10,27 @@ import importlib
 import math
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from mmo_rl.errors import TrainerError
 from mmo_rl.lm.encode import Encoder, History, prompt_messages
 from mmo_rl.types import PolicyCall, TrainingGroup, TrainingSample
 
+if TYPE_CHECKING:
+    import art
+    from openai.types.chat.chat_completion import Choice
 
-def import_art(name: str = "art", *, hint: str = "pip install --upgrade mmo-rl") -> Any:
-    """ART, or its module ``name``, imported without a network look-up and without lasting changes to the environment.
-    Raises `TrainerError` with ``hint`` where it, or something that it needs, is not installed."""
+UNKNOWN = float("nan")
+Answer = Callable[[PolicyCall], "Choice | dict[str, str]"]
+"""Form of an answer in a trajectory: with its tokens, or as plain text."""
+
+
+def import_art(name: str = "art", *, hint: str = "pip install --upgrade mmo-rl") -> ModuleType:
+    """Imports ART, or its module ``name``, without a network look-up or lasting changes to the environment.
+
+    Raises `TrainerError` with ``hint`` where it, or something that it needs, is not installed.
+    """
     before = dict(os.environ)
     os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
     try:
@@ -32,7 +43,7 @@ def import_art(name: str = "art", *, hint: str = "pip install --upgrade mmo-rl")
 
 
 def has_tokens(call: PolicyCall) -> bool:
-    """Whether the answer can be trained as it was sampled: its token ids and their logprobs were recorded."""
+    """Tells that an answer can be trained as it was sampled: its token ids and their logprobs were recorded."""
     return (
         call.token_ids is not None
         and call.logprobs is not None
@@ -41,29 +52,29 @@ def has_tokens(call: PolicyCall) -> bool:
     )
 
 
-def recorded_group(group: TrainingGroup) -> Any:
-    """`art_group` for a backend that tokenises itself: answers with recorded tokens (`has_tokens`) go as these, others
-    as plain text."""
+def recorded_group(group: TrainingGroup) -> art.TrajectoryGroup:
+    """Makes an `art_group` for a backend that tokenises itself: answers with recorded tokens (`has_tokens`) go as
+    these, others as plain text."""
     return art_group(group, _recorded)
 
 
-def encoded_group(group: TrainingGroup, encoder: Encoder) -> Any:
-    """`art_group` of the tokens that ``encoder`` makes of each call."""
+def encoded_group(group: TrainingGroup, encoder: Encoder) -> art.TrajectoryGroup:
+    """Makes an `art_group` of the tokens that ``encoder`` makes of each call."""
     return art_group(group, lambda call: _encoded(call, encoder(call)))
 
 
-def art_group(group: TrainingGroup, answer: Callable[[PolicyCall], Any]) -> Any:
-    """An ``art.TrajectoryGroup`` with what ``answer`` makes of every call; a call is a history of its own with exactly
+def art_group(group: TrainingGroup, answer: Answer) -> art.TrajectoryGroup:
+    """Makes an ``art.TrajectoryGroup`` with the ``answer`` of every call; a call is a history of its own with exactly
     the prompt it saw."""
-    art = import_art()
-    return art.TrajectoryGroup(_trajectory(art, sample, answer) for sample in group.samples)
+    module = import_art()
+    return module.TrajectoryGroup(_trajectory(module, sample, answer) for sample in group.samples)
 
 
 def token_choice(
     call: PolicyCall, *, tokens: Sequence[int], logprobs: Sequence[float], prompt: Sequence[int] | None
-) -> Any:
-    """An OpenAI ``Choice`` that every version of ART takes for these ``tokens`` with these ``logprobs`` (NaN: unknown),
-    answered to the tokens ``prompt`` where those are known."""
+) -> Choice:
+    """Makes an OpenAI ``Choice`` that every version of ART takes for these ``tokens`` with these ``logprobs`` (NaN:
+    unknown), answered to the tokens ``prompt`` where those are known."""
     from openai.types.chat import ChatCompletionMessage, ChatCompletionTokenLogprob
     from openai.types.chat.chat_completion import Choice, ChoiceLogprobs
 
@@ -84,11 +95,12 @@ def token_choice(
     return choice
 
 
-def _trajectory(art: Any, sample: TrainingSample, answer: Callable[[PolicyCall], Any]) -> Any:
+def _trajectory(module: ModuleType, sample: TrainingSample, answer: Answer) -> art.Trajectory:
+    """Makes an ``art.Trajectory`` of a sample's calls."""
     # Newer versions call the history of messages and choices LegacyHistory; their History is something else.
-    history = getattr(art.trajectories, "LegacyHistory", None) or art.trajectories.History
+    history = getattr(module.trajectories, "LegacyHistory", None) or module.trajectories.History
     first, *others = ([*prompt_messages(call), answer(call)] for call in sample.calls)
-    return art.Trajectory(
+    return module.Trajectory(
         messages_and_choices=first,
         additional_histories=[history(messages_and_choices=messages) for messages in others],
         reward=sample.reward,
@@ -96,15 +108,17 @@ def _trajectory(art: Any, sample: TrainingSample, answer: Callable[[PolicyCall],
     )
 
 
-def _recorded(call: PolicyCall) -> Any:
+def _recorded(call: PolicyCall) -> Choice | dict[str, str]:
+    """Makes an answer with the recorded tokens, or plain text where there are none."""
     if not has_tokens(call):
         return {"role": "assistant", "content": call.response}
     return token_choice(call, tokens=call.token_ids or (), logprobs=call.logprobs or (), prompt=call.prompt_token_ids)
 
 
-def _encoded(call: PolicyCall, history: History) -> Any:
-    logprobs: Sequence[float] = (float("nan"),) * len(history.answer)
+def _encoded(call: PolicyCall, history: History) -> Choice:
+    """Makes an answer with the tokens of ``history``."""
+    logprobs: Sequence[float] = (UNKNOWN,) * len(history.answer)
     if call.logprobs is not None and history.recorded:
         # -inf is unknown too: the versions disagree about it.
-        logprobs = [p if math.isfinite(p) else float("nan") for p in call.logprobs]
+        logprobs = [p if math.isfinite(p) else UNKNOWN for p in call.logprobs]
     return token_choice(call, tokens=history.answer, logprobs=logprobs, prompt=history.prompt)

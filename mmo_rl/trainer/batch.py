@@ -1,4 +1,4 @@
-"""An iteration's training set: what can be trained, what is left out and why, and how old its answers are."""
+"""Training set of an iteration: histories that fit the context, warnings, and the staleness of its answers."""
 
 from __future__ import annotations
 
@@ -13,19 +13,17 @@ from mmo_rl.types import PolicyVersion, TrainingGroup
 _log = logging.getLogger(__name__)
 
 NAMED = 5
-"""How many of the trajectories that something is wrong with a message names."""
+"""Most trajectories that a message names."""
 
 
 def within_context(
-    groups: Sequence[TrainingGroup], encoder: Encoder, *, context_length: int | None
+    groups: Sequence[TrainingGroup], encoder: Encoder, *, context_length: int
 ) -> tuple[list[TrainingGroup], int]:
-    """The groups without the histories that are longer than ``context_length`` tokens (prompt and answer; None: no
-    limit), and how many those are. A sample without a history is left out, and so is a group without a sample.
+    """Leaves out histories that are longer than ``context_length`` tokens (prompt and answer); returns the groups and
+    the number of those histories. A sample without a history is left out, and so is a group without a sample.
 
     Raises `TrainerError` where nothing is left.
     """
-    if context_length is None:
-        return list(groups), 0
     kept: list[TrainingGroup] = []
     too_long: dict[str, int] = {}
     for group in groups:
@@ -52,7 +50,7 @@ def within_context(
 
 
 def warn_unclipped(share: float, *, iteration: int, instead: str) -> None:
-    """Says loudly that ``share`` of what is trained is trained as plain REINFORCE; ``instead`` is what to type."""
+    """Warns that ``share`` of the trained tokens is trained as plain REINFORCE; ``instead`` is the remedy to type."""
     _log.warning(
         "iteration %d: %.0f %% of what is trained was recorded without logprobs and is trained as plain "
         "REINFORCE, without a ratio or a clip. A policy can collapse this way: %s",
@@ -63,10 +61,10 @@ def warn_unclipped(share: float, *, iteration: int, instead: str) -> None:
 
 
 def staleness(groups: Sequence[TrainingGroup], encoder: Encoder, *, policy: PolicyVersion) -> dict[str, float]:
-    """How far the answers lie behind ``policy``, by tokens: the share that another version or model gave, of those
-    whose version is known, their mean distance in versions, and the share of those whose giver isn't known.
+    """Measures the distance of the answers from ``policy``, by tokens: ``stale_tokens_share`` of another version or
+    model, among those of a known model; ``version_lag``, the mean distance in versions; ``unknown_policy_share``.
 
-    What nothing is known about is left out.
+    A number without data is left out.
     """
     known = stale = own = lag = unknown = 0
     for call in (call for group in groups for sample in group.samples for call in sample.calls):

@@ -56,8 +56,11 @@ class ExportTrainer:
         self._base = PolicyVersion(parts.model.name, 0, "")
 
     async def resume(self, version: int | None = None) -> PolicyVersion:
-        """The base model: there is no other. Raises `TrainerError` where the folder holds another run's export or
-        cannot be written: before anything is judged."""
+        """Returns the base model: there is no other version.
+
+        Raises `TrainerError` where the folder holds another run's export or cannot be written: before anything is
+        judged.
+        """
         self._make_folder()
         self._card()
         return self._base
@@ -107,7 +110,7 @@ class ExportTrainer:
         return f"{told}: {self.folder}"
 
     async def aclose(self) -> None:
-        """Holds nothing."""
+        """Does nothing: no resources are held."""
 
     def _rows(self, name: FormatName, groups: Sequence[TrainingGroup]) -> Rows:
         if name == "art":
@@ -117,7 +120,7 @@ class ExportTrainer:
         return dpo_rows(groups, min_margin=self._min_margin)
 
     def _write_rows(self, name: FormatName, rows: Rows, iteration: int) -> JsonDict:
-        """Writes the file of one format, or takes it away where it would be empty; returns its entry in the card."""
+        """Writes the file of one format, or removes it where it would be empty; returns its entry in the card."""
         file = f"{FILES[name]}-{iteration:04d}.jsonl"
         text = "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows.rows)
         if text:
@@ -135,7 +138,7 @@ class ExportTrainer:
         }
 
     def _card(self) -> JsonDict:
-        """The card of what lies in the folder. Raises `TrainerError` where that is another run's."""
+        """Reads the card of the folder. Raises `TrainerError` where that is another run's."""
         file = self.folder / CARD
         owner, card = self._run, {}
         try:

@@ -1,4 +1,4 @@
-"""What the files of an export hold, told to people and to Hugging Face's ``datasets``."""
+"""Data card of an export: counts of its files, and the README by which Hugging Face's ``datasets`` loads them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mmo_rl.trainer.export_formats import FormatName
 from mmo_rl.types import JsonDict
 
 FILES: Mapping[FormatName, str] = {"art": "iteration", "chat": "chat", "dpo": "dpo"}
-"""How the files of each format begin; the number of the iteration follows."""
+"""Beginnings of the names of each format's files; the number of the iteration follows."""
 SAID: Mapping[FormatName, str] = {
     "art": "ART JSONL: every answer with its prompt, reward and group",
     "chat": "chats for supervised fine-tuning: the best share by reward",
@@ -54,7 +54,7 @@ FEATURES: Mapping[FormatName, list[JsonDict]] = {
 
 
 def total(name: FormatName, files: Sequence[JsonDict]) -> JsonDict:
-    """What the files of one format hold together; counts are sums over the iterations."""
+    """Adds up the entries of one format's files; counts are sums over the iterations."""
     left_out: Counter[str] = Counter()
     for file in files:
         left_out.update(file["left_out"])
@@ -71,7 +71,7 @@ def total(name: FormatName, files: Sequence[JsonDict]) -> JsonDict:
 
 
 def said(name: FormatName, whole: JsonDict) -> str:
-    """A few words about one format, of its `total`."""
+    """Summarises one format in a few words, from its `total`."""
     if name != "art" or not whole["rows"]:
         return f"{whole['rows']:,} {'pairs' if name == 'dpo' else 'chats' if name == 'chat' else 'histories'}"
     return (
@@ -81,7 +81,7 @@ def said(name: FormatName, whole: JsonDict) -> str:
 
 
 def readme(run: str, formats: Mapping[FormatName, JsonDict]) -> str:
-    """A dataset card as the Hugging Face hub reads it; ``formats`` are the `total` of each."""
+    """Renders a dataset card as the Hugging Face hub reads it; ``formats`` are the `total` of each."""
     present = [name for name, whole in formats.items() if whole["files"]]
     header = {
         "configs": [{"config_name": name, "data_files": f"{FILES[name]}-*.jsonl"} for name in present],
@@ -102,8 +102,8 @@ def _reasons(left_out: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {reason}" for reason, count in left_out.items()) or "nothing"
 
 
-class _Plain(yaml.SafeDumper):
-    """Writes a list that appears twice twice: the hub reads no YAML anchors."""
+class _Plain(yaml.SafeDumper):  # type: ignore[misc, unused-ignore]
+    """YAML dumper without anchors, which the hub does not read: a list that appears twice is written twice."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

@@ -1,4 +1,4 @@
-"""What other trainers read: the rows of each format, made of training groups, and what was left out of them and why."""
+"""Formats of other trainers: the rows of each, made of training groups, and counts of the answers left out."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FormatName = Literal["art", "chat", "dpo"]
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Rows of one file; ``left_out`` counts answers (LLM calls) by reason, ``facts`` are what else its card says."""
+    """Rows of one file; ``left_out`` counts answers (LLM calls) by reason, ``facts`` are other entries of its card."""
 
     rows: list[JsonDict]
     left_out: Mapping[str, int] = field(default_factory=dict)
@@ -27,10 +27,13 @@ class Rows:
 
 
 def art_rows(groups: Sequence[TrainingGroup]) -> Rows:
-    """ART's JSONL, every answer a row: ``messages`` as the policy saw them and, last, its answer; ``reward`` in [0, 1];
-    ``metadata`` with ``trajectoryId``, ``groupId`` (histories to compare with each other), ``step`` (null where the
-    whole trajectory has one reward) and ``call`` (its number within that step or trajectory); where recorded
-    ``promptTokenIds``, ``tokenIds`` and ``logprobs``."""
+    """Makes rows of ART's JSONL, every answer a row.
+
+    A row has ``messages`` as the policy saw them and, last, its answer; ``reward`` in [0, 1]; ``metadata`` with
+    ``trajectoryId``, ``groupId`` (histories to compare with each other), ``step`` (null where the whole trajectory has
+    one reward) and ``call`` (its number within that step or trajectory); where recorded ``promptTokenIds``,
+    ``tokenIds`` and ``logprobs``.
+    """
     rows = []
     for group, sample, number, call in _answers(groups):
         tokens = {"promptTokenIds": call.prompt_token_ids, "tokenIds": call.token_ids, "logprobs": call.logprobs}
@@ -57,7 +60,7 @@ def art_rows(groups: Sequence[TrainingGroup]) -> Rows:
 
 
 def chat_rows(groups: Sequence[TrainingGroup], *, best_share: float) -> Rows:
-    """Chats for supervised fine-tuning of the best, ``{"messages": [...]}`` as OpenAI's fine-tuning takes them.
+    """Makes chats for supervised fine-tuning of the best, ``{"messages": [...]}`` as OpenAI's fine-tuning takes them.
 
     What is ranked is what has a reward of its own: a decision, or a trajectory where the judge gave one score to the
     whole. Taken are the ``best_share`` of all (rounded up) with the largest rewards, of those above the mean of their
@@ -94,8 +97,10 @@ def chat_rows(groups: Sequence[TrainingGroup], *, best_share: float) -> Rows:
 
 
 def dpo_rows(groups: Sequence[TrainingGroup], *, min_margin: float) -> Rows:
-    """Preference pairs in TRL's conversational form, ``{"prompt": [...], "chosen": [answer], "rejected": [answer]}``,
-    with the two rewards as ``score_chosen`` and ``score_rejected``.
+    """Makes preference pairs in TRL's conversational form.
+
+    A row is ``{"prompt": [...], "chosen": [answer], "rejected": [answer]}``, with the two rewards as
+    ``score_chosen`` and ``score_rejected``.
 
     A pair needs one and the same prompt, to the byte, answered twice within a group. Agents of one market see their own
     cash and positions too, so many prompts are seen by one agent alone: those are counted, never paired with something

@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -18,7 +18,7 @@ from mmo_rl.trainer.art_client import has_tokens, recorded_group
 from mmo_rl.trainer.base import AssistantTurns, Capabilities, OnStep, Served, TrainerParts, TrainingRules
 from mmo_rl.trainer.batch import warn_unclipped
 from mmo_rl.trainer.journal import Job, Journal, fingerprint
-from mmo_rl.trainer.serverless_api import ApiError, TrainingApi
+from mmo_rl.trainer.serverless_api import ApiError, Registered, TrainingApi
 from mmo_rl.trainer.signal import with_signal
 from mmo_rl.types import PolicyVersion, Trained, TrainingGroup
 
@@ -30,7 +30,7 @@ PAGE = "https://wandb.ai"
 
 
 class ServerlessTrainer:
-    """Trains a LoRA of ``model.base_model`` at W&B Training (``base_url`` None) or another server of its routes.
+    """Trainer of a LoRA of ``model.base_model`` at W&B Training (``base_url`` None) or another server of its routes.
 
     The key is in the environment variable ``api_key_env``; ``entity`` None is the key's own. The model there is named
     by experiment and run. ``learning_rate``, ``loss`` and ``clip_epsilon`` (None: the server's own) are those of ART.
@@ -71,7 +71,7 @@ class ServerlessTrainer:
         parts: TrainerParts,
     ) -> None:
         self._key = _key(api_key_env)
-        _refuse_unknown(parts.model)
+        _refuse_local(parts.model)
         self._options = {
             "learning_rate": learning_rate,
             "ppo": loss == "ppo",
@@ -98,7 +98,7 @@ class ServerlessTrainer:
         self._experiment = parts.experiment
         self._journal = Journal(folder=parts.checkpoints)
         self._api: TrainingApi | None = None
-        self._registered: Any = None
+        self._registered: Registered | None = None
         self._current = 0
 
     async def resume(self, version: int | None = None) -> PolicyVersion:
@@ -123,12 +123,12 @@ class ServerlessTrainer:
         return self._version(chosen)
 
     def served(self, version: int) -> Served:
-        """Where a published version answers. Raises `TrainerError` where it was never trained."""
+        """Returns the address of a published version. Raises `TrainerError` where it was never trained."""
         assert self._api is not None, "resume comes first"
         return Served(self._version(version).path, self._api.base_url, self._api_key_env)
 
     async def train(self, groups: Sequence[TrainingGroup], *, iteration: int, on_step: OnStep | None = None) -> Trained:
-        """One iteration's job, submitted or, where it was submitted already, followed; publishes version
+        """Trains one iteration: submits its job, or follows one that was submitted already; publishes version
         ``iteration + 1``, or keeps the policy where no group carries signal.
 
         Raises `TrainerError`, and publishes nothing, where the job fails, does not end in time or trains nothing.
@@ -172,8 +172,10 @@ class ServerlessTrainer:
     # --- one job ------------------------------------------------------------------------------------------------------
 
     async def _submit(self, groups: Sequence[TrainingGroup], iteration: int) -> Job:
+        """Submits the job of an iteration, noted before and after."""
         assert self._api is not None
-        options, trainable = self._options_known(), self._trainable(groups)
+        assert self._registered is not None
+        options, trainable = self._known_options(), self._trainable(groups)
         step_before, _ = await self._api.latest_checkpoint(self._registered.id)
         tokens = sum(len(c.token_ids or ()) for g in trainable for s in g.samples for c in s.calls)
         art_groups = [recorded_group(group) for group in trainable]
@@ -191,8 +193,9 @@ class ServerlessTrainer:
         return job
 
     async def _adopt(self, job: Job) -> Job:
-        """What became of a job whose submission was cut off."""
+        """Finds the result of a job whose submission was cut off. Raises `TrainerError` where there is none yet."""
         assert self._api is not None
+        assert self._registered is not None
         step, metrics = await self._api.latest_checkpoint(self._registered.id)
         if step <= job.step_before:
             where = f"{PAGE}/{self._registered.entity}/{self._registered.project}"
@@ -204,13 +207,13 @@ class ServerlessTrainer:
             )
         _log.warning("the submission of iteration %d was cut off, but it arrived: step %d", job.iteration, step)
         # Its events cannot be asked for without its id; a checkpoint means one gradient step at least.
-        job = replace(job, step=step, gradient_steps=1, metrics=_renamed([metrics]))
+        job = replace(job, step=step, gradient_steps=1, metrics=_mean_metrics([metrics]))
         self._journal.write(job)
         return job
 
     async def _follow(self, job: Job, on_step: OnStep | None) -> Job:
         """Waits for the end of a job. Raises `TrainerError` where it fails, trains nothing or takes too long."""
-        progress: list[dict[str, Any]] = []
+        progress: list[Mapping[str, object]] = []
         tell = on_step or (lambda done, total, note: None)
         tell(0, 1, f"job {job.job_id}")
         try:
@@ -231,19 +234,20 @@ class ServerlessTrainer:
                 f" {len(progress)} gradient steps so far",
                 hint="run the same command again: it goes on waiting for the same job, nothing is submitted twice",
             ) from error
-        counted = [t for data in progress if (t := data.get("num_trainable_tokens", data.get("train_tokens")))]
+        counts = (data.get("num_trainable_tokens", data.get("train_tokens")) for data in progress)
+        counted = [count for count in counts if isinstance(count, int | float)]
         job = replace(
             job,
             step=step,
             gradient_steps=len(progress),
             tokens=round(sum(counted)) or job.tokens,
-            metrics=_renamed(progress),
+            metrics=_mean_metrics(progress),
         )
         self._journal.write(job)
         return job
 
-    async def _watch(self, job_id: str, progress: list[dict[str, Any]], tell: OnStep) -> str | None:
-        """Adds the data of every gradient step to ``progress`` until the job ends; returns why it failed, if so."""
+    async def _watch(self, job_id: str, progress: list[Mapping[str, object]], tell: OnStep) -> str | None:
+        """Adds the data of every gradient step to ``progress`` until the job ends; returns the reason of a failure."""
         assert self._api is not None
         after: str | None = None
         total = 1
@@ -259,9 +263,10 @@ class ServerlessTrainer:
             for event in events:
                 after = event.id
                 if event.type == "training_started":
-                    total = max(1, round(float(event.data.get("num_sequences", 1))))
+                    count = event.data.get("num_sequences")
+                    total = max(1, round(count)) if isinstance(count, int | float) else 1
                 elif event.type == "gradient_step":
-                    progress.append(dict(event.data))
+                    progress.append(event.data)
                 elif event.type == "training_ended":
                     return None
                 elif event.type == "training_failed":
@@ -270,8 +275,9 @@ class ServerlessTrainer:
             await asyncio.sleep(self._poll_s)
 
     async def _published(self, job: Job) -> int:
-        """The step of the job's checkpoint, once it is listed."""
+        """Waits for the job's checkpoint; returns its step."""
         assert self._api is not None
+        assert self._registered is not None
         while True:
             try:
                 step, _ = await self._api.latest_checkpoint(self._registered.id)
@@ -287,7 +293,7 @@ class ServerlessTrainer:
     # --- what is sent -------------------------------------------------------------------------------------------------
 
     def _trainable(self, groups: Sequence[TrainingGroup]) -> list[TrainingGroup]:
-        """The groups as they are sent: without what has no tokens, and without groups that teach nothing then."""
+        """Returns the groups as they are sent: without answers that have no tokens, and groups that are flat then."""
         unknown = sum(not has_tokens(c) for g in groups for s in g.samples for c in s.calls)
         if unknown == 0 or self._missing_logprobs == "reinforce":
             return list(groups)
@@ -308,11 +314,13 @@ class ServerlessTrainer:
         _log.warning("%s; they are left out (trainer.missing_logprobs)", without)
         return left
 
-    def _options_known(self) -> dict[str, Any]:
-        """The options of a job, in the words of the installed ART."""
+    def _known_options(self) -> dict[str, object]:
+        """Returns the options of a job that the installed version of ART knows."""
         assert self._api is not None
         known = self._api.training_options
-        options = {name: value for name, value in self._options.items() if name in known and value is not None}
+        options: dict[str, object] = {
+            name: value for name, value in self._options.items() if name in known and value is not None
+        }
         if self._missing_logprobs == "reinforce":
             if "allow_training_without_logprobs" not in known:
                 raise TrainerError(
@@ -323,6 +331,7 @@ class ServerlessTrainer:
         return options
 
     def _open(self) -> TrainingApi:
+        """Opens the client of the training service."""
         return TrainingApi(
             api_key=self._key,
             key_name=self._api_key_env,
@@ -331,6 +340,8 @@ class ServerlessTrainer:
         )
 
     def _version(self, version: int) -> PolicyVersion:
+        """Returns a published version, by the name that the inference endpoint knows."""
+        assert self._registered is not None, "resume comes first"
         found, step = self._registered, self._journal.step(version)
         return PolicyVersion(
             self._base.name, version, f"wandb-artifact:///{found.entity}/{found.project}/{found.name}:step{step}"
@@ -338,6 +349,7 @@ class ServerlessTrainer:
 
 
 def _key(variable: str) -> str:
+    """Reads the key. Raises `ConfigError` where it is not set."""
     key = os.environ.get(variable, "").strip()
     if not key:
         raise ConfigError(
@@ -348,7 +360,8 @@ def _key(variable: str) -> str:
     return key
 
 
-def _refuse_unknown(model: BaseModel) -> None:
+def _refuse_local(model: BaseModel) -> None:
+    """Raises `ConfigError` for a model that has no hub id."""
     if model.path is not None or "/" not in model.base_model:
         what = f"model.path={model.path}" if model.path is not None else f"model={model.name}"
         raise ConfigError(
@@ -357,8 +370,8 @@ def _refuse_unknown(model: BaseModel) -> None:
         )
 
 
-def _renamed(steps: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The mean of every number over the gradient steps that have it, under the names of the other trainers."""
+def _mean_metrics(steps: Sequence[Mapping[str, object]]) -> dict[str, float]:
+    """Returns the mean of every number over the gradient steps that have it, under the names of the other trainers."""
     names = {"policy_loss": "loss", "kl_div": "kl", "kl_policy_ref": "kl_reference"}
     values: dict[str, list[float]] = {}
     for data in steps:

@@ -1,18 +1,20 @@
-"""The routes of W&B Training through ART's own client: bounded in time, retried where that can help, and with errors
-that say what to do."""
+"""Client of W&B Training, through ART's own: requests bounded in time and retried, errors with what to type next."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from mmo_rl.chat.wire import describe, retry_after_s
 from mmo_rl.clock import utc_now
 from mmo_rl.concurrency import Backoff, retried
 from mmo_rl.errors import TrainerError
 from mmo_rl.trainer.art_client import import_art
+
+if TYPE_CHECKING:
+    import art
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -23,8 +25,26 @@ UNCLEAR = frozenset({502, 504})
 """A gateway's statuses that leave open whether the server behind it has carried out the request."""
 
 
+class Registered(Protocol):
+    """Model at W&B Training."""
+
+    id: str
+    entity: str
+    project: str
+    name: str
+
+
+class Event(Protocol):
+    """Event of a training job."""
+
+    id: str
+    type: str
+    data: Mapping[str, object]
+
+
 class ApiError(TrainerError):
-    """``transient``: the same request may succeed later. ``unclear``: the server may have carried it out."""
+    """Failure of a request. ``transient``: the same request may succeed later. ``unclear``: the server may have carried
+    it out."""
 
     def __init__(self, message: str, *, hint: str | None, transient: bool = False, unclear: bool = False) -> None:
         super().__init__(message, hint=hint)
@@ -33,8 +53,8 @@ class ApiError(TrainerError):
 
 
 class TrainingApi:
-    """W&B Training at ``base_url`` (None: W&B's own). ``api_key`` is never shown; ``key_name`` is the variable that
-    holds it, for messages.
+    """Client of W&B Training at ``base_url`` (None: W&B's own). ``api_key`` is never shown; ``key_name`` is the
+    variable that holds it, for messages.
 
     A request is tried ``attempts`` times where it was limited (429), failed on the server's side (5xx) or was cut off;
     between two tries it waits as long as ``Retry-After`` asks, or ``backoff_s`` doubled each time, and never longer
@@ -66,20 +86,21 @@ class TrainingApi:
 
     @property
     def training_options(self) -> frozenset[str]:
-        """The options of a training job that the installed version of ART knows."""
+        """Options of a training job that the installed version of ART knows."""
         return frozenset(self._module.ExperimentalTrainingConfig.__annotations__)
 
-    async def register(self, *, entity: str | None, project: str, name: str, base_model: str) -> Any:
-        """The model of this name, made where there is none: ``id``, ``entity``, ``project``, ``name``."""
-        return await self._call(
+    async def register(self, *, entity: str | None, project: str, name: str, base_model: str) -> Registered:
+        """Registers a model under this name, or returns the one that has it."""
+        registered: Registered = await self._call(
             f"register {base_model}",
             lambda: self._client.models.create(
                 entity=entity, project=project, name=name, base_model=base_model, return_existing=True
             ),
         )
+        return registered
 
     async def latest_checkpoint(self, model_id: str) -> tuple[int, dict[str, float]]:
-        """The step and metrics of the newest checkpoint; step 0 where nothing was trained."""
+        """Returns the step and metrics of the newest checkpoint; step 0 where nothing was trained."""
 
         async def first() -> tuple[int, dict[str, float]]:
             async for found in self._client.models.checkpoints.list(limit=1, order="desc", model_id=model_id):
@@ -88,7 +109,9 @@ class TrainingApi:
 
         return await self._call("list the checkpoints", first)
 
-    async def submit(self, *, model_id: str, groups: Sequence[Any], options: Mapping[str, Any]) -> str:
+    async def submit(
+        self, *, model_id: str, groups: Sequence[art.TrajectoryGroup], options: Mapping[str, object]
+    ) -> str:
         """Submits a training job; returns its id. Raises `ApiError` that is ``unclear`` where it may have arrived."""
         job = await self._call(
             "submit the training job",
@@ -99,11 +122,11 @@ class TrainingApi:
         )
         return str(job.id)
 
-    async def events(self, job_id: str, *, after: str | None) -> list[Any]:
-        """The events of a job (``id``, ``type``, ``data``) that came after the one with the id ``after``."""
+    async def events(self, job_id: str, *, after: str | None) -> list[Event]:
+        """Lists the events of a job after the one with the id ``after``."""
         more = {} if after is None else {"after": after}
 
-        async def rest() -> list[Any]:
+        async def rest() -> list[Event]:
             return [e async for e in self._client.training_jobs.events.list(training_job_id=job_id, **more)]
 
         return await self._call(f"follow the training job {job_id}", rest)
@@ -113,7 +136,7 @@ class TrainingApi:
 
     # --- retries ------------------------------------------------------------------------------------------------------
 
-    async def _call(self, what: str, request: Callable[[], Awaitable[T]], *, once: bool = False) -> T:
+    async def _call(self, action: str, request: Callable[[], Awaitable[T]], *, once: bool = False) -> T:
         """Sends a request and tries it again where that can help; with ``once`` not where it may have arrived."""
         import openai
 
@@ -122,7 +145,7 @@ class TrainingApi:
                 async with asyncio.timeout(self._timeout_s):
                     return await request()
             except (openai.APIError, TimeoutError) as error:
-                raise self._failure(what, error) from error
+                raise self._failure(action, error) from error
 
         return await retried(
             tried,
@@ -135,10 +158,11 @@ class TrainingApi:
 
     # --- failures -----------------------------------------------------------------------------------------------------
 
-    def _failure(self, what: str, error: Exception) -> ApiError:
+    def _failure(self, action: str, error: Exception) -> ApiError:
+        """Translates an error of the client into one with what to type next."""
         import openai
 
-        start = f"could not {what} at {self.base_url}"
+        start = f"could not {action} at {self.base_url}"
         again = "run the same command again: it goes on where it is"
         if isinstance(error, openai.APIStatusError):
             status, said = error.status_code, describe(error, key=self._key)
@@ -175,6 +199,7 @@ class TrainingApi:
 
 
 def _never_connected(error: BaseException) -> bool:
+    """Tells that the request cannot have reached the server."""
     import httpx
 
     causes = httpx.ConnectError | httpx.ConnectTimeout | httpx.UnsupportedProtocol

@@ -1,4 +1,4 @@
-"""Which groups teach something: those whose rewards are numbers, and differ."""
+"""Signal of training groups: rewards that are finite, and differ within their group."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ def require_finite(groups: Sequence[TrainingGroup]) -> None:
 
 
 def with_signal(groups: Sequence[TrainingGroup]) -> list[TrainingGroup]:
-    """The groups whose rewards differ. Raises `TrainerError` where a reward is not finite."""
+    """Returns the groups whose rewards differ. Raises `TrainerError` where a reward is not finite."""
     require_finite(groups)
     return [group for group in groups if _spread(group) > NO_SPREAD]
 
 
 def _spread(group: TrainingGroup) -> float:
+    """Returns the range of a group's rewards."""
     rewards = [sample.reward for sample in group.samples]
     return max(rewards, default=0.0) - min(rewards, default=0.0)

@@ -1,4 +1,4 @@
-"""What a warm start imitates: the best of what was judged."""
+"""Choice of the answers that a warm start imitates: the best that were judged."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from mmo_rl.types import TrainingGroup
 
 
 def best_answers(groups: Sequence[TrainingGroup], *, share: float) -> list[TrainingGroup]:
-    """The ``share`` (in (0, 1], rounded up) of all samples with the highest rewards, in their groups: decisions where
-    the judge gave credit by decision, else trajectories. Of equal rewards those that come first.
+    """Returns the ``share`` (in (0, 1], rounded up) of all samples with the highest rewards, in their groups.
+
+    Samples are decisions where the judge gave credit by decision, else trajectories. Of equal rewards those are taken
+    that come first.
 
     Raises `TrainerError` where a reward is not finite, or all are equal and ``share`` would be drawn by chance."""
     rewards = [sample.reward for group in groups for sample in group.samples]
