@@ -20,7 +20,7 @@ COUNTS = ("n_jobs", "timeout_min", "cpus_per_task", "tasks_per_node", "nodes", "
 def require_counts(launcher: DictConfig) -> None:
     """Raises `ConfigError` where a count or a time of the ``launcher`` is none. It would find out only when it starts
     its first job, and that looks as if a worker had died."""
-    from mmo_rl.config.schema import show
+    from mmo_rl.config.hints import show
 
     # To joblib a negative number of jobs is one of processors to leave free.
     signed = "n_jobs" if "joblib" in str(launcher.get("_target_")) else None

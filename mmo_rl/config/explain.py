@@ -115,7 +115,7 @@ def _value(override: str) -> Any:
 
 
 def _line(error: Exception, override: str | None, config: DictConfig) -> str:
-    from mmo_rl.config.schema import near
+    from mmo_rl.config.hints import near
 
     text = _text(error)
     if isinstance(error, OverrideParseException):

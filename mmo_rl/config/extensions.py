@@ -27,6 +27,7 @@ from types import ModuleType
 from typing import TypedDict
 
 from mmo_rl.command_line import search_path_arguments, set_search_path_arguments
+from mmo_rl.config.hints import near
 from mmo_rl.config.project import project_root, registered
 
 COMPONENTS = "mmo_rl.components"
@@ -125,8 +126,6 @@ def find(path: str) -> object:
         _state.registered[f"{module}.{name}"] = entry
     imported = _imported(path, module)
     if name not in vars(imported):
-        from mmo_rl.config.schema import near
-
         names = [n for n in vars(imported) if not n.startswith("_")]
         raise ValueError(f"found {path!r}, but {module} has no {name}{near(name, names)}")
     found: object = vars(imported)[name]

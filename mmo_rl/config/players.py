@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import cast
 
 from mmo_rl.config.building import build, instance
-from mmo_rl.config.schema import TARGET, Node, load, near
+from mmo_rl.config.hints import near
+from mmo_rl.config.schema import TARGET, Node, load
 from mmo_rl.config.strategies import find_player, is_dotted, player_names
 from mmo_rl.errors import ConfigError
 from mmo_rl.evaluate.base import Contestant

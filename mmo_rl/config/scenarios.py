@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mmo_rl.config.hints import near
 from mmo_rl.config.renamed import renamed_overrides
-from mmo_rl.config.schema import near
 from mmo_rl.config.settings import Settings, validate
 from mmo_rl.errors import ConfigError
 

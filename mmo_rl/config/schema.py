@@ -9,7 +9,6 @@ dataclass is a sub-node, whose keys are its fields; a parameter that holds a com
 from __future__ import annotations
 
 import contextlib
-import difflib
 import functools
 import inspect
 import logging
@@ -27,6 +26,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from mmo_rl.config import extensions
+from mmo_rl.config.hints import near, show
 from mmo_rl.config.protocols import PROTOCOLS, misfit, types_of
 from mmo_rl.errors import MmoRlError
 from mmo_rl.types import Parts
@@ -236,22 +236,6 @@ def check_values(values: Mapping[Parameter, Any], path: str, problems: list[Prob
         except ValidationError as error:
             problems.extend(_problems(error, where, parameter.annotation))
     return good
-
-
-def near(word: str, candidates: Iterable[str], prefix: str = "") -> str:
-    """``; did you mean ...?`` where a candidate is close to ``word``, else nothing."""
-    names = list(dict.fromkeys(candidates))
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
-    if not close:
-        close = [n for n in names if len(word) > 3 and (word in n or n in word)][:1]
-    return f"; did you mean {prefix}{close[0]}?" if close else ""
-
-
-def show(value: Any) -> str:
-    """A value as people write it in YAML, cut where it is long."""
-    text = {None: "null", True: "true", False: "false"}.get(value) if isinstance(value, (bool, type(None))) else None
-    text = text or (repr(value) if isinstance(value, str) else str(value))
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def describe(annotation: Any) -> str:

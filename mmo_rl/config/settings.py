@@ -19,6 +19,7 @@ from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseExce
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf
 from pydantic_core import to_jsonable_python
 
+from mmo_rl.config.hints import near, show
 from mmo_rl.config.schema import (
     TARGET,
     Parameter,
@@ -28,9 +29,7 @@ from mmo_rl.config.schema import (
     check_node,
     check_values,
     load,
-    near,
     schema_of,
-    show,
 )
 from mmo_rl.config.strategies import unknown_players
 from mmo_rl.config.tasks import TASKS, TOP_KEYS, Options

@@ -29,6 +29,12 @@ IMPORTED = "imported"
 """Stands for the scenario of outcomes that were recorded of no simulated one."""
 
 
+class Row(Protocol):
+    """A row of a result, by column name; its values are as the driver gives them."""
+
+    def __getitem__(self, column: str, /) -> Any: ...
+
+
 class ReadConnection(Protocol):
     """A connection in a read-only transaction; its rows are asyncpg's records."""
 

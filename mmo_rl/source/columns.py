@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from mmo_rl.database.base import Row
+from mmo_rl.source.base import Row
 
 TABLES = ("trajectories", "llm_call_logs", "market_outcomes")
 REQUIRED = ("trajectoryId", "agentId", "startTime", "stepsJson", "episodeLength")
