@@ -13,6 +13,9 @@ from mmo_rl.vocabulary import ANSWERED, turned
 Verb = Literal["BUY", "SELL", "CLOSE", "HOLD", "POST"]
 
 _MAX_POST = 140
+_FIELDS = ANSWERED.fields
+_ACTION = ("action", "actionType", "action_type")
+_TEXT = ("text", "content", "message")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +51,9 @@ def parse_action(text: str, *, max_size: int, lenient: bool = False) -> Order | 
         return Invalid("not JSON")
     if not isinstance(value, dict):
         return Invalid(f"expected a JSON object, got {type(value).__name__}")
-    if isinstance(value.get("parameters"), Mapping):
+    if isinstance(value.get("parameters"), dict):
         value = {**value["parameters"], **value}
-    name = _first(value, "action", "actionType", "action_type")
+    name = _first(value, _ACTION)
     action = ANSWERED.find(name) if isinstance(name, str) else None
     if action is None:
         return Invalid(f"unknown action {shown(name, 40)!r}")
@@ -58,13 +61,13 @@ def parse_action(text: str, *, max_size: int, lenient: bool = False) -> Order | 
         return Order("HOLD")
     if action.kind == "post":
         return _post(value)
-    ticker = _first(value, *ANSWERED.fields.instrument)
+    ticker = _first(value, _FIELDS.instrument)
     if not isinstance(ticker, str) or not ticker:
         return Invalid("no ticker")
     if action.kind == "close":
         return Order("CLOSE", ticker)
-    verb: Verb = "BUY" if turned(action.direction, _first(value, *ANSWERED.fields.side)) > 0 else "SELL"
-    size = _first(value, *ANSWERED.fields.size)
+    verb: Verb = "BUY" if turned(action.direction, _first(value, _FIELDS.side)) > 0 else "SELL"
+    size = _first(value, _FIELDS.size)
     if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= max_size:
         return Invalid(f"size must be a whole number from 1 to {max_size}, got {shown(size, 20)!r}")
     leverage = value.get("leverage")
@@ -121,7 +124,7 @@ def _last_object(text: str) -> object:
     return found[-1] if found else _NOT_JSON
 
 
-def _first(value: Mapping[str, object], *names: str) -> object:
+def _first(value: Mapping[str, object], names: tuple[str, ...]) -> object:
     for name in names:
         if name in value:
             return value[name]
@@ -129,7 +132,7 @@ def _first(value: Mapping[str, object], *names: str) -> object:
 
 
 def _post(value: Mapping[str, object]) -> Order | Invalid:
-    text = _first(value, "text", "content", "message")
+    text = _first(value, _TEXT)
     if not isinstance(text, str) or not text.strip():
         return Invalid("a post needs a text")
     printable = "".join(c if " " <= c <= "~" else " " for c in text[: 4 * _MAX_POST])
