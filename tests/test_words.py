@@ -22,23 +22,12 @@ FORBIDDEN = QUESTIONS | PRONOUNS | {"from", "so", "as"}
 LONGEST = 120
 
 NOT_YET = {
-    "mmo_rl/chat/client.py",
-    "mmo_rl/chat/wire.py",
     "mmo_rl/cli/job.py",
     "mmo_rl/cli/launch.py",
     "mmo_rl/cli/launchers.py",
     "mmo_rl/cli/sweep.py",
     "mmo_rl/cli/watch.py",
-    "mmo_rl/commands/compare.py",
-    "mmo_rl/commands/evaluate.py",
-    "mmo_rl/commands/judge.py",
-    "mmo_rl/commands/migrate.py",
-    "mmo_rl/commands/plan.py",
     "mmo_rl/commands/replay.py",
-    "mmo_rl/commands/serve.py",
-    "mmo_rl/commands/train.py",
-    "mmo_rl/config/components.py",
-    "mmo_rl/config/contestants.py",
     "mmo_rl/config/experiment_file.py",
     "mmo_rl/config/machine.py",
     "mmo_rl/config/project.py",
@@ -46,7 +35,6 @@ NOT_YET = {
     "mmo_rl/config/served.py",
     "mmo_rl/config/settings.py",
     "mmo_rl/database/dsn.py",
-    "mmo_rl/database/embedded.py",
     "mmo_rl/database/judgments.py",
     "mmo_rl/database/live.py",
     "mmo_rl/database/migrations/versions/0002_judgment_claims.py",
@@ -57,36 +45,17 @@ NOT_YET = {
     "mmo_rl/database/registry.py",
     "mmo_rl/database/rows.py",
     "mmo_rl/database/schema.py",
-    "mmo_rl/evaluate/base.py",
     "mmo_rl/evaluate/comparison.py",
     "mmo_rl/evaluate/kept.py",
     "mmo_rl/evaluate/market.py",
     "mmo_rl/evaluate/pair.py",
-    "mmo_rl/judge/base.py",
-    "mmo_rl/judge/findings.py",
-    "mmo_rl/judge/known_models.py",
-    "mmo_rl/judge/oracle.py",
     "mmo_rl/judge/panel.py",
-    "mmo_rl/judge/presentation.py",
-    "mmo_rl/judge/ruler.py",
-    "mmo_rl/judge/spending.py",
-    "mmo_rl/judge/template.py",
-    "mmo_rl/judge/view.py",
-    "mmo_rl/loop/history.py",
-    "mmo_rl/loop/judged.py",
-    "mmo_rl/loop/publish.py",
-    "mmo_rl/loop/reasons.py",
-    "mmo_rl/loop/results.py",
     "mmo_rl/plan/bill.py",
     "mmo_rl/plan/count.py",
-    "mmo_rl/plan/planned.py",
     "mmo_rl/plan/table.py",
     "mmo_rl/plan/tokens.py",
     "mmo_rl/report/arms.py",
     "mmo_rl/report/base.py",
-    "mmo_rl/report/charts.py",
-    "mmo_rl/report/compare_charts.py",
-    "mmo_rl/report/compare_page.py",
     "mmo_rl/report/compare_table.py",
     "mmo_rl/report/compared.py",
     "mmo_rl/report/comparison.py",
@@ -102,25 +71,9 @@ NOT_YET = {
     "mmo_rl/report/summary.py",
     "mmo_rl/report/wandb_report.py",
     "mmo_rl/report/words.py",
-    "mmo_rl/sampler/dropout/__init__.py",
     "mmo_rl/serve/app.py",
     "mmo_rl/serve/engine.py",
     "mmo_rl/serve/versions.py",
-    "mmo_rl/source/canonical.py",
-    "mmo_rl/source/columns.py",
-    "mmo_rl/source/exports.py",
-    "mmo_rl/source/joined.py",
-    "mmo_rl/source/jsonl.py",
-    "mmo_rl/source/jsontext.py",
-    "mmo_rl/source/parse.py",
-    "mmo_rl/source/piped.py",
-    "mmo_rl/source/rejections.py",
-    "mmo_rl/source/shapes.py",
-    "mmo_rl/source/slices.py",
-    "mmo_rl/source/statements.py",
-    "mmo_rl/source/statistics.py",
-    "mmo_rl/source/truth.py",
-    "mmo_rl/source/values.py",
 }
 """Files whose docstrings are not converted."""
 
@@ -174,15 +127,10 @@ def test_the_rule_finds_what_it_is_for(source: str, expected: int) -> None:
 
 # --- explicit Any ---------------------------------------------------------------------------------------------------
 
-FOREIGN_JSON = (
-    "mmo_rl/source/",
-    "mmo_rl/database/",
-)
-"""Where JSON of others is parsed."""
-MOST_ANY = 2.0
-"""Explicit `Any` a hundred lines, outside `FOREIGN_JSON`."""
-MOST_JSON = 0.3
-"""Uses of the alias `JsonDict` a hundred lines, outside `FOREIGN_JSON`."""
+MOST_ANY = 0.85
+"""Explicit `Any` a hundred lines."""
+MOST_JSON = 0.25
+"""Uses of the alias `JsonDict`, which hides one, a hundred lines."""
 
 
 def uses(name: str, source: str) -> int:
@@ -205,13 +153,11 @@ def test_uses_are_counted() -> None:
     assert uses("Any", source) == 3
 
 
-def test_any_is_rare_outside_the_parsing_of_foreign_json() -> None:
+def test_any_is_rare() -> None:
     sources = {file: (ROOT / file).read_text("utf-8") for file in FILES}
-    ours = {file: source for file, source in sources.items() if not file.startswith(FOREIGN_JSON)}
-    hundreds = sum(len(source.splitlines()) for source in ours.values()) / 100
+    hundreds = sum(len(source.splitlines()) for source in sources.values()) / 100
     for name, most in (("Any", MOST_ANY), ("JsonDict", MOST_JSON)):
-        counts = {file: uses(name, source) for file, source in ours.items()}
+        counts = {file: uses(name, source) for file, source in sources.items()}
         worst = sorted(counts.items(), key=lambda item: -item[1])[:10]
-        assert sum(counts.values()) / hundreds <= most, (
-            f"{name}: {sum(counts.values())} in {hundreds:.0f}00 lines: {worst}"
-        )
+        total = sum(counts.values())
+        assert total / hundreds <= most, f"{name}: {total} in {hundreds:.0f}00 lines, most in {worst}"
