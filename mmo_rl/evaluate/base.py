@@ -12,6 +12,8 @@ from mmo_rl.policy.base import Policy
 from mmo_rl.types import Measured, Parts, Rollout
 
 Decoding = Literal["sampled", "greedy"]
+OnTick = Callable[[int, int], None]
+"""Called with (ticks played, ticks in all)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,9 +32,7 @@ class Evaluator(Protocol):
     ``oracle`` plays the same markets with knowledge of the future: the yardstick that P&L is quoted as a share of.
     """
 
-    async def evaluate(
-        self, policy: Policy, decoding: Decoding, *, on_tick: Callable[[int, int], None] | None = None
-    ) -> Measured: ...
+    async def evaluate(self, policy: Policy, decoding: Decoding, *, on_tick: OnTick | None = None) -> Measured: ...
 
     async def oracle(self) -> Measured: ...
 
@@ -101,7 +101,7 @@ class PolicyComparer(Protocol):
         a: Contestant,
         b: Contestant,
         *,
-        on_tick: Callable[[int, int], None] | None = None,
+        on_tick: OnTick | None = None,
     ) -> Look:
         """Plays one look in the arenas of all scenarios; raises what the policies and the arena do."""
         ...

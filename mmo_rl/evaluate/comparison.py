@@ -1,4 +1,4 @@
-"""What the rollouts of two policies say: the flat numbers of an A/B test, and whether they are clear."""
+"""Numbers of an A/B comparison from the rollouts of both policies, and the side that is shown to be better."""
 
 from __future__ import annotations
 

@@ -1,16 +1,16 @@
-"""Held-out markets: the same ones for the base and the trained policy, never those that were trained on."""
+"""Evaluator of one policy on held-out markets: the same for base and trained policy, never those of training."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated
 
 from pydantic import Field
 
-from mmo_rl.evaluate.base import Decoding, EvaluatorParts
+from mmo_rl.evaluate.base import Decoding, EvaluatorParts, OnTick
 from mmo_rl.evaluate.kept import KeptRollouts
-from mmo_rl.market.base import Episode
+from mmo_rl.market.base import Episode, Seat
 from mmo_rl.milestones import reached
 from mmo_rl.policy.base import Fingerprinted, Policy
 from mmo_rl.rng import derive_seed
@@ -42,26 +42,36 @@ class MarketEvaluator:
         self._kept = None if parts.measured is None else KeptRollouts(folder=parts.measured)
         self._market_seeds = [derive_seed(seed, "held-out market", k) for k in range(markets)]
 
-    async def evaluate(
-        self, policy: Policy, decoding: Decoding, *, on_tick: Callable[[int, int], None] | None = None
-    ) -> Measured:
+    async def evaluate(self, policy: Policy, decoding: Decoding, *, on_tick: OnTick | None = None) -> Measured:
         """Results of the policy, sampled at ``temperature`` or greedy."""
-        settings: dict[str, Any] = {
-            "market_seeds": self._market_seeds,
-            "seats": [None] * self._agents,
-            "temperature": self._temperature if decoding == "sampled" else 0.0,
-            "seed": derive_seed(self._seed, "evaluate"),
-        }
+        seats: list[Seat] = [None] * self._agents
+        temperature = self._temperature if decoding == "sampled" else 0.0
+        seed = derive_seed(self._seed, "evaluate")
         fingerprint = None
         if self._kept is not None and policy.version == 0 and isinstance(policy, Fingerprinted):
             fingerprint = await asyncio.to_thread(policy.fingerprint)
         kept = self._kept if fingerprint is not None else None
-        what = settings | {"policy": fingerprint, "market": self._arena.rules()}
-        rollouts = None if kept is None else kept.read(what)
+        conditions = {
+            "market_seeds": self._market_seeds,
+            "seats": seats,
+            "temperature": temperature,
+            "seed": seed,
+            "policy": fingerprint,
+            "market": self._arena.rules(),
+        }
+        rollouts = None if kept is None else kept.read(conditions)
         if rollouts is None:
-            rollouts = _rollouts(await self._arena.play(policy, on_tick=on_tick, **settings))
+            episodes = await self._arena.play(
+                policy,
+                market_seeds=self._market_seeds,
+                seats=seats,
+                temperature=temperature,
+                seed=seed,
+                on_tick=on_tick,
+            )
+            rollouts = _rollouts(episodes)
             if kept is not None:
-                kept.write(what, rollouts)
+                kept.write(conditions, rollouts)
         reached("policy evaluated", decoding)
         return Measured(f"{policy.name}@{policy.version}", decoding, rollouts)
 
@@ -85,7 +95,7 @@ def _rollouts(episodes: Sequence[Episode]) -> tuple[Rollout, ...]:
 
 
 def rollout(episode: Episode, *, market: int, agent: int) -> Rollout:
-    """What one agent's stay came to."""
+    """Summarises one agent's play of an episode: P&L, actions, errors, trades, and the largest fall from a peak."""
     steps = episode.steps[agent]
     peak = drawdown = 0.0
     for pnl in (*(float(step.state["agentPnL"]) for step in steps), episode.pnl[agent]):

@@ -1,19 +1,17 @@
-"""Which of two policies is better: A and B at the same tables, on the same held-out markets."""
+"""A/B comparison of two policies at the same tables, on the same held-out markets."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from mmo_rl.evaluate.base import Contestant, Look
+from mmo_rl.evaluate.base import Contestant, Look, OnTick
 from mmo_rl.evaluate.market import rollout
 from mmo_rl.market.base import Arena, Seat
 from mmo_rl.rng import derive_seed
 from mmo_rl.types import Rollout
-
-OnTick = Callable[[int, int], None]
 
 
 class PairEvaluator:
@@ -21,11 +19,11 @@ class PairEvaluator:
 
     **Paired**: in each market A and B sit alternately at a table of ``agents`` and play it twice, the second time with
     their seats swapped. So both had every seat once, with the same future, news and randomness, and against the same
-    rivals; who is compared with itself gets a difference of exactly 0 (an endpoint that samples without the seed it is
-    given does not). Not paired: each plays by itself, in markets of its own.
+    rivals; a policy compared with itself gets a difference of exactly 0 (an endpoint that ignores the seed it is given
+    does not). Not paired: each plays by itself, in markets of its own.
 
-    The markets are played in ``looks`` equal parts. After each the difference is looked at, and the rest is left
-    unplayed once its interval excludes 0; the intervals are wide enough for all looks together
+    The markets are played in ``looks`` equal parts. After each part the interval of the difference is computed, and the
+    rest is left unplayed once it excludes 0; the intervals are wide enough for all looks together
     (`mmo_rl.stats.interval.level_of_looks`). ``scenarios`` names market configs; none is the run's own market.
     """
 
@@ -92,7 +90,7 @@ class PairEvaluator:
                 None,
                 market_seeds=[self._market_seed(number, side) for number in self.part(look)],
                 seats=[_seat((a, b)[s], "AB"[s]) for s in sides],
-                rivals={key: who.policy for key, who in (("A", a), ("B", b)) if who.policy is not None},
+                rivals={key: player.policy for key, player in (("A", a), ("B", b)) if player.policy is not None},
                 temperature=self._temperature,
                 seed=derive_seed(self.seed, "pair", look, *([] if self.paired else [side])),
                 on_tick=_shifted(on_tick, done, len(plays)),
@@ -108,8 +106,8 @@ class PairEvaluator:
         return derive_seed(self.seed, "held-out market", number, "AB"[side])
 
 
-def _seat(who: Contestant, key: str) -> Seat:
-    return who.strategy if who.strategy is not None else key
+def _seat(contestant: Contestant, key: str) -> Seat:
+    return contestant.strategy if contestant.strategy is not None else key
 
 
 def _shifted(on_tick: OnTick | None, done: int, plays: int) -> OnTick | None:

@@ -7,8 +7,10 @@ from dataclasses import replace
 
 import pytest
 
+from mmo_rl.evaluate.base import Contestant, Evaluator, PolicyComparer
 from mmo_rl.evaluate.comparison import by_scenario, compare, winner
-from mmo_rl.evaluate.pair import Contestant, PairEvaluator
+from mmo_rl.evaluate.market import MarketEvaluator
+from mmo_rl.evaluate.pair import PairEvaluator
 from mmo_rl.lm.load import load_model
 from mmo_rl.lm.model import SHIPPED
 from mmo_rl.market.arena import MarketArena
@@ -162,3 +164,9 @@ def test_a_comparison_that_cannot_be_is_refused() -> None:
     with pytest.raises(ValueError, match="was not measured"):
         compare([Rollout(0, 0, 1.0, 8, 0)], one, looks=1, paired=True, seed=0)
     assert math.isfinite(float(numbers["pnl_difference"] or 0))
+
+
+def test_a_task_knows_an_evaluator_by_its_capability() -> None:
+    comparison: PolicyComparer = pair()
+    assert isinstance(comparison, PolicyComparer) and not isinstance(comparison, Evaluator)
+    assert issubclass(MarketEvaluator, Evaluator) and not issubclass(PairEvaluator, Evaluator)
