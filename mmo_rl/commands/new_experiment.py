@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from mmo_rl.commands.base import Command, Context
 from mmo_rl.config.experiment_file import experiment, swept_overrides
@@ -69,7 +68,7 @@ def _overrides(folder: RunFolder) -> list[str]:
     return overrides
 
 
-def _require_same_config(name: str, content: Mapping[str, Any], folders: Sequence[RunFolder]) -> None:
+def _require_same_config(name: str, content: Mapping[str, object], folders: Sequence[RunFolder]) -> None:
     """Holds the config of the new file against that of every run it was made from."""
     for folder in folders:
         settings = composed([f"+experiments={name}", *swept_overrides(content, folder.overrides())])
@@ -84,16 +83,17 @@ def _require_same_config(name: str, content: Mapping[str, Any], folders: Sequenc
             )
 
 
-def _text(content: Mapping[str, Any], name: str, jobs: int, question: str, folders: Sequence[RunFolder]) -> str:
+def _text(content: Mapping[str, object], name: str, jobs: int, question: str, folders: Sequence[RunFolder]) -> str:
     import yaml  # type: ignore[import-untyped]
 
     command = f"mmo-rl{' -m' if jobs > 1 else ''} +experiments={name}"
     head = ["# @package _global_", f"# Question: {question}", f"#   {command}", *_measured(folders)]
-    return "\n".join(head) + "\n" + yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True)
+    body: str = yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True)
+    return "\n".join(head) + "\n" + body
 
 
 def _measured(folders: Sequence[RunFolder]) -> list[str]:
-    """Comment lines: what the runs took and came to, where they finished."""
+    """Comment lines with the time, the cost and the result of the runs that finished."""
     finished = [(folder, summary) for folder in folders if (summary := folder.summary()) is not None]
     if not finished:
         return []

@@ -7,9 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -34,6 +33,7 @@ from mmo_rl.report.mask import MASK
 from mmo_rl.report.provenance import data_fingerprint, surroundings
 from mmo_rl.report.run_folder import RunFolder, move_aside
 from mmo_rl.sampler.select import selections
+from mmo_rl.types import JsonDict
 
 SHOWN = 20
 POLL_S = 0.2
@@ -93,7 +93,7 @@ def _opened(run: str, root: Path) -> tuple[RunFolder, list[str]]:
     return folder, overrides
 
 
-def pin(settings: Settings, recorded: Mapping[str, Any]) -> list[str]:
+def pin(settings: Settings, recorded: JsonDict) -> list[str]:
     """The override that lets a run of these settings see what the recorded one saw of a database that has grown since,
     where it looked back from the newest window that there was."""
     until = (recorded.get("data") or {}).get("until")
@@ -102,7 +102,7 @@ def pin(settings: Settings, recorded: Mapping[str, Any]) -> list[str]:
 
 
 async def _data_differences(
-    context: Context, settings: Settings, overrides: Sequence[str], recorded: Mapping[str, Any]
+    context: Context, settings: Settings, overrides: Sequence[str], recorded: JsonDict
 ) -> list[Difference]:
     """Whether the source still gives what was used; nothing to ask where the run played."""
     before = recorded.get("data") or {}
@@ -121,7 +121,7 @@ async def _data_differences(
     return [Difference("data", _counted(before), _counted(now))]
 
 
-def _counted(data: Mapping[str, Any]) -> str:
+def _counted(data: JsonDict) -> str:
     return f"{data['trajectories']} trajectories in {data['windows']} windows ({data['ids_sha256'][:8]})"
 
 
@@ -152,7 +152,7 @@ def _keep_apart(console: Console, again: RunFolder, root: Path) -> None:
         console.print(f"The old folder is now {move_aside(again.path)}", soft_wrap=True)
 
 
-def _work_tree(context: Context, folder: RunFolder, recorded: dict[str, Any]) -> Path:
+def _work_tree(context: Context, folder: RunFolder, recorded: JsonDict) -> Path:
     """The project at the recorded commit with its recorded changes, checked out under ``home``. Where the project holds
     mmo_rl itself, that is the code which runs."""
     git = recorded.get("git") or {}

@@ -28,7 +28,7 @@ def instance(target: Callable[..., object], keys: Mapping[str, object], parts: P
         elif isinstance(value, Mapping) and is_named(value):
             arguments[key] = {name: build(inner, parts) for name, inner in value.items()}
         elif isinstance(value, Mapping) and schema.parameters[key].kind == "node":
-            arguments[key] = schema.parameters[key].annotation(**value)
+            arguments[key] = schema.parameters[key].sub_node(value)
         else:
             arguments[key] = value
     if schema.takes_parts:

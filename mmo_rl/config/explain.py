@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
@@ -23,8 +22,8 @@ _HELP = "mmo-rl --help lists groups and choices; mmo-rl --cfg job prints the com
 
 
 def explain(error: Exception, arguments: Sequence[str]) -> MmoRlError:
-    """Any error as a message. Mistakes in the command or the config become `ConfigError`; whatever else is told by its
-    type and text, for it is a defect or a full disk."""
+    """Turns any error into a message. Mistakes in the command or the config become `ConfigError`; others, such as a
+    defect or a full disk, are told by their type and text."""
     if isinstance(error, MmoRlError):
         return error
     if isinstance(error, (HydraException, OmegaConfBaseException)) or _raised_by_hydra(error):
@@ -110,7 +109,7 @@ def _culprit(error: Exception, overrides: Sequence[str]) -> str | None:
     return None
 
 
-def _value(override: str) -> Any:
+def _value(override: str) -> object:
     return OmegaConf.create(f"value: {override.partition('=')[2]}").value
 
 
@@ -157,7 +156,7 @@ def _unreadable(override: str, text: str) -> str:
     return f"{override!r} cannot be read: {reason}; quote text with special characters: 'key=\"...\"'"
 
 
-def _missing(error: MissingConfigException, near: Any) -> str:
+def _missing(error: MissingConfigException, near: Callable[..., str]) -> str:
     group, _, choice = str(error.missing_cfg_file).rpartition("/")
     options = list(error.options or [])
     if not group:
@@ -175,7 +174,7 @@ def _text(error: Exception) -> str:
     return text if text or cause is None else str(cause).strip()
 
 
-def _keys(config: Any, path: str = "") -> Iterator[str]:
+def _keys(config: object, path: str = "") -> Iterator[str]:
     if isinstance(config, DictConfig):
         config = OmegaConf.to_container(config, resolve=False)
     if isinstance(config, Mapping):

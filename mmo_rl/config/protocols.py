@@ -8,7 +8,6 @@ import re
 import typing
 from collections import abc
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from typing_extensions import get_protocol_members, is_protocol
 
@@ -41,7 +40,7 @@ PROTOCOLS: Mapping[str, tuple[type, ...]] = {
 """The types of which a component of a group has to be one."""
 
 
-def types_of(annotation: Any) -> tuple[type, ...]:
+def types_of(annotation: object) -> tuple[type, ...]:
     """Returns the types of which a nested component has to be one, by its parameter's annotation; none where the
     annotation does not say."""
     origin = typing.get_origin(annotation)
@@ -52,7 +51,7 @@ def types_of(annotation: Any) -> tuple[type, ...]:
     return (annotation,) if isinstance(annotation, type) and annotation is not type(None) else ()
 
 
-def misfit(target: Callable[..., Any], types: tuple[type, ...], name: str) -> str | None:
+def misfit(target: Callable[..., object], types: tuple[type, ...], name: str) -> str | None:
     """Returns why a class is none of ``types``, for people; None where it is one. ``name`` is its dotted path."""
     if not isinstance(target, type) or not types:
         return None

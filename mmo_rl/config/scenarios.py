@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from mmo_rl.config.hints import near
 from mmo_rl.config.renamed import renamed_overrides
+from mmo_rl.config.schema import Node
 from mmo_rl.config.settings import Settings, validate
 from mmo_rl.errors import ConfigError
 
 
-def market_node(name: str, overrides: Sequence[str]) -> Mapping[str, Any]:
+def market_node(name: str, overrides: Sequence[str]) -> Node:
     """The validated ``market`` node of a run that was started with ``overrides`` and ``market=name``; what the
     overrides set of the market holds in each. Raises `ConfigError` where there is no such market."""
     from hydra.core.global_hydra import GlobalHydra

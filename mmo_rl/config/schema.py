@@ -8,10 +8,8 @@ dataclass is a sub-node, whose keys are its fields; a parameter that holds a com
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import inspect
-import logging
 import sys
 import types
 import typing
@@ -33,15 +31,30 @@ from mmo_rl.types import Parts
 
 TARGET = "_target_"
 Node = Mapping[str, Any]
+"""A node of a config as YAML has it: foreign values until they are checked."""
+Checked = dict[str, Any]
+"""Values of a node that were converted to the types of their parameters."""
+ComponentClass = Callable[..., Any]
+"""A class that a config may name; its signature is checked when it is called, not by a type checker."""
 
 _PLAIN = {str, int, float, bool, type(None), Path, datetime, timedelta, list, tuple, dict, set, frozenset, Any}
 _CONTAINERS = {list, tuple, dict, set, frozenset, abc.Mapping, abc.Sequence, abc.Collection, abc.Iterable, abc.Set}
 _KEY_MODEL = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True)
 
 
+@typing.runtime_checkable
+class KeyRules(typing.Protocol):
+    """A component class with rules over several keys."""
+
+    def check_keys(self, **keys: Any) -> None:
+        """Raises `ConfigError` or `ValueError` where keys contradict each other; a static method, called with the
+        validated keys of a node before anything is made."""
+        ...
+
+
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with the configuration: where, and what was found and expected, in one line."""
+    """One mistake in the configuration: its key, and in one line what was found and what was expected."""
 
     key: str
     text: str
@@ -52,17 +65,21 @@ class Problem:
 
 @dataclass(frozen=True)
 class Parameter:
-    """One constructor parameter. ``kind`` says what may stand there: a ``key`` with a plain value, a ``node`` of the
-    fields of a dataclass, a ``component`` with a ``_target_`` of its own, or nothing (``parts``)."""
+    """One constructor parameter. ``kind`` is that of its YAML: a ``key`` with a plain value, a ``node`` of fields of
+    a dataclass, a ``component`` with a ``_target_`` of its own, or none (``parts``)."""
 
     name: str
-    annotation: Any
-    default: Any
+    annotation: object
+    default: object
     kind: Literal["key", "node", "component", "parts"]
 
     @property
     def is_key(self) -> bool:
         return self.kind == "key"
+
+    def sub_node(self, fields: Node) -> object:
+        """Makes the dataclass of a sub-node from its validated fields."""
+        return typing.cast(ComponentClass, self.annotation)(**fields)
 
     @property
     def required(self) -> bool:
@@ -71,9 +88,9 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Schema:
-    """What may be written in a node of one target."""
+    """Parameters of one target: the keys and nodes that its YAML may hold."""
 
-    target: Callable[..., Any]
+    target: ComponentClass
     parameters: Mapping[str, Parameter]
 
     @property
@@ -91,7 +108,7 @@ class Schema:
         return any(p.kind == "parts" for p in self.parameters.values())
 
 
-def load(target: str) -> Callable[..., Any]:
+def load(target: str) -> ComponentClass:
     """Imports the class that a dotted path names (`mmo_rl.config.extensions` says which may be named).
 
     Raises `ValueError` with a message for people where it may not run, does not exist or is no class.
@@ -99,13 +116,13 @@ def load(target: str) -> Callable[..., Any]:
     found = extensions.find(target)
     if not isinstance(found, type) and not (callable(found) and target.startswith("mmo_rl.")):
         raise ValueError(f"found {target!r}, expected a class")
-    return typing.cast(Callable[..., Any], found)
+    return typing.cast(ComponentClass, found)
 
 
 @functools.cache
-def schema_of(target: Callable[..., Any]) -> Schema:
+def schema_of(target: ComponentClass) -> Schema:
     """The parameters of a class's constructor or of a function (``context`` of a task is passed by position)."""
-    constructor: Any = target.__init__ if isinstance(target, type) else target  # type: ignore[misc]
+    constructor: object = target.__init__ if isinstance(target, type) else target  # type: ignore[misc]
     namespace = getattr(constructor, "__globals__", vars(sys.modules[target.__module__]))
     parameters = {}
     for parameter in inspect.signature(target).parameters.values():
@@ -116,12 +133,11 @@ def schema_of(target: Callable[..., Any]) -> Schema:
     return Schema(target, parameters)
 
 
-def check_node(node: Node, path: str, problems: list[Problem], kinds: tuple[type, ...] = ()) -> dict[str, Any]:
-    """``node`` with its values converted to the types of its target's signature; what is wrong goes to ``problems``.
+def check_node(node: Node, path: str, problems: list[Problem], kinds: tuple[type, ...] = ()) -> Checked:
+    """Checks a node: its values are converted to the types of its target's signature, and mistakes go to ``problems``.
     The class has to be one of ``kinds``, else of what the config group ``path`` expects.
 
-    A component that needs nothing but its keys is made once on trial, so that mistakes that only its constructor sees
-    (two keys that contradict each other, a template that cannot be read) are found before anything starts.
+    Nothing is made: rules over several keys are the class's ``check_keys`` (`KeyRules`).
     """
     if not isinstance(node.get(TARGET), str):
         problems.append(Problem(f"{path}.{TARGET}", f"found {show(node.get(TARGET))}, expected the path of a class"))
@@ -138,44 +154,28 @@ def check_node(node: Node, path: str, problems: list[Problem], kinds: tuple[type
     checked = check_keys(schema, {k: v for k, v in node.items() if k != TARGET}, path, problems)
     if len(problems) == before:
         problems.extend(_broken_rules(target, schema, checked, path))
-    if len(problems) == before and all(p.is_key or not p.required for p in schema.parameters.values()):
-        try:
-            with unheard_warnings():
-                target(**{k: v for k, v in checked.items() if schema.parameters[k].is_key})
-        except (MmoRlError, ValueError) as error:
-            problems.append(Problem(path, str(error)))
     return {TARGET: node[TARGET], **checked}
 
 
-def _broken_rules(target: Any, schema: Schema, checked: Mapping[str, Any], path: str) -> Iterator[Problem]:
-    """What ``check_keys`` of a class says of its keys together; a sub-node is given as its dataclass."""
-    if not hasattr(target, "check_keys"):
+def _broken_rules(target: ComponentClass, schema: Schema, checked: Node, path: str) -> Iterator[Problem]:
+    """Applies the rules of a class to its keys together; a sub-node is given as its dataclass."""
+    rules: object = target
+    if not isinstance(rules, KeyRules):
         return
     keys = {
-        key: schema.parameters[key].annotation(**value) if schema.parameters[key].kind == "node" else value
+        key: schema.parameters[key].sub_node(value) if schema.parameters[key].kind == "node" else value
         for key, value in checked.items()
     }
     try:
-        target.check_keys(**keys)
+        rules.check_keys(**keys)
     except (MmoRlError, ValueError) as error:
         yield Problem(path, str(error))
 
 
-@contextlib.contextmanager
-def unheard_warnings() -> Iterator[None]:
-    """What a component logs when it is made is told once, by the one that is used."""
-    before = logging.root.manager.disable
-    logging.disable(max(before, logging.WARNING))
-    try:
-        yield
-    finally:
-        logging.disable(before)
-
-
-def check_keys(schema: Schema, values: Mapping[str, Any], path: str, problems: list[Problem]) -> dict[str, Any]:
-    """Checks the keys of one node against ``schema``; what the composition root gives may be missing."""
-    nested: dict[str, Any] = {}
-    keys: dict[str, Any] = {}
+def check_keys(schema: Schema, values: Node, path: str, problems: list[Problem]) -> Checked:
+    """Checks the keys of one node against ``schema``; parts, which the composition root gives, may be missing."""
+    nested: Checked = {}
+    keys: Checked = {}
     for key, value in values.items():
         parameter = schema.parameters.get(key)
         if isinstance(value, Mapping) and TARGET in value and parameter is not None:
@@ -201,7 +201,7 @@ def check_keys(schema: Schema, values: Mapping[str, Any], path: str, problems: l
     return nested | check_values({schema.parameters[k]: v for k, v in keys.items()}, path, problems)
 
 
-def _check_sub_node(parameter: Parameter, value: Any, path: str, problems: list[Problem]) -> dict[str, Any]:
+def _check_sub_node(parameter: Parameter, value: object, path: str, problems: list[Problem]) -> Checked:
     schema = schema_of(parameter.annotation)
     if not isinstance(value, Mapping):
         problems.append(Problem(path, f"found {show(value)}, expected its keys: {', '.join(schema.keys)}"))
@@ -209,8 +209,8 @@ def _check_sub_node(parameter: Parameter, value: Any, path: str, problems: list[
     return check_keys(schema, value, path, problems)
 
 
-def is_named(value: Any) -> bool:
-    """Whether ``value`` holds components by name: ``{first: {_target_: ...}, second: {_target_: ...}}``."""
+def is_named(value: object) -> bool:
+    """True where ``value`` holds components by name: ``{first: {_target_: ...}, second: {_target_: ...}}``."""
     return (
         isinstance(value, Mapping)
         and bool(value)
@@ -218,9 +218,9 @@ def is_named(value: Any) -> bool:
     )
 
 
-def check_values(values: Mapping[Parameter, Any], path: str, problems: list[Problem]) -> dict[str, Any]:
+def check_values(values: Mapping[Parameter, object], path: str, problems: list[Problem]) -> Checked:
     """Converts values to their parameters' types with pydantic; gives back those that fit."""
-    good: dict[str, Any] = {}
+    good: Checked = {}
     for parameter, value in values.items():
         where = f"{path}.{parameter.name}" if path else parameter.name
         if isinstance(value, bool) and not _allows_bool(parameter.annotation):
@@ -238,7 +238,7 @@ def check_values(values: Mapping[Parameter, Any], path: str, problems: list[Prob
     return good
 
 
-def describe(annotation: Any) -> str:
+def describe(annotation: object) -> str:
     """A type in words: ``a number``, ``one of 'table', 'json'``."""
     if typing.get_origin(annotation) is typing.Annotated:
         return describe(typing.get_args(annotation)[0])
@@ -250,22 +250,23 @@ def describe(annotation: Any) -> str:
         return "one of " + ", ".join(show(m.value) for m in annotation)
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
     words |= {Path: "a path", dict: "a mapping", abc.Mapping: "a mapping", Any: "a value"}
-    return words.get(typing.get_origin(annotation) or annotation, "a list")
+    named = typing.get_origin(annotation) or annotation
+    return next((word for kind, word in words.items() if kind is named), "a list")
 
 
 @functools.lru_cache(maxsize=1024)
-def _cached_model(annotation: Any) -> type[BaseModel]:
-    return create_model("Key", __config__=_KEY_MODEL, v=(annotation, ...))
+def _cached_model(annotation: object) -> type[BaseModel]:
+    return create_model("Key", __config__=_KEY_MODEL, v=(typing.cast(Any, annotation), ...))
 
 
-def _model_of(name: str, annotation: Any) -> type[BaseModel]:
+def _model_of(name: str, annotation: object) -> type[BaseModel]:
     try:
         return _cached_model(annotation)
     except TypeError:  # metadata that cannot be hashed
-        return create_model(name, __config__=_KEY_MODEL, v=(annotation, ...))
+        return create_model(name, __config__=_KEY_MODEL, v=(typing.cast(Any, annotation), ...))
 
 
-def _problems(error: ValidationError, where: str, annotation: Any) -> list[Problem]:
+def _problems(error: ValidationError, where: str, annotation: object) -> list[Problem]:
     """One line a place; the alternatives of a union that did not fit are one line, too."""
     lines: dict[str, tuple[str, list[str]]] = {}
     for item in error.errors(include_url=False):
@@ -304,19 +305,19 @@ def _plainer(message: str) -> str:
     return f"{message}, {why}" if why and "unable to parse" not in why and "fractional" not in why else message
 
 
-def _choices(annotation: Any, found: str) -> str:
+def _choices(annotation: object, found: str) -> str:
     options = [v for v in _literals(annotation) if isinstance(v, str)]
     return near(found.strip("'"), options) if options else ""
 
 
-def _unknown(schema: Schema, path: str, key: str, value: Any) -> str:
+def _unknown(schema: Schema, path: str, key: str, value: object) -> str:
     hint = near(key, schema.keys, prefix=f"{path}.")
     if not hint:
         hint = f"; its keys: {', '.join(schema.keys)}" if schema.keys else "; it has no keys"
     return f"found {show(value)}, but {schema.name} has no such key{hint}"
 
 
-def _resolved(annotation: Any, namespace: dict[str, Any]) -> Any:
+def _resolved(annotation: object, namespace: dict[str, object]) -> object:
     """The annotation as an object; None where it names what is imported for type checkers only, or is missing."""
     if annotation is inspect.Parameter.empty:
         return None
@@ -329,7 +330,7 @@ def _resolved(annotation: Any, namespace: dict[str, Any]) -> Any:
         return None
 
 
-def _flat(annotation: Any) -> Iterable[Any]:
+def _flat(annotation: object) -> Iterable[object]:
     """The types that an annotation is made of."""
     origin = typing.get_origin(annotation)
     if origin is typing.Annotated:
@@ -346,7 +347,7 @@ def _flat(annotation: Any) -> Iterable[Any]:
                 yield from _flat(argument)
 
 
-def _kind(annotation: Any) -> Literal["key", "node", "component", "parts"]:
+def _kind(annotation: object) -> Literal["key", "node", "component", "parts"]:
     if isinstance(annotation, type) and issubclass(annotation, Parts):
         return "parts"
     if isinstance(annotation, type) and is_dataclass(annotation):
@@ -354,19 +355,19 @@ def _kind(annotation: Any) -> Literal["key", "node", "component", "parts"]:
     return "key" if annotation is not None and _is_plain(annotation) else "component"
 
 
-def _is_plain(annotation: Any) -> bool:
+def _is_plain(annotation: object) -> bool:
     return all(
         part in _PLAIN or part in _CONTAINERS or (isinstance(part, type) and issubclass(part, Enum))
         for part in _flat(annotation)
     )
 
 
-def _allows_bool(annotation: Any) -> bool:
+def _allows_bool(annotation: object) -> bool:
     parts = set(_flat(annotation))
     return bool in parts or Any in parts
 
 
-def _literals(annotation: Any) -> Iterable[Any]:
+def _literals(annotation: object) -> Iterable[object]:
     if typing.get_origin(annotation) is typing.Literal:
         yield from typing.get_args(annotation)
     elif isinstance(annotation, type) and issubclass(annotation, Enum):

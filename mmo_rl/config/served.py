@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from mmo_rl.config.building import build
-from mmo_rl.config.schema import Problem, check_node
+from mmo_rl.config.schema import Node, Problem, check_node
 from mmo_rl.errors import ConfigError
 from mmo_rl.lm.base import ModelParts
 from mmo_rl.lm.manifest import model_named_in
@@ -21,7 +21,7 @@ from mmo_rl.serve.versions import WEIGHTS, ServedModel, holds_weights
 HINT = "give run folders such as runs/default/0123456789, or folders of weights in Hugging Face format"
 
 
-def served_models(runs: Sequence[str], model: Mapping[str, Any] | None, *, home: Path) -> list[ServedModel]:
+def served_models(runs: Sequence[str], model: Node | None, *, home: Path) -> list[ServedModel]:
     """What each of ``runs`` serves, by name; the base model of the config node ``model`` where there is none.
 
     A run has the name of its model, or ``EXPERIMENT/KEY`` where several runs share that. A folder of weights is named
@@ -68,7 +68,7 @@ def _of_run(folder: Path, home: Path) -> ServedModel:
     return ServedModel(spec.name, spec, checkpoints=folder / "checkpoints")
 
 
-def _of_weights(text: str, model: Mapping[str, Any] | None, home: Path) -> ServedModel:
+def _of_weights(text: str, model: Node | None, home: Path) -> ServedModel:
     folder = Path(text).expanduser().resolve()
     number = int(folder.name) if folder.name.isdecimal() else 0
     run = folder.parent.parent
@@ -90,7 +90,7 @@ def _of_weights(text: str, model: Mapping[str, Any] | None, home: Path) -> Serve
     return ServedModel(folder.name, spec, fixed=(number, str(folder)))
 
 
-def _spec(node: Mapping[str, Any] | None, where: str, home: Path) -> ModelSpec:
+def _spec(node: Node | None, where: str, home: Path) -> ModelSpec:
     problems: list[Problem] = []
     checked = check_node(node or {}, "model", problems)
     if problems:

@@ -1,4 +1,4 @@
-"""From a composed config to validated settings: the one place that reads a DictConfig.
+"""Validated settings of a composed config: the one place that reads a DictConfig.
 
 Everything that is wrong is found at once, before anything is started. A component's keys are checked against its
 constructor's own signature (`mmo_rl.config.schema`), so no second description of them exists.
@@ -22,6 +22,8 @@ from pydantic_core import to_jsonable_python
 from mmo_rl.config.hints import near, show
 from mmo_rl.config.schema import (
     TARGET,
+    Checked,
+    Node,
     Parameter,
     Problem,
     Schema,
@@ -66,10 +68,10 @@ class Settings(BaseModel):
     iterations: Annotated[int, Field(ge=1)]
     home: Path
     task: str
-    nodes: Mapping[str, Mapping[str, Any] | None]
+    nodes: Mapping[str, Node | None]
     options: InstanceOf[Options]
 
-    def tree(self) -> dict[str, Any]:
+    def tree(self) -> Checked:
         """The settings as they would be written in YAML."""
         top = self.model_dump(mode="json", exclude={"nodes", "options"})
         nodes = {name: _plain(node) for name, node in self.nodes.items()}
@@ -77,7 +79,7 @@ class Settings(BaseModel):
         task = {self.task: {**(nodes.get(self.task) or {}), **options}} if options else {}
         return top | nodes | task
 
-    def node(self, name: str) -> Mapping[str, Any]:
+    def node(self, name: str) -> Node:
         """The node of a component that the task cannot do without. Raises `ConfigError` where it is switched off."""
         node = self.nodes[name]
         if node is None:
@@ -118,9 +120,9 @@ def validate(cfg: DictConfig) -> Settings:
     return Settings(**top, nodes=nodes, options=TASKS[top["task"]](**options))
 
 
-def masked(settings: Settings) -> dict[str, Any]:
-    """What may be shown and stored of the settings: everything but secrets."""
-    masked_tree: dict[str, Any] = mask_tree(settings.tree())
+def masked(settings: Settings) -> Checked:
+    """The settings without secrets: the form that is shown and stored."""
+    masked_tree: Checked = mask_tree(settings.tree())
     return masked_tree
 
 
@@ -133,7 +135,7 @@ def config_sha256(settings: Settings) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _without_prices(node: Any) -> Any:
+def _without_prices(node: object) -> Any:
     if not isinstance(node, Mapping):
         return node
     return {key: value for key, value in node.items() if not key.startswith("price")}
@@ -144,8 +146,8 @@ def task_names() -> list[str]:
     return sorted(TASKS)
 
 
-def _useless_play(nodes: Mapping[str, Mapping[str, Any] | None]) -> Iterator[Problem]:
-    """Where the play that a run would record could not be trained on by that run."""
+def _useless_play(nodes: Mapping[str, Node | None]) -> Iterator[Problem]:
+    """Problems of play that a run would record and could not train on."""
     collect, sampler, source, database, trainer = (
         nodes[n] or {} for n in ("collect", "sampler", "source", "database", "trainer")
     )
@@ -166,8 +168,8 @@ def _useless_play(nodes: Mapping[str, Mapping[str, Any] | None]) -> Iterator[Pro
         )
 
 
-def _wrong_evaluator(task: str, node: Mapping[str, Any] | None) -> Iterator[Problem]:
-    """Where the evaluator cannot do what the task asks: a training measures its own policy, ``task=evaluate`` compares
+def _wrong_evaluator(task: str, node: Node | None) -> Iterator[Problem]:
+    """Problems of an evaluator that cannot do the task: a training measures its own policy, ``task=evaluate`` compares
     any two."""
     if node is None or task not in ("train", "evaluate"):
         return
@@ -179,7 +181,7 @@ def _wrong_evaluator(task: str, node: Mapping[str, Any] | None) -> Iterator[Prob
         yield Problem("evaluate", "task=evaluate compares two policies: evaluate=pair, its default")
 
 
-def capabilities_of(trainer: Mapping[str, Any]) -> Capabilities:
+def capabilities_of(trainer: Node) -> Capabilities:
     """The capabilities of the trainer that a validated node describes."""
     return cast(type[Trainer], load(trainer[TARGET])).capabilities
 
@@ -187,7 +189,7 @@ def capabilities_of(trainer: Mapping[str, Any]) -> Capabilities:
 # --- reading --------------------------------------------------------------------------------------------------------
 
 
-def _resolved(cfg: DictConfig) -> dict[str, Any]:
+def _resolved(cfg: DictConfig) -> Checked:
     try:
         tree = OmegaConf.to_container(cfg, resolve=True)
     except InterpolationToMissingValueError as error:
@@ -200,7 +202,7 @@ def _resolved(cfg: DictConfig) -> dict[str, Any]:
     return {str(k): v for k, v in tree.items()}
 
 
-def _check_top(tree: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any]:
+def _check_top(tree: Node, problems: list[Problem]) -> Checked:
     """name, seed, iterations, home and task; and whatever else stands at the top, which is unknown."""
     hints = get_type_hints(Settings, include_extras=True)
     fields = {k: Parameter(k, hints[k], None, "key") for k in Settings.model_fields if k not in ("nodes", "options")}
@@ -218,7 +220,7 @@ def _check_top(tree: Mapping[str, Any], problems: list[Problem]) -> dict[str, An
     return values
 
 
-def _check_component(name: str, node: Any, problems: list[Problem]) -> dict[str, Any] | None:
+def _check_component(name: str, node: object, problems: list[Problem]) -> Checked | None:
     if node is None or node == {} or node == {"_target_": None}:
         return None
     if not isinstance(node, Mapping):
@@ -227,7 +229,7 @@ def _check_component(name: str, node: Any, problems: list[Problem]) -> dict[str,
     return check_node(node, name, problems)
 
 
-def _check_options(tree: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any]:
+def _check_options(tree: Node, problems: list[Problem]) -> Checked:
     """Checks the task's own node against its options. A task that bears a component's name (``judge``) shares that
     one's node: the keys that are options are the task's."""
     task = tree.get("task")
@@ -242,7 +244,7 @@ def _check_options(tree: Mapping[str, Any], problems: list[Problem]) -> dict[str
     return check_keys(Schema(_Named(f"task={task}"), _keywords(task)), node, task, problems)
 
 
-def _components_part(name: str, tree: Mapping[str, Any]) -> Any:
+def _components_part(name: str, tree: Node) -> Any:
     """A component's node; of the one that bears the task's name, what is not the task's."""
     node = tree.get(name)
     if tree.get("task") != name or not isinstance(node, Mapping):
@@ -291,13 +293,13 @@ def _is_secret(text: str) -> bool:
     return mask(text, environ={}) != text or _LIBPQ_PASSWORD.search(text) is not None
 
 
-def _secrets(tree: Mapping[str, Any]) -> Iterator[Problem]:
+def _secrets(tree: Node) -> Iterator[Problem]:
     for key, value in _leaves(tree):
         if isinstance(value, str) and len(value) < 2000 and _is_secret(value):
             yield Problem(key, _SECRET_ADVICE)
 
 
-def _missing(tree: Mapping[str, Any]) -> Iterator[Problem]:
+def _missing(tree: Node) -> Iterator[Problem]:
     for key, value in _leaves(tree):
         if value == "???":
             yield Problem(key, _MISSING.format(key=key))
@@ -310,7 +312,7 @@ def _without_echoes(problems: list[Problem], cfg: DictConfig) -> list[Problem]:
     return [problem for problem in problems if written.get(problem.key) not in wrong]
 
 
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def _leaves(value: object, path: str = "") -> Iterator[tuple[str, object]]:
     if isinstance(value, Mapping):
         for key, inner in value.items():
             yield from _leaves(inner, f"{path}.{key}" if path else str(key))
@@ -328,6 +330,6 @@ def _error(problems: list[Problem]) -> ConfigError:
     return ConfigError("\n  ".join([f"{len(lines)} things are wrong in the configuration", *lines]))
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     """Validated values in JSON's own types."""
     return to_jsonable_python(value)

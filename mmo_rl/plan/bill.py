@@ -1,10 +1,10 @@
-"""From what a run would use to what it would cost: dollars and hours by backend, each with its formula."""
+"""Bills of plans: dollars and hours by backend, each with its formula."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from mmo_rl.plan.count import Call, Counts
 
@@ -213,10 +213,10 @@ def _saving(name: str, usd: float, calls: int, usd_then: float, calls_then: int)
     return Saving(name, usd - usd_then, calls - calls_then, share)
 
 
-def expected(plan: Plan) -> dict[str, Any]:
+def expected(plan: Plan) -> dict[str, float | int | None]:
     """What summary.json of the run should come to, by its own keys; None: unknown."""
     due = bill(plan)
-    values: Mapping[str, Any] = {
+    values: Mapping[str, float | int | None] = {
         "data/windows_used": plan.counts.windows,
         "data/trajectories_used": plan.counts.trajectories,
         "data/dropout_rate": plan.counts.dropout_rate,

@@ -1,10 +1,10 @@
-"""What `mmo_rl.commands.plan` prints: a row a job and the total, the backends, the formulas, and what would save."""
+"""Table of plans: a row a job and the total, the backends, the formulas, and the changes that would save."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mmo_rl.plan.bill import FORMULAS, Bill, Plan, Saving, bill, savings, sharing
 
@@ -120,7 +120,7 @@ def lines(jobs: Sequence[tuple[str, Plan]], bills: Sequence[Bill]) -> list[str]:
     return said
 
 
-def as_json(jobs: Sequence[tuple[str, Plan]]) -> dict[str, Any]:
+def as_json(jobs: Sequence[tuple[str, Plan]]) -> dict[str, object]:
     """The whole plan as plain values; unknown is null."""
     plans = [plan for _, plan in jobs]
     bills = billed(plans)
@@ -140,7 +140,7 @@ def as_json(jobs: Sequence[tuple[str, Plan]]) -> dict[str, Any]:
     }
 
 
-def _job(name: str, plan: Plan, due: Bill) -> dict[str, Any]:
+def _job(name: str, plan: Plan, due: Bill) -> dict[str, object]:
     counts = asdict(plan.counts)
     del counts["calls"]
     told = asdict(due)

@@ -1,4 +1,4 @@
-"""How many tokens a text is: counted with the tokenizer of the model in question, else estimated, and which of both."""
+"""Token counts of texts: by the tokenizer of the model where its files are here, else estimated."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from mmo_rl.errors import PolicyError
 from mmo_rl.lm.gguf import is_gguf, read_gguf
 from mmo_rl.types import Message
+
+if TYPE_CHECKING:
+    from tiktoken import Encoding
+    from transformers import PreTrainedTokenizerBase
 
 CHARACTERS_A_TOKEN = 3.4
 """Of the texts here (JSON, numbers, short sentences) in the byte-pair encodings of today's models."""
@@ -64,7 +68,7 @@ def _estimate(text: str) -> int:
 class OpenAITokens:
     """OpenAI's own encoding; a message costs three tokens and its role, a reply is opened by three."""
 
-    encoding: Any
+    encoding: Encoding
     how: str
     counted: bool = True
 
@@ -83,7 +87,7 @@ class OpenAITokens:
 class ModelTokens:
     """The tokenizer and chat template of a model whose files are on this machine."""
 
-    tokenizer: Any
+    tokenizer: PreTrainedTokenizerBase
     how: str
     counted: bool = True
 
@@ -133,7 +137,7 @@ def tokens_of_judge(model: str) -> Tokens:
     return Estimate(f"{model}: estimated, no tokenizer of it is known here")
 
 
-def _openai_encoding(model: str) -> Any:
+def _openai_encoding(model: str) -> Encoding | None:
     import tiktoken
 
     try:
