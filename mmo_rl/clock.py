@@ -1,4 +1,4 @@
-"""UTC time and the arithmetic of windows. The present is an argument everywhere else: only `utc_now` reads a clock."""
+"""UTC time and arithmetic of windows. Only `utc_now` reads a clock; elsewhere the present is an argument."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ _WINDOW_ID = re.compile(r"(\d{4})-(\d{2})-(\d{2})T(\d{2}):(\d{2})")
 
 
 def utc_now() -> datetime:
-    """The present, aware UTC."""
+    """Returns the present, aware UTC."""
     return datetime.now(UTC)
 
 
 def milliseconds(moment: datetime) -> float:
-    """Since 1970, as recordings count time."""
+    """Converts a time to milliseconds since 1970, as recordings count it."""
     return (moment - EPOCH) / timedelta(milliseconds=1)
 
 
 def window_at(moment: datetime, hours: float) -> Window:
-    """The window of length ``hours`` that contains ``moment``; windows are aligned to the Unix epoch in UTC."""
+    """Returns the window of length ``hours`` that contains ``moment``; windows are aligned to the Unix epoch in UTC."""
     length = timedelta(hours=hours)
     start = EPOCH + (moment.astimezone(UTC) - EPOCH) // length * length
     return Window(window_id(start), start, start + length)
 
 
 def window_id(start: datetime) -> str:
-    """``YYYY-MM-DDTHH:MM`` in UTC, as the game writes it (16 characters, no Z)."""
+    """Formats a window's start as its id: ``YYYY-MM-DDTHH:MM`` in UTC, as the game writes it (no Z)."""
     return start.astimezone(UTC).strftime("%Y-%m-%dT%H:%M")
 
 
 def parse_window_id(text: str) -> datetime | None:
-    """The UTC start that a window id names, or None where it is in another format (``default``, ``window-test-1``)."""
+    """Parses a window id to its UTC start; None where it is in another format (``default``, ``window-test-1``)."""
     match = _WINDOW_ID.fullmatch(text)
     if match is None:
         return None

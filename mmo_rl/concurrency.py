@@ -1,4 +1,4 @@
-"""Concurrency: an order-keeping gather with bounded memory, and retries with exponential backoff."""
+"""Bounded gather that keeps the order of its items, and retries with exponential backoff."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """Waiting times between the attempts of `retried`, and the bound on these attempts.
+    """Waiting times between the attempts of `retry`, and the bound on these attempts.
 
     The n-th wait is ``first_s * 2**(n - 1)`` plus a random share of ``first_s`` (jitter), at most ``longest_s``. There
     are at most ``attempts`` of them, and none begins later than ``patience_s`` seconds after the first failure; at
@@ -37,7 +37,7 @@ class Backoff:
             raise ValueError("a backoff needs a bound: attempts or patience_s")
 
 
-async def retried(
+async def retry(
     work: Callable[[], Awaitable[R]],
     backoff: Backoff,
     *,

@@ -1,4 +1,4 @@
-"""The error tree. Every error says what was found, what was expected, and what to type next.
+"""Error tree. Every error says what was found, what was expected, and what to type next.
 
 MmoRlError                 exit code 1: the job failed
 ├── ConfigError            exit code 2: the configuration or the command is wrong; nothing was started
@@ -13,7 +13,7 @@ MmoRlError                 exit code 1: the job failed
 
 
 class MmoRlError(Exception):
-    """Base of all errors that are a message to the user rather than a defect. ``hint`` is what to type or change."""
+    """Base of errors that are a message to the user rather than a defect; ``hint`` is the next command or change."""
 
     exit_code = 1
 

@@ -1,4 +1,4 @@
-"""Reads finite numbers from JSON and from text; anything else is None, never 0."""
+"""Readers of finite numbers in JSON and text; anything else is None, never 0."""
 
 from __future__ import annotations
 

@@ -7,11 +7,11 @@ import random
 
 
 def derive_seed(*parts: str | int) -> int:
-    """A 63-bit seed that depends on every part and its order; the same on every machine and Python version."""
+    """Hashes the parts, in their order, to a 63-bit seed that is the same on every machine and Python version."""
     text = "\x1f".join(f"{type(p).__name__}:{p}" for p in parts)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
 def rng(*parts: str | int) -> random.Random:
-    """A generator of its own for one purpose: ``rng(seed, "sampler", window_id)``."""
+    """Makes a random generator for one purpose: ``rng(seed, "sampler", window_id)``."""
     return random.Random(derive_seed(*parts))

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mmo_rl.concurrency import Backoff, gather_ordered, retried
+from mmo_rl.concurrency import Backoff, gather_ordered, retry
 
 
 async def test_results_come_in_order_whatever_finishes_first() -> None:
@@ -218,7 +218,7 @@ async def test_waits_double_have_jitter_and_end_at_the_longest(monkeypatch: pyte
 
     monkeypatch.setattr(asyncio, "sleep", sleep)
     work = Attempts(*(Busy() for _ in range(6)))
-    assert await retried(lambda: work(), Backoff(first_s=1.0, longest_s=10.0, attempts=9), transient=is_busy) == 7
+    assert await retry(lambda: work(), Backoff(first_s=1.0, longest_s=10.0, attempts=9), transient=is_busy) == 7
     assert len(work.times) == 7
     for wait, least, most in zip(waits, (1, 2, 4, 8, 10, 10), (2, 3, 5, 9, 10, 10), strict=True):
         assert least <= wait <= most
@@ -229,7 +229,7 @@ async def test_attempts_are_bounded_and_the_last_failure_is_raised_as_it_is() ->
     failures = [Busy("first"), Busy("second"), Busy("third"), Busy("fourth")]
     work = Attempts(*failures)
     with pytest.raises(Busy) as caught:
-        await retried(work, Backoff(first_s=0.001, longest_s=0.01, attempts=3), transient=is_busy)
+        await retry(work, Backoff(first_s=0.001, longest_s=0.01, attempts=3), transient=is_busy)
     assert caught.value is failures[2]
     assert len(work.times) == 3
 
@@ -242,7 +242,7 @@ async def test_patience_counts_from_the_first_failure_and_the_last_attempt_is_at
 
     work = Attempts(*(Busy() for _ in range(1000)))
     with pytest.raises(Busy):
-        await retried(slow_then_busy, Backoff(first_s=0.02, longest_s=0.1, patience_s=0.25), transient=is_busy)
+        await retry(slow_then_busy, Backoff(first_s=0.02, longest_s=0.1, patience_s=0.25), transient=is_busy)
     assert len(work.times) > 3
     assert 0.25 <= work.times[-1] - work.times[0] < 0.4
 
@@ -251,7 +251,7 @@ async def test_what_cannot_recover_is_not_tried_again() -> None:
     for failure in (ValueError("wrong"), asyncio.CancelledError()):
         work = Attempts(failure)
         with pytest.raises(type(failure)):
-            await retried(work, Backoff(first_s=0.001, longest_s=0.01, attempts=3), transient=is_busy)
+            await retry(work, Backoff(first_s=0.001, longest_s=0.01, attempts=3), transient=is_busy)
         assert len(work.times) == 1
     with pytest.raises(ValueError, match="needs a bound"):
         Backoff(first_s=1.0, longest_s=2.0)
@@ -271,7 +271,7 @@ async def test_a_server_is_waited_for_as_long_as_it_asks_but_no_longer_than_the_
 
     caplog.set_level(logging.INFO, "mmo_rl.concurrency")
     work = Attempts(Busy("limited\nkey 123", 0.05), Busy("limited", 0.0))
-    assert await retried(work, backoff, transient=is_busy, requested_s=asked, on_wait=note) == 7
+    assert await retry(work, backoff, transient=is_busy, requested_s=asked, on_wait=note) == 7
     assert noted == [("limited\nkey 123", 0.05), ("limited", 0.0)]
     assert work.times[1] - work.times[0] >= 0.05
     assert [record.message for record in caplog.records] == [
@@ -280,5 +280,5 @@ async def test_a_server_is_waited_for_as_long_as_it_asks_but_no_longer_than_the_
     ]
     work = Attempts(Busy("come back tomorrow", 86_400.0))
     with pytest.raises(Busy, match="tomorrow"):
-        await retried(work, backoff, transient=is_busy, requested_s=asked, describe=lambda _: "hidden")
+        await retry(work, backoff, transient=is_busy, requested_s=asked, describe=lambda _: "hidden")
     assert len(work.times) == 1

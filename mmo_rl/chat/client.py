@@ -24,7 +24,7 @@ from mmo_rl.chat.wire import (
     retry_after_s,
 )
 from mmo_rl.clock import utc_now
-from mmo_rl.concurrency import Backoff, retried
+from mmo_rl.concurrency import Backoff, retry
 
 Cause = Literal["key", "address", "down", "slow", "refused"]
 """Cause of a failed call: the key was refused; nothing such at this address; no server listens; no answer in time; this
@@ -107,7 +107,7 @@ class ChatClient:
         import openai
 
         try:
-            return await retried(
+            return await retry(
                 lambda: self._once(messages, parameters, prompt_tokens, completion_tokens),
                 self._backoff,
                 transient=self._is_transient,

@@ -76,7 +76,7 @@ async def _before_training(context: Context, checked: ReadinessReport) -> str | 
         return _command(kept, without=(), more=("task=import",)) if needs_outcomes else None
     if source["dsn_env"] == database.get("dsn_env"):
         target = context.components.database
-        if await target.refused() is not None:
+        if await target.refusal() is not None:
             return _command(kept, without=("database",), more=("task=import", "database=embedded"))
         try:
             await target.require_tables()

@@ -13,7 +13,7 @@ from mmo_rl.commands.base import Command, Context
 from mmo_rl.config.settings import Settings, masked
 from mmo_rl.config.tasks import JudgeOptions
 from mmo_rl.database.base import Database, WriteBack
-from mmo_rl.database.write_back import WriteBack as ScoreWriter
+from mmo_rl.database.write_back import ScoreWriter
 from mmo_rl.errors import ConfigError, JudgeError
 from mmo_rl.judge.base import Judge
 from mmo_rl.judge.findings import added, numbers, since

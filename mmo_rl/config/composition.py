@@ -21,9 +21,9 @@ from mmo_rl.config.strategies import find_player
 from mmo_rl.database.base import Database, OutcomesTracker, Recorder, Registry
 from mmo_rl.database.database import Database as PostgresDatabase
 from mmo_rl.database.judgments import StoredJudgments
-from mmo_rl.database.outcomes import OutcomesTracker as DerivedOutcomes
+from mmo_rl.database.outcomes import DerivedOutcomes
 from mmo_rl.database.recorder import TrajectoryRecorder
-from mmo_rl.database.registry import Registry as ModelRegistry
+from mmo_rl.database.registry import ModelRegistry
 from mmo_rl.evaluate.base import Evaluator, EvaluatorParts, PolicyComparer
 from mmo_rl.judge.base import Judge, JudgeParts
 from mmo_rl.lm.base import BaseModel, ModelParts

@@ -66,8 +66,8 @@ class Database(Pool, Protocol):
 
     def read_only(self) -> Pool: ...
 
-    async def refused(self) -> str | None:
-        """The actions of a run that this user may not do here, in words; None where nothing is refused."""
+    async def refusal(self) -> str | None:
+        """Describes the actions of a run that this user may not do here; None where nothing is refused."""
         ...
 
     async def require_tables(self) -> None:
@@ -127,12 +127,14 @@ class Recorder(Protocol):
     async def record_outcomes(self, truth: GroundTruth, *, scenario_id: str) -> None: ...
 
     async def recorded(self, *, scenario_id: str) -> Sequence[Stay]:
-        """The stays of this scenario's whole windows: those whose outcomes, which come last, are stored too."""
+        """Reads the stays of this scenario's whole windows: those whose outcomes, which come last, are stored too."""
         ...
 
     async def answers(self, *, scenario_id: str) -> Mapping[str, Mapping[str, Sequence[str]]]:
-        """The text of every step's answer in this scenario's whole windows, by window and agent; a market that
-        continues is replayed from them."""
+        """Reads the text of every step's answer in this scenario's whole windows, by window and agent.
+
+        A market that continues is replayed from them.
+        """
         ...
 
 
@@ -156,7 +158,7 @@ class OutcomesTracker(Protocol):
     """Derives outcomes from recorded play and stores them, window by window, until a window is final."""
 
     async def final(self, windows: Iterable[Window]) -> set[str]:
-        """Ids of the windows whose derived outcomes are final."""
+        """Returns the ids of the windows whose derived outcomes are final."""
         ...
 
     async def track(self, window: Window, trajectories: Iterable[Trajectory], *, recompute: bool = False) -> Tracked:

@@ -1,4 +1,4 @@
-"""One PostgreSQL cluster in a folder: made, started, and asked whether it answers."""
+"""PostgreSQL cluster in a folder: creation, start and health check of its server."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Cluster:
         self._timeout_s = timeout_s
 
     def ensure(self) -> Path:
-        """Creates and starts what is not there yet; the folder of the socket on which the server answers.
+        """Creates the cluster and starts its server where needed; returns the folder of the server's socket.
 
         Must not run twice at once for the same folder. Raises `DatabaseError`.
         """
@@ -76,7 +76,7 @@ class Cluster:
         unfinished.rename(self.data)
 
     def _running_socket(self) -> Path | None:
-        """The socket folder of the server that runs on this data, once it accepts connections; None where none runs."""
+        """Waits until the running server accepts connections; returns its socket folder, None where none runs."""
         deadline = time.monotonic() + self._timeout_s
         while time.monotonic() < deadline:
             try:
@@ -126,7 +126,7 @@ class Cluster:
         return socket_dir
 
     def _socket_folder(self) -> Path:
-        """The data folder, or where its path is too long for a socket, a private folder among the temporary files."""
+        """Returns the data folder, or a private temporary folder where the path is too long for a socket."""
         if len(os.fsencode(self.data / f".s.PGSQL.{PORT}")) < 100 and not set(str(self.data)) & set(",'\""):
             return self.data
         uid = os.geteuid() if self._place.user is None else self._place.user[0]
@@ -175,8 +175,9 @@ class Cluster:
 
 
 def _forget_reused_pid(lock_file: Path) -> None:
-    """Removes a server's lock file whose process id is a zombie's or in use again: it would keep the server from
-    starting. That of a process which is gone is left to the server, which also sees whether its children still work.
+    """Removes a server's lock file whose process id is a zombie's or in use again: it would prevent a start.
+
+    That of a process which is gone is left to the server, which also checks for children that still work.
     """
     try:
         os.kill(int(lock_file.read_text().split("\n", 1)[0]), 0)

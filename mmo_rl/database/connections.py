@@ -65,10 +65,10 @@ class Connections:
     @property
     def search_path(self) -> str | None:
         """The schema that the connection string asks for (Prisma's ``?schema=``), quoted; None: the default."""
-        return schema.quoted(self._address.schema) if self._address.schema else None
+        return schema.quote_identifier(self._address.schema) if self._address.schema else None
 
     async def open(self) -> None:
-        """Makes the pool and its first connection. Raises `DatabaseError` where the server does not let us in."""
+        """Makes the pool and its first connection. Raises `DatabaseError` where the server refuses it."""
         self._pool = await asyncpg.create_pool(
             min_size=0, max_size=self._max_connections, connect=self._connect, reset=_keep
         )
@@ -80,7 +80,7 @@ class Connections:
             raise
 
     async def close(self) -> None:
-        """Waits up to `CLOSE_TIMEOUT_S` for work that is under way; what is cut off is rolled back."""
+        """Closes the pool: waits up to `CLOSE_TIMEOUT_S` for work under way, then rolls it back."""
         pool, self._pool = self._pool, None
         if pool is None:
             return
@@ -91,7 +91,7 @@ class Connections:
             pool.terminate()
 
     async def connect(self) -> Connection:
-        """A connection outside the pool, in no transaction; the caller closes it."""
+        """Opens a connection outside the pool, in no transaction; the caller closes it."""
         try:
             return await self._connect()
         except CONNECT_FAILURES as error:
@@ -99,7 +99,7 @@ class Connections:
 
     @asynccontextmanager
     async def transaction(self, *, readonly: bool) -> AsyncIterator[Pooled]:
-        """A connection inside one transaction: committed when the block ends, rolled back when it raises."""
+        """Yields a connection inside one transaction: committed when the block ends, rolled back when it raises."""
         if self._pool is None:
             raise DatabaseError("the database is closed", hint="use it inside its block: async with Database(...)")
         pool = self._pool
@@ -136,7 +136,7 @@ class Connections:
     # --- inside -----------------------------------------------------------------------------------------------------
 
     async def _begin(self, pool: Pool, readonly: bool) -> tuple[Pooled, Transaction]:
-        """A transaction on a connection that works: pooled ones may have died since they were last used."""
+        """Begins a transaction on a connection that works: pooled ones may have died since their last use."""
         lost: Exception | None = None
         for _ in range(self._max_connections + 1):
             try:

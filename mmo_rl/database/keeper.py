@@ -1,4 +1,4 @@
-"""Stops the embedded server once nobody holds it any more, whatever ended its holders (``kill -9`` included).
+"""Process that stops the embedded server when its last holder has ended, ``kill -9`` included.
 
 Every user of a server holds a shared lock on one file; the kernel drops it when the process ends. The keeper is a
 small detached process beside the server that waits for the exclusive lock, which it gets when the last holder is gone.
@@ -20,8 +20,10 @@ _HAS_PROC = Path("/proc/self/cwd").exists()
 
 
 def postmaster_pid(data: Path) -> int | None:
-    """The process id of the live server of this data folder. A stale id, a zombie and an id that another program
-    has got since are None."""
+    """Returns the process id of the live server of this data folder.
+
+    A stale id, a zombie and an id that another program has got since are None.
+    """
     try:
         pid = int((data / "postmaster.pid").read_text().split("\n", 1)[0])
     except (FileNotFoundError, ValueError):
@@ -48,7 +50,7 @@ def stop_postmaster(data: Path, *, timeout_s: float = 30.0) -> None:
 
 
 def _is_server_of(pid: int, data: Path) -> bool:
-    """A server's working directory is its data folder; a zombie has none."""
+    """Tells if a process is the server of a data folder: its working directory; a zombie has none."""
     if _HAS_PROC:
         try:
             return os.path.samefile(f"/proc/{pid}/cwd", data)

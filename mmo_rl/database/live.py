@@ -1,4 +1,4 @@
-"""A trajectory while it is played: what a game's own code fills in, step by step."""
+"""Recording of a trajectory while it is played, step by step, by a game's own code."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class LiveTrajectory:
-    """Made by `mmo_rl.database.recorder.TrajectoryRecorder.trajectory`; an asynchronous context manager.
+    """Trajectory under way, made by `mmo_rl.database.recorder.TrajectoryRecorder.trajectory`; a context manager.
 
     Belongs to one task at a time. Everything handed over is copied at once: the game may go on changing its objects.
     """
@@ -56,8 +56,10 @@ class LiveTrajectory:
         self._metadata: JsonDict = {}
 
     def step(self, *, environment_state: Mapping[str, object]) -> LiveStep:
-        """The next step, ``async with played.step(environment_state={...}) as step``; ``environment_state`` is what
-        the agent is told: ``agentBalance``, ``agentPnL``, ``openPositions`` and whatever else."""
+        """Begins the next step: ``async with played.step(environment_state={...}) as step``.
+
+        ``environment_state`` is the agent's view: ``agentBalance``, ``agentPnL``, ``openPositions`` and any other key.
+        """
         return LiveStep(trajectory=self, environment_state=environment_state)
 
     def finish(
@@ -69,8 +71,10 @@ class LiveTrajectory:
         metrics: Mapping[str, object] | None = None,
         metadata: Mapping[str, object] | None = None,
     ) -> None:
-        """What is known of the whole, in game dollars; may be called at any time, the last value counts. The status
-        is ``completed`` (``completed_with_errors`` where an action failed) unless told."""
+        """Sets results of the whole trajectory, in game dollars; may be called at any time, the last value counts.
+
+        The status is ``completed`` (``completed_with_errors`` where an action failed) where none is given.
+        """
         self._final_pnl = self._final_pnl if final_pnl is None else float(final_pnl)
         self._final_balance = self._final_balance if final_balance is None else float(final_balance)
         self._status = final_status or self._status
@@ -95,7 +99,7 @@ class LiveTrajectory:
         except DatabaseError as failure:
             if error is None:
                 raise
-            # The game's own exception goes on; why its trajectory is missing must not be lost with it.
+            # The game's own exception is raised; the note on it says why its trajectory is missing.
             error.add_note(f"its trajectory {self.trajectory_id} could not be stored: {failure}")
             log.warning("the trajectory %s could not be stored: %s", self.trajectory_id, failure)
 
@@ -157,7 +161,7 @@ class LiveStep:
         self._reward: float | None = None
 
     def provider(self, name: str, data: object, *, purpose: str = "observe") -> None:
-        """What the agent looked up: market data, news... Prices in it become the window's outcomes."""
+        """Records data that the agent looked up: market data, news... Prices in it become the window's outcomes."""
         access = {"providerName": name, "purpose": purpose, "data": data, "timestamp": self._milliseconds()}
         self._accesses.append(_copied(access))
 
@@ -179,10 +183,11 @@ class LiveStep:
         token_ids: Sequence[int] | None = None,
         logprobs: Sequence[float] | None = None,
     ) -> None:
-        """One call exactly as it was made; only calls with ``purpose`` "action" are trained on. Token ids and logprobs
-        as the server gave them (one a completion token, the end token included) make training exact.
+        """Records one call exactly as it was made; only calls with ``purpose`` "action" are trained on.
 
-        Raises `ValueError` for what could not be read back: no message, or logprobs that do not match the tokens."""
+        Token ids and logprobs as the server gave them (one a completion token, the end token included) make training
+        exact. Raises `ValueError` for no message, and for logprobs that do not match the tokens.
+        """
         if not messages or not all(isinstance(m.get(k), str) for m in messages for k in ("role", "content")):
             raise ValueError('messages must be one or more of {"role": TEXT, "content": TEXT}')
         if token_ids is not None and logprobs is not None and len(token_ids) != len(logprobs):
@@ -219,7 +224,7 @@ class LiveStep:
         reasoning: str | None = None,
         reward: SupportsFloat | None = None,
     ) -> None:
-        """What the agent did and what came of it at once; ``reward`` is the game's own, if it has one."""
+        """Records the agent's action and its immediate result; ``reward`` is the game's own, if it has one."""
         self._action = Action(
             action_type=action_type,
             parameters=_copied(parameters or {}),
@@ -257,13 +262,13 @@ class LiveStep:
 
 
 def _copied(values: Mapping[str, object]) -> JsonDict:
-    """The values as JSON holds them, detached from the game's own objects."""
+    """Copies values as JSON holds them, detached from the game's own objects."""
     copied: JsonDict = json.loads(to_json(dict(values)))
     return copied
 
 
 def _moment(now: datetime) -> datetime:
-    """To the millisecond, as the tables keep it. A time without a zone would silently be another one elsewhere."""
+    """Cuts a time to the millisecond, as the tables keep it. Raises `ValueError` where it has no zone."""
     if now.utcoffset() is None:
         raise ValueError("the recorder's clock must give times with a time zone: datetime.now(UTC)")
     return now.replace(microsecond=now.microsecond // 1000 * 1000)

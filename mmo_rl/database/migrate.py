@@ -1,4 +1,4 @@
-"""Creates and upgrades the tables: every revision in one transaction, or none."""
+"""Migration of the tables: every revision in one transaction, or none."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ INCLUDED = (
     *("trajectoryId", "startTime", "endTime", "episodeLength", "finalPnL", "isTrainingData", "isEvaluation"),
     *("windowHours", "scenarioId", "archetype"),
 )
-"""What the statistics of a window read of a row beside its window and agent."""
+"""Columns that the statistics of a window read beside window and agent."""
 
 
 class Target(Protocol):
@@ -111,8 +111,10 @@ async def _migrate_in(connection: AsyncConnection, raw: Connection, migrations: 
 
 
 async def _index_existing(database: Target) -> bool:
-    """Makes the index without blocking those who write; False where it is there already. One that a killed attempt
-    left half made is made anew."""
+    """Makes the index without blocking writers; returns False where it exists already.
+
+    An invalid one, left by a killed attempt, is made anew.
+    """
     connection = await database.connect()
     try:
         if database.search_path is not None:
@@ -138,7 +140,7 @@ async def _index_sql(connection: Connection, how: str = "") -> str:
         "select attname::text as name from pg_attribute where attrelid = to_regclass('trajectories') and attnum > 0"
     )
     existing = {row["name"] for row in named}
-    included = ", ".join(schema.quoted(name) for name in INCLUDED if name in existing)
+    included = ", ".join(schema.quote_identifier(name) for name in INCLUDED if name in existing)
     return f'create index {how} {WINDOWS_INDEX} on trajectories ("windowId", "agentId") include ({included})'
 
 
@@ -165,7 +167,7 @@ def _upgrade(connection: SqlConnection, migrations: Path) -> str:
 
 async def _row_counts(raw: Connection, missing: list[str]) -> dict[str, int]:
     tables = [table for table in schema.GAME_COLUMNS if table not in missing]
-    return {table: await raw.fetchval(f"select count(*) from {schema.quoted(table)}") for table in tables}
+    return {table: await raw.fetchval(f"select count(*) from {schema.quote_identifier(table)}") for table in tables}
 
 
 def _failure(database: Target, error: BaseException) -> DatabaseError:

@@ -1,4 +1,4 @@
-"""What recorded play tells of the market: prices and questions as agents saw and traded them. Pure; nothing invented.
+"""Market prices and questions in recorded play, as agents saw and traded them; pure functions.
 
 Quotes come from providers' data, in any nesting: ``{"ticker": "X", "price": 1.5}``, lists of such objects,
 ``{"tickers": {"X": {"price": 1.5}}}``, ``{"questions": {"q": {"yesPrice": 0.4}}}``, ``{"id": "q", "question": "Will
@@ -28,7 +28,7 @@ NOT_QUOTES = {"orders", "openOrders", "positions", "openPositions", "history", "
 MAX_DEPTH = 8
 
 Moment = tuple[datetime, int, str, int]
-"""When a price was seen: step time, step number, trajectory, place within the step."""
+"""Time of a price: step time, step number, trajectory, place within the step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Observed:
     _answers: dict[str, set[str]] = field(default_factory=dict)
 
     def add(self, trajectory: Trajectory) -> None:
-        """All that a trajectory shows of this window; steps outside it count for their own window."""
+        """Adds the quotes and trades of a trajectory's steps in this window; other steps count for their own window."""
         for step in trajectory.steps:
             if not self.window.start <= step.timestamp < self.window.end:
                 self.skipped["steps outside the window"] += 1
@@ -69,8 +69,10 @@ class Observed:
             self._resolve(str(name), answer)
 
     def truth(self) -> GroundTruth:
-        """The outcomes that can be told, by name; prices to the cent, as the game's tables hold them. A ticker seen
-        only once has no change, and one below a cent no price: both are counted in ``skipped``."""
+        """Derives the outcomes, by name; prices to the cent, as the game's tables hold them.
+
+        A ticker seen only once has no change, and one below a cent no price: both are counted in ``skipped``.
+        """
         skipped: Counter[str] = Counter()
         tickers = []
         for name in sorted(self._quotes.keys() | self._fills.keys()):
@@ -96,7 +98,7 @@ class Observed:
             if len(answers) == 1:
                 outcome = "YES" if "YES" in answers else "NO"
             questions.append(QuestionOutcome(name, self._texts.get(name, name), outcome, probability))
-        self.skipped |= skipped  # the same, however often it is asked
+        self.skipped |= skipped  # a second call adds nothing
         return GroundTruth(self.window.id, tuple(tickers), tuple(questions))
 
     # --- inside -----------------------------------------------------------------------------------------------------
@@ -135,7 +137,7 @@ class Observed:
             self._resolve(question, action.correctness.get("actualOutcome"))
 
     def _resolve(self, question: str, answer: object) -> None:
-        """Numbers are no answer: 0 is NO in one game and the first option, YES, in another."""
+        """Adds an answer to a question; numbers are none: 0 is NO in one game and the first option, YES, in another."""
         if isinstance(answer, bool):
             self._answers.setdefault(question, set()).add("YES" if answer else "NO")
         elif isinstance(answer, str) and answer.strip().upper() in ("YES", "NO"):
@@ -143,7 +145,7 @@ class Observed:
 
 
 def observe(window: Window, trajectories: Iterable[Trajectory]) -> Observed:
-    """What these trajectories show of a window."""
+    """Collects prices and questions of a window from trajectories."""
     observed = Observed(window)
     for trajectory in trajectories:
         observed.add(trajectory)
@@ -151,7 +153,7 @@ def observe(window: Window, trajectories: Iterable[Trajectory]) -> Observed:
 
 
 def _objects(value: object, depth: int = 0) -> Iterator[Mapping[str, object]]:
-    """Every object in a provider's data that may be a quote; tables by name become objects with their name."""
+    """Yields the objects in a provider's data that may be a quote; tables by name become objects with their name."""
     if depth > MAX_DEPTH:
         return
     if isinstance(value, list | tuple):

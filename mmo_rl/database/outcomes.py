@@ -1,4 +1,4 @@
-"""What the market did in a window: derived from recorded play, kept in the game's table ``market_outcomes``."""
+"""Outcomes of windows, derived from recorded play and stored in the game's table ``market_outcomes``."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ PROBABILITY_LIMIT = 10  # numeric(5,4)
 TICKER_LENGTH = 20
 
 
-class OutcomesTracker:
-    """Derives and stores outcomes, window by window.
+class DerivedOutcomes:
+    """Implements `mmo_rl.database.base.OutcomesTracker` over the prices and questions that agents saw.
 
     They are recomputed whenever asked until the window is final (``settle_minutes`` after its end) and kept from then
     on. Rows that the game or a simulated world recorded itself are never changed; only instruments that they leave out
@@ -38,7 +38,7 @@ class OutcomesTracker:
         self._now = now
 
     async def final(self, windows: Iterable[Window]) -> set[str]:
-        """Ids of the windows whose derived outcomes are final: they need not be read again.
+        """Returns the ids of windows whose derived outcomes are final: they need not be read again.
 
         Raises `DatabaseError` where the table does not exist."""
         by_id = {window.id: window for window in windows}
@@ -59,8 +59,10 @@ class OutcomesTracker:
         return {row["id"] for row in rows if row["derived"] >= naive_utc(by_id[row["id"]].end + self._settle)}
 
     async def track(self, window: Window, trajectories: Iterable[Trajectory], *, recompute: bool = False) -> Tracked:
-        """Stores what these trajectories (all that were recorded of the window) show of it; ``recompute`` also where
-        it is final."""
+        """Stores the outcomes that these trajectories (all that were recorded of the window) show.
+
+        A final window is left as it is, unless ``recompute``.
+        """
         if not recompute and window.id in await self.final([window]):
             return Tracked(window, "kept")
         observed = observe(window, trajectories)
@@ -101,9 +103,11 @@ class OutcomesTracker:
         return Tracked(window, "game" if fitting or truth.questions else "none", skipped=skipped)
 
     async def resolve_late(self) -> int:
-        """Fills in the questions that were open when their window was derived and have been resolved since, in any
-        window's outcomes; returns how many rows. Probabilities stay as they were recorded. Answers in simulated worlds
-        say nothing about other windows, and a question answered both ways stays open."""
+        """Answers open questions of derived outcomes that any window's outcomes resolve; returns how many rows.
+
+        Probabilities stay as they were recorded. Answers in simulated worlds hold for those alone, and a question
+        answered both ways stays open.
+        """
         async with self._database.acquire() as connection:
             await _one_writer(connection)
             worlds: Sequence[Row] = ()
@@ -140,8 +144,11 @@ class OutcomesTracker:
 
 
 def outcome_rows(truth: GroundTruth, *, origin: str) -> list[dict[str, object]]:
-    """Rows of ``market_outcomes`` without ``createdAt``. Prices are kept to the cent; a number that the table's
-    columns cannot hold is null. The same instrument of a window and origin (a scenario) is always the same row."""
+    """Builds rows of ``market_outcomes`` without ``createdAt``.
+
+    Prices are kept to the cent; a number that the table's columns cannot hold is null. The same instrument of a window
+    and origin (a scenario) is always the same row.
+    """
     prefix = _prefix(truth.window_id, origin)
     rows: list[dict[str, object]] = [
         {
@@ -172,7 +179,7 @@ def outcome_rows(truth: GroundTruth, *, origin: str) -> list[dict[str, object]]:
 
 
 async def delete_outcomes(connection: Connection, window: str, origin: str) -> None:
-    """Removes what one origin stored of a window; other rows are never touched."""
+    """Removes the rows that one origin stored of a window; no others."""
     await connection.execute(
         'delete from market_outcomes where "windowId" = $1 and starts_with(id, $2)',
         window,
@@ -204,7 +211,7 @@ def _within(moment: datetime, worlds: Sequence[Row]) -> bool:
 
 
 async def _one_writer(connection: Connection) -> None:
-    """Trackers of other processes wait until this transaction ends."""
+    """Locks out the trackers of other processes until this transaction ends."""
     await connection.execute("select pg_advisory_xact_lock(hashtext('mmo_rl.outcomes'))")
 
 

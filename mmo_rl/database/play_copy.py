@@ -1,4 +1,4 @@
-"""Copies recorded play of a source into a database, some trajectories in each transaction."""
+"""Copy of a source's recorded play into a database, some trajectories in each transaction."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Copied:
 
 
 class PlayCopy:
-    """Copies ``play`` into ``database``: trajectories that are not there yet, by id, and outcomes.
+    """Copy of ``play`` into ``database``: trajectories that are not there yet, by id, and outcomes.
 
     A transaction that is refused is repeated trajectory by trajectory, so that only those at fault are left out; they
     are added to the play's rejections. ``advance`` is called with the number of trajectories that are done.
@@ -97,7 +97,7 @@ class PlayCopy:
             self._copied.imported += 1
 
     async def _copy_outcomes(self, recorded: RecordedOutcomes) -> None:
-        """Outcomes of no simulated world are left out where the database has its own of that window."""
+        """Copies outcomes; those of no simulated world are left out where the database has its own of that window."""
         truth, scenario_id = recorded.truth, recorded.scenario_id
         wanted = {row["id"]: row for row in outcome_rows(truth, origin=scenario_id)}
         async with self._database.read_only().acquire() as connection:
@@ -113,7 +113,7 @@ class PlayCopy:
         self._copied.outcomes += 1
 
     async def _stored_ids(self, identity: str | None = None) -> set[str]:
-        """The ids of all trajectories in the database; of ``identity`` alone where it is given."""
+        """Reads the ids of all trajectories in the database; of ``identity`` alone where it is given."""
         async with self._database.read_only().acquire() as connection:
             rows = await connection.fetch(
                 'select "trajectoryId" as id from trajectories where $1::text is null or "trajectoryId" = $1', identity

@@ -1,4 +1,4 @@
-"""Stores play as it happens, in the game's own tables."""
+"""Recorder of play in the game's own tables."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from datetime import datetime
 import asyncpg
 
 from mmo_rl.clock import utc_now, window_at
-from mmo_rl.concurrency import Backoff, retried
+from mmo_rl.concurrency import Backoff, retry
 from mmo_rl.database.base import Connection, Database, Stay
 from mmo_rl.database.live import LiveTrajectory
 from mmo_rl.database.outcomes import delete_outcomes, outcome_rows
@@ -26,7 +26,7 @@ MAX_BATCH = 50
 
 
 class TrajectoryRecorder:
-    """Records the play of any number of simultaneous agents, of one event loop; with every step and every LLM call.
+    """Recorder of any number of simultaneous agents of one event loop, with every step and every LLM call.
 
     Implements `mmo_rl.database.base.Recorder` (``record`` takes whole trajectories), and for a game's own code
     `trajectory` records them as they are played, waiting ``patience_s`` seconds for a server that went away. All raise
@@ -63,7 +63,7 @@ class TrajectoryRecorder:
         is_training_data: bool = True,
         is_evaluation: bool = False,
     ) -> LiveTrajectory:
-        """One agent's stay: ``async with recorder.trajectory(agent_id="alice") as played``.
+        """Begins one agent's trajectory: ``async with recorder.trajectory(agent_id="alice") as played``.
 
         It is stored, whole, when the block ends, together with others that end at the same time, and the block ends
         when it is stored. An exception in the block stores the steps so far with the status ``error`` (``timeout`` for
@@ -90,7 +90,7 @@ class TrajectoryRecorder:
         )
 
     async def begin_window(self, window: Window, *, scenario_id: str) -> None:
-        """Removes what an interrupted run of this scenario stored of this window; nothing else is ever removed."""
+        """Removes the rows that an interrupted run of this scenario stored of this window, and no others."""
         hours = (window.end - window.start).total_seconds() / 3600
         self._hours[window.id] = max(1, round(hours))
         async with self._database.acquire() as connection:
@@ -106,8 +106,10 @@ class TrajectoryRecorder:
             await delete_outcomes(connection, window.id, scenario_id)
 
     async def record_all(self, trajectories: Sequence[Trajectory]) -> None:
-        """Stores finished trajectories in one transaction: all, or none where one of them is refused. Which one it
-        was, `record` tells."""
+        """Stores finished trajectories in one transaction: all, or none where one of them is refused.
+
+        The error does not name that one; `record` does.
+        """
         try:
             await self._insert(trajectories, self._now())
         except asyncpg.PostgresError as error:
@@ -139,8 +141,10 @@ class TrajectoryRecorder:
             ) from None
 
     async def record_outcomes(self, truth: GroundTruth, *, scenario_id: str) -> None:
-        """Replaces what this scenario stored of the window's outcomes. Prices are kept to the cent; a number that the
-        table's columns cannot hold is stored as null."""
+        """Replaces the outcomes that this scenario stored of the window.
+
+        Prices are kept to the cent; a number that the table's columns cannot hold is stored as null.
+        """
         now = naive_utc(self._now())
         rows = [row | {"createdAt": now} for row in outcome_rows(truth, origin=scenario_id)]
         async with self._database.acquire() as connection:
@@ -148,7 +152,7 @@ class TrajectoryRecorder:
             await insert_rows(connection, "market_outcomes", rows)
 
     async def recorded(self, *, scenario_id: str) -> list[Stay]:
-        """The stays of this scenario's whole windows, by window and agent."""
+        """Reads the stays of this scenario's whole windows, by window and agent."""
         async with self._database.acquire() as connection:
             rows = await connection.fetch(
                 'select "windowId" as window_id, "agentId" as agent_id, "finalPnL" as pnl, "episodeLength" as steps,'
@@ -162,7 +166,7 @@ class TrajectoryRecorder:
         return [Stay(r["window_id"], r["agent_id"], r["pnl"], r["steps"], r["errors"]) for r in rows]
 
     async def answers(self, *, scenario_id: str) -> dict[str, dict[str, list[str]]]:
-        """What was answered at every step of this scenario's whole windows, by window and agent."""
+        """Reads the answer of every step of this scenario's whole windows, by window and agent."""
         async with self._database.acquire() as connection:
             rows = await connection.fetch(
                 'select "windowId" as window_id, "agentId" as agent_id, "stepsJson" as steps from trajectories'
@@ -180,8 +184,11 @@ class TrajectoryRecorder:
     # --- inside -----------------------------------------------------------------------------------------------------
 
     async def _store(self, trajectory: Trajectory) -> None:
-        """Returns when the trajectory is committed. What arrives while a transaction is under way goes into the next
-        one together: nobody waits for a timer, and many agents share few transactions."""
+        """Stores a trajectory; returns when it is committed.
+
+        Trajectories that arrive while a transaction is under way share the next one: none waits for a timer, and many
+        agents share few transactions.
+        """
         stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((trajectory, stored))
         if self._writer is None or self._writer.done():
@@ -196,7 +203,7 @@ class TrajectoryRecorder:
                 batch = [self._waiting.popleft() for _ in range(min(MAX_BATCH, len(self._waiting)))]
                 await self._write_batch(batch)
         except BaseException as error:
-            # Whoever waits is told: nobody else hears of this task.
+            # The waiters get the error: no one else awaits this task.
             for _, stored in (*batch, *self._waiting):
                 if stored.done():
                     continue
@@ -241,10 +248,10 @@ class TrajectoryRecorder:
             await self._insert(trajectories, now)
 
         backoff = Backoff(first_s=0.05, longest_s=5.0, patience_s=self._patience_s)
-        await retried(insert, backoff, transient=is_lost)
+        await retry(insert, backoff, transient=is_lost)
 
     async def _not_stored(self, trajectories: Sequence[Trajectory], now: datetime) -> list[Trajectory]:
-        """Without those that were committed just before the connection broke."""
+        """Filters out trajectories that were committed just before the connection broke."""
         async with self._database.acquire() as connection:
             rows = await connection.fetch(
                 'select "trajectoryId" as id from trajectories where "trajectoryId" = any($1::text[])'

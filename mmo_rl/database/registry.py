@@ -1,4 +1,4 @@
-"""Which batch was trained on what, and which policy came of it: the game's tables of batches and models."""
+"""Registry of training batches and trained models in the game's tables."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from mmo_rl.types import PolicyVersion
 from mmo_rl.window_ids import split_id
 
 
-class Registry:
-    """Batches and trained models. Every call is one transaction and may be repeated: a resumed run ends with the same
-    rows as an unbroken one."""
+class ModelRegistry:
+    """Implements `mmo_rl.database.base.Registry` in the tables ``training_batches`` and ``trained_models``."""
 
     def __init__(self, *, database: Database, now: Callable[[], datetime] = utc_now) -> None:
         self._database = database
@@ -111,7 +110,7 @@ class Registry:
         return model_id
 
     async def fail_batch(self, batch_id: str, error: str) -> None:
-        """Notes why a batch came to nothing; a completed batch stays completed."""
+        """Notes why a batch failed; a completed batch stays completed."""
         async with self._database.acquire() as connection:
             await connection.execute(
                 "update training_batches set status = 'failed', error = $2, \"completedAt\" = $3"
@@ -122,7 +121,7 @@ class Registry:
             )
 
     async def note_measured(self, batch_id: str, score: float | None, metrics: Mapping[str, float | None]) -> None:
-        """Adds what was measured of a batch's model on held-out markets to its metrics; ``score`` is what it earned."""
+        """Adds the results on held-out markets to the metrics of a batch's model; ``score`` is its P&L."""
         async with self._database.acquire() as connection:
             await connection.execute(
                 'update trained_models set "benchmarkScore" = $2, "updatedAt" = $4,'
@@ -135,8 +134,10 @@ class Registry:
             )
 
     async def archive(self, batch_ids: Collection[str]) -> set[str]:
-        """Enters these batches' models as archived, before their weights are removed, and gives back the batches of
-        those that are: a model that is deployed, or that agents use, stays what it is."""
+        """Enters these batches' models as archived, before their weights are removed; returns the archived batches.
+
+        A model that is deployed, or that agents use, is left as it is.
+        """
         now = naive_utc(self._now())
         async with self._database.acquire() as connection:
             rows = await connection.fetch(

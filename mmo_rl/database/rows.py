@@ -1,6 +1,6 @@
-"""A trajectory as the game's tables hold it: camelCase JSON in text columns, times in milliseconds UTC.
+"""Rows of the game's tables for a trajectory: camelCase JSON in text columns, times in milliseconds UTC.
 
-What the game's format has no place for is written beside it under further keys (``promptTokenIds``, ``tokenIds``,
+Fields that the game's format does not have are written under further keys (``promptTokenIds``, ``tokenIds``,
 ``logprobs``), so that a trajectory read back equals the one recorded. Times are kept to the millisecond; numbers that
 JSON cannot hold (NaN, infinities) become null.
 """
@@ -14,12 +14,12 @@ from datetime import date, datetime
 from decimal import Decimal
 
 from mmo_rl.database.base import Connection
-from mmo_rl.database.schema import quoted
+from mmo_rl.database.schema import quote_identifier
 from mmo_rl.types import Action, JsonDict, LLMCall, Step, Trajectory
 
 
 def to_json(value: object) -> str:
-    """ASCII JSON: every text survives it, even one that is not valid Unicode."""
+    """Encodes ASCII JSON, which keeps every text, even one that is not valid Unicode."""
     try:
         return json.dumps(value, allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError):
@@ -27,7 +27,7 @@ def to_json(value: object) -> str:
 
 
 def naive_utc(moment: datetime) -> datetime:
-    """As a ``timestamp without time zone`` column takes it, cut to the millisecond."""
+    """Converts a time for a ``timestamp without time zone`` column, cut to the millisecond."""
     offset = moment.utcoffset()
     assert offset is not None, "times are aware"
     plain = moment.replace(tzinfo=None) - offset
@@ -35,7 +35,7 @@ def naive_utc(moment: datetime) -> datetime:
 
 
 def trajectory_row(trajectory: Trajectory, *, window_hours: int, now: datetime) -> dict[str, object]:
-    """The row of ``trajectories``. Counts that were not recorded stay null."""
+    """Builds the row of ``trajectories``. Counts that were not recorded stay null."""
     start, end = naive_utc(trajectory.start), naive_utc(trajectory.end)
     total_reward = _plain(sum(step.reward or 0.0 for step in trajectory.steps))
     return {
@@ -126,8 +126,11 @@ def call_json(call: LLMCall) -> JsonDict:
 
 
 def call_row(trajectory_id: str, step: Step, index: int, call: LLMCall, *, now: datetime) -> dict[str, object]:
-    """The row of ``llm_call_logs``. The two numbers that the table demands are 0 where they are not known, and
-    ``metadata.unknown`` then names them. Text columns cannot hold the character 0."""
+    """Builds the row of ``llm_call_logs``.
+
+    The two numbers that the table demands are 0 where they are not known, and ``metadata.unknown`` then names them.
+    Text columns cannot hold the character 0.
+    """
     call_id = f"{trajectory_id}-call-{step.number}-{index}"
     prompt_tokens = call.prompt_tokens
     if prompt_tokens is None and call.prompt_token_ids is not None:
@@ -171,7 +174,7 @@ def call_row(trajectory_id: str, step: Step, index: int, call: LLMCall, *, now: 
 async def insert_rows(connection: Connection, table: str, rows: Sequence[Mapping[str, object]]) -> None:
     """Inserts rows; those with the same columns in one statement."""
     for columns in {tuple(row): None for row in rows}:
-        names = ", ".join(map(quoted, columns))
+        names = ", ".join(map(quote_identifier, columns))
         places = ", ".join(f"${number}" for number in range(1, len(columns) + 1))
         values = [tuple(row.values()) for row in rows if tuple(row) == columns]
         await connection.executemany(f"insert into {table} ({names}) values ({places})", values)
@@ -196,7 +199,7 @@ def _without_none(values: Mapping[str, object]) -> JsonDict:
 
 
 def _plain_value(value: object) -> object:
-    """What JSON can hold of a game's own values: a decimal is a number, a moment ISO 8601, anything else its text."""
+    """Converts a game's own value to JSON's: a decimal to a number, a time to ISO 8601, anything else to its text."""
     if value is None or isinstance(value, str | bool | int):
         return value
     if isinstance(value, float | Decimal):

@@ -1,4 +1,4 @@
-"""What the tables must have, and whether they have it. The game's tables are Prisma's: quoted camelCase names."""
+"""Required tables and columns, and checks for them. The game's tables are Prisma's: quoted camelCase names."""
 
 from __future__ import annotations
 
@@ -51,22 +51,24 @@ FOUND_SQL = """
 """Tables by name. Of a schema that may not be looked into, `to_regclass` would fail instead of answering."""
 
 
-def quoted(identifier: str) -> str:
-    """An identifier as SQL takes it, whatever is in it."""
+def quote_identifier(identifier: str) -> str:
+    """Quotes an identifier for SQL."""
     escaped = identifier.replace('"', '""')
     return f'"{escaped}"'
 
 
 async def missing_tables(connection: Connection) -> list[str]:
-    """The tables that do not exist, the game's in the search path and our own in the schema ``mmo_rl``."""
+    """Lists the tables that do not exist: the game's in the search path, our own in the schema ``mmo_rl``."""
     rows = await connection.fetch(f"select name from ({FOUND_SQL}) found where oid is null", ALL_TABLES)
     found = {row["name"] for row in rows}
     return [name for name in ALL_TABLES if name in found]
 
 
-async def refused(connection: Connection, missing: Collection[str]) -> str | None:
-    """What the user may not do, in words: write at all (a standby server), create the tables that are missing, or
-    write to those that exist. None where nothing is refused."""
+async def refusal(connection: Connection, missing: Collection[str]) -> str | None:
+    """Describes a refusal: to write at all (a standby server), to create missing tables, or to write to existing ones.
+
+    None where nothing is refused.
+    """
     if await connection.fetchval("select pg_is_in_recovery()"):
         return "write: it is a standby server"
     [may_create] = await connection.fetch(
@@ -111,7 +113,7 @@ async def require_columns(connection: Connection) -> None:
 
 
 async def current_revision(connection: Connection) -> str | None:
-    """The revision that the database is at; None where it was never migrated."""
+    """Reads the revision of the database; None where it was never migrated."""
     if await connection.fetchval("select to_regclass('mmo_rl.alembic_version') is null"):
         return None
     revision: str | None = await connection.fetchval("select version_num from mmo_rl.alembic_version")

@@ -1,4 +1,4 @@
-"""Hours of their own for simulated worlds, so that a window id always names one market."""
+"""Reservation of hours for simulated worlds, so that a window id always names one market."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FIRST_HOUR = datetime(1980, 1, 1, tzinfo=UTC)
 
 
 async def reserve_hours(database: Database, *, scenario_id: str, hours: int, now: datetime) -> datetime:
-    """The start of ``hours`` consecutive hours that belong to this scenario alone, all before ``now``.
+    """Reserves ``hours`` consecutive hours before ``now`` for this scenario alone; returns their start.
 
     No other scenario's block and no recorded window overlaps them. The same scenario gets its block back, in any
     process. A block begins at midnight, so that windows of up to a day never mix two worlds. Raises `DatabaseError`
@@ -55,7 +55,7 @@ async def reserve_hours(database: Database, *, scenario_id: str, hours: int, now
 
 
 async def _last_recorded(connection: Connection, start: datetime, end: datetime) -> datetime | None:
-    """The latest recorded window in the span, by window id or by start time."""
+    """Finds the latest recorded window in the span, by window id or by start time."""
     named = await connection.fetchval(
         'select max("windowId") from trajectories where "windowId" >= $1 and "windowId" < $2 and "windowId" ~ $3',
         window_id(start),
@@ -75,6 +75,6 @@ async def _last_recorded(connection: Connection, start: datetime, end: datetime)
 
 
 def _midnight(moment: datetime) -> datetime:
-    """The first midnight (UTC) at or after the moment."""
+    """Returns the first midnight (UTC) at or after a time."""
     day = moment.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     return day if day == moment else day + timedelta(days=1)

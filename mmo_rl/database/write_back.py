@@ -1,4 +1,4 @@
-"""Judgments in the game's own tables: on the trajectories that were judged and, in full, in reward_judgments."""
+"""Writer of judgments into the game's own tables: scores on trajectories, and whole judgments in reward_judgments."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 
 from mmo_rl.clock import utc_now
 from mmo_rl.database.base import Database, Row
-from mmo_rl.database.judgments import storable
+from mmo_rl.database.judgments import jsonb_text
 from mmo_rl.database.rows import naive_utc, to_json
 from mmo_rl.errors import DatabaseError
 from mmo_rl.types import Score, ScoredGroup
@@ -110,14 +110,14 @@ class _Entry:
         return to_json(msgspec.to_builtins(self.components))
 
 
-class WriteBack:
-    """Writes scores to the trajectories as they were recorded, one transaction a window; twice changes nothing.
+class ScoreWriter:
+    """Implements `mmo_rl.database.base.WriteBack`: one transaction a window; twice changes nothing.
 
-    ``judge_model`` and ``judge_version`` name the judge, ``criteria`` say how it judged. What was joined in a longer
-    window gives its score to each of its parts. A trajectory that was sliced has the mean of its slices' scores by the
-    same judge, weighted by their steps; ``componentScoresJson`` has each window's own. ``rank`` (1 is best, equal
-    scores share a place) and ``normalizedScore`` (0 the group's lowest score, 1 its highest) are those in the group,
-    null where a trajectory was judged in several. Members that are unscored are left as they are.
+    ``judge_model`` and ``judge_version`` name the judge, ``criteria`` say how it judged. A trajectory that was
+    joined in a longer window gives its score to each of its parts; one that was sliced has the mean of its slices'
+    scores by the same judge, weighted by their steps; ``componentScoresJson`` has each window's own. ``rank`` (1 is
+    best, equal scores share a place) and ``normalizedScore`` (0 the group's lowest score, 1 its highest) are those in
+    the group, null where a trajectory was judged in several. Members that are unscored are left as they are.
     """
 
     def __init__(
@@ -164,8 +164,10 @@ class WriteBack:
             )
 
     async def write(self, scored: ScoredGroup, parts: Mapping[str, Sequence[str]]) -> int:
-        """Writes one group; returns how many recorded trajectories have its scores. ``parts`` maps what was joined to
-        the ids of its parts."""
+        """Writes one group; returns how many recorded trajectories have its scores.
+
+        ``parts`` maps the id of a joined trajectory to the ids of its parts.
+        """
         fresh = _entries(scored, parts)
         if not fresh:
             return 0
@@ -188,7 +190,7 @@ class WriteBack:
         return len(entries)
 
     def _merged(self, entry: _Entry, kept: Row | None) -> _Entry:
-        """With the other windows that the same judge has judged of this trajectory."""
+        """Merges an entry with the other windows that the same judge has judged of this trajectory."""
         if kept is None or (kept["judgeModel"], kept["judgeVersion"]) != (self._model, self._version):
             return entry
         before = msgspec.json.decode(kept["componentScoresJson"] or "{}", type=dict[str, _Component])
@@ -199,7 +201,7 @@ class WriteBack:
 
 
 def _entries(scored: ScoredGroup, parts: Mapping[str, Sequence[str]]) -> dict[str, _Entry]:
-    """By the id of the recorded trajectory."""
+    """Builds the entries of a group, by the id of the recorded trajectory."""
     scores = {i: j for i, j in scored.judgments.items() if isinstance(j, Score)}
     if not scores:
         return {}
@@ -208,7 +210,7 @@ def _entries(scored: ScoredGroup, parts: Mapping[str, Sequence[str]]) -> dict[st
     steps = {member.trajectory_id: max(1, len(member.steps)) for member in scored.group.members}
     found: dict[str, _Entry] = {}
     for identity, score in scores.items():
-        part = _Component(score.value, steps[identity], storable(score.explanation))
+        part = _Component(score.value, steps[identity], jsonb_text(score.explanation))
         rank = 1 + sum(value > score.value for value in values)
         normalized = None if high == low else (score.value - low) / (high - low)
         for part_id in parts.get(identity, (identity,)):

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import asyncpg
 
 from mmo_rl.clock import window_id
-from mmo_rl.concurrency import Backoff, retried
+from mmo_rl.concurrency import Backoff, retry
 from mmo_rl.errors import SourceError, is_lost
 from mmo_rl.source import statements
 from mmo_rl.source.base import ReadPool
@@ -44,7 +44,7 @@ class TableReader:
 
     async def fetch(self, sql: str, *arguments: object) -> list[asyncpg.Record]:
         """Runs a query in a transaction of its own, again where the connection is lost; returns its rows."""
-        return await retried(lambda: self._ask(sql, *arguments), self._backoff, transient=is_lost)
+        return await retry(lambda: self._ask(sql, *arguments), self._backoff, transient=is_lost)
 
     async def tables(self) -> dict[str, Table]:
         """Returns the tables and their columns, asked once."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from mmo_rl.chat.wire import describe, retry_after_s
 from mmo_rl.clock import utc_now
-from mmo_rl.concurrency import Backoff, retried
+from mmo_rl.concurrency import Backoff, retry
 from mmo_rl.errors import TrainerError
 from mmo_rl.trainer.art_client import import_art
 
@@ -147,7 +147,7 @@ class TrainingApi:
             except (openai.APIError, TimeoutError) as error:
                 raise self._failure(action, error) from error
 
-        return await retried(
+        return await retry(
             tried,
             self._backoff,
             transient=lambda failure: (

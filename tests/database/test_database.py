@@ -230,9 +230,9 @@ async def test_what_is_wrong_is_told_at_first_use_and_again_until_it_is_right(
     assert caught.value.exit_code == 1
     monkeypatch.setenv(VARIABLE, "mysql://me:s3cr3t@host/game")
     with pytest.raises(DatabaseError, match="not a PostgreSQL connection string"):
-        await database.refused()
+        await database.refusal()
     monkeypatch.setenv(VARIABLE, migrated_url)
-    assert await database.refused() is None
+    assert await database.refusal() is None
     await database.close()
 
 

@@ -13,7 +13,7 @@ import pytest
 from mmo_rl.clock import milliseconds, window_at
 from mmo_rl.database.database import Database
 from mmo_rl.database.observed import observe
-from mmo_rl.database.outcomes import OutcomesTracker, Tracked
+from mmo_rl.database.outcomes import DerivedOutcomes, Tracked
 from mmo_rl.database.recorder import TrajectoryRecorder
 from mmo_rl.errors import DatabaseError
 from mmo_rl.types import (
@@ -172,8 +172,8 @@ async def rows(database: Database) -> list[asyncpg.Record]:
     return found
 
 
-def tracker(database: Database, *, minutes: float = 120) -> OutcomesTracker:
-    return OutcomesTracker(database=database, settle_minutes=5, now=lambda: START + timedelta(minutes=minutes))
+def tracker(database: Database, *, minutes: float = 120) -> DerivedOutcomes:
+    return DerivedOutcomes(database=database, settle_minutes=5, now=lambda: START + timedelta(minutes=minutes))
 
 
 async def test_recomputed_until_final_then_kept(database: Database) -> None:

@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from mmo_rl.database.database import Database
-from mmo_rl.database.registry import Registry
+from mmo_rl.database.registry import ModelRegistry
 from mmo_rl.errors import DatabaseError
 from mmo_rl.types import PolicyVersion
 
@@ -35,17 +35,17 @@ async def rows(database: Database, sql: str) -> list[dict[str, Any]]:
         return [dict(row) for row in await connection.fetch(sql)]
 
 
-async def start(registry: Registry) -> None:
+async def start(registry: ModelRegistry) -> None:
     await registry.start_batch("b-0003", "tiny", "2", ["t1", "t2"], {"t1": 0.25, "t2": 0.75})
 
 
-async def publish(registry: Registry) -> str:
+async def publish(registry: ModelRegistry) -> str:
     metrics = {"reward": 0.5, "loss": float("nan")}
     return await registry.publish("b-0003", POLICY, metrics, ["t1@2025-11-14T10:00", "t2"], "run-1")
 
 
 async def test_a_published_batch_is_complete_its_model_ready_its_trajectories_used(recorded: Database) -> None:
-    registry = Registry(database=recorded)
+    registry = ModelRegistry(database=recorded)
     await start(registry)
     (batch,) = await rows(recorded, "select * from training_batches")
     assert (batch["status"], batch["completedAt"]) == ("training", None)
@@ -69,7 +69,7 @@ async def test_a_published_batch_is_complete_its_model_ready_its_trajectories_us
 
 
 async def test_a_resumed_run_ends_with_the_same_rows(recorded: Database) -> None:
-    registry = Registry(database=recorded)
+    registry = ModelRegistry(database=recorded)
     await start(registry)
     await publish(registry)
     everything = 'select "batchId", status, "completedAt", error from training_batches'
@@ -82,7 +82,7 @@ async def test_a_resumed_run_ends_with_the_same_rows(recorded: Database) -> None
 
 
 async def test_a_deployed_model_stays_deployed(recorded: Database) -> None:
-    registry = Registry(database=recorded)
+    registry = ModelRegistry(database=recorded)
     await start(registry)
     await publish(registry)
     async with recorded.acquire() as connection:
@@ -93,7 +93,7 @@ async def test_a_deployed_model_stays_deployed(recorded: Database) -> None:
 
 
 async def test_a_failed_batch_says_why_and_may_begin_again(recorded: Database) -> None:
-    registry = Registry(database=recorded)
+    registry = ModelRegistry(database=recorded)
     await start(registry)
     await registry.fail_batch("b-0003", "no gradient\x00 step")
     (batch,) = await rows(recorded, "select status, error from training_batches")
@@ -105,14 +105,14 @@ async def test_a_failed_batch_says_why_and_may_begin_again(recorded: Database) -
 
 async def test_what_was_never_started_is_not_published(recorded: Database) -> None:
     with pytest.raises(DatabaseError, match="never started"):
-        await publish(Registry(database=recorded))
+        await publish(ModelRegistry(database=recorded))
     assert await rows(recorded, "select * from trained_models") == []
     assert await rows(recorded, 'select from trajectories where "usedInTraining"') == []
 
 
 async def test_publishing_is_all_or_nothing(recorded: Database) -> None:
     """The last of its statements fails, as on a lost connection or a full disk of the server."""
-    registry = Registry(database=recorded)
+    registry = ModelRegistry(database=recorded)
     await start(registry)
     async with recorded.acquire() as connection:
         await connection.execute(
@@ -138,7 +138,7 @@ async def test_publishing_is_all_or_nothing(recorded: Database) -> None:
 
 async def test_runs_that_share_trajectories_do_not_wait_for_each_other(recorded: Database) -> None:
     """Somebody else locks the same trajectories in the order of their ids, of which the rows lie in another."""
-    registry = Registry(database=recorded)
+    registry = ModelRegistry(database=recorded)
     await start(registry)
     async with recorded.acquire() as connection:
         await connection.execute("update trajectories set \"trajectoryId\" = 't9' where id = 't1'")
@@ -161,7 +161,7 @@ async def test_runs_that_share_trajectories_do_not_wait_for_each_other(recorded:
 
 
 async def test_what_is_removed_is_archived_first_unless_it_is_in_use(recorded: Database) -> None:
-    registry = Registry(database=recorded)
+    registry = ModelRegistry(database=recorded)
     batches = ["b-0001", "b-0002", "b-0003", "b-0004"]
     for batch in batches:
         await registry.start_batch(batch, "tiny", "0", [], {})
@@ -179,7 +179,7 @@ async def test_what_is_removed_is_archived_first_unless_it_is_in_use(recorded: D
 
 
 async def test_what_was_measured_joins_the_model_s_own_numbers(recorded: Database) -> None:
-    registry = Registry(database=recorded)
+    registry = ModelRegistry(database=recorded)
     await start(registry)
     await registry.publish("b-0003", POLICY, {"loss": 0.25, "reward": 0.5}, ["t1"])
     await registry.note_measured("b-0003", 120.5, {"eval/pnl_trained": 120.5, "eval/pnl_base": None})

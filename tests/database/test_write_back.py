@@ -13,7 +13,7 @@ import pytest
 from mmo_rl.clock import window_at
 from mmo_rl.database.database import Database
 from mmo_rl.database.recorder import TrajectoryRecorder
-from mmo_rl.database.write_back import WriteBack
+from mmo_rl.database.write_back import ScoreWriter
 from mmo_rl.types import Action, Group, Judgment, Score, ScoredGroup, Step, Trajectory, Unscored
 
 START = datetime(2025, 1, 13, 14, tzinfo=UTC)
@@ -50,8 +50,8 @@ async def stored(database: Database) -> dict[str, dict[str, Any]]:
     return {row["trajectoryId"]: dict(row) for row in rows}
 
 
-async def writer(database: Database, *, model: str = "m", now: datetime = NOON) -> WriteBack:
-    made = WriteBack(database=database, judge_model=model, judge_version="1", criteria={"x": 1}, now=lambda: now)
+async def writer(database: Database, *, model: str = "m", now: datetime = NOON) -> ScoreWriter:
+    made = ScoreWriter(database=database, judge_model=model, judge_version="1", criteria={"x": 1}, now=lambda: now)
     await made.require()
     return made
 

@@ -1,4 +1,4 @@
-"""Run by alembic for every command: upgrades on the connection, and in the transaction, that the caller opened."""
+"""Script that alembic runs for every command: upgrades in the transaction that the caller opened."""
 
 from alembic import context
 

@@ -1,4 +1,4 @@
-"""Who is making which judgment at this moment, so that workers that share a database pay for it once."""
+"""Table of claims to judgments under way, so that workers that share a database pay for each once."""
 
 from __future__ import annotations
 
