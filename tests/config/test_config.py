@@ -21,6 +21,7 @@ from mmo_rl.config.composition import compose as wire
 from mmo_rl.config.project import job_key, project_root, shipped
 from mmo_rl.config.schema import Problem, check_keys, check_node, schema_of
 from mmo_rl.config.settings import COMPONENTS, Settings, config_sha256, masked, refuse_secrets, task_names, validate
+from mmo_rl.config.tasks import TASKS
 from mmo_rl.errors import ConfigError
 from mmo_rl.evaluate.base import Evaluator
 from mmo_rl.judge.base import JudgeParts
@@ -328,3 +329,16 @@ def test_the_readme_names_every_choice() -> None:
 def test_the_size_of_a_judged_group_is_the_samplers() -> None:
     judge = validate(compose("judge=ruler", "sampler.max_per_window=4")).nodes["judge"]
     assert judge is not None and judge["max_per_window"] == 4
+
+
+@pytest.mark.parametrize("task", sorted(TASKS))
+def test_the_yaml_of_a_task_shows_the_defaults_of_its_options(task: str) -> None:
+    """Hydra needs every key in YAML, and the options stand in the code: no default differs between the two."""
+    written = OmegaConf.to_container(OmegaConf.load(CONF / "task" / f"{task}.yaml"))
+    assert isinstance(written, dict)
+    shown = {key: value for key, value in (written.get(task) or {}).items() if not str(value).startswith("${")}
+    defaults = {f.name: f for f in dataclasses.fields(TASKS[task])}
+    assert set(shown) <= set(defaults)
+    for name, field in defaults.items():
+        if field.default is not dataclasses.MISSING:
+            assert shown[name] == field.default
