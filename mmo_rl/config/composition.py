@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Self, TypeVar, cast
 
 from mmo_rl.config.building import build
+from mmo_rl.config.dropout_rules import find_rule
 from mmo_rl.config.players import Players
 from mmo_rl.config.schema import Node
 from mmo_rl.config.settings import Settings
@@ -32,7 +33,7 @@ from mmo_rl.market.base import Arena, Collector, CollectorParts
 from mmo_rl.market.spec import MarketSpec
 from mmo_rl.report.base import Report, ReportParts
 from mmo_rl.report.run_folder import RunFolder
-from mmo_rl.sampler.base import Sampler
+from mmo_rl.sampler.base import Sampler, SamplerParts
 from mmo_rl.source.base import NoPool, ReadPool, Source, SourceParts
 from mmo_rl.trainer.base import Trainer, TrainerParts
 
@@ -98,7 +99,7 @@ def compose(settings: Settings, *, run_folder: RunFolder | None = None) -> Compo
         outcomes=DerivedOutcomes(database=database, settle_minutes=settle_minutes),
         judgments=judgments,
         source=cast(Source, build(settings.node("source"), SourceParts(pool=pool, rejected_to=rejected_to))),
-        sampler=cast(Sampler, build(settings.node("sampler"))),
+        sampler=cast(Sampler, build(settings.node("sampler"), SamplerParts(find_rule=find_rule))),
         judge=cast(Judge, build(settings.node("judge"), JudgeParts(cache=judgments))),
         trainer=trainer,
         collector=None if collect is None else compose_collector(collect, arena=arena, recorder=recorder),

@@ -15,7 +15,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mmo_rl.config.project import shipped
+from mmo_rl.config import extensions
+from mmo_rl.config.project import choice_folders, searched, shipped
 from mmo_rl.errors import ConfigError, MmoRlError
 
 _HELP = "mmo-rl --help lists groups and choices; mmo-rl --cfg job prints the composed config"
@@ -35,6 +36,11 @@ def explain(error: Exception, arguments: Sequence[str]) -> MmoRlError:
         return MmoRlError(
             f"{where}{error.strerror or error}",
             hint="check the path, its permissions and the disk space; MMO_RL_ROOT=DIR moves runs, MMO_RL_HOME=DIR data",
+        )
+    if where := extensions.place(error):
+        return MmoRlError(
+            f"{where}: {type(error).__name__}: {error}",
+            hint="this is code of your own; the traceback is in the run's log.txt, HYDRA_FULL_ERROR=1 shows it here",
         )
     return MmoRlError(
         f"unexpected {type(error).__name__}: {error}",
@@ -164,7 +170,8 @@ def _missing(error: MissingConfigException, near: Callable[..., str]) -> str:
     plus = "+" if group == "experiments" else ""
     hint = near(choice, options, prefix=f"{plus}{group}=") or ""
     found = f"Could not find '{group}/{choice}'"
-    return f"{found}; the choices of {plus}{group}: {', '.join(options) or 'none'}{hint}"
+    listed = f"the choices of {plus}{group}: {', '.join(options) or 'none'}{hint}"
+    return f"{found}; {listed} (looked in {searched()})"
 
 
 def _text(error: Exception) -> str:
@@ -192,7 +199,8 @@ def _groups(config: DictConfig) -> Iterable[str]:
 
 
 def _choices_of(group: str) -> str:
-    names = sorted(p.stem for p in (shipped("conf") / group).glob("*.yaml"))
+    folders = [*choice_folders(), shipped("conf")]
+    names = sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
     return f"; the choices: {', '.join(names)}" if names else ""
 
 

@@ -12,11 +12,10 @@ from collections.abc import Callable, Mapping
 from typing_extensions import get_protocol_members, is_protocol
 
 from mmo_rl.database.base import Database
-from mmo_rl.evaluate.base import Evaluator
-from mmo_rl.evaluate.pair import PairEvaluator
+from mmo_rl.evaluate.base import Evaluator, PolicyComparer
 from mmo_rl.judge.base import Judge
 from mmo_rl.lm.base import BaseModel
-from mmo_rl.market.collect import SimulatedCollector
+from mmo_rl.market.base import Collector
 from mmo_rl.market.spec import MarketSpec
 from mmo_rl.policy.base import Policy
 from mmo_rl.report.base import Report
@@ -33,8 +32,8 @@ PROTOCOLS: Mapping[str, tuple[type, ...]] = {
     "judge": (Judge,),
     "trainer": (Trainer,),
     "market": (MarketSpec,),
-    "collect": (SimulatedCollector,),
-    "evaluate": (Evaluator, PairEvaluator),
+    "collect": (Collector,),
+    "evaluate": (Evaluator, PolicyComparer),
     "report": (Report,),
 }
 """The types of which a component of a group has to be one."""

@@ -19,6 +19,7 @@ from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseExce
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf
 from pydantic_core import to_jsonable_python
 
+from mmo_rl.config.dropout_rules import unknown_rule
 from mmo_rl.config.hints import near, show
 from mmo_rl.config.schema import (
     TARGET,
@@ -113,6 +114,7 @@ def validate(cfg: DictConfig) -> Settings:
     if not problems:
         problems.extend(_wrong_evaluator(top["task"], nodes["evaluate"]))
         problems.extend(unknown_players(nodes["collect"]))
+        problems.extend(unknown_rule(nodes["sampler"]))
     if not problems and top["task"] == "train":
         problems.extend(_useless_play(nodes))
     if problems:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 from collections.abc import Iterator, Mapping
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 
+from mmo_rl.config import extensions
+from mmo_rl.config.project import registered
 from mmo_rl.config.schema import Problem
 from mmo_rl.errors import ConfigError
 from mmo_rl.market.base import Scripted
 from mmo_rl.market.strategies import SHIPPED, script
 
-GROUP = "mmo_rl.strategies"
-"""Entry points of installed packages: ``careful = "my_package.strategies:Careful"``."""
 POLICY = "policy"
 """Name of the policy's seat in ``collect.strategies``."""
 
@@ -28,23 +27,23 @@ def find_player(name: str) -> Scripted:
         return SHIPPED[name]
     installed = _installed()
     if name in installed:
-        return script(installed[name].load(), name=name)
-    module, _, attribute = name.replace(":", ".").rpartition(".")
+        return script(_imported(installed[name].value, name), name=name)
     if not is_dotted(name):
         known = [*SHIPPED, *installed]
         near = difflib.get_close_matches(name, known, n=1)
         raise ConfigError(
             f"unknown strategy {name!r}",
-            hint=(f"did you mean {near[0]}?" if near else f"one of {', '.join(known)}")
+            hint=(f"did you mean {near[0]}?" if near else f"one of {', '.join(known)}.")
             + " One of your own is named by its path: my_project.strategies.Careful",
         )
+    return script(_imported(name, name), name=name.replace(":", ".").rpartition(".")[2])
+
+
+def _imported(path: str, name: str) -> object:
     try:
-        found = getattr(importlib.import_module(module), attribute)
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"strategy {name!r}: there is no module {error.name}") from None
-    except AttributeError:
-        raise ConfigError(f"strategy {name!r}: module {module} has no {attribute}") from None
-    return script(found, name=attribute)
+        return extensions.find(path)
+    except ValueError as error:
+        raise ConfigError(f"strategy {name!r}: {error}") from None
 
 
 def is_dotted(name: str) -> bool:
@@ -56,14 +55,6 @@ def is_dotted(name: str) -> bool:
 def player_names() -> list[str]:
     """Lists the names of players that need no path."""
     return [*SHIPPED, *_installed()]
-
-
-def own_module(name: str) -> str | None:
-    """Returns the module of a player that is not shipped; None for a shipped one."""
-    if name in SHIPPED or name == POLICY:
-        return None
-    installed = _installed()
-    return installed[name].module if name in installed else name.replace(":", ".").rpartition(".")[0]
 
 
 def unknown_players(collect: Mapping[str, object] | None) -> Iterator[Problem]:
@@ -78,4 +69,4 @@ def unknown_players(collect: Mapping[str, object] | None) -> Iterator[Problem]:
 
 
 def _installed() -> dict[str, EntryPoint]:
-    return {entry.name: entry for entry in entry_points(group=GROUP)}
+    return dict(registered(extensions.STRATEGIES))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Literal, Protocol, TypedDict, Unpack
 
-from mmo_rl.types import Choice, GroupCounts, Member, Selection, WindowQuery, WindowStats
+from mmo_rl.types import Choice, GroupCounts, Member, Parts, Selection, WindowQuery, WindowStats
 
 # --- sampling -------------------------------------------------------------------------------------------------------
 
@@ -31,7 +31,7 @@ class SamplingRules:
     reuse: bool
     target_trajectories: int
     max_dropout: float
-    dropout: Literal["random", "stratified", "spread"]
+    dropout: str
     holdout: float
     seed: int
 
@@ -84,6 +84,14 @@ class Dropout(Protocol):
     def __call__(
         self, groups: Sequence[Sequence[Member]], fractions: Mapping[str, float], /
     ) -> Mapping[str, float]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplerParts(Parts):
+    """Collaborators of a sampler: the function that finds a dropout strategy by its name (``find_rule``; it raises
+    `ConfigError` for an unknown one)."""
+
+    find_rule: Callable[[str], Dropout]
 
 
 # --- readiness ------------------------------------------------------------------------------------------------------

@@ -20,8 +20,8 @@ from typing import Annotated, Literal, Unpack
 from pydantic import Field
 
 from mmo_rl.errors import ConfigError
-from mmo_rl.sampler.base import RuleChanges, SamplingRules
-from mmo_rl.sampler.dropout import STRATEGIES, Strategy
+from mmo_rl.sampler.base import RuleChanges, SamplerParts, SamplingRules
+from mmo_rl.sampler.dropout import shipped_rule
 from mmo_rl.types import (
     Choice,
     Draw,
@@ -43,6 +43,10 @@ def fraction(identity: str, *, seed: int) -> float:
     return int(digest[:8], 16) / 2**32
 
 
+SHIPPED_RULES = SamplerParts(find_rule=shipped_rule)
+"""Collaborators of a sampler that knows the shipped dropout strategies alone."""
+
+
 class WindowSampler:
     """Takes complete windows with enough agents, the newest ``holdout`` share kept apart, then drops trajectories.
 
@@ -50,9 +54,9 @@ class WindowSampler:
     the time ``until`` (UTC), after which nothing is looked at; a run that plays has all of its own play. A group shares
     a window, or a role in a window (``group_by``). Agents are counted after the ``min_actions`` filter; a group needs
     ``min_agents`` different ones. ``max_windows`` an iteration, in ``order`` of their time or by chance, each once
-    unless ``reuse``: then those used least come first. ``dropout`` names the strategy (`mmo_rl.sampler.dropout`); no
-    group falls below ``min_agents`` by it: the highest numbers of the dropped come back. ``max_per_window`` is the most
-    members that a judge compares in one call.
+    unless ``reuse``: then those used least come first. ``dropout`` names the strategy, a shipped one
+    (`mmo_rl.sampler.dropout`) or one of one's own; no group falls below ``min_agents`` by it: the highest numbers of
+    the dropped come back. ``max_per_window`` is the most members that a judge compares in one call.
     """
 
     def __init__(
@@ -70,10 +74,12 @@ class WindowSampler:
         reuse: bool = False,
         target_trajectories: Annotated[int, Field(ge=1)] = 1000,
         max_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3,
-        dropout: Strategy = "random",
+        dropout: str = "random",
         holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         seed: int,
+        parts: SamplerParts = SHIPPED_RULES,
     ) -> None:
+        self._dropout = parts.find_rule(dropout)
         self.rules = SamplingRules(
             window_hours=window_hours,
             lookback_hours=lookback_hours,
@@ -187,7 +193,7 @@ class WindowSampler:
             for group in members.values()
             for m in group
         }
-        survival = STRATEGIES[self.rules.dropout](list(members.values()), fractions)
+        survival = self._dropout(list(members.values()), fractions)
         place = {window.id: number for number, window in enumerate(choice.windows)}
         chosen = []
         for name, role in sorted(members, key=lambda key: (place[key[0]], key[1] or "")):

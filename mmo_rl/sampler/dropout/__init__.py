@@ -6,12 +6,18 @@ The numbers do not depend on the rate, so a larger rate only removes more, whate
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
+from mmo_rl.errors import ConfigError
 from mmo_rl.sampler.base import Dropout
 from mmo_rl.sampler.dropout.random import random
 from mmo_rl.sampler.dropout.spread import spread
 from mmo_rl.sampler.dropout.stratified import stratified
 
-Strategy = Literal["random", "stratified", "spread"]
-STRATEGIES: Mapping[Strategy, Dropout] = {"random": random, "stratified": stratified, "spread": spread}
+STRATEGIES: Mapping[str, Dropout] = {"random": random, "stratified": stratified, "spread": spread}
+
+
+def shipped_rule(name: str) -> Dropout:
+    """Returns the shipped rule of this name. Raises `ConfigError` where there is none."""
+    if name not in STRATEGIES:
+        raise ConfigError(f"sampler.dropout: found {name!r}, expected one of {', '.join(STRATEGIES)}")
+    return STRATEGIES[name]
