@@ -17,7 +17,7 @@ from mmo_rl.sampler.base import AGENT_THRESHOLDS, ReadinessReport, SamplingRules
 from mmo_rl.sampler.lookback import older_windows
 from mmo_rl.sampler.quality import QualityCounter
 from mmo_rl.sampler.readiness import examine, report
-from mmo_rl.source.base import Source
+from mmo_rl.source.base import Rejecting, Source
 from mmo_rl.types import WindowStats
 
 
@@ -30,13 +30,13 @@ async def run(context: Context, options: CheckOptions) -> None:
     query, rules = sampler.query(None), sampler.rules
     windows = await source.windows(query)
     counters = await _examined(source, windows) if options.steps else None
-    rejections = getattr(source, "rejections", None)
+    rejected_in = source.rejections.path if isinstance(source, Rejecting) and source.rejected else None
     checked = report(
         windows,
         rules,
         counters=counters,
         rejected=source.rejected,
-        rejected_in=rejections.path if source.rejected and rejections else None,
+        rejected_in=rejected_in,
         outside_lookback=await older_windows(source, query, windows, rules),
     )
     following = await _before_training(context, checked) or next_command(checked, context.overrides, rules)
@@ -68,13 +68,12 @@ async def _before_training(context: Context, checked: ReadinessReport) -> str | 
     """Returns the command that brings what a training on the ready windows lacks; None where nothing is lacking."""
     if not checked.ready:
         return None
-    nodes = context.settings.nodes
-    source, database, judge = (nodes[name] or {} for name in ("source", "database", "judge"))
-    needs_outcomes = str(judge.get("_target_", "")).endswith(".OracleJudge") and not checked.windows_ready_with_outcomes
+    settings = context.settings
+    needs_outcomes = context.components.judge.needs_truth and not checked.windows_ready_with_outcomes
     kept = [o for o in context.overrides if o.lstrip("+").partition("=")[0].partition(".")[0] in ("source", "database")]
-    if "dsn_env" not in source:
+    if not settings.reads_database:
         return _command(kept, without=(), more=("task=import",)) if needs_outcomes else None
-    if source["dsn_env"] == database.get("dsn_env"):
+    if settings.reads_written_database:
         target = context.components.database
         if await target.refusal() is not None:
             return _command(kept, without=("database",), more=("task=import", "database=embedded"))

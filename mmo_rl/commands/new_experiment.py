@@ -11,7 +11,9 @@ from mmo_rl.config.project import project_root
 from mmo_rl.config.scenarios import composed
 from mmo_rl.config.settings import masked
 from mmo_rl.config.tasks import NewExperimentOptions
+from mmo_rl.config.upgrade import upgraded
 from mmo_rl.errors import ConfigError
+from mmo_rl.files import write_text
 from mmo_rl.report.differences import config_differences
 from mmo_rl.report.mask import MASK
 from mmo_rl.report.run_folder import RunFolder
@@ -36,12 +38,11 @@ async def run(context: Context, options: NewExperimentOptions) -> None:
             f"{path} exists", hint="choose another name=..., or replace it: new_experiment.overwrite=true"
         )
     before = path.read_text("utf-8") if path.exists() else None
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(_text(content, name, jobs, options.question, folders), "utf-8")
+    write_text(path, _text(content, name, jobs, options.question, folders))
     try:
         _require_same_config(name, content, folders)
     except BaseException:
-        path.unlink() if before is None else path.write_text(before, "utf-8")
+        path.unlink() if before is None else write_text(path, before)
         raise
     sweep = " -m" if jobs > 1 else ""
     context.console.print(f"Written: {path}\nRun it:  mmo-rl{sweep} +experiments={name}", soft_wrap=True)
@@ -72,7 +73,7 @@ def _require_same_config(name: str, content: Mapping[str, object], folders: Sequ
     """Holds the config of the new file against that of every run it was made from."""
     for folder in folders:
         settings = composed([f"+experiments={name}", *swept_overrides(content, folder.overrides())])
-        recorded = folder.config() or {}
+        recorded = upgraded(folder.config() or {})
         different = config_differences(recorded, {**masked(settings), "name": recorded.get("name")})
         if different:
             first = different[0]

@@ -21,6 +21,7 @@ from mmo_rl.config.project import project_root
 from mmo_rl.config.scenarios import composed
 from mmo_rl.config.settings import Settings, masked
 from mmo_rl.config.tasks import JudgeOptions, ReplayOptions
+from mmo_rl.config.upgrade import upgraded
 from mmo_rl.errors import ConfigError, MmoRlError
 from mmo_rl.report.differences import (
     Difference,
@@ -51,7 +52,7 @@ async def run(context: Context, options: ReplayOptions) -> int:
     here, _ = surroundings(project_root())
     differences = [
         *environment_differences(recorded, here),
-        *config_differences(folder.config() or {}, masked(settings)),
+        *config_differences(upgraded(folder.config() or {}), masked(settings)),
     ]
     pinned = [*overrides, *pin(settings, recorded)]
     differences += await _data_differences(context, composed(pinned), pinned, recorded)
