@@ -208,8 +208,9 @@ def _imported(path: str, module: str) -> ModuleType:
             raise
         told = f"{type(error).__name__}: {error.msg if isinstance(error, SyntaxError) else error}"
         raise ValueError(f"{path} cannot be imported: {place(error) or module}: {told}") from None
-    for file in _files():
-        _state.hashes.setdefault(str(file), _sha256(file) or "")
+    if is_own(module):
+        for file in _files():
+            _state.hashes.setdefault(str(file), _sha256(file) or "")
     return imported
 
 
