@@ -1,7 +1,8 @@
-"""A job of a sweep runs with the very config that was checked, whatever happens to the YAML files meanwhile.
+"""Transport of a sweep's checked configs to its workers, so that later edits of YAML files do not reach running sweeps.
 
-Launchers hand a worker nothing but overrides, and have it compose the config from the files again. So the overrides
-carry it: Hydra keeps the text of an override as it is, and a text may bear an attribute through every pickle.
+Launchers hand a worker nothing but overrides, and the worker composes the config from the files again. So the first
+override carries the config: Hydra keeps the text of an override as it is, and a subclass of str keeps its attributes
+when it is pickled.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ import mmo_rl.config.project  # noqa: F401 (a worker that unpickles a config nee
 
 
 class Carrier(str):
-    """An override that also holds the whole composed config of its job."""
+    """Override that also holds the whole composed config of its job."""
 
     __slots__ = ("config",)
     config: DictConfig
 
 
 def carrying(overrides: Sequence[str], config: DictConfig) -> list[str]:
-    """``overrides`` with ``config`` on the first of them; a job without overrides has nothing to carry it."""
+    """Attaches ``config`` to the first of the overrides; a job without overrides composes its config again."""
     if not overrides:
         return []
     first = Carrier(overrides[0])
@@ -32,7 +33,7 @@ def carrying(overrides: Sequence[str], config: DictConfig) -> list[str]:
 
 
 class CarriedConfigs(ConfigLoaderImpl):
-    """Hydra's loader, but a job whose overrides carry a config gets (a copy of) that."""
+    """Config loader of Hydra that returns a copy of the carried config where the overrides carry one."""
 
     def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
         for override in sweep_overrides:

@@ -1,4 +1,4 @@
-"""One job: a composed config is validated, its task runs, and its run folder tells at any moment how far it is."""
+"""Execution of one job: validates its config, runs its task, and keeps the status in its run folder."""
 
 from __future__ import annotations
 
@@ -27,14 +27,13 @@ if TYPE_CHECKING:
     from mmo_rl.report.run_folder import RunFolder
 
 Result = Any
-"""What a task returns: a number that sweepers optimise, an exit code, nothing; or what its ``tell`` prints."""
+"""Result of a task: a number that sweepers optimise, an exit code, None, or the data that its ``tell`` prints."""
 log = logging.getLogger(__name__)
 
 
 @dataclass
 class Outcome:
-    """How the single run of this process ended. Hydra would print an exception of a single job by itself, so it is
-    handed over here instead."""
+    """Outcome of this process's single run. An exception is handed over here, because Hydra would print it itself."""
 
     result: Result = None
     error: BaseException | None = None
@@ -44,7 +43,7 @@ outcome = Outcome()
 
 
 def job(cfg: DictConfig) -> Result:
-    """The function that Hydra calls, once or for every job of a sweep; its result is what sweepers optimise.
+    """Runs the job of a config: Hydra calls it once, or for every job of a sweep. Sweepers optimise its result.
 
     Raises in a sweep; in a single run the error goes to `outcome`.
     """
@@ -59,7 +58,7 @@ def job(cfg: DictConfig) -> Result:
         if swept and _aside():
             from mmo_rl.config.explain import explain
 
-            # Back to the sweep through a pickle, which not every exception survives; its traceback is in the log.
+            # The sweep gets it pickled, which fails for some exceptions; the traceback is in the log.
             raise explain(error, list(hydra_config.overrides.task)) from None
         if swept:
             raise
@@ -69,7 +68,7 @@ def job(cfg: DictConfig) -> Result:
 
 
 def _aside() -> bool:
-    """Whether this is a job of a sweep that works beside others in a process of its own: its words go to its log."""
+    """Checks for a job of a sweep in a process of its own, beside others: its output goes to its log."""
     config = HydraConfig.get()
     return config.mode == RunMode.MULTIRUN and not str(config.launcher.get("_target_")).endswith(".BasicLauncher")
 
@@ -102,7 +101,7 @@ def _run(cfg: DictConfig, output_dir: Path, overrides: tuple[str, ...]) -> Resul
 
 
 def check_task(settings: Settings, overrides: tuple[str, ...]) -> None:
-    """Runs the check that only the task can make of its config. Raises `ConfigError`."""
+    """Runs the task's own check of its config. Raises `ConfigError`."""
     from mmo_rl.commands import command_of
 
     if (check := command_of(settings.task).check) is not None:
@@ -110,8 +109,7 @@ def check_task(settings: Settings, overrides: tuple[str, ...]) -> None:
 
 
 def _told(task: str, result: Result, console: Console) -> Result:
-    """A task with a ``tell(jobs, console)`` leaves the printing to it, so that a sweep can print all of its jobs at
-    once."""
+    """Prints the result of a task that has a ``tell(jobs, console)``; a sweep prints all of its jobs at once by it."""
     from mmo_rl.commands import command_of
 
     tell = command_of(task).tell
@@ -123,7 +121,7 @@ def _told(task: str, result: Result, console: Console) -> Result:
 def _perform_in(
     folder: RunFolder, sha256: str, settings: Settings, console: Console, overrides: tuple[str, ...]
 ) -> Result:
-    """Runs the task inside its folder; whatever happens, status.json says so."""
+    """Runs the task inside its folder and records every way in which it ends in status.json."""
     from mmo_rl.config.settings import masked
 
     before = (folder.status() or {}).get("status")
@@ -161,12 +159,12 @@ def _perform_in(
 
 
 def _reader_left(error: BaseException) -> bool:
-    """Whether whoever read our output has left; rich answers that with an exit."""
+    """Checks for a closed output pipe, at which rich exits the process."""
     return isinstance(error, BrokenPipeError) or isinstance(error.__context__, BrokenPipeError)
 
 
 class _ToLog(io.TextIOBase):
-    """A console's file: every line of it is a line of the log."""
+    """File of a console that logs every line."""
 
     def __init__(self) -> None:
         self._rest = ""
@@ -197,10 +195,10 @@ def _perform(settings: Settings, console: Console, folder: RunFolder | None, ove
 
     try:
         return asyncio.run(perform())
-    except NotReady:  # an answer, not a failure
+    except NotReady:  # a result of task=check, no failure
         raise
     except Exception:
-        # At this level it goes to log.txt and not to the terminal, where `main` tells it in one line.
+        # At this level it goes to log.txt and not to the terminal, on which `main` prints one line.
         log.info("the task %s failed", settings.task, exc_info=True)
         raise
 
@@ -227,7 +225,7 @@ def _show_finished(folder: RunFolder, status: dict[str, Any], console: Console) 
 
 
 def _remove_empty(folder: Path) -> None:
-    """Hydra makes a job's folder before the job can refuse its config: where nothing was started, none is left."""
+    """Removes the empty folder of a job that was refused: Hydra makes it before the config is validated."""
     with contextlib.suppress(OSError):
         for path in (folder, folder.parent, folder.parent.parent)[: 0 if folder.resolve() == project_root() else 3]:
             path.rmdir()
@@ -235,7 +233,7 @@ def _remove_empty(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _logging_to(path: Path) -> Iterator[None]:
-    """Everything from INFO on goes to ``path`` too, tracebacks included; secrets are masked."""
+    """Copies the log from INFO on to ``path``, tracebacks included; secrets are masked."""
     from mmo_rl.report.mask import mask
 
     class Masking(logging.Formatter):
@@ -247,12 +245,12 @@ def _logging_to(path: Path) -> Iterator[None]:
             if not isinstance(sys.exc_info()[1], OSError):  # where the disk is full the run's own error says so
                 super().handleError(record)
 
-    said: list[str] = [""]
+    last: list[str] = [""]
 
     def is_new(record: logging.LogRecord) -> bool:
-        """A line that is logged and then printed, where what is printed is logged, stands there once."""
-        repeated = said[0] == record.getMessage().rstrip() and not record.exc_info
-        said[0] = record.getMessage().rstrip()
+        """Filters a line that repeats the last one: logged, and then printed to a console that logs."""
+        repeated = last[0] == record.getMessage().rstrip() and not record.exc_info
+        last[0] = record.getMessage().rstrip()
         return not repeated
 
     try:

@@ -1,12 +1,12 @@
-"""Runs the jobs of a sweep with any Hydra launcher: what is done is not launched, a dead worker costs no other job, and
-what another process is at is waited for."""
+"""Job runner of a sweep, for any Hydra launcher: skips finished jobs, launches again after a dead worker, and waits for
+jobs that another process runs."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hydra.core.utils import JobReturn, JobStatus
 
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 Launch = Callable[[Sequence[Sequence[str]], int], Sequence[JobReturn]]
-"""A launcher's ``launch``: the overrides of jobs, and the number of the first."""
+"""Method ``launch`` of a launcher: the overrides of jobs, and the number of the first."""
 
 ATTEMPTS = 3
-"""How often a job is launched whose worker died: twice beside the others, once alone, so that a job that kills its
-worker is found and takes no other with it."""
+"""Number of launches of a job whose worker died: twice beside the others, once alone, so that a job that kills its
+worker is found and stops no other."""
 POLL_S = 1.0
 
 
 class JobRunner:
-    """One sweep's jobs and how far they are. ``ended`` holds the end of each job that has one, by its number.
+    """Runner of one sweep's jobs. ``ended`` holds the end of each job that has one, by its number.
 
     ``one_by_one`` is for a launcher that works in this process: jobs are launched singly and show their own bars.
     """
@@ -44,7 +44,7 @@ class JobRunner:
         }
 
     def run(self, batch_size: int | None = None) -> list[Ended]:
-        """Runs what is left, at most ``batch_size`` jobs a launch; an interrupt passes, and `so_far` tells the rest."""
+        """Runs the remaining jobs, at most ``batch_size`` a launch. An interrupt passes through; see `so_far` then."""
         left = [i for i in range(len(self._jobs)) if i not in self.ended]
         with self._watch():
             for batch in _batches(left, 1 if self._one_by_one else batch_size):
@@ -57,7 +57,7 @@ class JobRunner:
         return self.so_far()
 
     def so_far(self) -> list[Ended]:
-        """How each job stands: its end, or what its folder says."""
+        """Returns the end of each job, or the state that its folder records."""
         missing = Ended("not started")
         return [self.ended.get(i) or _halted(job) or missing for i, job in enumerate(self._jobs)]
 
@@ -79,7 +79,7 @@ class JobRunner:
                 return
 
     def _take_finished(self, batch: Sequence[int]) -> list[int]:
-        """Those of ``batch`` to launch: not what another sweep has done or is at."""
+        """Returns the jobs of ``batch`` to launch: not those that another sweep has finished or runs now."""
         left = []
         for i in batch:
             end = self._jobs[i].stored()
@@ -97,28 +97,28 @@ class JobRunner:
         overrides = [carrying(self._jobs[i].overrides, self._jobs[i].config) for i in chunk]
         try:
             returns = self._launch(overrides, chunk[0])
-        except Exception as error:  # noqa: BLE001 (whatever a launcher raises when a worker dies; recorded below)
+        except Exception as error:  # noqa: BLE001 (launchers raise different types when a worker dies; recorded below)
             self._worker_died(chunk, started, error, last=last)
             return
         for i, returned in zip(chunk, returns, strict=True):
             self._returned(i, returned)
 
     def _returned(self, i: int, returned: JobReturn) -> None:
-        value: Any = returned._return_value
+        value: object = returned._return_value
         if returned.status == JobStatus.COMPLETED:
             self.ended[i] = Ended("done", value)
             return
         end = self._jobs[i].stored()
-        if end is not None and end.status == "done":  # another sweep had its folder, and has just ended it
+        if end is not None and end.status == "done":  # another sweep has finished it meanwhile
             self.ended[i] = Ended("skipped", end.value)
-        elif not self._jobs[i].is_running():  # else another process has its folder, and is waited for
-            self.ended[i] = Ended("not ready" if isinstance(value, NotReady) else "failed", error=value)
+        elif not self._jobs[i].is_running():  # else another process runs it, and `run` waits for that
+            self.ended[i] = Ended("not ready" if isinstance(value, NotReady) else "failed", error=_as_error(value))
 
     def _worker_died(
         self, chunk: Sequence[int], started: dict[int, str | None], error: Exception, *, last: bool
     ) -> None:
-        """Takes from the folders what became of the jobs; the others stay to be launched again; the ``last`` time they
-        have failed."""
+        """Reads the ends of a dead worker's jobs from their folders. The others are launched again; after the ``last``
+        attempt they have failed."""
         for i in chunk:
             end = self._jobs[i].stored()
             if end is not None and self._started(i) != started[i] and end.status in ("done", "failed"):
@@ -146,11 +146,15 @@ class JobRunner:
 
 
 def _halted(job: Job) -> Ended | None:
-    """A job that this sweep did not bring to an end: how its folder stands. A worker may be at it still."""
+    """Returns the recorded state of a job that this sweep did not finish; a worker may still run it."""
     end = job.stored()
     if end is None:
         return Ended("interrupted") if job.is_running() else None
     return Ended("interrupted") if end.status == "interrupted" else end
+
+
+def _as_error(value: object) -> BaseException:
+    return value if isinstance(value, BaseException) else MmoRlError(f"its job returned {value!r} as its failure")
 
 
 def _batches(items: Sequence[int], size: int | None) -> Iterator[Sequence[int]]:

@@ -11,18 +11,18 @@ EXTRAS = {
     "submitit": "slurm",
     "hydra_ray_launcher": "ray",
 }
-"""What is named in a launcher's class, by the extra that installs its package."""
+"""Extra that installs a launcher's package, by the part of its class path that names the package."""
 
 COUNTS = ("n_jobs", "timeout_min", "cpus_per_task", "tasks_per_node", "nodes", "array_parallelism")
-"""Keys of the launchers' presets that are whole numbers from 1 on, wherever they stand."""
+"""Keys of the launchers' presets that are whole numbers from 1 on."""
 
 
 def require_counts(launcher: DictConfig) -> None:
-    """Raises `ConfigError` where a count or a time of the ``launcher`` is none. It would find out only when it starts
-    its first job, and that looks as if a worker had died."""
+    """Raises `ConfigError` for a count or time of the ``launcher`` that is no whole number. The launcher itself fails
+    only at its first job, which looks like a dead worker."""
     from mmo_rl.config.hints import show
 
-    # To joblib a negative number of jobs is one of processors to leave free.
+    # A negative n_jobs of joblib counts processors to leave free.
     signed = "n_jobs" if "joblib" in str(launcher.get("_target_")) else None
     wrong = []
     for key in COUNTS:
@@ -34,7 +34,7 @@ def require_counts(launcher: DictConfig) -> None:
 
 
 def launcher_missing(config: DictConfig, error: Exception) -> Exception:
-    """What to raise where Hydra cannot make the launcher: which package to install, or ``error`` itself."""
+    """Returns the error to raise where Hydra cannot make the launcher: the package to install, or ``error`` itself."""
     target = str(config.hydra.launcher.get("_target_"))
     choice = str(config.hydra.runtime.choices.get("hydra/launcher"))
     for part, extra in EXTRAS.items():

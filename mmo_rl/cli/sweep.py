@@ -1,4 +1,4 @@
-"""A sweep as a whole: every job checked before the first starts, what earlier ones left of it, one table at the end."""
+"""Sweep as a whole: checks every job before the first starts, finds finished ones, and prints one table at the end."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from mmo_rl.report.run_folder import RunFolder
 
 BAR_FROM = 20
-"""So many jobs take long enough to check that one wants to see it."""
+"""Least number of jobs whose check shows a progress bar."""
 
 Overrides = list[str]
 Before = Literal["new", "done", "failed", "interrupted", "changed", "running"]
-"""What a job's folder held before this sweep; ``changed`` is a run of another config, ``running`` one at work now."""
+"""State of a job's folder before this sweep; ``changed`` is a run of another config, ``running`` one at work now."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ class Job:
 
     @property
     def key(self) -> str:
-        """What tells it from the sweep's other jobs."""
+        """Key of the job within the sweep: its folder, or its overrides."""
         return " ".join(self.overrides) if self.folder is None else str(self.folder.path)
 
     def stored(self) -> Ended | None:
-        """What the folder says of a run of this very config that has come to an end, or None."""
+        """Reads the recorded end of a run of this very config; None where there is none."""
         from mmo_rl.config.fingerprint import same_config
 
         status = None if self.folder is None else self.folder.status()
@@ -64,13 +64,13 @@ class Job:
         return None
 
     def is_running(self) -> bool:
-        """Whether some process is at work in the folder."""
+        """Checks that some process works in the folder."""
         return self.folder is not None and (self.folder.status() or {}).get("status") == "running"
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a job of this sweep ended; ``skipped`` is one that was done before."""
+    """End of a job of this sweep; ``skipped`` is one that was done before."""
 
     status: Literal["done", "skipped", "failed", "not ready", "interrupted", "not started"]
     value: Any = None
@@ -82,7 +82,7 @@ class Ended:
 
     @property
     def told(self) -> str:
-        """The result, or the reason in one line and without secrets: an endpoint may quote the key that it refuses."""
+        """Result, or the reason in one line and without secrets: an endpoint may quote the key that it refuses."""
         if self.error is not None:
             from mmo_rl.report.mask import mask
 
@@ -117,7 +117,7 @@ def checked(sweep: Sequence[Overrides], compose: Callable[[Overrides], DictConfi
 
 
 def announce(jobs: Sequence[Job], console: Console) -> None:
-    """Says what an earlier sweep left to do; nothing where all is new."""
+    """Prints the number of jobs by the state that an earlier sweep left; nothing where all are new."""
     counts = Counter(job.before for job in jobs)
     told = {
         "done": "done before, skipped",
@@ -153,7 +153,7 @@ def print_table(jobs: Sequence[Job], ended: Sequence[Ended], console: Console) -
 
 
 def print_rows(heads: Sequence[str], rows: Sequence[Sequence[str]], console: Console) -> None:
-    """A table: each row one line, so that a file of it can be searched; on a terminal long cells are folded."""
+    """Prints a table: each row one line, so that a file of it can be searched; on a terminal long cells are folded."""
     from rich.console import Console as AnyConsole
     from rich.markup import escape
     from rich.table import Table
@@ -168,7 +168,7 @@ def print_rows(heads: Sequence[str], rows: Sequence[Sequence[str]], console: Con
 
 
 def place(folder: Path, end: Ended) -> str:
-    """Where to look at how a job ended: its run folder, or its log where it failed; short where that is below here."""
+    """Returns the path to look into: the run folder, or the log of a failed job; relative where it lies below here."""
     log = folder / "log.txt"
     path = (log if end.failed and log.exists() else folder).absolute()
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
@@ -188,7 +188,7 @@ def raise_failures(ended: Sequence[Ended]) -> None:
 
 
 def _tell_together(jobs: Sequence[Job], ended: Sequence[Ended], console: Console) -> bool:
-    """Whether the task prints the results of all jobs at once, and did; not where one failed."""
+    """Lets the task print the results of all jobs at once; returns False where it does not, or where a job failed."""
     from mmo_rl.commands import command_of
 
     tasks = {job.task for job in jobs}

@@ -1,4 +1,4 @@
-"""What people see of a sweep whose jobs work in other processes: how many are done, and how far each running one is.
+"""Progress display of a sweep whose jobs run in other processes: finished jobs, and the iteration of each running one.
 
 It is read from the run folders, so it is the same for every launcher, on this machine or on others that share the disk.
 """
@@ -26,7 +26,7 @@ POLL_S = 1.0
 
 @dataclass(frozen=True)
 class Seen:
-    """One look at a job's folder. ``since`` is its last start; ``iterations`` how many are done."""
+    """Observed state of a job's folder. ``since`` is its last start, ``iterations`` the number of finished ones."""
 
     status: str
     since: datetime | None = None
@@ -35,7 +35,7 @@ class Seen:
 
 
 def look(job: Job) -> Seen:
-    """How a job stands by its folder; ``waiting`` where it has not started."""
+    """Reads the state of a job from its folder; ``waiting`` where it has not started."""
     from mmo_rl.report.run_folder import RunFolder
 
     folder = job.folder
@@ -51,15 +51,15 @@ def look(job: Job) -> Seen:
 
 
 class Watch:
-    """Looks at the folders of ``jobs`` every `POLL_S` seconds while it is entered: a live table on a terminal,
-    elsewhere a line when a job starts or ends. ``done`` jobs were done before."""
+    """Progress display that reads the folders of ``jobs`` every `POLL_S` seconds while it is entered: a live table on a
+    terminal, elsewhere a line when a job starts or ends. ``done`` jobs were done before."""
 
     def __init__(self, jobs: Sequence[Job], console: Console, done: int) -> None:
         self._jobs = [job for job in jobs if job.folder is not None]
         self._console = console
         self._skipped = done
         now = utc_now()
-        self._began = now.replace(microsecond=now.microsecond // 1000 * 1000)  # as exactly as folders tell it
+        self._began = now.replace(microsecond=now.microsecond // 1000 * 1000)  # folders record milliseconds
         self._seen: dict[str, Seen] = {}
         self._told: dict[str, tuple[str, datetime | None]] = {}
         self._stop = threading.Event()
@@ -95,13 +95,13 @@ class Watch:
                 continue
             try:
                 seen = look(job)
-            except (OSError, MmoRlError):  # a folder that is being moved away, or on a disk that is away for a moment
+            except (OSError, MmoRlError):  # the folder is being moved, or its disk does not answer just now
                 continue
             self._seen[job.key] = seen
             self._tell(job, seen)
 
     def _tell(self, job: Job, seen: Seen) -> None:
-        """A line where the job's state is another than before, and of this sweep."""
+        """Prints a line where the job's state has changed since this sweep began."""
         state = (seen.status, seen.since)
         if seen.since is None or seen.since < self._began or self._told.get(job.key) == state:
             return

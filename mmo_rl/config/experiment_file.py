@@ -1,4 +1,4 @@
-"""An experiment file from the overrides of runs: what was typed on the command line, as committed YAML."""
+"""Experiment files made of the overrides of runs: a command line as committed YAML."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from mmo_rl.errors import ConfigError
 
 
 def experiment(overrides: Sequence[Sequence[str]], *, name: str) -> tuple[dict[str, Any], int]:
-    """The content of ``experiments/<name>.yaml`` for the overrides of one run, or of all runs of a sweep, and how many
-    runs it makes. What differs between the runs becomes a sweep.
+    """Makes the content of ``experiments/<name>.yaml`` from the overrides of one run, or of all runs of a sweep;
+    returns it with the number of its runs. Keys that differ between the runs become a sweep.
 
     Raises `ConfigError` where an override cannot be written in YAML, or where the runs are no whole grid."""
     runs = [_parsed(run) for run in overrides]
@@ -24,7 +24,7 @@ def experiment(overrides: Sequence[Sequence[str]], *, name: str) -> tuple[dict[s
             _place(content, next(run[key] for run in runs if key in run))
         elif "" in values:
             raise ConfigError(
-                f"{key} is set in some of these runs and not in others, which no sweep says",
+                f"{key} is set in some of these runs and not in others, which no sweep can express",
                 hint="give the folder of one run: from=runs/NAME/KEY",
             )
         else:
@@ -37,7 +37,7 @@ def experiment(overrides: Sequence[Sequence[str]], *, name: str) -> tuple[dict[s
     params: dict[str, str] | None = {key: ",".join(values) for key, values in swept.items()}
     inherited = _inherited(content["defaults"])
     if params:
-        # A grid that is inherited is added to, so what of it is fixed in these runs has to be said.
+        # An inherited grid is extended, so its keys that are fixed in these runs have to be written.
         fixed = {key: runs[0][key].get_value_element_as_str() for key in inherited if key in runs[0]}
         params = {**fixed, **params}
     if params or inherited:
@@ -48,7 +48,7 @@ def experiment(overrides: Sequence[Sequence[str]], *, name: str) -> tuple[dict[s
 
 
 def _inherited(defaults: Sequence[Any]) -> list[str]:
-    """The keys that the experiments among ``defaults`` sweep over."""
+    """Lists the keys that the experiments among ``defaults`` sweep over."""
     from hydra import compose
 
     names = [name for name in defaults if isinstance(name, str)]
@@ -59,7 +59,7 @@ def _inherited(defaults: Sequence[Any]) -> list[str]:
 
 
 def _parsed(overrides: Sequence[str]) -> dict[str, Any]:
-    """The overrides by key, the last of each; the run's name is not the experiment's."""
+    """Parses overrides, by key, the last of each; without the run's name, which is not the experiment's."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     parsed = OverridesParser.create().parse_overrides(list(overrides))
@@ -71,7 +71,7 @@ def _place(content: dict[str, Any], override: Any) -> None:
 
     key, value = override.key_or_group, override.value()
     if override.is_delete():
-        raise ConfigError(f"{override.input_line}: what is deleted cannot be written in an experiment file")
+        raise ConfigError(f"{override.input_line}: a deletion cannot be written in an experiment file")
     if key == "experiments":
         content["defaults"] = [value, *content["defaults"]]
     elif GlobalHydra.instance().config_loader().get_group_options(key):
@@ -86,6 +86,6 @@ def _place(content: dict[str, Any], override: Any) -> None:
 
 
 def swept_overrides(content: Mapping[str, Any], overrides: Sequence[str]) -> list[str]:
-    """Those overrides of a run that the experiment sweeps over."""
+    """Returns the overrides of a run that the experiment sweeps over."""
     params = content.get("hydra", {}).get("sweeper", {}).get("params") or {}
     return [override.input_line for key, override in _parsed(overrides).items() if key in params]
