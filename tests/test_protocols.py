@@ -17,10 +17,10 @@ import mmo_rl.database.base as database_base
 import mmo_rl.database.database
 from mmo_rl.config.project import shipped
 from mmo_rl.database.judgments import StoredJudgments
-from mmo_rl.database.outcomes import OutcomesTracker
+from mmo_rl.database.outcomes import DerivedOutcomes
 from mmo_rl.database.recorder import TrajectoryRecorder
-from mmo_rl.database.registry import Registry
-from mmo_rl.database.write_back import WriteBack
+from mmo_rl.database.registry import ModelRegistry
+from mmo_rl.database.write_back import ScoreWriter
 from mmo_rl.evaluate.base import Evaluator
 from mmo_rl.evaluate.market import MarketEvaluator
 from mmo_rl.evaluate.pair import PairEvaluator
@@ -140,15 +140,15 @@ def recorder(component: TrajectoryRecorder) -> database_base.Recorder:
     return component
 
 
-def registry(component: Registry) -> database_base.Registry:
+def registry(component: ModelRegistry) -> database_base.Registry:
     return component
 
 
-def outcomes_tracker(component: OutcomesTracker) -> database_base.OutcomesTracker:
+def outcomes_tracker(component: DerivedOutcomes) -> database_base.OutcomesTracker:
     return component
 
 
-def write_back(component: WriteBack) -> database_base.WriteBack:
+def write_back(component: ScoreWriter) -> database_base.WriteBack:
     return component
 
 
