@@ -9,7 +9,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol
 
 from pydantic import Field
 
@@ -60,7 +60,7 @@ class ArtBackendTrainer:
     plain ``reinforce``, or ``refuse`` ends the run.
     """
 
-    capabilities = Capabilities(serves=True)
+    capabilities: ClassVar[Capabilities] = Capabilities(serves=True)
     rules = TrainingRules()
 
     def __init__(
@@ -236,7 +236,7 @@ class ArtBackendTrainer:
 class ArtLocalTrainer(ArtBackendTrainer):
     """ART's LocalBackend: unsloth trains a LoRA and vLLM answers, on one GPU of this machine."""
 
-    capabilities = Capabilities(needs_gpu=True, serves=True)
+    capabilities: ClassVar[Capabilities] = Capabilities(needs_gpu=True, serves=True)
 
     @classmethod
     def _require(cls) -> None:
@@ -259,7 +259,7 @@ class TinkerTrainer(ArtBackendTrainer):
     """ART's TinkerBackend: Tinker trains a LoRA and answers; the key is in ``TINKER_API_KEY``, where Tinker's own
     client reads it."""
 
-    capabilities = Capabilities(needs_network=True, serves=True, model_prices=False)
+    capabilities: ClassVar[Capabilities] = Capabilities(needs_network=True, serves=True, model_prices=False)
 
     @classmethod
     def _require(cls) -> None:

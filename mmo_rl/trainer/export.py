@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -34,7 +34,7 @@ class ExportTrainer:
     the same iteration exported again replaces it with the same bytes.
     """
 
-    capabilities = Capabilities(uses_logprobs=False, trains=False)
+    capabilities: ClassVar[Capabilities] = Capabilities(uses_logprobs=False, trains=False)
     rules = TrainingRules()
 
     def __init__(

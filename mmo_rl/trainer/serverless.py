@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -47,7 +47,7 @@ class ServerlessTrainer:
     Raises `ConfigError` where the key is missing or the model cannot be trained there.
     """
 
-    capabilities = Capabilities(needs_network=True, serves=True)
+    capabilities: ClassVar[Capabilities] = Capabilities(needs_network=True, serves=True)
     rules = TrainingRules()
 
     def __init__(
