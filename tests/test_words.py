@@ -24,14 +24,10 @@ LONGEST = 120
 NOT_YET = {
     "mmo_rl/commands/replay.py",
     "mmo_rl/config/project.py",
-    "mmo_rl/config/schema.py",
     "mmo_rl/config/served.py",
-    "mmo_rl/config/settings.py",
     "mmo_rl/judge/panel.py",
     "mmo_rl/plan/bill.py",
     "mmo_rl/plan/count.py",
-    "mmo_rl/plan/table.py",
-    "mmo_rl/plan/tokens.py",
     "mmo_rl/report/arms.py",
     "mmo_rl/report/base.py",
     "mmo_rl/report/compare_table.py",
@@ -105,7 +101,7 @@ def test_the_rule_finds_what_it_is_for(source: str, expected: int) -> None:
 
 # --- explicit Any ---------------------------------------------------------------------------------------------------
 
-MOST_ANY = 0.85
+MOST_ANY = 0.8
 """Explicit `Any` a hundred lines."""
 MOST_JSON = 0.25
 """Uses of the alias `JsonDict`, which hides one, a hundred lines."""

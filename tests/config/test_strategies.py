@@ -26,12 +26,18 @@ LIMIT = 3
 """
 
 
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project folder with a module of one's own; the same for all tests, as a module is imported once."""
+    folder = tmp_path_factory.mktemp("project")
+    (folder / "own_players.py").write_text(OWN, "utf-8")
+    return folder
+
+
 @pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A module of one's own on the import path."""
-    (tmp_path / "own_players.py").write_text(OWN, "utf-8")
-    monkeypatch.setenv("MMO_RL_ROOT", str(tmp_path))
-    return "own_players"
+def own(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder as the project root."""
+    monkeypatch.setenv("MMO_RL_ROOT", str(project))
 
 
 def test_a_shipped_name_needs_no_path() -> None:
@@ -40,7 +46,7 @@ def test_a_shipped_name_needs_no_path() -> None:
 
 @pytest.mark.parametrize(("path", "name"), [("own_players.Careful", "Careful"), ("own_players:patient", "patient")])
 def test_a_strategy_of_ones_own_is_named_by_its_path_and_plays_under_its_last_part(
-    own: str, path: str, name: str
+    own: None, path: str, name: str
 ) -> None:
     found = find_player(path)
     assert isinstance(found, Script) and found.name == name
@@ -70,6 +76,6 @@ def test_an_installed_package_adds_names(tmp_path: Path, monkeypatch: pytest.Mon
         ("own_players.LIMIT", "cannot play: it is of type int"),
     ],
 )
-def test_a_name_that_is_no_player_is_refused_with_the_reason(own: str, name: str, message: str) -> None:
+def test_a_name_that_is_no_player_is_refused_with_the_reason(own: None, name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         find_player(name)
