@@ -105,7 +105,7 @@ def pin(settings: Settings, recorded: JsonDict) -> list[str]:
 async def _data_differences(
     context: Context, settings: Settings, overrides: Sequence[str], recorded: JsonDict
 ) -> list[Difference]:
-    """Whether the source still gives what was used; nothing to ask where the run played."""
+    """Differences between the recorded run's data and those of the source now; none where the run played its own."""
     before = recorded.get("data") or {}
     if before.get("until") is None or settings.nodes["source"] is None:
         return []

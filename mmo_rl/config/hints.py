@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 def near(word: str, candidates: Iterable[str], prefix: str = "") -> str:
-    """``; did you mean ...?`` where a candidate is close to ``word``, else nothing."""
+    """Hint ``; did you mean ...?`` with the candidate that is nearest to ``word``; empty where none is near."""
     names = list(dict.fromkeys(candidates))
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     if not close:

@@ -59,7 +59,7 @@ def groups() -> list[str]:
 
 
 def home() -> Path:
-    """Where local data lives (embedded server, caches): ``MMO_RL_HOME`` or ``.mmo_rl`` in the project root."""
+    """Folder of local data (embedded server, caches): ``MMO_RL_HOME`` or ``.mmo_rl`` in the project root."""
     override = os.environ.get("MMO_RL_HOME")
     return Path(override).expanduser().resolve() if override else project_root() / ".mmo_rl"
 

@@ -22,7 +22,7 @@ HINT = "give run folders such as runs/default/0123456789, or folders of weights 
 
 
 def served_models(runs: Sequence[str], model: Node | None, *, home: Path) -> list[ServedModel]:
-    """What each of ``runs`` serves, by name; the base model of the config node ``model`` where there is none.
+    """Named models that ``runs`` serve; the base model of the config node ``model`` where there are none.
 
     A run has the name of its model, or ``EXPERIMENT/KEY`` where several runs share that. A folder of weights is named
     after itself, and a checkpoint of a run after the run's model. ``home``: where GGUF files are unpacked. Raises

@@ -35,7 +35,7 @@ class Prices:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rates:
-    """How fast a machine is and what it costs; None: unknown."""
+    """Speed and cost of a machine; None: unknown."""
 
     cpu_tflops: float
     gpu_tflops: float
@@ -66,7 +66,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """What training and playing would take on one backend; None: unknown."""
+    """Cost and time of training and playing on one backend; None: unknown."""
 
     name: BackendName
     training_usd: float | None
@@ -76,7 +76,7 @@ class Backend:
 
 @dataclass(frozen=True, slots=True)
 class Bill:
-    """What one job costs on the backend that it asks for; None: unknown. ``calls`` are all that the judge answers,
+    """Bill of one job on the backend that it asks for; None: unknown. ``calls`` are all that the judge answers,
     ``paid`` those that are asked for (the others are cached, or shared with an earlier job)."""
 
     calls: int
@@ -169,7 +169,7 @@ def _priced(*parts: tuple[int, float | None]) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Saving:
-    """What a change saves over all jobs, worked out by planning again: dollars that are known, and judge calls."""
+    """Saving of a change over all jobs, from a second plan: dollars that are known, and judge calls."""
 
     change: str
     usd: float
@@ -179,7 +179,7 @@ class Saving:
 
 
 def savings(plans: Sequence[Plan]) -> list[Saving]:
-    """What would make these jobs cheaper, the largest saving first."""
+    """Lists the changes that make these jobs cheaper, the largest saving first."""
     kept: set[str] = set()
     now = [bill(plan, kept=kept) for plan in plans]
     usd, calls = sum(b.known_usd for b in now), sum(b.paid for b in now)
@@ -187,13 +187,13 @@ def savings(plans: Sequence[Plan]) -> list[Saving]:
     names = set.intersection(*(set(dict(plan.changes)) for plan in plans)) if plans else set()
     for name in sorted(names):
         kept = set()
-        then = [bill(plan, dict(plan.changes)[name], kept=kept) for plan in plans]
-        found.append(_saving(name, usd, calls, sum(b.known_usd for b in then), sum(b.paid for b in then)))
+        changed = [bill(plan, dict(plan.changes)[name], kept=kept) for plan in plans]
+        found.append(_saving(name, usd, calls, sum(b.known_usd for b in changed), sum(b.paid for b in changed)))
     return sorted((s for s in found if s.usd > 0.005 or s.calls > 0), key=lambda s: (-s.usd, -s.calls, s.change))
 
 
 def sharing(plans: Sequence[Plan]) -> Saving | None:
-    """What it saves that jobs of a sweep share their judgments; None where they have none in common."""
+    """Saving by judgments that jobs of a sweep share; None where they share none."""
     alone = [bill(plan) for plan in plans]
     kept: set[str] = set()
     shared = [bill(plan, kept=kept) for plan in plans]
@@ -208,13 +208,13 @@ def sharing(plans: Sequence[Plan]) -> Saving | None:
     )
 
 
-def _saving(name: str, usd: float, calls: int, usd_then: float, calls_then: int) -> Saving:
-    share = 1 - usd_then / usd if usd > 0 else 1 - calls_then / calls if calls else 0.0
-    return Saving(name, usd - usd_then, calls - calls_then, share)
+def _saving(name: str, usd: float, calls: int, usd_changed: float, calls_changed: int) -> Saving:
+    share = 1 - usd_changed / usd if usd > 0 else 1 - calls_changed / calls if calls else 0.0
+    return Saving(name, usd - usd_changed, calls - calls_changed, share)
 
 
 def expected(plan: Plan) -> dict[str, float | int | None]:
-    """What summary.json of the run should come to, by its own keys; None: unknown."""
+    """Expected values of the run's summary.json, by its own keys; None: unknown."""
     due = bill(plan)
     values: Mapping[str, float | int | None] = {
         "data/windows_used": plan.counts.windows,

@@ -61,7 +61,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """What a run would use, over all its iterations.
+    """Use of data, judge and tokens by a run, over all its iterations.
 
     ``dropout_rate`` in [0, 1] is their mean, weighted by what was available, ``capped`` where max_dropout alone kept it
     from being larger; ``selected_tokens`` are those of all answers, ``trained_tokens`` those of answers whose reward is
@@ -222,7 +222,7 @@ class Reckoner:
         self._dry.source.visible = (iteration + 1) * self._dry.collector.windows
 
     def _plays(self, iterations: int) -> int:
-        """How many answers the policy gives in playing and in being measured."""
+        """Counts the answers of the policy in play and in evaluation."""
         ticks = self._arena.ticks
         plays = 0
         if self._dry is not None:

@@ -207,7 +207,7 @@ def _said(saving: Saving) -> str:
 
 
 def short(number: float) -> str:
-    """1234567 as 1.23M."""
+    """Short form of a number: 1234567 is 1.23M."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= size:
             return f"{number / size:.3g}{letter}"
