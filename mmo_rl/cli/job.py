@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from mmo_rl.config.settings import Settings
-    from mmo_rl.report.run_folder import RunFolder
+    from mmo_rl.report.run_folder import RunFolder, Status
 
 Result = Any
 """Result of a task: a number that sweepers optimise, an exit code, None, or the data that its ``tell`` prints."""
@@ -203,7 +203,7 @@ def _perform(settings: Settings, console: Console, folder: RunFolder | None, ove
         raise
 
 
-def _show_finished(folder: RunFolder, status: dict[str, Any], console: Console) -> Result:
+def _show_finished(folder: RunFolder, status: Status, console: Console) -> Result:
     from mmo_rl.report.comparison import is_comparison, print_comparison
     from mmo_rl.report.judged_page import print_judged
     from mmo_rl.report.summary import is_judging

@@ -43,7 +43,8 @@ def look(job: Job) -> Seen:
     status = folder.status()
     if status is None or not same_config(status, job.accepted):
         return Seen("waiting")
-    since = datetime.fromisoformat(status["started"]) if status.get("started") else None
+    started = status.get("started")
+    since = datetime.fromisoformat(started) if started else None
     if status["status"] == "running":
         return Seen("running", since, len(folder.read("metrics")))
     end = job.stored()

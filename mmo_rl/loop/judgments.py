@@ -11,17 +11,18 @@ from mmo_rl.judge.oracle import OracleJudge, oracle_scores
 from mmo_rl.loop.refusals import outcomes_command
 from mmo_rl.report.base import Report
 from mmo_rl.report.judging import agreement
-from mmo_rl.types import JsonDict, ScoredGroup
+from mmo_rl.report.run_folder import JudgmentRow
+from mmo_rl.types import ScoredGroup
 
 
-def keep_judgments(report: Report, judge: Judge, iteration: int, scored: Sequence[ScoredGroup]) -> list[JsonDict]:
+def keep_judgments(report: Report, judge: Judge, iteration: int, scored: Sequence[ScoredGroup]) -> list[JudgmentRow]:
     """Writes the rows of judgments.jsonl, the oracle's score beside the judge's where the judge is another."""
     own = isinstance(judge, OracleJudge)
     oracle = {} if own else {i: v for s in scored for i, v in oracle_scores(s.group).items()}
     return report.judgments(iteration, scored, oracle)
 
 
-def refuse_if_poor(judge: Judge, rows: Sequence[JsonDict], overrides: Sequence[str], *, seed: int) -> None:
+def refuse_if_poor(judge: Judge, rows: Sequence[JudgmentRow], overrides: Sequence[str], *, seed: int) -> None:
     """Raises `JudgeError` where the judge agrees less with the oracle than ``judge.min_agreement`` asks for over all
     the run's ``rows`` so far, or where that cannot be measured."""
     least = judge.min_agreement

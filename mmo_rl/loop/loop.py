@@ -28,12 +28,12 @@ from mmo_rl.policy_view import training_groups
 from mmo_rl.report.iteration import iteration_metrics
 from mmo_rl.report.judging import quality
 from mmo_rl.report.progress import Advance, Stages
-from mmo_rl.report.run_folder import RunFolder
+from mmo_rl.report.run_folder import JudgmentRow, RunFolder
 from mmo_rl.report.summary import Evaluations
 from mmo_rl.sampler.refusals import nothing_selected, nothing_to_imitate
 from mmo_rl.sampler.select import select, used
 from mmo_rl.trainer.base import Exporter, LostVersion, WarmStarter
-from mmo_rl.types import Group, JsonDict, Measured, PolicyVersion, ScoredGroup, Selection, Trained
+from mmo_rl.types import Group, Measured, PolicyVersion, ScoredGroup, Selection, Trained
 
 CONTESTS: tuple[tuple[str, str, Decoding], ...] = (
     ("base", "base", "sampled"),
@@ -226,7 +226,7 @@ class Loop:
             async with aclosing(self.components.source.groups(selection)) as groups:
                 return [scored async for scored in _counted(self.components.judge, groups, selection, advance)]
 
-    def _judged(self, iteration: int, scored: Sequence[ScoredGroup]) -> tuple[list[JsonDict], int]:
+    def _judged(self, iteration: int, scored: Sequence[ScoredGroup]) -> tuple[list[JudgmentRow], int]:
         """Keeps the judgments; returns their rows in judgments.jsonl and the number that could not be had. Raises
         `JudgeError` where nothing may be trained on them."""
         judge, seed = self.components.judge, self.settings.seed
@@ -248,7 +248,7 @@ class Loop:
                 iteration, scored, selection, policy, needs_signal=needs_signal, on_step=advance
             )
 
-    def _record(self, done: Iteration, scored: Sequence[ScoredGroup], rows: Sequence[JsonDict]) -> None:
+    def _record(self, done: Iteration, scored: Sequence[ScoredGroup], rows: Sequence[JudgmentRow]) -> None:
         """Reports a finished iteration and appends its checkpoint row; the warm start is counted with the first."""
         warm = self.past.warm if done.iteration == 0 else None
         if warm is not None:

@@ -1,4 +1,4 @@
-"""Which runs are the same experiment but for the seed: what differs between their configs, and the arms it makes.
+"""Arms of a comparison: runs that are the same experiment but for the seed, and the config keys that tell arms apart.
 
 Where the class of a component differs (``judge=oracle`` against ``judge=ruler``), one column with the component's name
 stands for it. A key that another column already tells (what a model preset sets beside its name) is no column, and
@@ -14,13 +14,12 @@ from pathlib import PurePath
 from typing import Any
 
 from mmo_rl.report.numbers import MISSING, is_number
-from mmo_rl.report.runs import Run
+from mmo_rl.report.runs import ConfigValue, Run
 
 TARGET = "_target_"
 IGNORED = frozenset({"name", "home", "job", "overrides"})
 IGNORED_NODES = frozenset({"report", "database", "task", "compare", "hydra"})
-Value = str | int | float | bool | None
-Signature = tuple[Any, ...]
+Signature = tuple[ConfigValue, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +27,7 @@ class Arm:
     """Runs that differ in the seed alone. ``values`` by column; ``number`` from 1 in the order of the table."""
 
     number: int
-    values: Mapping[str, Value]
+    values: Mapping[str, ConfigValue]
     runs: tuple[Run, ...]
 
     @property
@@ -44,7 +43,7 @@ class Arm:
         return " ".join(f"{key.rpartition('.')[2]}={said(value)}" for key, value in self.values.items()) or "all runs"
 
 
-def said(value: Any) -> str:
+def said(value: object) -> str:
     """A config value for people."""
     if value is None:
         return MISSING
@@ -53,7 +52,7 @@ def said(value: Any) -> str:
     return {True: "true", False: "false"}.get(value, str(value)) if isinstance(value, bool) else str(value)
 
 
-def config_value(run: Run, key: str) -> Value:
+def config_value(run: Run, key: str) -> ConfigValue:
     """What a column holds: the config's value, or the choice of a component (``judge``)."""
     if key in run.config:
         return _same_anywhere(run.config[key])
@@ -124,25 +123,25 @@ def _counts(key: str) -> bool:
     node, leaf = key.partition(".")[0], key.rpartition(".")[2]
     if key in IGNORED or node in IGNORED_NODES:
         return False
-    return leaf not in ("seed", "home", "dsn_env") and not leaf.startswith("price_")
+    return leaf not in ("seed", "home", "dsn_env") and not leaf.startswith("price_") and ".prices." not in key
 
 
 def _signature(runs: Sequence[Run], key: str) -> Signature:
     return tuple(_plain(config_value(run, key)) for run in runs)
 
 
-def _plain(value: Value) -> Any:
+def _plain(value: ConfigValue) -> str | None:
     return None if value is None else said(value)
 
 
-def _same_anywhere(value: Any) -> Value:
+def _same_anywhere(value: ConfigValue) -> ConfigValue:
     """A path without its folders, which are each machine's own."""
     if isinstance(value, str) and PurePath(value).is_absolute():
         return PurePath(value).name
     return value
 
 
-def _choice(run: Run, node: str) -> Value:
+def _choice(run: Run, node: str) -> ConfigValue:
     """How the choice of a group is called: as it was typed, else by the component's own name, else by its class."""
     for override in reversed(run.overrides):
         if _key(override) == node:

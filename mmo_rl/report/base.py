@@ -1,12 +1,12 @@
-"""Where a run's numbers go."""
+"""Protocol of reports: the receivers of a run's numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
-from mmo_rl.report.run_folder import RunFolder
+from mmo_rl.report.run_folder import JudgmentRow, RunFolder
 from mmo_rl.types import Parts, ScoredGroup
 
 
@@ -29,13 +29,13 @@ class Report(Protocol):
         """The run's id in an experiment tracker; None where there is none."""
         ...
 
-    def start(self, config: Mapping[str, Any]) -> None: ...
+    def start(self, config: Mapping[str, object]) -> None: ...
 
     def iteration(self, iteration: int, metrics: Mapping[str, float]) -> None: ...
 
     def judgments(
         self, iteration: int, groups: Sequence[ScoredGroup], oracle: Mapping[str, float] | None = None
-    ) -> list[dict[str, Any]]:
+    ) -> list[JudgmentRow]:
         """Keeps a row a member, beside it the ``oracle``'s score of it where there is one, and returns the rows."""
         ...
 

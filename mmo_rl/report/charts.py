@@ -12,8 +12,9 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
+from mmo_rl.numbers import finite_number
 from mmo_rl.report.drawing import CARD, INK, SOFT, Drawing, Frame, by_series, data, described
-from mmo_rl.report.numbers import Unit, finite, short
+from mmo_rl.report.numbers import Unit, short
 
 if TYPE_CHECKING:
     import altair as alt
@@ -48,9 +49,9 @@ class Series:
 
 def points_of(rows: Sequence[Mapping[str, object]], key: str) -> tuple[Point, ...]:
     """The points of one metric in rows of metrics.jsonl; bands by ``_low`` and ``_high``."""
-    iterations = ((finite(row.get("iteration")), row) for row in rows)
+    iterations = ((finite_number(row.get("iteration")), row) for row in rows)
     return tuple(
-        Point(int(iteration), *(finite(row.get(key + end)) for end in ("", "_low", "_high")))
+        Point(int(iteration), *(finite_number(row.get(key + end)) for end in ("", "_low", "_high")))
         for iteration, row in iterations
         if iteration is not None
     )

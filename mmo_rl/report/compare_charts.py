@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from mmo_rl.numbers import finite_number
 from mmo_rl.report.arms import Arm, arms_of, config_value, said
 from mmo_rl.report.charts import Column, Dot, Point, Series, Spot, dot_plot, parallel, positions, scatter
 from mmo_rl.report.compare_table import interval, number
 from mmo_rl.report.compared import Compared, by_seed, estimate, unit_of
-from mmo_rl.report.numbers import Unit, finite, is_number, short
+from mmo_rl.report.numbers import Unit, is_number, short
 from mmo_rl.report.runs import Run
 
 COLOURS = 6
@@ -62,11 +63,11 @@ def series(arm: Arm, key: str) -> Series:
     bounds: dict[int, tuple[float, float]] = {}
     for run in arm.runs:
         for row in run.rows:
-            value, at = finite(row.get(key)), row.get("iteration")
+            value, at = finite_number(row.get(key)), row.get("iteration")
             if value is None or not isinstance(at, int):
                 continue
             values.setdefault(at, []).append(value)
-            low, high = finite(row.get(f"{key}_low")), finite(row.get(f"{key}_high"))
+            low, high = finite_number(row.get(f"{key}_low")), finite_number(row.get(f"{key}_high"))
             if len(arm.runs) == 1 and low is not None and high is not None:
                 bounds[at] = (low, high)
     points = [Point(at, fmean(v), *bounds.get(at, (min(v), max(v)))) for at, v in sorted(values.items())]
@@ -79,7 +80,7 @@ def parameter(runs: Sequence[Run], column: str, key: str) -> str | None:
     unit = unit_of(key)
     means = []
     for arm in arms_of(runs, [column]):
-        at, found = finite(arm.values[column]), estimate(arm, key)
+        at, found = finite_number(arm.values[column]), estimate(arm, key)
         if at is not None and found.value is not None:
             means.append(
                 Spot(
@@ -98,7 +99,8 @@ def parameter(runs: Sequence[Run], column: str, key: str) -> str | None:
     dots = [
         Spot(x=at, y=value, text=f"{run.id}, seed {run.seed}: {short(value, unit)}", colour="var(--soft)")
         for run in runs
-        if (at := finite(config_value(run, column))) is not None and (value := finite(run.summary.get(key))) is not None
+        if (at := finite_number(config_value(run, column))) is not None
+        and (value := finite_number(run.summary.get(key))) is not None
     ]
     ticks = [spot.x for spot in means]
     return scatter(
@@ -190,7 +192,7 @@ def _value(compared: Compared, arm: Arm, run: Run | None, key: str) -> str | flo
     if key in compared.columns:
         value = arm.values[key]
         return float(value) if is_number(value) else None if value is None else said(value)
-    return estimate(arm, key).value if run is None else finite(run.summary.get(key))
+    return estimate(arm, key).value if run is None else finite_number(run.summary.get(key))
 
 
 def _column(key: str, values: Sequence[str | float | None], unit: Unit) -> Column:

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmo_rl.numbers import finite_number
 from mmo_rl.report.charts import Dot, dot_plot
-from mmo_rl.report.numbers import Unit, amount, finite
+from mmo_rl.report.numbers import Unit, amount
 from mmo_rl.report.page import page
 from mmo_rl.report.run_folder import RunFolder, jsonable
 from mmo_rl.report.words import Cell, Verdict, cell
@@ -168,8 +169,8 @@ def _plot(summary: Mapping[str, Any]) -> str:
         Dot(
             label=label,
             value=summary[f"{prefix}pnl_difference"],
-            low=finite(summary.get(f"{prefix}pnl_difference_low")),
-            high=finite(summary.get(f"{prefix}pnl_difference_high")),
+            low=finite_number(summary.get(f"{prefix}pnl_difference_low")),
+            high=finite_number(summary.get(f"{prefix}pnl_difference_high")),
             text=amount(summary[f"{prefix}pnl_difference"], "usd", signed=True),
             colour="var(--trained)",
         )

@@ -75,7 +75,8 @@ def numbers(folder: RunFolder) -> dict[str, float | None]:
     """Every number that the run came to, summary and learning curve, but those of time; null is kept as None."""
     found: dict[str, Any] = dict(folder.summary() or {})
     for row in folder.read("metrics"):
-        found |= {f"iteration {row['iteration'] + 1} {key}": value for key, value in row.items() if key != "iteration"}
+        number = int(row["iteration"] or 0) + 1
+        found |= {f"iteration {number} {key}": value for key, value in row.items() if key != "iteration"}
     return {
         key: value
         for key, value in found.items()

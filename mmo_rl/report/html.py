@@ -11,11 +11,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from mmo_rl.numbers import finite_number
 from mmo_rl.report.charts import Dot, Point, Series, curves, dot_plot, points_of
 from mmo_rl.report.judged_page import about_judge, judged_lines
 from mmo_rl.report.judging import most_disputed
 from mmo_rl.report.mask import mask_tree
-from mmo_rl.report.numbers import MISSING, Unit, amount, finite, short
+from mmo_rl.report.numbers import MISSING, Unit, amount, short
 from mmo_rl.report.page import page
 from mmo_rl.report.planned import planned_lines
 from mmo_rl.report.run_folder import RunFolder, jsonable
@@ -151,7 +152,9 @@ def _pnl_plot(summary: Mapping[str, Any]) -> str | None:
     dots = []
     for decoding, prefix in DECODINGS.items():
         for player in ("base", "trained"):
-            value, low, high = (finite(summary.get(f"{prefix}pnl_{player}{end}")) for end in ("", "_low", "_high"))
+            value, low, high = (
+                finite_number(summary.get(f"{prefix}pnl_{player}{end}")) for end in ("", "_low", "_high")
+            )
             if value is None:
                 continue
             bounded = low is not None and high is not None
@@ -168,7 +171,7 @@ def _pnl_plot(summary: Mapping[str, Any]) -> str | None:
             )
     if not dots:
         return None
-    oracle = finite(summary.get("eval/pnl_oracle"))
+    oracle = finite_number(summary.get("eval/pnl_oracle"))
     near = oracle is not None and _is_near(oracle, summary)
     label = "P&L of base and trained policy with 95% intervals"
     return dot_plot(dots, unit="usd", label=label, wide=PLOT_WIDTH, reference=oracle if near else None)
@@ -177,7 +180,7 @@ def _pnl_plot(summary: Mapping[str, Any]) -> str | None:
 def _is_near(oracle: float, summary: Mapping[str, Any]) -> bool:
     """Tells an oracle that can be drawn to the policies' scale: one far beyond would press them into one spot."""
     bounds = [
-        finite(summary.get(f"{prefix}pnl_{player}{end}"))
+        finite_number(summary.get(f"{prefix}pnl_{player}{end}"))
         for prefix in DECODINGS.values()
         for player in ("base", "trained")
         for end in ("", "_high")
@@ -186,7 +189,7 @@ def _is_near(oracle: float, summary: Mapping[str, Any]) -> bool:
 
 
 def _oracle_note(summary: Mapping[str, Any]) -> str:
-    oracle = finite(summary.get("eval/pnl_oracle"))
+    oracle = finite_number(summary.get("eval/pnl_oracle"))
     if oracle is None:
         return ""
     far = "" if _is_near(oracle, summary) else ", far off this scale"

@@ -1,4 +1,4 @@
-"""How good the judge is, from the rows of judgments.jsonl alone.
+"""Quality of a judge: agreement with the oracle and with P&L, ties and gaps, from the rows of judgments.jsonl.
 
 Every row has the judge's ``score`` of a member, the ``oracle``'s of the same member, and its ``pnl``. Agreement is
 Kendall's tau-b over pairs of members inside a window: 1 is the same order, 0 no relation, -1 the reverse; pairs are
@@ -17,13 +17,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
 from mmo_rl.report.mask import mask
+from mmo_rl.report.numbers import MISSING
+from mmo_rl.report.run_folder import JudgmentRow
 from mmo_rl.stats.interval import Interval
-from mmo_rl.stats.ranks import RankPairs, rank_pairs, tau_interval
+from mmo_rl.stats.ranks import TIED, RankPairs, rank_pairs, tau_interval
 
-Row = Mapping[str, Any]
+Other = Literal["oracle", "pnl"]
+"""A column of the rows that the judge's scores are compared with."""
 KEYS = (
     *(f"judge/{name}_tau{end}" for name in ("oracle", "pnl") for end in ("", "_low", "_high")),
     "judge/windows_compared",
@@ -38,11 +41,12 @@ KEYS = (
 LONGEST_EXPLANATION = 400
 
 
-def quality(rows: Sequence[Row], findings: Mapping[str, float], *, seed: int) -> dict[str, float]:
+def quality(rows: Sequence[JudgmentRow], findings: Mapping[str, float], *, seed: int) -> dict[str, float]:
     """The numbers told above; what does not exist is left out."""
     groups = by_group(rows).values()
     out: dict[str, float] = {}
-    for name in ("oracle", "pnl"):
+    others: tuple[Other, ...] = ("oracle", "pnl")
+    for name in others:
         interval = agreement(rows, name, seed=seed)
         if interval is not None:
             bounds = {"": interval.estimate, "_low": interval.low, "_high": interval.high}
@@ -54,11 +58,11 @@ def quality(rows: Sequence[Row], findings: Mapping[str, float], *, seed: int) ->
         out["judge/unscored_share"] = sum(row["score"] is None for row in rows) / len(rows)
     scored = [values for g in groups if len(values := [row["score"] for row in g if row["score"] is not None]) > 1]
     if scored:
-        out["judge/zero_variance_share"] = sum(max(v) - min(v) <= 1e-9 for v in scored) / len(scored)
+        out["judge/zero_variance_share"] = sum(max(v) - min(v) <= TIED for v in scored) / len(scored)
     return out | {f"judge/{name}": value for name, value in findings.items()}
 
 
-def agreement(rows: Sequence[Row], other: str, *, seed: int) -> Interval | None:
+def agreement(rows: Sequence[JudgmentRow], other: Other, *, seed: int) -> Interval | None:
     """Of the judge's scores with the column ``other``; None where it cannot be measured."""
     windows: dict[str, RankPairs] = {}
     for group in by_group(rows).values():
@@ -67,21 +71,27 @@ def agreement(rows: Sequence[Row], other: str, *, seed: int) -> Interval | None:
     return tau_interval(list(windows.values()), seed=seed, resamples=1000)
 
 
-def by_group(rows: Iterable[Row]) -> dict[tuple[Any, str], list[Row]]:
+def by_group(rows: Iterable[JudgmentRow]) -> dict[tuple[int, str], list[JudgmentRow]]:
     """The rows of each group of each iteration, in their order."""
-    groups: dict[tuple[Any, str], list[Row]] = {}
+    groups: dict[tuple[int, str], list[JudgmentRow]] = {}
     for row in rows:
         groups.setdefault((row.get("iteration"), row.get("group_id") or row["window_id"]), []).append(row)
     return groups
 
 
-def _rank_pairs(group: Sequence[Row], other: str) -> RankPairs:
+def _rank_pairs(group: Sequence[JudgmentRow], other: Other) -> RankPairs:
     both = _pairs_of(group, other)
     return rank_pairs([score for score, _ in both], [value for _, value in both])
 
 
-def _pairs_of(group: Sequence[Row], other: str) -> list[tuple[float, float]]:
-    return [(row["score"], row[other]) for row in group if row["score"] is not None and row.get(other) is not None]
+def _pairs_of(group: Sequence[JudgmentRow], other: Other) -> list[tuple[float, float]]:
+    return [(score, value) for _, score, value in _ranked_by_both(group, other)]
+
+
+def _ranked_by_both(group: Sequence[JudgmentRow], other: Other) -> list[tuple[JudgmentRow, float, float]]:
+    """The rows that have both numbers, with the judge's score and the other number."""
+    numbers = ((row, row["score"], row.get(other)) for row in group)
+    return [(row, score, value) for row, score, value in numbers if score is not None and value is not None]
 
 
 # --- for people -----------------------------------------------------------------------------------------------------
@@ -110,11 +120,11 @@ class Dispute:
     other: tuple[Place, ...]
 
 
-def most_disputed(rows: Sequence[Row]) -> Dispute | None:
+def most_disputed(rows: Sequence[JudgmentRow]) -> Dispute | None:
     """The group whose order by the judge differs most from that by the oracle: the lowest tau-b, of equal ones the
     largest, then the first. None where no group has two members that both rank."""
-    other = "oracle" if any(row.get("oracle") is not None for row in rows) else "pnl"
-    worst: tuple[float, int, tuple[Any, str]] | None = None
+    other: Other = "oracle" if any(row.get("oracle") is not None for row in rows) else "pnl"
+    worst: tuple[float, int, tuple[int, str]] | None = None
     groups = by_group(rows)
     for key, group in groups.items():
         tau, members = _rank_pairs(group, other).tau_b, len(_pairs_of(group, other))
@@ -122,41 +132,51 @@ def most_disputed(rows: Sequence[Row]) -> Dispute | None:
             worst = (tau, -members, key)
     if worst is None:
         return None
-    group = [row for row in groups[worst[2]] if row["score"] is not None and row.get(other) is not None]
-    by_judge = sorted(group, key=lambda row: -row["score"])
-    by_other = sorted(group, key=lambda row: -row[other])
-    ranks = {True: _ranks(by_judge, "score"), False: _ranks(by_other, other)}
-    names = _short([row["trajectory_id"] for row in group])
+    tau, _, key = worst
+    ranked = _ranked_by_both(groups[key], other)
+    scores = {row["trajectory_id"]: score for row, score, _ in ranked}
+    values = {row["trajectory_id"]: value for row, _, value in ranked}
+    judge, others = _ranks(scores), _ranks(values)
+    names = _without_common_start(list(scores))
+    members_of = {row["trajectory_id"]: row for row, _, _ in ranked}
 
-    def place(row: Row, *, judged: bool) -> Place:
-        member = row["trajectory_id"]
-        here, there = ranks[judged][member], ranks[not judged][member]
-        said = mask(str(row.get("explanation") or "")) if judged else ""
-        if len(said) > LONGEST_EXPLANATION:
-            said = said[:LONGEST_EXPLANATION] + " ..."
-        pnl = row.get("pnl")
-        value = row["score"] if judged else row[other]
-        return Place(here, names[member], value, "–" if pnl is None else f"{pnl:+,.2f}", here - there, said)
+    def places(by: Mapping[str, float], here: Mapping[str, int], there: Mapping[str, int]) -> tuple[Place, ...]:
+        return tuple(
+            Place(
+                rank=here[member],
+                member=names[member],
+                score=by[member],
+                pnl=_signed(members_of[member].get("pnl")),
+                moved=here[member] - there[member],
+                explanation=_explanation(members_of[member]) if by is scores else "",
+            )
+            for member in sorted(by, key=lambda member: -by[member])
+        )
 
-    return Dispute(
-        worst[2][1],
-        other,
-        worst[0],
-        tuple(place(row, judged=True) for row in by_judge),
-        tuple(place(row, judged=False) for row in by_other),
-    )
+    return Dispute(key[1], other, tau, places(scores, judge, others), places(values, others, judge))
 
 
-def _ranks(ordered: Sequence[Row], column: str) -> dict[str, int]:
-    """Places from 1; equal values share one."""
+def _signed(pnl: float | None) -> str:
+    return MISSING if pnl is None else f"{pnl:+,.2f}"
+
+
+def _explanation(row: JudgmentRow) -> str:
+    text = mask(str(row.get("explanation") or ""))
+    return text if len(text) <= LONGEST_EXPLANATION else text[:LONGEST_EXPLANATION] + " ..."
+
+
+def _ranks(values: Mapping[str, float]) -> dict[str, int]:
+    """Ranks from 1 for the largest; equal values share one."""
     ranks: dict[str, int] = {}
-    for position, row in enumerate(ordered, start=1):
-        tied = position > 1 and abs(ordered[position - 2][column] - row[column]) <= 1e-9
-        ranks[row["trajectory_id"]] = ranks[ordered[position - 2]["trajectory_id"]] if tied else position
+    before: str | None = None
+    for position, member in enumerate(sorted(values, key=lambda member: -values[member]), start=1):
+        tied = before is not None and abs(values[before] - values[member]) <= TIED
+        ranks[member] = ranks[before] if tied and before is not None else position
+        before = member
     return ranks
 
 
-def _short(ids: Sequence[str]) -> dict[str, str]:
+def _without_common_start(ids: Sequence[str]) -> dict[str, str]:
     """Ids without the beginning that all of them share, cut where a word begins."""
     first, last = min(ids), max(ids)  # what these two share, all share
     same = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), 0)

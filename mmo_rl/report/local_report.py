@@ -1,16 +1,16 @@
-"""The files of a run: every report writes them, and W&B only adds to them."""
+"""Report into the files of the run folder; every other report writes them too."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from mmo_rl.report.base import ReportParts
+from mmo_rl.report.run_folder import JudgmentRow
 from mmo_rl.types import Score, ScoredGroup
 
 
 class LocalReport:
-    """Writes config.yaml, metrics.jsonl, judgments.jsonl and summary.json of the run's folder, and talks to no one."""
+    """Writes config.yaml, metrics.jsonl, judgments.jsonl and summary.json of the run's folder; uses no network."""
 
     def __init__(self, *, parts: ReportParts) -> None:
         self._folder = parts.folder
@@ -19,7 +19,7 @@ class LocalReport:
     def tracking_id(self) -> str | None:
         return None
 
-    def start(self, config: Mapping[str, Any]) -> None:
+    def start(self, config: Mapping[str, object]) -> None:
         self._folder.write_config(config)
 
     def iteration(self, iteration: int, metrics: Mapping[str, float]) -> None:
@@ -27,23 +27,22 @@ class LocalReport:
 
     def judgments(
         self, iteration: int, groups: Sequence[ScoredGroup], oracle: Mapping[str, float] | None = None
-    ) -> list[dict[str, Any]]:
-        """A row a member: ``score`` in [0, 1] with its explanation, or null with the reason; ``oracle`` is what the
-        oracle makes of the same member (null: unknown), ``pnl`` in game dollars."""
+    ) -> list[JudgmentRow]:
+        """Appends a row a member to judgments.jsonl, and returns the rows."""
         pnl = {m.trajectory_id: m.final_pnl for group in groups for m in group.group.members}
         rows = [
-            {
-                "iteration": iteration,
-                "window_id": group.group.window.id,
-                "group_id": group.group.group_id,
-                "trajectory_id": trajectory_id,
-                "score": judgment.value if isinstance(judgment, Score) else None,
-                "reason": None if isinstance(judgment, Score) else judgment.reason,
-                "explanation": judgment.explanation if isinstance(judgment, Score) else None,
-                "spread": judgment.spread if isinstance(judgment, Score) else None,
-                "oracle": (oracle or {}).get(trajectory_id),
-                "pnl": pnl[trajectory_id],
-            }
+            JudgmentRow(
+                iteration=iteration,
+                window_id=group.group.window.id,
+                group_id=group.group.group_id,
+                trajectory_id=trajectory_id,
+                score=judgment.value if isinstance(judgment, Score) else None,
+                reason=None if isinstance(judgment, Score) else judgment.reason,
+                explanation=judgment.explanation if isinstance(judgment, Score) else None,
+                spread=judgment.spread if isinstance(judgment, Score) else None,
+                oracle=(oracle or {}).get(trajectory_id),
+                pnl=pnl[trajectory_id],
+            )
             for group in groups
             for trajectory_id, judgment in group.judgments.items()
         ]
@@ -54,4 +53,4 @@ class LocalReport:
         self._folder.write_summary(summary)
 
     def close(self, *, failed: bool) -> None:
-        """Nothing is open between calls."""
+        """Does nothing: no file is open between calls."""

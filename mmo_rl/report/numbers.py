@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal, TypeGuard
 
 Unit = Literal["usd", "share", "s", ""]
@@ -14,11 +13,6 @@ MINUS = "\u2212"
 def is_number(value: object) -> TypeGuard[int | float]:
     """Tells numbers from all else, True and False included."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def finite(value: object) -> float | None:
-    """``value`` as a float, or None where it is no finite number."""
-    return float(value) if is_number(value) and math.isfinite(value) else None
 
 
 def amount(value: float | None, unit: Unit, *, signed: bool = False, bare: bool = False) -> str:

@@ -48,7 +48,7 @@ def write_provenance(
     provenance = {
         "written": utc_now().isoformat(timespec="seconds"),
         "argv": mask_arguments(argv),
-        "config_sha256": config_sha256(config),
+        "config_sha256": resolved_config_sha256(config),
         "seeds": dict(seeds),
         "data": data,
         **here,
@@ -72,7 +72,7 @@ def surroundings(project_root: Path) -> tuple[dict[str, Any], str]:
     }, patch
 
 
-def config_sha256(config: Mapping[str, Any]) -> str:
+def resolved_config_sha256(config: Mapping[str, Any]) -> str:
     """Hash of a resolved config: the same for the same values, whatever the order of its keys."""
     text = json.dumps(jsonable(config), sort_keys=True, allow_nan=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""A run's folder, ``runs/<experiment>/<job key>/``: the one place that reads and writes its files.
+"""Files of a run's folder, ``runs/<experiment>/<job key>/``: status, config, rows, summary, provenance.
 
 Written so that a process killed at any moment leaves a folder that the next one can continue from: small files are
 replaced atomically, rows are appended whole and synced, and the lock dies with its process.
@@ -14,19 +14,53 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypedDict, cast, overload, runtime_checkable
 
+from mmo_rl import files
 from mmo_rl.clock import utc_now
 from mmo_rl.errors import ConfigError, MmoRlError
 from mmo_rl.milestones import reached
-from mmo_rl.report.mask import mask_arguments, mask_tree
+from mmo_rl.report.mask import mask, mask_arguments, mask_tree
+from mmo_rl.types import JsonDict
 
 State = Literal["running", "done", "failed", "interrupted"]
 Rows = Literal["metrics", "judgments", "checkpoints"]
-Row = dict[str, Any]
+SummaryValue = float | int | str | None
+MetricsRow = dict[str, float | int | None]
+"""A row of metrics.jsonl: ``iteration`` and numbers by their names."""
+
+
+class Status(TypedDict, total=False):
+    """Content of status.json."""
+
+    status: State
+    started: str | None
+    ended: str | None
+    pid: int
+    host: str
+    error: str | None
+    config_sha256: str
+    result: object
+
+
+class JudgmentRow(TypedDict):
+    """A row of judgments.jsonl: ``score`` in [0, 1], or null with the ``reason``; ``oracle`` is the oracle's score of
+    the same member, ``pnl`` in game dollars (null: unknown)."""
+
+    iteration: int
+    window_id: str
+    group_id: str
+    trajectory_id: str
+    score: float | None
+    reason: str | None
+    explanation: str | None
+    spread: float | None
+    oracle: float | None
+    pnl: float | None
+
 
 LOCK_WAIT_S = 1.0
-"""How long a start waits for the lock: longer than a reader's look at it takes."""
+"""Seconds that a start waits for the lock: longer than a reader holds it to see whether it is taken."""
 
 
 class RunFolder:
@@ -47,7 +81,7 @@ class RunFolder:
     def report_path(self) -> Path:
         return self.path / "report.html"
 
-    # --- who is at work -------------------------------------------------------------------------------------------
+    # --- lock and status -------------------------------------------------------------------------------------------
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -70,29 +104,37 @@ class RunFolder:
             self._holds_lock = False
             lock.release()
 
-    def status(self) -> Row | None:
+    def status(self) -> Status | None:
         """The content of status.json, or None before the first start. A run that claims to be running while no
         process holds its lock was killed: it reads as ``interrupted``."""
-        status = self._read_json("status.json")
+        status = self._recorded_status()
         if status is not None and status.get("status") == "running" and not self._is_held():
             return {**status, "status": "interrupted", "error": status.get("error") or "the process was killed"}
         return status
 
-    def set_status(self, status: State, **fields: Any) -> None:
+    def set_status(
+        self, status: State, *, config_sha256: str | None = None, error: str | None = None, result: object = None
+    ) -> None:
         """Writes status.json: the state, this process, ``started`` (of this start) and, unless running, ``ended``.
 
-        ``fields`` (``config_sha256``, ``error`` ...) stay from call to call until the next ``running``.
+        ``config_sha256``, ``error`` and ``result`` (of the job) stay from call to call until the next ``running``.
         """
         now = utc_now().isoformat(timespec="milliseconds")
         if status == "running":
-            row: Row = {"started": now, "ended": None, "pid": os.getpid(), "host": socket.gethostname(), "error": None}
+            row = Status(started=now, ended=None, pid=os.getpid(), host=socket.gethostname(), error=None)
         else:
-            row = {**(self._read_json("status.json") or {"started": None}), "ended": now}
-        self._write_json("status.json", {**row, **mask_tree(fields), "status": status})
+            row = {**(self._recorded_status() or {"started": None}), "ended": now}
+        if config_sha256 is not None:
+            row["config_sha256"] = config_sha256
+        if error is not None:
+            row["error"] = mask(error)
+        if result is not None:
+            row["result"] = result
+        self._write_json("status.json", {**row, "status": status})
 
     # --- rows -----------------------------------------------------------------------------------------------------
 
-    def append(self, name: Rows, *rows: Mapping[str, Any]) -> None:
+    def append(self, name: Rows, *rows: Mapping[str, object]) -> None:
         """Adds rows to ``<name>.jsonl``, durably: when it returns they survive a loss of power."""
         text = "".join(_dumps(row) + "\n" for row in rows).encode()
         self._make()
@@ -108,11 +150,23 @@ class RunFolder:
             os.fsync(file.fileno())
         reached("rows appended", name)
 
-    def read(self, name: Rows) -> list[Row]:
+    @overload
+    def read(self, name: Literal["metrics"]) -> list[MetricsRow]: ...
+
+    @overload
+    def read(self, name: Literal["judgments"]) -> list[JudgmentRow]: ...
+
+    @overload
+    def read(self, name: Literal["checkpoints"]) -> list[JsonDict]: ...
+
+    def read(self, name: Rows) -> list[MetricsRow] | list[JudgmentRow] | list[JsonDict]:
         """All whole rows, in order; none where nothing was written. A torn last line is not a row.
 
         Raises `MmoRlError` where a line in between is not JSON: that is damage, not an interrupted write.
         """
+        return self._read_rows(name)
+
+    def _read_rows(self, name: Rows) -> list[JsonDict]:
         path = self._rows_path(name)
         try:
             data = path.read_bytes()
@@ -132,26 +186,28 @@ class RunFolder:
     def truncate_after(self, name: Rows, iteration: int) -> None:
         """Keeps the rows up to and including ``iteration`` (rows without one stay), so that a resumed run has each
         iteration once; one before the first, which for a warm start is -1, drops them all."""
-        rows = self.read(name)
+        rows = self._read_rows(name)
         kept = [row for row in rows if not isinstance(row.get("iteration"), int) or row["iteration"] <= iteration]
         if len(kept) < len(rows):
             self._write_text(f"{name}.jsonl", "".join(_dumps(row) + "\n" for row in kept))
 
     # --- documents ------------------------------------------------------------------------------------------------
 
-    def write_summary(self, summary: Mapping[str, Any]) -> None:
+    def write_summary(self, summary: Mapping[str, object]) -> None:
         self._write_json("summary.json", summary)
 
-    def summary(self) -> Row | None:
+    def summary(self) -> JsonDict | None:
         """The numbers of a finished run, or None."""
         return self._read_json("summary.json")
 
-    def write_config(self, config: Mapping[str, Any]) -> None:
-        """config.yaml: the resolved config; secrets are masked once more here."""
+    def write_config(self, config: Mapping[str, object]) -> None:
+        """Writes config.yaml: the resolved config; secrets are masked once more here."""
         self._write_yaml("config.yaml", mask_tree(jsonable(config)))
 
-    def config(self) -> Row | None:
-        return self._read_yaml("config.yaml")
+    def config(self) -> JsonDict | None:
+        """The resolved config, masked, or None before the first start."""
+        loaded = self._read_yaml("config.yaml")
+        return loaded if isinstance(loaded, dict) else None
 
     def run_id(self) -> str:
         """The id of this run in the world: the folder's name and six hex digits that belong to this folder alone.
@@ -166,24 +222,26 @@ class RunFolder:
         return path.read_text("utf-8").strip()
 
     def write_overrides(self, overrides: Sequence[str]) -> None:
-        """overrides.yaml: what was typed, masked; with the commit it is the run's recipe."""
+        """Writes overrides.yaml: the overrides as typed, masked; with the commit they are the run's recipe."""
         self._write_yaml("overrides.yaml", mask_arguments(overrides))
 
     def overrides(self) -> list[str]:
-        return self._read_yaml("overrides.yaml") or []
+        """The command line's overrides, masked; none where none were typed."""
+        loaded = self._read_yaml("overrides.yaml")
+        return [str(override) for override in loaded] if isinstance(loaded, list) else []
 
-    def write_plan(self, expected: Mapping[str, Any]) -> None:
-        """plan.json: what the run was expected to come to, by the keys of summary.json; null where it is unknown."""
+    def write_plan(self, expected: Mapping[str, object]) -> None:
+        """Writes plan.json: the expected numbers by the keys of summary.json; null where one is unknown."""
         self._write_json("plan.json", expected)
 
-    def plan(self) -> Row | None:
-        """What the run was expected to come to before it started, or None."""
+    def plan(self) -> JsonDict | None:
+        """The numbers that were expected before the run started, or None."""
         return self._read_json("plan.json")
 
-    def write_provenance(self, provenance: Mapping[str, Any]) -> None:
+    def write_provenance(self, provenance: Mapping[str, object]) -> None:
         self._write_json("provenance.json", provenance)
 
-    def provenance(self) -> Row | None:
+    def provenance(self) -> JsonDict | None:
         return self._read_json("provenance.json")
 
     def write_text(self, name: str, text: str) -> Path:
@@ -231,7 +289,10 @@ class RunFolder:
     def _rows_path(self, name: Rows) -> Path:
         return self.path / f"{name}.jsonl"
 
-    def _read_json(self, name: str) -> Row | None:
+    def _recorded_status(self) -> Status | None:
+        return cast("Status | None", self._read_json("status.json"))
+
+    def _read_json(self, name: str) -> JsonDict | None:
         try:
             loaded = json.loads((self.path / name).read_text("utf-8"))
         except FileNotFoundError:
@@ -242,34 +303,30 @@ class RunFolder:
             ) from None
         return loaded if isinstance(loaded, dict) else None
 
-    def _read_yaml(self, name: str) -> Any:
+    def _read_yaml(self, name: str) -> object:
+        import yaml  # type: ignore[import-untyped]
+
+        # libyaml reads ten times as fast, which hundreds of runs feel; not every installation has it.
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
         try:
-            return _yaml().safe_load((self.path / name).read_text("utf-8"))
+            return cast("object", yaml.load((self.path / name).read_text("utf-8"), Loader=loader))
         except FileNotFoundError:
             return None
+        except yaml.YAMLError as error:
+            told = str(error).splitlines()[0]
+            raise MmoRlError(f"{name} is not YAML: {told}", hint=f"repair or delete {self.path / name}") from None
 
-    def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
+    def _write_json(self, name: str, content: Mapping[str, object]) -> None:
         self._write_text(name, json.dumps(jsonable(content), indent=2, allow_nan=False) + "\n")
 
-    def _write_yaml(self, name: str, content: Any) -> None:
-        self._write_text(name, _yaml().safe_dump(content, sort_keys=False, allow_unicode=True))
+    def _write_yaml(self, name: str, content: object) -> None:
+        import yaml
+
+        self._write_text(name, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
     def _write_text(self, name: str, text: str) -> Path:
         self._make()
-        path = self.path / name
-        temporary = path.with_name(f".{name}.{os.getpid()}.tmp")
-        try:
-            with open(temporary, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)  # on a full disk every byte counts
-            if error.errno is not None:
-                error.filename = str(path)  # a write that fails does not say where
-            raise
-        return path
+        return files.write_text(self.path / name, text, durable=True)
 
 
 def move_aside(path: Path) -> Path:
@@ -280,9 +337,9 @@ def move_aside(path: Path) -> Path:
     return path.rename(aside)
 
 
-def jsonable(value: Any) -> Any:
-    """``value`` in JSON's own types: what is not finite becomes null (missing is not a number), numpy scalars become
-    numbers, and anything unknown its text."""
+def jsonable(value: object) -> Any:
+    """Converts to JSON's own types: numbers that are not finite to null (missing is not a number), numpy scalars to
+    numbers, and anything unknown to its text."""
     if value is None or isinstance(value, (str, bool, int)):
         return value
     if isinstance(value, float):
@@ -291,12 +348,22 @@ def jsonable(value: Any) -> Any:
         return {str(k): jsonable(v) for k, v in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [jsonable(v) for v in (sorted(value, key=str) if isinstance(value, (set, frozenset)) else value)]
-    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
+    if isinstance(value, _Scalar) and value.ndim == 0:
         return jsonable(value.item())
     return str(value)
 
 
-def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+@runtime_checkable
+class _Scalar(Protocol):
+    """A numpy scalar, or an array or tensor without dimensions."""
+
+    @property
+    def ndim(self) -> int: ...
+
+    def item(self) -> object: ...
+
+
+def flat(value: object, path: str = "") -> Iterator[tuple[str, object]]:
     """The leaves of nested mappings by their dotted keys; an empty mapping is a leaf."""
     if isinstance(value, Mapping) and value:
         for key, inner in value.items():
@@ -305,13 +372,7 @@ def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, value
 
 
-def _yaml() -> Any:
-    import yaml  # type: ignore[import-untyped]
-
-    return yaml
-
-
-def _dumps(row: Mapping[str, Any]) -> str:
+def _dumps(row: Mapping[str, object]) -> str:
     return json.dumps(jsonable(row), allow_nan=False, ensure_ascii=False)
 
 

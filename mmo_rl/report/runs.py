@@ -1,6 +1,6 @@
-"""Runs as they are compared: what each was asked, how it ended and what came out, read from run folders.
+"""Reader of finished runs: the config, state, summary and learning curves of each, for comparisons and notebooks.
 
-A folder is read wherever it lies: one that was moved, or copied from another machine, tells the same.
+A folder is read wherever it lies, also one that was moved or copied from another machine.
 """
 
 from __future__ import annotations
@@ -11,19 +11,20 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
-from typing import Any
+from typing import TypeGuard
 
 from mmo_rl.errors import ConfigError, MmoRlError
-from mmo_rl.report.run_folder import RunFolder
+from mmo_rl.report.run_folder import MetricsRow, RunFolder, SummaryValue, flat
 
+ConfigValue = str | int | float | bool | None
 MARKS = ("status.json", "summary.json", "config.yaml")
 """A folder that has one of these is a run's."""
 OUTPUT = "compare"
-"""Under runs/, what comparisons write: not runs."""
+"""The folder under runs/ that comparisons write into; it holds no runs."""
 DEPTH = 2
 """A pattern may name runs, sweep folders, or the folder of all sweeps."""
 BESIDE = re.compile(r"\.(replay|\d+)$")
-"""How folders end that stand beside the run of their name: its replay, and what it was before its config changed."""
+"""Ends of the names of folders that stand beside a run: its replay, and its state before its config changed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,16 +38,16 @@ class Run:
     reason: str = ""
     seed: int | None = None
     task: str = "train"
-    config: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, ConfigValue] = field(default_factory=dict)
     overrides: tuple[str, ...] = ()
-    summary: Mapping[str, Any] = field(default_factory=dict)
-    rows: Sequence[Mapping[str, Any]] = ()
+    summary: Mapping[str, SummaryValue] = field(default_factory=dict)
+    rows: Sequence[MetricsRow] = ()
     commit: str | None = None
     ended: str = ""
 
     @property
     def finished(self) -> bool:
-        """Whether its numbers count: done, with a summary."""
+        """True where the numbers count: the run is done and has a summary."""
         return self.state == "done" and bool(self.summary)
 
 
@@ -75,15 +76,15 @@ def sweeps(root: Path) -> dict[str, int]:
 
 
 def read_run(path: Path) -> Run:
-    """One run folder. A file in it that is broken makes the run ``unreadable``, with the reason, and raises nothing."""
+    """Reads one run folder. A broken file in it makes the run ``unreadable``, with the reason; nothing is raised."""
     folder = RunFolder(path)
     name = f"{path.parent.name}/{path.name}"
     try:
-        status, summary, config = folder.status(), folder.summary(), _config(path)
-        overrides, provenance = _list(path / "overrides.yaml"), folder.provenance() or {}
+        status, summary, config = folder.status(), folder.summary(), flat_config(folder.config() or {})
+        overrides, provenance = folder.overrides(), folder.provenance() or {}
         rows = folder.read("metrics")
         if not config and summary:
-            raise ValueError("it has no config.yaml, so what it was asked is not known")
+            raise ValueError("it has no config.yaml")
     except (MmoRlError, OSError, ValueError) as error:
         reason = error.message if isinstance(error, MmoRlError) else str(error)
         return Run(id=name, location=str(path), state="unreadable", reason=reason)
@@ -92,15 +93,16 @@ def read_run(path: Path) -> Run:
     state, reason = str(status.get("status")), str(status.get("error") or "").strip()
     if state == "done" and not summary:
         reason = "it left no summary.json"
+    seed = config.get("seed")
     return Run(
         id=name,
         location=str(path),
         state=state,
         reason="" if state == "done" and summary else reason.splitlines()[0] if reason else state,
-        seed=config["seed"] if isinstance(config.get("seed"), int) else None,
+        seed=seed if isinstance(seed, int) else None,
         task=str(config.get("task", "train")),
         config=config,
-        overrides=tuple(str(o) for o in overrides),
+        overrides=tuple(overrides),
         summary=summary or {},
         rows=rows,
         commit=(provenance.get("git") or {}).get("commit"),
@@ -108,13 +110,14 @@ def read_run(path: Path) -> Run:
     )
 
 
-def _is_run(path: Path) -> bool:
+def is_run(path: Path) -> bool:
+    """True for the folder of a run, whatever its state."""
     return any((path / mark).is_file() for mark in MARKS)
 
 
 def _is_beside(path: Path) -> bool:
     end = BESIDE.search(path.name)
-    return end is not None and _is_run(path.with_name(path.name[: end.start()]))
+    return end is not None and is_run(path.with_name(path.name[: end.start()]))
 
 
 def _set_apart(run: Run) -> Run:
@@ -123,16 +126,15 @@ def _set_apart(run: Run) -> Run:
     return replace(run, state="beside", reason=f"{was}; it counts where compare.runs names it")
 
 
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings by dotted key; a list is one value, as JSON."""
-    out: dict[str, Any] = {}
-    for key, value in tree.items():
-        path = f"{prefix}{key}"
-        if isinstance(value, Mapping) and value:
-            out |= flat(value, f"{path}.")
-        else:
-            out[path] = json.dumps(value, default=str) if isinstance(value, (list, tuple, dict)) else value
-    return out
+def flat_config(tree: Mapping[str, object]) -> dict[str, ConfigValue]:
+    """A config by dotted key; a list or an empty mapping is one value, as JSON."""
+    leaves = flat(tree) if tree else ()
+    return {key: value if is_leaf(value) else json.dumps(value, default=str) for key, value in leaves}
+
+
+def is_leaf(value: object) -> TypeGuard[ConfigValue]:
+    """Tells single values of a config from lists and mappings."""
+    return value is None or isinstance(value, (str, int, float))
 
 
 def _matching(pattern: str, roots: Sequence[Path]) -> list[Path]:
@@ -146,7 +148,7 @@ def _matching(pattern: str, roots: Sequence[Path]) -> list[Path]:
 
 
 def _runs_in(path: Path, depth: int) -> Iterator[Path]:
-    if _is_run(path):
+    if is_run(path):
         yield path
     elif depth:
         for inner in sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")):
@@ -161,26 +163,3 @@ def offer(roots: Sequence[Path]) -> str:
             listed = ", ".join(f"runs/{name} ({n})" for name, n in list(there.items())[:12])
             return f"there is: {listed}; for example compare.runs='runs/{next(iter(there))}/*'"
     return f"no run is under {roots[-1] / 'runs'} yet; make one: mmo-rl -m +experiments=quick seed=0,1"
-
-
-def _config(path: Path) -> dict[str, Any]:
-    loaded = _yaml(path / "config.yaml")
-    return flat(loaded) if isinstance(loaded, Mapping) else {}
-
-
-def _list(path: Path) -> list[Any]:
-    loaded = _yaml(path)
-    return loaded if isinstance(loaded, list) else []
-
-
-def _yaml(path: Path) -> Any:
-    import yaml  # type: ignore[import-untyped]
-
-    # libyaml reads ten times as fast, which hundreds of runs feel.
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    try:
-        return yaml.load(path.read_text("utf-8"), Loader=loader)
-    except FileNotFoundError:
-        return None
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path.name} is not YAML: {str(error).splitlines()[0]}") from None

@@ -15,11 +15,11 @@ same keys under ``eval/greedy/`` of greedy decoding, which shows learning beyond
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from mmo_rl.numbers import finite_number
 from mmo_rl.report.judging import KEYS
 from mmo_rl.stats.bootstrap import Value, improvement_pct, mean_interval, oracle_share, paired_difference
 from mmo_rl.stats.interval import Interval
@@ -176,11 +176,11 @@ def _evaluation(
 def _interval(key: str, interval: Interval | None) -> Summary:
     if interval is None:
         return {key: None, f"{key}_low": None, f"{key}_high": None}
-    return {key: interval.estimate, f"{key}_low": _finite(interval.low), f"{key}_high": _finite(interval.high)}
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+    return {
+        key: interval.estimate,
+        f"{key}_low": finite_number(interval.low),
+        f"{key}_high": finite_number(interval.high),
+    }
 
 
 # --- data -----------------------------------------------------------------------------------------------------------

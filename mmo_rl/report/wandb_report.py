@@ -17,7 +17,7 @@ from mmo_rl.errors import ConfigError
 from mmo_rl.report.base import ReportParts
 from mmo_rl.report.local_report import LocalReport
 from mmo_rl.report.mask import mask, mask_tree, masker
-from mmo_rl.report.run_folder import RunFolder, flat, jsonable
+from mmo_rl.report.run_folder import JudgmentRow, RunFolder, flat, jsonable
 from mmo_rl.types import ScoredGroup
 
 log = logging.getLogger(__name__)
@@ -63,18 +63,13 @@ class WandbReport:
         checkpoint_limit_mb: Annotated[float, Field(ge=0)] = 500.0,
         parts: ReportParts,
     ) -> None:
-        if mode == "online" and not _has_key():
-            raise ConfigError(
-                "report.mode=online, but W&B has no key",
-                hint="set WANDB_API_KEY or type `wandb login`; report.mode=offline keeps the run on this machine",
-            )
         self._files = LocalReport(parts=parts)
         self._folder = parts.folder
         self._project, self._entity, self._tags = project, entity, list(tags)
         self._columns = (*JUDGED_COLUMNS, *(("explanation",) if explanations else ()))
         self._checkpoints = checkpoints
         self._limit = checkpoint_limit_mb * 1e6
-        self._mode = _resolve(mode)
+        self._mode: Mode = mode
         self._lost = False
         self._run: Any = None
         self._environment: Any = None
@@ -90,11 +85,17 @@ class WandbReport:
     def tracking_id(self) -> str | None:
         return None if self._run is None else str(self._run.id)
 
-    def start(self, config: Mapping[str, Any]) -> None:
+    def start(self, config: Mapping[str, object]) -> None:
+        """Writes the config and opens the W&B run; raises `ConfigError` for mode online where W&B has no key."""
+        if self._mode == "online" and not has_key():
+            raise ConfigError(
+                "report.mode=online, but W&B has no key",
+                hint="set WANDB_API_KEY or type `wandb login`; report.mode=offline keeps the run on this machine",
+            )
         self._files.start(config)
-        if self._mode == "disabled":
+        mode = _resolve(self._mode)
+        if mode == "disabled":
             return
-        mode = self._mode
         self._guarded(
             "could not go online" if mode == "online" else "could not start", lambda: self._init(config, mode)
         )
@@ -112,7 +113,7 @@ class WandbReport:
 
     def judgments(
         self, iteration: int, groups: Sequence[ScoredGroup], oracle: Mapping[str, float] | None = None
-    ) -> list[dict[str, Any]]:
+    ) -> list[JudgmentRow]:
         """Into the files; W&B gets them as one table at the end."""
         return self._files.judgments(iteration, groups, oracle)
 
@@ -276,11 +277,11 @@ def _resolve(mode: Mode) -> Literal["online", "offline", "disabled"]:
     if asked in ("disabled", "dryrun", "offline"):
         return "disabled" if asked == "disabled" else "offline"
     if mode == "auto":
-        return "online" if _has_key() else "offline"
+        return "online" if has_key() else "offline"
     return mode
 
 
-def _has_key() -> bool:
+def has_key() -> bool:
     if os.environ.get("WANDB_API_KEY"):
         return True
     own = urlsplit(os.environ.get("WANDB_BASE_URL", "")).netloc

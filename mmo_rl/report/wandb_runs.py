@@ -9,8 +9,8 @@ from typing import Any
 
 from mmo_rl.errors import ConfigError, MmoRlError
 from mmo_rl.report.mask import mask
-from mmo_rl.report.runs import Run, flat
-from mmo_rl.report.wandb_report import _has_key
+from mmo_rl.report.runs import Run, flat_config
+from mmo_rl.report.wandb_report import has_key
 
 TIMEOUT_S = 60
 ROWS = 10_000
@@ -38,7 +38,7 @@ def wandb_runs(path: str) -> list[Run]:
             f"compare.wandb: found {path!r}, expected entity/project/group",
             hint="for example compare.wandb=my-team/mmo-rl/window_length; the group is the run's name=...",
         )
-    if not _has_key():
+    if not has_key():
         raise ConfigError(
             "compare.wandb: W&B has no key", hint="set WANDB_API_KEY or type `wandb login`; compare.runs needs none"
         )
@@ -68,7 +68,7 @@ def _run(found: Any) -> Run:
     overrides = logged.pop("overrides", None)
     if not isinstance(overrides, list):  # an older version logged none: what the run is called begins with them
         overrides = str(found.name or "").split() if "=" in str(found.name) else []
-    config = flat(logged)
+    config = flat_config(logged)
     summary = {k: v for k, v in _plain(found.summary).items() if k.startswith(OURS)}
     state = STATES.get(found.state, str(found.state))
     seed = config.get("seed")

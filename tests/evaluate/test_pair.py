@@ -153,9 +153,9 @@ def test_scenarios_are_told_apart_by_the_markets_number() -> None:
 
 def test_a_comparison_that_cannot_be_is_refused() -> None:
     with pytest.raises(ValueError, match="looks=4"):
-        pair(markets=7, looks=4)
+        PairEvaluator.check_keys(markets=7, looks=4)
     with pytest.raises(ValueError, match="bull more than once"):
-        pair(scenarios=("bull", "bull"))
+        PairEvaluator.check_keys(scenarios=("bull", "bull"))
     one = [Rollout(0, 0, 1.0, 8, 0, 4, 1.0)]
     numbers = compare(one, [Rollout(0, 0, 2.0, 8, 0, 4, 1.0)], looks=1, paired=True, seed=0)
     assert numbers["pnl_difference_low"] is None and winner(numbers) is None

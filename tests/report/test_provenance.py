@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mmo_rl.report.provenance import config_sha256, data_fingerprint, write_provenance
+from mmo_rl.report.provenance import data_fingerprint, resolved_config_sha256, write_provenance
 from mmo_rl.report.run_folder import RunFolder
 
 SECRET = "sesame-open-7731"
@@ -49,7 +49,7 @@ def test_a_clean_tree_is_its_commit(project: Path, tmp_path: Path) -> None:
     }
     assert found["seeds"] == {"run": 0}
     assert found["lock_sha256"] == {"uv.lock": hashlib.sha256(b"locked\n").hexdigest()}
-    assert found["config_sha256"] == config_sha256({"seed": 0})
+    assert found["config_sha256"] == resolved_config_sha256({"seed": 0})
     assert "numpy" in found["packages"]
     assert not (folder.path / "git.patch").exists()
 
@@ -105,8 +105,8 @@ def test_a_repository_without_a_commit_is_no_error(tmp_path: Path) -> None:
 
 
 def test_fingerprints_depend_on_values_and_on_order_only_where_it_matters() -> None:
-    assert config_sha256({"a": 1, "b": [1, 2]}) == config_sha256({"b": [1, 2], "a": 1})
-    assert config_sha256({"a": 1}) != config_sha256({"a": 2})
+    assert resolved_config_sha256({"a": 1, "b": [1, 2]}) == resolved_config_sha256({"b": [1, 2], "a": 1})
+    assert resolved_config_sha256({"a": 1}) != resolved_config_sha256({"a": 2})
     assert data_fingerprint(["t1", "t2"], schema="3") == {
         "trajectories": 2,
         "ids_sha256": hashlib.sha256(b"t1\nt2").hexdigest(),

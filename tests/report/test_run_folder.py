@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -179,14 +178,3 @@ def test_a_folder_that_cannot_be_made_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot be made"):
         RunFolder(tmp_path / "file" / "job").append("metrics", {"iteration": 0})
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
-def test_a_full_disk_says_where_and_leaves_the_whole_old_file(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path)
-    folder.write_text("page.html", "old")
-    (tmp_path / f".page.html.{os.getpid()}.tmp").symlink_to("/dev/full")
-    with pytest.raises(OSError, match="No space left on device") as refused:
-        folder.write_text("page.html", "new")
-    assert refused.value.filename == str(tmp_path / "page.html")
-    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("page.html", "old")]
