@@ -14,7 +14,7 @@ from mmo_rl.config.tasks import Options
 from mmo_rl.database.base import Database
 from mmo_rl.database.play_copy import REFUSED, Copied, PlayCopy
 from mmo_rl.errors import ConfigError, SourceError
-from mmo_rl.source.base import Play
+from mmo_rl.source.base import Play, source_overrides
 
 
 async def run(context: Context, options: Options) -> int | None:
@@ -61,16 +61,15 @@ def show(copied: Copied, play: Play, database: Database, console: Console) -> No
         if not database.embedded:
             console.print("database=embedded stores it on this machine, where any agent is welcome")
         return
-    where = "" if database.embedded else " source=postgres"
-    named = "" if database.dsn_env in (None, "DATABASE_URL") else f" source.dsn_env={database.dsn_env}"
-    console.print(f"Stored in {database.name}. Next: mmo-rl task=check{where}{named}", soft_wrap=True, markup=False)
+    check = f"mmo-rl task=check{source_overrides(database.dsn_env)}"
+    console.print(f"Stored in {database.name}. Next: {check}", soft_wrap=True, markup=False)
 
 
 # --- inside ---------------------------------------------------------------------------------------------------------
 
 
 def _play(context: Context) -> Play:
-    """The source to copy from. Raises `ConfigError` where it cannot be copied, or would be copied into itself."""
+    """Returns the source to copy from. Raises `ConfigError` where it cannot be copied, or is the database itself."""
     if context.settings.reads_written_database:
         raise ConfigError(
             "task=import copies from a source into the database, and both are the same here",

@@ -22,10 +22,10 @@ MAX_ROWS = 40
 
 
 async def run(context: Context, options: OutcomesOptions) -> None:
-    """Stores outcomes of every complete window that `sampler.lookback_hours` reaches; those that are final are kept,
-    unless ``recompute``. The same command again stores the same rows.
+    """Stores outcomes of every complete window that `sampler.lookback_hours` reaches.
 
-    Raises `ConfigError` where the source would not read what is stored.
+    Those of final windows are kept, unless ``recompute``. The same command again stores the same rows. Raises
+    `ConfigError` where the source would not read the stored rows.
     """
     _refuse_if_unread(context)
     components = context.components
@@ -66,13 +66,13 @@ async def run(context: Context, options: OutcomesOptions) -> None:
 
 
 def show(console: Console, found: Sequence[Tracked]) -> None:
-    """A row a window, the newest where there are many, and what was seen and cannot be an outcome."""
+    """Prints a row a window, the newest where there are many, and the counts of prices that make no outcome."""
     if not found:
         return
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in ("window (UTC)", "tickers", "questions", "outcomes"):
         table.add_column(column, justify="right" if column in ("tickers", "questions") else "left", no_wrap=True)
-    table.columns[0].min_width = 16  # a window's id is never cut: the outcomes are
+    table.columns[0].min_width = 16  # the id of a window is shown whole, the outcomes may be cut
     words = {
         "kept": "final, kept",
         "game": "all recorded already, by who played it",
@@ -104,21 +104,20 @@ def _count(number: int, noun: str) -> str:
 
 
 def check_command(overrides: Sequence[str]) -> str:
-    """Checks the windows that these overrides name."""
+    """Returns the command that checks the windows of these overrides."""
     kept = [o for o in overrides if o.lstrip("+").partition("=")[0].partition(".")[0] not in ("task", "outcomes")]
     return shlex.join(["mmo-rl", "task=check", *kept])
 
 
 def _refuse_if_unread(context: Context) -> None:
-    """A source reads the outcomes that lie beside its play: stored elsewhere they would never be found."""
-    source, database = context.settings.nodes["source"] or {}, context.settings.nodes["database"] or {}
-    if "dsn_env" not in source:
+    """Raises `ConfigError` where the source would not read the outcomes: it reads those beside its play alone."""
+    if not context.settings.reads_database:
         raise ConfigError(
             "outcomes are stored in a database, and this source reads them from its files",
             hint="bring the play into the database first: mmo-rl task=import source=jsonl source.path=PATH, then"
             " mmo-rl task=outcomes",
         )
-    if source["dsn_env"] != database.get("dsn_env"):
+    if not context.settings.reads_written_database:
         raise ConfigError(
             "the outcomes would be stored in another database than the one the source reads, and never be found",
             hint="leave database=... out, so that they are stored beside the play; where that may not be written, copy"

@@ -18,6 +18,7 @@ from mmo_rl.database.base import MigrationResult
 from mmo_rl.database.connections import CONNECT_FAILURES, CONNECT_TIMEOUT_S, Connection, Connections, Pooled
 from mmo_rl.database.dsn import ServerAddress, connection_error, parse_dsn, read_dsn, require_tls_files
 from mmo_rl.errors import DatabaseError
+from mmo_rl.source.base import source_overrides
 
 if TYPE_CHECKING:
     from mmo_rl.database.embedded import EmbeddedServer
@@ -124,9 +125,7 @@ class Database:
             refusal = await schema.refusal(connection, missing)
             if not missing:
                 await schema.require_columns(connection)
-        target = "" if self.dsn_env is None else " source=postgres"
-        if self.dsn_env not in (None, "DATABASE_URL"):
-            target += f" source.dsn_env={self.dsn_env}"
+        target = source_overrides(self.dsn_env)
         if refusal is not None:
             raise DatabaseError(
                 f"the user of {self.name} may not {refusal}",

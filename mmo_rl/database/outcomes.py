@@ -12,6 +12,7 @@ from mmo_rl.database.base import Connection, Database, Row, Tracked
 from mmo_rl.database.observed import observe
 from mmo_rl.database.rows import insert_rows, naive_utc, to_json
 from mmo_rl.errors import DatabaseError
+from mmo_rl.source.base import source_overrides
 from mmo_rl.types import GroundTruth, TickerOutcome, Trajectory, Window
 
 ORIGIN = "recorded prices"
@@ -44,10 +45,9 @@ class DerivedOutcomes:
         by_id = {window.id: window for window in windows}
         async with self._database.read_only().acquire() as connection:
             if await connection.fetchval("select to_regclass('market_outcomes') is null"):
-                where = "" if self._database.embedded else " source=postgres"
                 raise DatabaseError(
                     f"the database ({self._database.name}) has no table market_outcomes",
-                    hint=f"mmo-rl task=migrate{where}",
+                    hint=f"mmo-rl task=migrate{source_overrides(self._database.dsn_env)}",
                 )
             rows = await connection.fetch(
                 'select "windowId" as id, min("createdAt") as derived from market_outcomes'

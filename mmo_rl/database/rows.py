@@ -8,13 +8,13 @@ JSON cannot hold (NaN, infinities) become null.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from decimal import Decimal
 
 from mmo_rl.database.base import Connection
 from mmo_rl.database.schema import quote_identifier
+from mmo_rl.numbers import finite_number
 from mmo_rl.types import Action, JsonDict, LLMCall, Step, Trajectory
 
 
@@ -37,7 +37,7 @@ def naive_utc(moment: datetime) -> datetime:
 def trajectory_row(trajectory: Trajectory, *, window_hours: int, now: datetime) -> dict[str, object]:
     """Builds the row of ``trajectories``. Counts that were not recorded stay null."""
     start, end = naive_utc(trajectory.start), naive_utc(trajectory.end)
-    total_reward = _plain(sum(step.reward or 0.0 for step in trajectory.steps))
+    total_reward = finite_number(sum(step.reward or 0.0 for step in trajectory.steps))
     return {
         "id": trajectory.trajectory_id,
         "trajectoryId": trajectory.trajectory_id,
@@ -190,10 +190,6 @@ def _count(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31 else None
 
 
-def _plain(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
 def _without_none(values: Mapping[str, object]) -> JsonDict:
     return {key: value for key, value in values.items() if value is not None}
 
@@ -203,7 +199,7 @@ def _plain_value(value: object) -> object:
     if value is None or isinstance(value, str | bool | int):
         return value
     if isinstance(value, float | Decimal):
-        return _plain(float(value))
+        return finite_number(value)
     if isinstance(value, Mapping):
         return {str(key): _plain_value(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

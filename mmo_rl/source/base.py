@@ -35,6 +35,13 @@ class Row(Protocol):
     def __getitem__(self, column: str, /) -> Any: ...
 
 
+def source_overrides(dsn_env: str | None) -> str:
+    """Returns the overrides that choose the server behind ``dsn_env`` as source, to be appended to a command."""
+    if dsn_env is None:
+        return ""
+    return " source=postgres" + ("" if dsn_env == "DATABASE_URL" else f" source.dsn_env={dsn_env}")
+
+
 class ReadConnection(Protocol):
     """A connection in a read-only transaction; its rows are asyncpg's records."""
 

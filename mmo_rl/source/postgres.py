@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from mmo_rl.source.base import RecordedOutcomes, SourceParts
+from mmo_rl.source.base import RecordedOutcomes, SourceParts, source_overrides
 from mmo_rl.source.joined import assemble
 from mmo_rl.source.reader import TableReader
 from mmo_rl.source.rejections import Rejections
@@ -59,9 +59,7 @@ class PostgresSource:
             batch_size=batch_size,
             settle=timedelta(minutes=settle_minutes),
             now=parts.now,
-            command="mmo-rl task=migrate"
-            if dsn_env is None
-            else "mmo-rl task=migrate source=postgres migrate.index=true",
+            command=f"mmo-rl task=migrate{source_overrides(dsn_env)}{' migrate.index=true' if dsn_env else ''}",
         )
 
     @property

@@ -15,7 +15,7 @@ from mmo_rl.clock import window_id
 from mmo_rl.concurrency import Backoff, retry
 from mmo_rl.errors import SourceError, is_lost
 from mmo_rl.source import statements
-from mmo_rl.source.base import ReadPool
+from mmo_rl.source.base import ReadPool, source_overrides
 from mmo_rl.source.columns import COLUMNS_SQL, REQUIRED, SCHEMAS_SQL, TABLES, Table, schema_hint, tables
 from mmo_rl.source.memory import no_collection
 from mmo_rl.source.parse import parse_trajectory
@@ -51,10 +51,9 @@ class TableReader:
         if self._tables is None:
             self._rejections.begin()
             found = tables(await self.fetch(COLUMNS_SQL, list(TABLES)))
-            target = "" if self._dsn_env is None else " source=postgres"
             if not found["trajectories"]:
                 elsewhere = schema_hint(await self.fetch(SCHEMAS_SQL), dsn_env=self._dsn_env)
-                hint = elsewhere or f"mmo-rl task=migrate{target}"
+                hint = elsewhere or f"mmo-rl task=migrate{source_overrides(self._dsn_env)}"
                 raise SourceError("the database has no table trajectories: it is not one with recorded play", hint=hint)
             if missing := found["trajectories"].missing(REQUIRED):
                 raise SourceError(
