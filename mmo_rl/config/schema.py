@@ -37,7 +37,7 @@ Checked = dict[str, Any]
 ComponentClass = Callable[..., Any]
 """A class that a config may name; its signature is checked when it is called, not by a type checker."""
 
-_PLAIN = {str, int, float, bool, type(None), Path, datetime, timedelta, list, tuple, dict, set, frozenset, Any}
+_PLAIN = {str, int, float, bool, type(None), Path, datetime, timedelta, list, tuple, dict, set, frozenset, Any, object}
 _CONTAINERS = {list, tuple, dict, set, frozenset, abc.Mapping, abc.Sequence, abc.Collection, abc.Iterable, abc.Set}
 _KEY_MODEL = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True)
 
@@ -364,7 +364,7 @@ def _is_plain(annotation: object) -> bool:
 
 def _allows_bool(annotation: object) -> bool:
     parts = set(_flat(annotation))
-    return bool in parts or Any in parts
+    return bool in parts or Any in parts or object in parts
 
 
 def _literals(annotation: object) -> Iterable[object]:

@@ -77,3 +77,12 @@ def simple_commands(line: str, place: str) -> Iterator[Command]:
             words = []
         else:
             words.append(word)
+
+
+def yaml_commands() -> Iterator[Command]:
+    """Calls of mmo-rl in comments of conf/ and experiments/; what follows two spaces describes the command."""
+    for path in sorted((*ROOT.glob("conf/**/*.yaml"), *ROOT.glob("experiments/*.yaml"))):
+        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+            found = re.match(r"# +((?:[A-Z_]+=\S+ )?mmo-rl \S.*?)(?: {2,}.*)?$", line)
+            if found:
+                yield from simple_commands(found[1], f"{path.relative_to(ROOT)}:{number}")
