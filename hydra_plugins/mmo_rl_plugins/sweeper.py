@@ -16,6 +16,8 @@ from mmo_rl.cli.carried import CarriedConfigs
 from mmo_rl.cli.launch import JobRunner
 from mmo_rl.cli.launchers import launcher_missing, require_counts
 from mmo_rl.cli.sweep import Job, Overrides, announce, checked, print_table, report
+from mmo_rl.config.extensions import Source, use_search_path
+from mmo_rl.config.project import hidden_choices
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,7 +32,9 @@ class CheckedSweeper(BasicSweeper):
     """
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        require_counts(config.hydra.launcher)
+        require_counts(config)
+        sources = config.hydra.runtime.config_sources
+        use_search_path(Source(source.provider, source.schema, source.path) for source in sources)
         carried = HydraContext(
             config_loader=CarriedConfigs(hydra_context.config_loader.get_search_path()),
             callbacks=hydra_context.callbacks,
@@ -45,10 +49,13 @@ class CheckedSweeper(BasicSweeper):
         from rich.console import Console
 
         assert self.hydra_context is not None
+        assert self.config is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         parsed = parser.parse_overrides([*self._parse_config(), *arguments])
         ((*overrides,),) = self.split_arguments(parsed, None)
         console = Console()
+        for line in hidden_choices(self.config.hydra.runtime.choices):
+            console.print(line, highlight=False, soft_wrap=True)
         jobs = self.checked(overrides)
         announce(jobs, console)
         runner = self.runner(jobs, console)

@@ -1,23 +1,23 @@
-"""Execution of one job: validates its config, runs its task, and keeps the status in its run folder."""
+"""One job: validates a composed config, runs its task, and keeps the run folder's status up to date."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import io
 import logging
-import os
-import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from mmo_rl.config.project import project_root
+from mmo_rl.cli.event_loop import run_to_end
+from mmo_rl.cli.launchers import in_this_process
+from mmo_rl.command_line import command_line
+from mmo_rl.config.extensions import Source, changed_sources, use_search_path
+from mmo_rl.config.project import hidden_choices, project_root
 from mmo_rl.errors import ConfigError, MmoRlError, NotReady
 
 if TYPE_CHECKING:
@@ -26,40 +26,44 @@ if TYPE_CHECKING:
     from mmo_rl.config.settings import Settings
     from mmo_rl.report.run_folder import RunFolder, Status
 
-Result = Any
-"""Result of a task: a number that sweepers optimise, an exit code, None, or the data that its ``tell`` prints."""
 log = logging.getLogger(__name__)
 
 
 @dataclass
 class Outcome:
-    """Outcome of this process's single run. An exception is handed over here, because Hydra would print it itself."""
+    """Result of the single run of this process, or its error: Hydra would print an exception of a single job itself.
+    ``folder`` is the run's, None for tasks that leave none."""
 
-    result: Result = None
+    result: object = None
     error: BaseException | None = None
+    folder: Path | None = None
 
 
 outcome = Outcome()
 
 
-def job(cfg: DictConfig) -> Result:
-    """Runs the job of a config: Hydra calls it once, or for every job of a sweep. Sweepers optimise its result.
+def job(cfg: DictConfig) -> object:
+    """Runs one job for Hydra, once or for every job of a sweep; returns what sweepers optimise.
 
     Raises in a sweep; in a single run the error goes to `outcome`.
     """
     hydra_config = HydraConfig.get()
+    output_dir, overrides = Path(hydra_config.runtime.output_dir), tuple(hydra_config.overrides.task)
     swept = hydra_config.mode == RunMode.MULTIRUN
+    outcome.folder = None if _leaves_no_folder(output_dir) else output_dir
     try:
         if not swept and hydra_config.sweeper.get("params"):
-            raise _needs_multirun(list(hydra_config.overrides.task), dict(hydra_config.sweeper.params))
-        outcome.result = _run(cfg, Path(hydra_config.runtime.output_dir), tuple(hydra_config.overrides.task))
+            raise _needs_multirun(overrides, dict(hydra_config.sweeper.params))
+        sources = hydra_config.runtime.config_sources
+        use_search_path(Source(source.provider, source.schema, source.path) for source in sources)
+        outcome.result = _run(cfg, output_dir, overrides)
     except Exception as error:
-        _remove_empty(Path(hydra_config.runtime.output_dir))
-        if swept and _aside():
+        _remove_empty(output_dir)
+        if swept and _is_aside():
             from mmo_rl.config.explain import explain
 
-            # The sweep gets it pickled, which fails for some exceptions; the traceback is in the log.
-            raise explain(error, list(hydra_config.overrides.task)) from None
+            # Back to the sweep through a pickle, which not every exception survives; its traceback is in the log.
+            raise explain(error, list(overrides)) from None
         if swept:
             raise
         outcome.error = error
@@ -67,23 +71,39 @@ def job(cfg: DictConfig) -> Result:
     return outcome.result
 
 
-def _aside() -> bool:
-    """Checks for a job of a sweep in a process of its own, beside others: its output goes to its log."""
+def check_task(settings: Settings, overrides: tuple[str, ...]) -> None:
+    """Runs the check that only the task can make of its config. Raises `ConfigError`."""
+    from mmo_rl.commands import command_of
+
+    if (check := command_of(settings.task).check) is not None:
+        check(settings, overrides)
+
+
+def _is_aside() -> bool:
+    """True for a job of a sweep in a process of its own, beside others: its output goes to its log."""
     config = HydraConfig.get()
-    return config.mode == RunMode.MULTIRUN and not str(config.launcher.get("_target_")).endswith(".BasicLauncher")
+    return config.mode == RunMode.MULTIRUN and not in_this_process(config.launcher)
 
 
-def _run(cfg: DictConfig, output_dir: Path, overrides: tuple[str, ...]) -> Result:
+def _leaves_no_folder(output_dir: Path) -> bool:
+    return output_dir.resolve() == project_root()
+
+
+def _run(cfg: DictConfig, output_dir: Path, overrides: tuple[str, ...]) -> object:
     from rich.console import Console
 
+    from mmo_rl.cli.run_log import logging_to
     from mmo_rl.config.fingerprint import accepted_sha256, same_config
     from mmo_rl.config.settings import config_sha256, validate
 
     settings = validate(cfg)
-    console = Console(quiet=_aside() and output_dir.resolve() != project_root())
-    if output_dir.resolve() == project_root():  # a task that leaves no run folder
+    console = Console(quiet=_is_aside() and not _leaves_no_folder(output_dir))
+    if HydraConfig.get().mode != RunMode.MULTIRUN:  # a sweep says it once
+        for line in hidden_choices(HydraConfig.get().runtime.choices):
+            Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True)
+    if _leaves_no_folder(output_dir):
         check_task(settings, overrides)
-        with _logging_to(settings.home / "log.txt"):
+        with logging_to(settings.home / "log.txt"):
             return _told(settings.task, _perform(settings, console, None, overrides), console)
 
     from mmo_rl.report.run_folder import RunFolder, move_aside
@@ -100,16 +120,9 @@ def _run(cfg: DictConfig, output_dir: Path, overrides: tuple[str, ...]) -> Resul
     return _perform_in(folder, sha256, settings, console, overrides)
 
 
-def check_task(settings: Settings, overrides: tuple[str, ...]) -> None:
-    """Runs the task's own check of its config. Raises `ConfigError`."""
-    from mmo_rl.commands import command_of
-
-    if (check := command_of(settings.task).check) is not None:
-        check(settings, overrides)
-
-
-def _told(task: str, result: Result, console: Console) -> Result:
-    """Prints the result of a task that has a ``tell(jobs, console)``; a sweep prints all of its jobs at once by it."""
+def _told(task: str, result: object, console: Console) -> object:
+    """Prints the result of a task that leaves the printing to its ``tell``; a sweep prints those of all jobs at
+    once."""
     from mmo_rl.commands import command_of
 
     tell = command_of(task).tell
@@ -120,14 +133,15 @@ def _told(task: str, result: Result, console: Console) -> Result:
 
 def _perform_in(
     folder: RunFolder, sha256: str, settings: Settings, console: Console, overrides: tuple[str, ...]
-) -> Result:
-    """Runs the task inside its folder and records every way in which it ends in status.json."""
+) -> object:
+    """Runs the task inside its folder, and writes its end to status.json in any case."""
+    from mmo_rl.cli.run_log import console_of_log, logging_to
     from mmo_rl.config.settings import masked
 
     before = (folder.status() or {}).get("status")
     if console.quiet:
-        console = _console_of_log()
-    with folder.locked(), _logging_to(folder.log_path):
+        console = console_of_log()
+    with folder.locked(), logging_to(folder.log_path):
         if before in ("failed", "interrupted"):
             console.print(f"This run was {before} before; it continues in {folder.path}", soft_wrap=True)
         folder.set_status("running", config_sha256=sha256)
@@ -159,51 +173,31 @@ def _perform_in(
 
 
 def _reader_left(error: BaseException) -> bool:
-    """Checks for a closed output pipe, at which rich exits the process."""
+    """True where the reader of the output has gone; rich answers that with an exit."""
     return isinstance(error, BrokenPipeError) or isinstance(error.__context__, BrokenPipeError)
 
 
-class _ToLog(io.TextIOBase):
-    """File of a console that logs every line."""
-
-    def __init__(self) -> None:
-        self._rest = ""
-
-    def write(self, text: str) -> int:
-        *lines, self._rest = (self._rest + text).split("\n")
-        for line in lines:
-            if line.strip():
-                log.info("%s", line.rstrip())
-        return len(text)
-
-
-def _console_of_log() -> Console:
-    from rich.console import Console
-
-    return Console(file=_ToLog(), width=120, force_terminal=False, color_system=None)  # type: ignore[arg-type]
-
-
-def _perform(settings: Settings, console: Console, folder: RunFolder | None, overrides: tuple[str, ...]) -> Result:
+def _perform(settings: Settings, console: Console, folder: RunFolder | None, overrides: tuple[str, ...]) -> object:
     from mmo_rl.commands import command_of
     from mmo_rl.commands.base import Context
     from mmo_rl.config.composition import Session, compose
 
-    async def perform() -> Result:
+    async def perform() -> object:
         async with Session(compose(settings, run_folder=folder)) as session:
             context = Context(settings=settings, session=session, console=console, folder=folder, overrides=overrides)
             return await command_of(settings.task).run(context, settings.options)
 
     try:
-        return asyncio.run(perform())
-    except NotReady:  # a result of task=check, no failure
+        return run_to_end(perform())
+    except NotReady:  # an answer, not a failure
         raise
     except Exception:
-        # At this level it goes to log.txt and not to the terminal, on which `main` prints one line.
+        # At this level it goes to log.txt and not to the terminal, where `main` tells it in one line.
         log.info("the task %s failed", settings.task, exc_info=True)
         raise
 
 
-def _show_finished(folder: RunFolder, status: Status, console: Console) -> Result:
+def _show_finished(folder: RunFolder, status: Status, console: Console) -> object:
     from mmo_rl.report.comparison import is_comparison, print_comparison
     from mmo_rl.report.judged_page import print_judged
     from mmo_rl.report.summary import is_judging
@@ -220,66 +214,26 @@ def _show_finished(folder: RunFolder, status: Status, console: Console) -> Resul
         print_judged(console, folder)
     else:
         print_summary(console, summary, folder.path)
+    recorded = (folder.provenance() or {}).get("outside") or {}
+    for name, _, now in changed_sources(recorded.get("sources") or {}):
+        state = "is missing now" if now == "missing" else "has changed"
+        console.print(f"{name} {state} since this run: its numbers are those of the code before.", soft_wrap=True)
     console.print("To run it anew, give it another seed or name, or delete its folder.")
     return status.get("result")
 
 
 def _remove_empty(folder: Path) -> None:
-    """Removes the empty folder of a job that was refused: Hydra makes it before the config is validated."""
-    with contextlib.suppress(OSError):
-        for path in (folder, folder.parent, folder.parent.parent)[: 0 if folder.resolve() == project_root() else 3]:
-            path.rmdir()
-
-
-@contextlib.contextmanager
-def _logging_to(path: Path) -> Iterator[None]:
-    """Copies the log from INFO on to ``path``, tracebacks included; secrets are masked."""
-    from mmo_rl.report.mask import mask
-
-    class Masking(logging.Formatter):
-        def format(self, record: logging.LogRecord) -> str:
-            return mask(super().format(record))
-
-    class ToDisk(logging.FileHandler):
-        def handleError(self, record: logging.LogRecord) -> None:
-            if not isinstance(sys.exc_info()[1], OSError):  # where the disk is full the run's own error says so
-                super().handleError(record)
-
-    last: list[str] = [""]
-
-    def is_new(record: logging.LogRecord) -> bool:
-        """Filters a line that repeats the last one: logged, and then printed to a console that logs."""
-        repeated = last[0] == record.getMessage().rstrip() and not record.exc_info
-        last[0] = record.getMessage().rstrip()
-        return not repeated
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handler = ToDisk(path, encoding="utf-8", delay=True)
-        if not os.access(path if path.exists() else path.parent, os.W_OK):
-            raise PermissionError(13, "Permission denied")
-    except OSError as error:
-        raise ConfigError(
-            f"cannot write {path}: {error.strerror or error}",
-            hint="make its folder writable, or choose others: MMO_RL_HOME=DIR for data, MMO_RL_ROOT=DIR for runs",
-        ) from None
-    handler.addFilter(is_new)
-    handler.setFormatter(Masking("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root = logging.getLogger()
-    root.addHandler(handler)
-    try:
-        yield
-    finally:
-        root.removeHandler(handler)
+    """Removes the folder that Hydra makes before a job can refuse its config: where nothing was started, none is
+    left."""
+    if not _leaves_no_folder(folder):
         with contextlib.suppress(OSError):
-            handler.close()
+            for path in (folder, folder.parent, folder.parent.parent):
+                path.rmdir()
 
 
-def _needs_multirun(overrides: list[str], params: dict[str, Any]) -> MmoRlError:
-    import shlex
-
+def _needs_multirun(overrides: tuple[str, ...], params: dict[str, object]) -> MmoRlError:
     sweep = " ".join(f"{key}={value}" for key, value in params.items())
     return ConfigError(
         f"this experiment is a sweep ({sweep}), and without -m only one job of it would run",
-        hint=shlex.join(["mmo-rl", "-m", *overrides]),
+        hint=command_line("-m", *overrides),
     )

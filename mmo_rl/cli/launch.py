@@ -64,7 +64,7 @@ class JobRunner:
     def _watch(self) -> AbstractContextManager[object]:
         if self._one_by_one or all(job.folder is None for job in self._jobs) or len(self.ended) == len(self._jobs):
             return nullcontext()
-        from mmo_rl.cli.watch import Watch
+        from mmo_rl.cli.sweep_progress import Watch
 
         return Watch([job for i, job in enumerate(self._jobs) if i not in self.ended], self._console, len(self.ended))
 

@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra.utils import get_class
 from omegaconf import DictConfig
 
+from mmo_rl.config.hints import show
 from mmo_rl.errors import ConfigError
 
-EXTRAS = {
-    "hydra_joblib_launcher": "sweep",
-    "submitit": "slurm",
-    "hydra_ray_launcher": "ray",
-}
-"""Extra that installs a launcher's package, by the part of its class path that names the package."""
+EXTRAS = {"joblib": "sweep", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
+"""Extras that install the package of a launcher, by the choice of ``hydra/launcher``."""
 
 COUNTS = ("n_jobs", "timeout_min", "cpus_per_task", "tasks_per_node", "nodes", "array_parallelism")
-"""Keys of the launchers' presets that are whole numbers from 1 on."""
+"""Keys of the launchers' presets that are whole numbers from 1 on, wherever they stand."""
 
 
-def require_counts(launcher: DictConfig) -> None:
-    """Raises `ConfigError` for a count or time of the ``launcher`` that is no whole number. The launcher itself fails
-    only at its first job, which looks like a dead worker."""
-    from mmo_rl.config.hints import show
-
-    # A negative n_jobs of joblib counts processors to leave free.
-    signed = "n_jobs" if "joblib" in str(launcher.get("_target_")) else None
+def require_counts(config: DictConfig) -> None:
+    """Raises `ConfigError` where a count or a time of the launcher is none. The launcher itself finds out only when it
+    starts its first job, and that looks as if a worker had died."""
+    # To joblib a negative number of jobs is one of processors to leave free.
+    signed = "n_jobs" if _choice(config) == "joblib" else None
     wrong = []
     for key in COUNTS:
-        value = launcher.get(key)
+        value = config.hydra.launcher.get(key)
         if value is not None and not (type(value) is int and (value > 0 or (key == signed and value < 0))):
             wrong.append(f"hydra.launcher.{key}: found {show(value)}, expected a whole number from 1 on")
     if wrong:
@@ -34,12 +31,19 @@ def require_counts(launcher: DictConfig) -> None:
 
 
 def launcher_missing(config: DictConfig, error: Exception) -> Exception:
-    """Returns the error to raise where Hydra cannot make the launcher: the package to install, or ``error`` itself."""
-    target = str(config.hydra.launcher.get("_target_"))
-    choice = str(config.hydra.runtime.choices.get("hydra/launcher"))
-    for part, extra in EXTRAS.items():
-        if part in target:
-            return ConfigError(
-                f"hydra/launcher={choice} needs a package that is not installed", hint=f"pip install 'mmo-rl[{extra}]'"
-            )
-    return error
+    """Returns the error of a launcher that Hydra cannot make: the package to install, or ``error`` itself."""
+    choice = _choice(config)
+    if choice not in EXTRAS:
+        return error
+    return ConfigError(
+        f"hydra/launcher={choice} needs a package that is not installed", hint=f"pip install 'mmo-rl[{EXTRAS[choice]}]'"
+    )
+
+
+def in_this_process(launcher: DictConfig) -> bool:
+    """True for the launcher that runs jobs one after the other in the process of the sweep."""
+    return issubclass(get_class(launcher["_target_"]), BasicLauncher)
+
+
+def _choice(config: DictConfig) -> str:
+    return str(config.hydra.runtime.choices.get("hydra/launcher"))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from collections import Counter
 from collections.abc import Collection, Sequence
 
 from mmo_rl.clock import utc_now
+from mmo_rl.command_line import command_line
 from mmo_rl.commands.base import Command, Context
 from mmo_rl.config.tasks import CheckOptions
 from mmo_rl.errors import DatabaseError, NotReady
@@ -117,7 +117,7 @@ def _command(overrides: Sequence[str], *, without: Collection[str], more: Sequen
         return key, key.partition(".")[0]
 
     kept = [override for override in overrides if not set(named(override)) & set(without)]
-    return shlex.join(["mmo-rl", *kept, *more])
+    return command_line(*kept, *more)
 
 
 def not_ready(checked: ReadinessReport, following: str, rules: SamplingRules) -> NotReady:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from mmo_rl.command_line import command_line
 from mmo_rl.commands.base import Command, Context
 from mmo_rl.config.project import job_key, project_root
 from mmo_rl.config.tasks import CompareOptions
@@ -65,7 +65,7 @@ def _found(patterns: Sequence[str], wandb: str | None) -> list[Run]:
 
 
 def _write(folder: RunFolder, compared: Compared, curves: Sequence[str], context: Context) -> None:
-    command = "mmo-rl " + shlex.join(context.overrides)
+    command = command_line(*context.overrides)
     folder.write_text("compare.csv", as_csv(compared))
     folder.write_text("compare.json", json_text(compared))
     folder.write_text("compare.html", compare_page(compared, curve_keys=curves, command=command))

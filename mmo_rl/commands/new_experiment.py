@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from mmo_rl.command_line import command_line
 from mmo_rl.commands.base import Command, Context
+from mmo_rl.config import extensions
 from mmo_rl.config.experiment_file import experiment, swept_overrides
 from mmo_rl.config.project import project_root
 from mmo_rl.config.scenarios import composed
@@ -31,6 +33,7 @@ async def run(context: Context, options: NewExperimentOptions) -> None:
             "the experiment has no name", hint=f"mmo-rl task=new_experiment name=my_question from={options.source}"
         )
     folders = _folders(options.source, project_root())
+    extensions.take_search_path(folders[0].provenance())
     content, jobs = experiment([_overrides(folder) for folder in folders], name=name)
     path = project_root() / "experiments" / f"{name}.yaml"
     if path.exists() and not options.overwrite:
@@ -44,8 +47,7 @@ async def run(context: Context, options: NewExperimentOptions) -> None:
     except BaseException:
         path.unlink() if before is None else write_text(path, before)
         raise
-    sweep = " -m" if jobs > 1 else ""
-    context.console.print(f"Written: {path}\nRun it:  mmo-rl{sweep} +experiments={name}", soft_wrap=True)
+    context.console.print(f"Written: {path}\nRun it:  {_command(name, jobs)}", soft_wrap=True)
 
 
 def _folders(source: str, root: Path) -> list[RunFolder]:
@@ -87,10 +89,13 @@ def _require_same_config(name: str, content: Mapping[str, object], folders: Sequ
 def _text(content: Mapping[str, object], name: str, jobs: int, question: str, folders: Sequence[RunFolder]) -> str:
     import yaml  # type: ignore[import-untyped]
 
-    command = f"mmo-rl{' -m' if jobs > 1 else ''} +experiments={name}"
-    head = ["# @package _global_", f"# Question: {question}", f"#   {command}", *_measured(folders)]
+    head = ["# @package _global_", f"# Question: {question}", f"#   {_command(name, jobs)}", *_measured(folders)]
     body: str = yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True)
     return "\n".join(head) + "\n" + body
+
+
+def _command(name: str, jobs: int) -> str:
+    return command_line(*(["-m"] if jobs > 1 else []), f"+experiments={name}")
 
 
 def _measured(folders: Sequence[RunFolder]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,6 +9,7 @@ from dataclasses import replace
 from rich.console import Console
 from rich.table import Table
 
+from mmo_rl.command_line import command_line
 from mmo_rl.commands.base import Command, Context
 from mmo_rl.config.tasks import OutcomesOptions
 from mmo_rl.database.base import Tracked
@@ -106,7 +106,7 @@ def _count(number: int, noun: str) -> str:
 def check_command(overrides: Sequence[str]) -> str:
     """Returns the command that checks the windows of these overrides."""
     kept = [o for o in overrides if o.lstrip("+").partition("=")[0].partition(".")[0] not in ("task", "outcomes")]
-    return shlex.join(["mmo-rl", "task=check", *kept])
+    return command_line("task=check", *kept)
 
 
 def _refuse_if_unread(context: Context) -> None:

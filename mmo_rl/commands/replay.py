@@ -16,6 +16,7 @@ from rich.text import Text
 
 from mmo_rl.commands.base import Command, Context
 from mmo_rl.commands.judge import selected
+from mmo_rl.config import extensions
 from mmo_rl.config.composition import Session, compose
 from mmo_rl.config.project import project_root
 from mmo_rl.config.scenarios import composed
@@ -48,10 +49,12 @@ async def run(context: Context, options: ReplayOptions) -> int:
     Returns the exit code: 0 where every number is equal (``check_only``: where nothing differs), else 1."""
     folder, overrides = _opened(options.run, project_root())
     recorded = folder.provenance() or {}
+    extensions.take_search_path(recorded)
     settings = composed(overrides)
     here, _ = surroundings(project_root())
     differences = [
         *environment_differences(recorded, here),
+        *(Difference(name, was[:8], now[:8]) for name, was, now in _changed_sources(recorded)),
         *config_differences(upgraded(folder.config() or {}), masked(settings)),
     ]
     pinned = [*overrides, *pin(settings, recorded)]
@@ -65,7 +68,7 @@ async def run(context: Context, options: ReplayOptions) -> int:
     again = RunFolder(folder.path.with_name(f"{folder.path.name}.replay"))
     _wait_for(context.console, again)
     _keep_apart(context.console, again, tree or project_root())
-    _repeat(pinned, again.path, tree, home=context.home)
+    _repeat([*pinned, *extensions.search_path_override()], again.path, tree, home=context.home)
     return _compare(context.console, folder, again)
 
 
@@ -92,6 +95,11 @@ def _opened(run: str, root: Path) -> tuple[RunFolder, list[str]]:
             hint=f"put the value back into {path / 'overrides.yaml'}",
         )
     return folder, overrides
+
+
+def _changed_sources(recorded: JsonDict) -> list[tuple[str, str, str]]:
+    """Files of one's own code that the run has used and that are not as they were."""
+    return extensions.changed_sources((recorded.get("outside") or {}).get("sources") or {})
 
 
 def pin(settings: Settings, recorded: JsonDict) -> list[str]:

@@ -18,13 +18,13 @@ import importlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from mmo_rl.command_line import search_path_arguments, set_search_path_arguments
 from mmo_rl.config.hints import near
@@ -59,12 +59,13 @@ class Package(TypedDict):
 
 class Record(TypedDict):
     """The code from outside mmo_rl that a run has used. ``sources`` are the hashes of modules of one's own by their
-    path below ``folder`` (or absolute), ``packages`` registered objects by their path, ``arguments`` those that added
-    to the search path."""
+    path below ``folder`` (or absolute), ``packages`` registered objects by their path, ``search_path`` what the command
+    line added to the search path, by its ``arguments``."""
 
     folder: str
     sources: dict[str, str]
     packages: dict[str, Package]
+    search_path: list[str]
     arguments: list[str]
 
 
@@ -74,6 +75,8 @@ class _State:
     def __init__(self) -> None:
         self.beside: tuple[Path, ...] = ()
         """Folders beside those that the command line adds to the search path."""
+        self.search_path: tuple[str, ...] = ()
+        """What the command line adds to the search path."""
         self.on_path: list[str] = []
         """What was added to ``sys.path``."""
         self.used: dict[str, Path] = {}
@@ -97,6 +100,7 @@ def use_search_path(sources: Iterable[Source]) -> None:
     for commands that are printed. Modules whose files have changed since they were imported are forgotten."""
     added = [source for source in sources if source.provider in _COMMAND_LINE]
     _state.beside = tuple(Path(source.path).resolve().parent for source in added if source.schema == "file")
+    _state.search_path = tuple(f"{source.schema}://{source.path}" for source in added)
     directories = [source.path for source in added if source.provider == _COMMAND_LINE[0]]
     paths = [f"{source.schema}://{source.path}" for source in added if source.provider == _COMMAND_LINE[1]]
     listed = ",".join(f"'{path}'" for path in paths)
@@ -104,6 +108,19 @@ def use_search_path(sources: Iterable[Source]) -> None:
         [*(a for d in directories for a in ("--config-dir", d)), *([f"hydra.searchpath=[{listed}]"] if paths else [])]
     )
     _forget_changed()
+
+
+def take_search_path(recorded: Mapping[str, Any] | None) -> None:
+    """Takes over the search path of another run from its provenance, where the command line had added to it."""
+    paths = ((recorded or {}).get("outside") or {}).get("search_path")
+    if paths:
+        use_search_path(Source(_COMMAND_LINE[1], *path.split("://", 1)) for path in paths)
+
+
+def search_path_override() -> list[str]:
+    """Returns the override that gives Hydra what this process has added to the search path; none where it has not."""
+    listed = ",".join(f"'{path}'" for path in _state.search_path)
+    return [f"hydra.searchpath=[{listed}]"] if listed else []
 
 
 def find(path: str) -> object:
@@ -147,23 +164,27 @@ def place(error: BaseException) -> str | None:
     return None
 
 
-def record() -> Record:
-    """Returns the code from outside that this process has used."""
+def record() -> Record | None:
+    """Returns the code and choices from outside that this process has used; None where it used none."""
     root = project_root()
     sources = {_name_below(root, file): _state.hashes.setdefault(str(file), _sha256(file) or "") for file in _files()}
     packages = {path: _package(entry) for path, entry in _state.registered.items()}
+    if not sources and not packages and not _state.search_path:
+        return None
     return {
         "folder": str(root),
         "sources": dict(sorted(sources.items())),
         "packages": packages,
+        "search_path": list(_state.search_path),
         "arguments": list(search_path_arguments()),
     }
 
 
-def source_hashes(names: Iterable[str]) -> dict[str, str | None]:
-    """Returns the hashes that recorded source files have now; None for a file that is gone."""
+def changed_sources(sources: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    """Returns name, recorded hash and hash now of recorded source files that are not as they were."""
     root = project_root()
-    return {name: _sha256(root / name) for name in names}
+    now = {name: _sha256(root / name) for name in sources}
+    return [(name, was, now[name] or "missing") for name, was in sources.items() if now[name] != was]
 
 
 # --- import -----------------------------------------------------------------------------------------------------------
@@ -246,14 +267,16 @@ def _holds_code(spec: ModuleSpec) -> bool:
 
 def _files() -> list[Path]:
     """Returns the source files of one's own that are imported."""
-    used = set(_state.used.values())
+    if not _state.used:
+        return []
+    own = tuple(str(folder) for folder in {folder.resolve() for folder in _state.used.values()})
     files = []
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
-        if not file or name.partition(".")[0] in (*_OURS, "__main__"):
-            continue
-        if _folder_of(Path(file)) in used:
-            files.append(Path(file).resolve())
+        if file and name.partition(".")[0] not in (*_OURS, "__main__"):
+            path = Path(file).resolve()
+            if str(path).startswith(own) and _folder_of(path) is not None:
+                files.append(path)
     return files
 
 
@@ -261,10 +284,12 @@ def _folder_of(file: Path) -> Path | None:
     """Returns the folder of one's own from which Python imports a file; None for other code, installed packages in an
     environment below such a folder included."""
     resolved = file.resolve()
+    own = [folder for folder in {*folders(), *_state.used.values()} if resolved.is_relative_to(folder)]
+    if not own or _is_of_package(resolved):
+        return None
     places = [Path(entry or ".").resolve() for entry in sys.path]
     nearest = max((p for p in places if resolved.is_relative_to(p)), key=lambda p: len(p.parts), default=None)
-    own = [folder for folder in (*folders(), *_state.used.values()) if folder == nearest]
-    return own[0] if own and not _is_of_package(resolved) else None
+    return nearest if nearest in own else None
 
 
 def _is_of_package(file: Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mmo_rl.config import extensions
 from mmo_rl.config.hints import near
 from mmo_rl.config.renamed import renamed_overrides
 from mmo_rl.config.schema import Node
@@ -35,11 +36,12 @@ def composed(overrides: Sequence[str]) -> Settings:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    added = extensions.search_path_override()
     try:
         try:
-            config = compose("config", overrides=list(overrides))
+            config = compose("config", overrides=[*overrides, *added])
         except HydraException:
-            config = compose("config", overrides=renamed_overrides(overrides))
+            config = compose("config", overrides=[*renamed_overrides(overrides), *added])
         return validate(config)
     except (HydraException, OmegaConfBaseException) as error:
         from mmo_rl.config.explain import explain

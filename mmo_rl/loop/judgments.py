@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 
+from mmo_rl.command_line import command_line
 from mmo_rl.errors import JudgeError
 from mmo_rl.judge.base import Judge
 from mmo_rl.judge.oracle import OracleJudge, oracle_scores
@@ -54,4 +54,4 @@ def refuse_if_poor(judge: Judge, rows: Sequence[JudgmentRow], overrides: Sequenc
 def without_bar(overrides: Sequence[str]) -> str:
     """The same command without the least agreement that it asks for."""
     kept = [o for o in overrides if o.lstrip("+").partition("=")[0] != "judge.min_agreement"]
-    return shlex.join(["mmo-rl", *kept, "judge.min_agreement=null"])
+    return command_line(*kept, "judge.min_agreement=null")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
 from collections.abc import Sequence
 
+from mmo_rl.command_line import command_line
 from mmo_rl.errors import JudgeError, TrainerError
 from mmo_rl.types import Score, ScoredGroup, Trained, TrainingGroup, Unscored
 
@@ -62,4 +62,4 @@ def refuse_if_all_unscored(reasons: Counter[str], count: int, overrides: Sequenc
 def outcomes_command(overrides: Sequence[str]) -> str:
     """The command that derives the outcomes that a run with these overrides asks for, beside the play that it reads."""
     kept = [o for o in overrides if o.lstrip("+").partition("=")[0].partition(".")[0] in ("source", "sampler", "home")]
-    return shlex.join(["mmo-rl", "task=outcomes", *kept])
+    return command_line("task=outcomes", *kept)

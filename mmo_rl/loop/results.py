@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 
+from mmo_rl.command_line import command_line
+from mmo_rl.config import extensions
 from mmo_rl.config.project import project_root
 from mmo_rl.config.settings import Settings, masked
 from mmo_rl.judge.findings import added, numbers
@@ -35,6 +36,7 @@ def note_provenance(
         config=masked(settings),
         seeds={"seed": settings.seed},
         data=data_fingerprint(ids, windows=windows, until=until and f"{until:%Y-%m-%dT%H:%M}") if ids else None,
+        outside=extensions.record(),
     )
 
 
@@ -79,7 +81,7 @@ def tell_checkpoint(console: Console, overrides: Sequence[str], policy: PolicyVe
         ("play", ["task=collect", f"policy.path={policy.path}"]),
         ("serve", ["task=serve", f"serve.runs=[{policy.path}]"]),
     ):
-        lines.append(f"  {does:<8} {shlex.join(['mmo-rl', *task, *kept])}")
+        lines.append(f"  {does:<8} {command_line(*task, *kept)}")
     console.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from mmo_rl.numbers import finite_number
 from mmo_rl.report.charts import Dot, dot_plot
 from mmo_rl.report.numbers import Unit, amount
 from mmo_rl.report.page import page
+from mmo_rl.report.provenance import repeat_command
 from mmo_rl.report.run_folder import RunFolder, jsonable
 from mmo_rl.report.words import Cell, Verdict, cell
 
@@ -155,7 +155,7 @@ def render(folder: RunFolder) -> str:
         scenarios=[(name, rows(summary, f"ab/scenario/{name}/")[0]) for name in scenarios(summary)],
         scenario_note=scenario_note(summary),
         plot=_plot(summary),
-        command=shlex.join(["mmo-rl", *folder.overrides()]),
+        command=repeat_command(folder),
         summary=sorted(summary.items()),
     )
 

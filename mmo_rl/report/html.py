@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,6 +18,7 @@ from mmo_rl.report.mask import mask_tree
 from mmo_rl.report.numbers import MISSING, Unit, amount, short
 from mmo_rl.report.page import page
 from mmo_rl.report.planned import planned_lines
+from mmo_rl.report.provenance import repeat_command
 from mmo_rl.report.run_folder import RunFolder, jsonable
 from mmo_rl.report.summary import DECODINGS
 from mmo_rl.report.words import Line, lines, run_verdict
@@ -113,7 +113,7 @@ def render(folder: RunFolder, *, command: str | None = None) -> str:
         total=_seconds(summary.get("time/total_s")),
         config=_yaml(folder.config()),
         provenance=_provenance(folder.provenance()),
-        command=command or shlex.join(["mmo-rl", *folder.overrides()]),
+        command=command or repeat_command(folder),
         summary=sorted(summary.items()),
         data=_embedded(summary, rows),
     )

@@ -1,4 +1,4 @@
-"""What is needed to run a run again: code, packages, arguments, seeds and data, in provenance.json and git.patch."""
+"""Provenance of a run: code, packages, arguments, seeds and data, in provenance.json and git.patch."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -33,12 +34,14 @@ def write_provenance(
     config: Mapping[str, Any],
     seeds: Mapping[str, int],
     data: Mapping[str, Any] | None = None,
+    outside: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Writes provenance.json, and git.patch where tracked files differ from the commit; returns what was written.
 
     ``project_root`` is where git and lock files are looked for; neither need exist. ``seeds`` by purpose; ``data``
-    is the fingerprint of what is trained on (`data_fingerprint`), None before it is known: call again then. Secrets
-    are masked in all that is written; a patch that had one says so and no longer applies as it is.
+    is the fingerprint of what is trained on (`data_fingerprint`), None before it is known: call again then;
+    ``outside`` is the record of code and choices from outside this package (None: there are none). Secrets are masked
+    in all that is written; a patch that had one says so and no longer applies as it is.
     """
     here, patch = surroundings(project_root)
     if patch:
@@ -51,10 +54,17 @@ def write_provenance(
         "config_sha256": resolved_config_sha256(config),
         "seeds": dict(seeds),
         "data": data,
+        **({"outside": outside} if outside else {}),
         **here,
     }
     folder.write_provenance(provenance)
     return provenance
+
+
+def repeat_command(folder: RunFolder) -> str:
+    """Returns the command of a run as a line for a shell, with what it added to the search path (``--config-dir``)."""
+    outside = (folder.provenance() or {}).get("outside") or {}
+    return shlex.join(["mmo-rl", *outside.get("arguments", ()), *folder.overrides()])
 
 
 def surroundings(project_root: Path) -> tuple[dict[str, Any], str]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 
+from mmo_rl.command_line import command_line
 from mmo_rl.errors import SourceError
 from mmo_rl.types import Selection
 
@@ -13,7 +13,7 @@ def nothing_selected(selection: Selection, overrides: Sequence[str]) -> SourceEr
     """The error for a selection without a single trajectory."""
     if not selection.windows_available:
         elsewhere = [o for o in overrides if o.startswith("source")]
-        look = shlex.join(["mmo-rl", "task=check", *elsewhere])
+        look = command_line("task=check", *elsewhere)
         hint = f"see what is there: {look}" if elsewhere else f"mmo-rl task=collect records some; {look} looks"
         return SourceError("no window has been recorded", hint=hint)
     reasons = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in sorted(selection.excluded.items()))

@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from mmo_rl.cli.sweep import Job
-from mmo_rl.cli.watch import Watch, look
+from mmo_rl.cli.sweep_progress import Watch, look
 from mmo_rl.config.machine import jobs_at_once
 from mmo_rl.report.run_folder import RunFolder
 
