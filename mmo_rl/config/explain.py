@@ -37,9 +37,9 @@ def explain(error: Exception, arguments: Sequence[str]) -> MmoRlError:
             f"{where}{error.strerror or error}",
             hint="check the path, its permissions and the disk space; MMO_RL_ROOT=DIR moves runs, MMO_RL_HOME=DIR data",
         )
-    if where := extensions.place(error):
+    if line := extensions.place(error):
         return MmoRlError(
-            f"{where}: {type(error).__name__}: {error}",
+            f"{line}: {type(error).__name__}: {error}",
             hint="this is code of your own; the traceback is in the run's log.txt, HYDRA_FULL_ERROR=1 shows it here",
         )
     return MmoRlError(
