@@ -22,12 +22,6 @@ FORBIDDEN = QUESTIONS | PRONOUNS | {"from", "so", "as"}
 LONGEST = 120
 
 NOT_YET = {
-<<<<<<< HEAD
-=======
-    "mmo_rl/config/schema.py",
-    "mmo_rl/config/served.py",
-    "mmo_rl/config/settings.py",
->>>>>>> c77586e (Code and choices from outside are recorded, repeated in printed commands and replayed)
     "mmo_rl/judge/panel.py",
     "mmo_rl/report/arms.py",
     "mmo_rl/report/base.py",
