@@ -287,4 +287,4 @@ async def test_a_database_without_the_table_names_the_next_command(
     async with Database(dsn_env="MMO_RL_TEST_DATABASE_URL", home=tmp_path) as bare:
         with pytest.raises(DatabaseError, match="market_outcomes") as caught:
             await tracker(bare).final([WINDOW])
-    assert caught.value.hint == "mmo-rl task=migrate source=postgres"
+    assert caught.value.hint == "mmo-rl task=migrate source=postgres source.dsn_env=MMO_RL_TEST_DATABASE_URL"
