@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 import re
-from typing import SupportsFloat
+from decimal import Decimal
 
+_NUMERIC = (int, float, Decimal)
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 
 
 def finite_number(value: object) -> float | None:
     """Returns ``value`` where it is a finite number: no text, no truth value, no NaN."""
-    if isinstance(value, bool) or not isinstance(value, int | float | SupportsFloat):  # the protocol is slow to ask
+    if isinstance(value, bool) or not isinstance(value, _NUMERIC):
         return None
     try:
         number = float(value)
-    except (OverflowError, TypeError, ValueError):  # an integer of hundreds of digits
+    except OverflowError:  # an integer of hundreds of digits
         return None
     return number if math.isfinite(number) else None
 

@@ -37,7 +37,10 @@ def as_list(value: object) -> list[object]:
 
 def as_number(*values: object) -> float | None:
     """Returns the first of the values that is a finite number, its text, or a percentage (``"70.0%"`` is 0.7)."""
-    return next((number for number in map(parse_number, values) if number is not None), None)
+    for value in values:
+        if value is not None and (number := parse_number(value)) is not None:
+            return number
+    return None
 
 
 def as_int(value: object) -> int | None:
