@@ -80,8 +80,8 @@ def _require_same_config(name: str, content: Mapping[str, object], folders: Sequ
         if different:
             first = different[0]
             raise ConfigError(
-                f"the experiment would not be the run in {folder.path}: {first.what} was {first.recorded} and would be "
-                f"{first.here}" + (f" ({len(different)} keys differ)" if len(different) > 1 else ""),
+                f"the experiment would not be the run in {folder.path}: {first.subject} was {first.recorded} and "
+                f"would be {first.here}" + (f" ({len(different)} keys differ)" if len(different) > 1 else ""),
                 hint="the shipped YAML files have changed since: run it again, and make the experiment of that run",
             )
 

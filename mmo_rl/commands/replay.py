@@ -254,7 +254,7 @@ def _tell(console: Console, title: str, differences: Sequence[Difference], *, no
     table.add_column("here", overflow="fold")
     for difference in differences[:SHOWN]:
         style = "" if difference.numbers_may_change else "dim"
-        table.add_row(*(Text(t, style=style) for t in (difference.what, difference.recorded, difference.here)))
+        table.add_row(*(Text(t, style=style) for t in (difference.subject, difference.recorded, difference.here)))
     if len(differences) > SHOWN:
         table.add_row(f"... and {len(differences) - SHOWN} more", "", "")
     console.print(table)

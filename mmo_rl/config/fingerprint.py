@@ -30,7 +30,7 @@ def accepted_sha256(folder: RunFolder | None, settings: Settings) -> frozenset[s
 
 
 def _differs(recorded: Mapping[str, object], here: Mapping[str, object]) -> bool:
-    return any(not _is_price(difference.what) for difference in config_differences(recorded, here))
+    return any(not _is_price(difference.subject) for difference in config_differences(recorded, here))
 
 
 def _is_price(key: str) -> bool:

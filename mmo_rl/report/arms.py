@@ -53,7 +53,7 @@ def said(value: object) -> str:
 
 
 def config_value(run: Run, key: str) -> ConfigValue:
-    """What a column holds: the config's value, or the choice of a component (``judge``)."""
+    """Value of a run in a column: the config's, or the choice of a component (``judge``)."""
     if key in run.config:
         return _same_anywhere(run.config[key])
     return _choice(run, key)
@@ -142,7 +142,7 @@ def _same_anywhere(value: ConfigValue) -> ConfigValue:
 
 
 def _choice(run: Run, node: str) -> ConfigValue:
-    """How the choice of a group is called: as it was typed, else by the component's own name, else by its class."""
+    """Name of a group's choice: as it was typed, else the component's own name, else its class."""
     for override in reversed(run.overrides):
         if _key(override) == node:
             return override.partition("=")[2]
@@ -166,7 +166,7 @@ def _key(override: str) -> str:
 
 
 def _tells(known: Sequence[Signature], asked: Signature) -> bool:
-    """Whether the values of ``known`` columns decide those of another in all runs."""
+    """True where the values of ``known`` columns decide those of another in all runs."""
     if not known:
         return False
     seen: dict[tuple[Any, ...], Any] = {}

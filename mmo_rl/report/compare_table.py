@@ -86,7 +86,7 @@ def heading(compared: Compared) -> str:
 
 
 def legend(compared: Compared) -> str:
-    """What the intervals in the table are."""
+    """Explanation of the intervals in the table."""
     over = {estimate(arm, key).over for arm in compared.arms for key in compared.metrics}
     parts = ["95% t intervals over seeds"] if "seeds" in over else []
     parts += ["* of the only run: its own bootstrap over markets"] if "run" in over else []
@@ -185,7 +185,7 @@ def _print_pairs(compared: Compared, console: Console) -> None:
 
 
 def sentence(pair: Pair) -> str:
-    """What a pair showed, in words."""
+    """Result of a pair in words."""
     if pair.note:
         return f"{pair.finding}: {pair.note}"
     return f"{pair.a.number} is {pair.finding}" if pair.finding in ("higher", "lower") else pair.finding

@@ -1,8 +1,8 @@
-"""What runs showed, arm by arm: means with intervals over seeds, and which differences between arms are shown.
+"""Comparison of runs arm by arm: means with intervals over seeds, and tests of the differences between arms.
 
 Intervals and tests are those of `mmo_rl.stats.seeds`. A run whose summary lacks a key does not count for that key, and
-how many did is told. Where ``by`` leaves out something that differs, runs of one seed are averaged first, so that n is
-always a number of seeds.
+the number of runs that have it is shown. Where ``by`` leaves out something that differs, runs of one seed are averaged
+first, so that n is always a number of seeds.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ METRICS = {
 }
 """The columns that are shown unless others are asked for, by task; the first that exists is what is sorted by."""
 COSTS = ("judge/cost_usd", "train/tokens", "time/total_s", "data/trajectories_used")
-"""What P&L is set against unless another key is asked for: the first of which not all runs have the same."""
+"""Keys of cost, in order: P&L is drawn against the first in which the runs differ, unless another is asked for."""
 MARKETS = ("evaluate.scenarios", "evaluate.agents")
-"""Beside those of the market, the keys that decide what a dollar of P&L is worth."""
+"""Keys beside those of the market that decide the worth of a dollar of P&L."""
 ALL_PAIRS = 12
-"""With more arms they are compared with one arm only: nobody reads hundreds of pairs."""
+"""Number of arms up to which all pairs are compared; more arms are compared with one arm only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +85,8 @@ class Pair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compared:
-    """A comparison of runs. ``arms`` are in the order of the table, the best by ``sort`` first; ``constant`` is what
-    all runs have in common of what was typed; ``left_out`` are runs whose numbers do not count, with the reason."""
+    """A comparison of runs. ``arms`` are in the order of the table, the best by ``sort`` first; ``left_out`` are runs
+    whose numbers do not count, with the reason."""
 
     columns: tuple[str, ...]
     arms: tuple[Arm, ...]
@@ -289,8 +289,9 @@ def _order(sort: str | None, chosen: Sequence[str], numbers: Sequence[str], keys
 
 
 def _sorted(arms: Sequence[Arm], sort: str, ascending: bool) -> list[Arm]:
-    """Best first: the largest number, or with ``ascending`` the smallest; text in its own order. Arms without a value
-    come last."""
+    """Sorts the arms, best first: the largest number, or with ``ascending`` the smallest; text in its own order.
+
+    Arms without a value come last."""
 
     def value(arm: Arm) -> Any:
         if sort == "arm":
@@ -308,7 +309,7 @@ def _sorted(arms: Sequence[Arm], sort: str, ascending: bool) -> list[Arm]:
 
 
 def _varies_or_main(runs: Sequence[Run], key: str) -> bool:
-    """A cost that is the same for all (0 of a judge without a price) is no column by itself."""
+    """True unless the metric is a judge's cost that is the same for all runs."""
     return not key.startswith("judge/cost") or len({run.summary.get(key) for run in runs}) > 1
 
 
@@ -330,7 +331,7 @@ def _arm(named: str, arms: Sequence[Arm]) -> Arm:
 
 
 def _notes(arms: Sequence[Arm], columns: Sequence[str], full: Sequence[str], one_only: bool) -> list[str]:
-    """What to know before quoting a number."""
+    """Limits of the comparison that matter before a number is quoted."""
     runs = [run for arm in arms for run in arm.runs]
     notes = []
     if len(arms) == 1:

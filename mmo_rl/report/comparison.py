@@ -30,7 +30,7 @@ Row = tuple[str, Cell, Cell, Cell]
 
 
 def is_comparison(summary: Mapping[str, Any]) -> bool:
-    """Whether a run's summary is that of an A/B comparison."""
+    """True for the summary of an A/B comparison."""
     return "ab/a" in summary
 
 
@@ -91,7 +91,7 @@ def scenarios(summary: Mapping[str, Any]) -> list[str]:
 
 
 def scenario_note(summary: Mapping[str, Any]) -> str:
-    """What the intervals of the scenarios say, for tables with more than one."""
+    """Explanation of the intervals of scenarios, for tables with more than one."""
     level = summary.get("ab/scenario_interval_level")
     if level is None:
         return "each interval holds by itself, not all together"

@@ -1,4 +1,4 @@
-"""What a run folder says that a run was made of, held against what is here now."""
+"""Differences between a recorded run and the present: code, packages, config and numbers."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from typing import Any
 from mmo_rl.report.run_folder import RunFolder, flat
 
 NOT_A_RESULT = ("time/",)
-"""Keys that no two runs share, however equal they are."""
+"""Beginnings of keys whose values differ between any two runs."""
 PACKAGES_SHOWN = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One thing that is not as it was; ``numbers_may_change`` False where it is only worth knowing."""
+    """One difference; ``numbers_may_change`` is False for one that cannot change results."""
 
-    what: str
+    subject: str
     recorded: str
     here: str
     numbers_may_change: bool = True
 
 
 def environment_differences(recorded: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[Difference]:
-    """Code, interpreter and packages: two provenance records."""
+    """Compares the code, interpreter and packages of two provenance records."""
     yield from _code(recorded.get("git") or {}, here.get("git") or {})
-    for key, what in (("python", "Python"), ("platform", "platform"), ("cpus", "processors")):
+    for key, subject in (("python", "Python"), ("platform", "platform"), ("cpus", "processors")):
         if recorded.get(key) != here.get(key):
-            yield Difference(what, str(recorded.get(key)), str(here.get(key)), key != "cpus")
+            yield Difference(subject, str(recorded.get(key)), str(here.get(key)), key != "cpus")
     before, now = recorded.get("packages") or {}, here.get("packages") or {}
     changed = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
     for name in changed[:PACKAGES_SHOWN]:
@@ -47,7 +47,7 @@ def _code(recorded: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[Diff
 
 
 def config_differences(recorded: Mapping[str, Any], here: Mapping[str, Any]) -> list[Difference]:
-    """The keys of two config trees that differ, but where local data lies and numbers are sent."""
+    """Lists the keys of two config trees that differ, without the places of local data and of reports."""
     before, now = (
         {k: _without_home(v, tree.get("home")) for k, v in flat(tree) if _matters(k)} for tree in (recorded, here)
     )
@@ -63,7 +63,7 @@ def _matters(key: str) -> bool:
 
 
 def _without_home(value: Any, home: Any) -> Any:
-    """Components are told where local data lies by keys of their own, which move with it."""
+    """Replaces the folder of local data in a path, which is each machine's own."""
     return value.replace(home, "HOME") if isinstance(value, str) and isinstance(home, str) and home else value
 
 
@@ -72,7 +72,7 @@ def _shown(leaves: Mapping[str, Any], key: str) -> str:
 
 
 def numbers(folder: RunFolder) -> dict[str, float | None]:
-    """Every number that the run came to, summary and learning curve, but those of time; null is kept as None."""
+    """Collects every number of the run, summary and learning curve, but those of time; null is kept as None."""
     found: dict[str, Any] = dict(folder.summary() or {})
     for row in folder.read("metrics"):
         number = int(row["iteration"] or 0) + 1
@@ -89,15 +89,15 @@ def _is_time(key: str) -> bool:
 
 
 def number_differences(recorded: Mapping[str, float | None], here: Mapping[str, float | None]) -> list[Difference]:
-    """The numbers that are not equal to the last digit."""
+    """Lists the numbers that are not equal to the last digit."""
     return [
-        Difference(key, _number(recorded, key), _number(here, key))
+        Difference(key, _digits(recorded, key), _digits(here, key))
         for key in [*recorded, *(key for key in here if key not in recorded)]
         if key not in recorded or key not in here or recorded[key] != here[key]
     ]
 
 
-def _number(found: Mapping[str, float | None], key: str) -> str:
+def _digits(found: Mapping[str, float | None], key: str) -> str:
     if key not in found:
         return "missing"
     value = found[key]

@@ -239,7 +239,7 @@ def _judge(summary: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
 
 
 def _unusual(summary: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
-    """What is worth a word only where it is there."""
+    """Counts that are shown only where they are not 0."""
     long, unclipped = summary.get("train/histories_too_long"), summary.get("train/unclipped_tokens_share")
     return [
         *([("histories longer than the context", _count(long), True)] if long else []),

@@ -1,4 +1,4 @@
-"""One row of metrics.jsonl: what an iteration used, how its data was played and scored, and what training did."""
+"""Row of metrics.jsonl: the data of an iteration, the play and the scores in it, and the numbers of training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def iteration_metrics(
     seed: int,
     judged: Mapping[str, float] | None = None,
 ) -> dict[str, float]:
-    """One row of metrics.jsonl. What does not exist is left out.
+    """Builds one row of metrics.jsonl; numbers that do not exist are left out.
 
     ``play/*`` is how the agents of the iteration's data played (with ``collect=simulated``: the current policy, before
     this iteration trained it), with 95 % intervals by window; ``judge/score_std`` the mean spread of the scores inside
@@ -73,7 +73,7 @@ def _with_pnl(trajectories: Mapping[str, Trajectory]) -> dict[str, Trajectory]:
 
 
 def _as_measured(windows: Iterable[Mapping[str, Trajectory]]) -> Measured:
-    """Recorded play in the shape of an evaluation: a window is a market."""
+    """Converts recorded play to the type of an evaluation: a window is a market."""
     return Measured(
         "play",
         "sampled",

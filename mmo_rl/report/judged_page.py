@@ -1,4 +1,4 @@
-"""The judge's numbers as people read them, from summary.json."""
+"""Tables of the judge's quality, from summary.json and judgments.jsonl."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ TOLD = (
 
 
 def judged_lines(summary: Mapping[str, Any]) -> list[JudgedLine]:
-    """The numbers that the summary has; those of a panel's judges too, under their names."""
+    """Lines of the numbers that the summary has; those of a panel's judges too, under their names."""
     found = []
     for key, label, note, form in TOLD:
         names = [n for n in summary if n == f"judge/{key}" or (n.startswith("judge/") and n.endswith(f"/{key}"))]
@@ -58,13 +58,13 @@ def _shown(summary: Mapping[str, Any], name: str, form: str) -> tuple[str, str]:
     low, high, error = (summary.get(name + end) for end in ("_low", "_high", "_se"))
     interval = ""
     if low is not None and high is not None:
-        interval = f"{_number(low, 'number')} to {_number(high, 'number')}"
+        interval = f"{_figure(low, 'number')} to {_figure(high, 'number')}"
     elif error is not None:
-        interval = f"standard error {_number(error, 'number')}"
-    return _number(summary[name], form), interval
+        interval = f"standard error {_figure(error, 'number')}"
+    return _figure(summary[name], form), interval
 
 
-def _number(value: float, form: str) -> str:
+def _figure(value: float, form: str) -> str:
     if form == "count":
         return f"{value:,.0f}"
     if form == "share":
@@ -84,7 +84,7 @@ def judged_sentence(summary: Mapping[str, Any]) -> str | None:
 
 
 def about_judge(config: Mapping[str, Any] | None) -> str:
-    """What to know before reading the numbers."""
+    """Note on the numbers of the oracle as a judge; empty for other judges."""
     target = str(((config or {}).get("judge") or {}).get("_target_", ""))
     if target.endswith(".OracleJudge"):
         return "The judge is the oracle itself, so its agreement with the oracle is 1 and left out."
@@ -111,7 +111,7 @@ def print_judged(console: Console, folder: RunFolder) -> None:
             str(len(group)),
             f"{min(scores):.2f} to {max(scores):.2f}" if scores else MISSING,
             str(len(group) - len(scores)),
-            *(MISSING if tau is None else _number(tau.estimate, "signed") for tau in taus),
+            *(MISSING if tau is None else _figure(tau.estimate, "signed") for tau in taus),
         )
     console.print(table)
     if len(groups) > MAX_ROWS:

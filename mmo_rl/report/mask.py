@@ -1,4 +1,4 @@
-"""Keeps secrets out of everything that a run writes down.
+"""Masking of secrets in everything that a run writes.
 
 Three nets, because each alone has holes: values of environment variables whose names say that they are secret; shapes
 that give a secret away (a password in a URL, the key formats of well-known services); and names in front of a value
@@ -46,7 +46,7 @@ _SECRET_NAME = re.compile(_NAME, re.IGNORECASE)
 
 
 def mask(text: str, *, environ: Mapping[str, str] | None = None) -> str:
-    """``text`` without the passwords of URLs, known key formats and values of secret environment variables.
+    """Masks ``text``: the passwords of URLs, known key formats and values of secret environment variables.
 
     Meant for any text, program code included: it leaves ``token = next(tokens)`` alone, and masks
     ``token = "literal"``.
@@ -55,8 +55,7 @@ def mask(text: str, *, environ: Mapping[str, str] | None = None) -> str:
 
 
 def masker(*, environ: Mapping[str, str] | None = None) -> Callable[[str], str]:
-    """`mask` for many texts: it looks for the secrets of the environment once, which takes most of a short text's
-    time."""
+    """Returns `mask` for many texts: the environment is searched for secrets once, which takes most of the time."""
     secrets = _environment_secrets(os.environ if environ is None else environ)
 
     def masked(text: str) -> str:
@@ -70,13 +69,13 @@ def masker(*, environ: Mapping[str, str] | None = None) -> Callable[[str], str]:
 
 
 def mask_argument(text: str, *, environ: Mapping[str, str] | None = None) -> str:
-    """`mask` for a command line argument or override, in which ``name=value`` is always literal: ``key=...``,
+    """Masks a command line argument or override, in which ``name=value`` is always literal: ``key=...``,
     ``password=...``, ``+judge.api_key=...`` lose their value. ``api_key_env=NAME`` names a variable and stays."""
     return _ASSIGNMENT.sub(rf"\g<head>{MASK}", mask(text, environ=environ))
 
 
 def mask_arguments(arguments: Iterable[str], *, environ: Mapping[str, str] | None = None) -> list[str]:
-    """`mask_argument` of each, with the value that follows a bare ``--api-key`` masked too."""
+    """Masks each argument as `mask_argument` does, with the value that follows a bare ``--api-key`` masked too."""
     masked: list[str] = []
     value_is_secret = False
     for argument in arguments:
@@ -86,7 +85,7 @@ def mask_arguments(arguments: Iterable[str], *, environ: Mapping[str, str] | Non
 
 
 def mask_tree(value: Any, *, environ: Mapping[str, str] | None = None) -> Any:
-    """A copy of nested mappings and lists with every text masked, and every text under a secret name blotted out."""
+    """Copies nested mappings and lists with every text masked, and every text under a secret name blotted out."""
     return _masked_tree(value, masker(environ=environ))
 
 
@@ -104,7 +103,7 @@ def _masked_tree(value: Any, masked: Callable[[str], str]) -> Any:
 
 
 def _environment_secrets(environ: Mapping[str, str]) -> list[str]:
-    """Longest first, so that a secret that contains another is masked whole."""
+    """Values of secret variables, the longest first, so that a secret that contains another is masked whole."""
     found: set[str] = set()
     for name, value in environ.items():
         if _names_a_secret(name):

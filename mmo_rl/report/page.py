@@ -1,4 +1,4 @@
-"""One self-contained HTML page from a template of this folder."""
+"""Renderer of the HTML pages from the templates of this folder."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def page(template: str, **values: Any) -> str:
-    """The page as text: every value is escaped, and one that is missing is an error."""
+    """Renders a page; every value is escaped, and a missing one is an error."""
     import jinja2
 
     environment = jinja2.Environment(

@@ -1,4 +1,4 @@
-"""The plan against what was spent: plan.json beside summary.json, by the same keys."""
+"""Planned against spent resources: plan.json beside summary.json, by the same keys."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class PlannedLine:
 
 
 def planned_lines(plan: Mapping[str, Any] | None, summary: Mapping[str, Any]) -> list[PlannedLine]:
-    """None where there is no plan or the run is not finished; numbers that are 0 in both have no line.
+    """Lines of planned and spent numbers; none without a plan or a finished run, nor where both numbers are 0.
 
     How many of the selected tokens are trained depends on what the policy will have learnt: agents that came to do the
     same are no longer compared. The plan takes them to differ as at the start.

@@ -1,4 +1,4 @@
-"""What people watch while a run works: a bar for the iterations, one for the current stage, and the time each took."""
+"""Progress bars of a run, one for its iterations and one for the current stage, and the wall time of each stage."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Stages:
 
     @contextmanager
     def stage(self, name: str, label: str | None = None) -> Iterator[Advance]:
-        """One stage's bar; its time is added to ``seconds[name]``."""
+        """Shows a bar for one stage and adds its wall time to ``seconds[name]``."""
         title = f"  {label or name}"
         task = self._progress.add_task(title, total=None)
         started = time.perf_counter()
@@ -62,16 +62,16 @@ class Stages:
             self._progress.remove_task(task)
 
     def advance_to(self, done: int) -> None:
-        """How much of the whole is done."""
+        """Sets the number of iterations that are done."""
         self._progress.update(self._whole, completed=done)
 
     def next_iteration(self, line: str) -> None:
-        """Counts an iteration as done and leaves a line about it on the terminal."""
+        """Counts an iteration as done and prints a line about it above the bars."""
         self._progress.advance(self._whole)
         log.info("%s", line)
         self._console.print(line, highlight=False, soft_wrap=True)
 
     def say(self, line: str) -> None:
-        """A line that stays."""
+        """Prints a line above the bars and logs it."""
         log.info("%s", line)
         self._console.print(line, highlight=False, soft_wrap=True)

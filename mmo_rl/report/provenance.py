@@ -89,8 +89,8 @@ def resolved_config_sha256(config: Mapping[str, Any]) -> str:
 
 
 def data_fingerprint(trajectory_ids: Sequence[str], **facts: Any) -> dict[str, Any]:
-    """What identifies the data of a run: how many trajectories, the hash of their ids in the order in which they were
-    used, and ``facts`` such as the schema version."""
+    """Fingerprint of a run's data: the number of trajectories, the hash of their ids in the order of their use, and
+    ``facts`` such as the schema version."""
     digest = hashlib.sha256("\n".join(trajectory_ids).encode()).hexdigest()
     return {"trajectories": len(trajectory_ids), "ids_sha256": digest, **facts}
 

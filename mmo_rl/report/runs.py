@@ -157,7 +157,7 @@ def _runs_in(path: Path, depth: int) -> Iterator[Path]:
 
 
 def offer(roots: Sequence[Path]) -> str:
-    """What to type instead, from what there is under the ``runs`` of ``roots``."""
+    """Hint for the next command: the experiments under the ``runs`` of ``roots``."""
     for root in roots:
         if there := sweeps(root):
             listed = ", ".join(f"runs/{name} ({n})" for name, n in list(there.items())[:12])

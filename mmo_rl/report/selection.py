@@ -1,4 +1,4 @@
-"""What was selected and what was left out and why, from summary.json alone."""
+"""Table of the trajectories that were used and left out, with reasons, from summary.json alone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ REASONS = {
 
 
 def selection_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(count, what) of each kind of trajectory, used first; empty where nothing was selected."""
+    """Rows of (count, description), the used trajectories first; none where nothing was selected."""
     used = summary.get("data/trajectories_used")
     if used is None:
         return []
@@ -44,7 +44,7 @@ def _under(summary: Mapping[str, Any], prefix: str) -> list[tuple[str, int]]:
 
 
 def shares(summary: Mapping[str, Any]) -> str | None:
-    """How much of the data one agent is, before and after dropout; None where it is not known."""
+    """Largest share of one agent in the data, before and after dropout, as a sentence; None where it is unknown."""
     before, after = (summary.get(f"data/largest_agent_share_{when}") for when in ("before", "after"))
     if before is None or after is None:
         return None
@@ -53,7 +53,7 @@ def shares(summary: Mapping[str, Any]) -> str | None:
 
 
 def print_selection(console: Console, summary: Mapping[str, Any]) -> None:
-    """A row for each kind of trajectory."""
+    """Prints a row for each kind of trajectory."""
     from rich.table import Table
 
     rows = selection_rows(summary)

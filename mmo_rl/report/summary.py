@@ -36,7 +36,7 @@ CHANGE: dict[str, str] = {"pnl": "pnl_improvement", "win_rate": "win_rate_change
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluations:
-    """What was measured on the held-out markets; None where it was not. The oracle knows the future: a ceiling."""
+    """Measurements on the held-out markets, None where there is none; the oracle's are the ceiling."""
 
     base: Measured | None = None
     trained: Measured | None = None
@@ -129,7 +129,7 @@ def judging_summary(
 
 
 def is_judging(summary: Mapping[str, object]) -> bool:
-    """Whether a run's summary is that of a run that only judged."""
+    """True for the summary of a run that judged and trained nothing."""
     return "judge/windows" in summary
 
 
@@ -210,7 +210,7 @@ def _data(selections: Sequence[Selection]) -> Summary:
 
 
 def _shares(selections: Sequence[Selection]) -> Summary:
-    """How many agents played, and the share of the one with the most trajectories, before and after dropout."""
+    """Number of agents, and the share of the one with the most trajectories, before and after dropout."""
     before: Counter[str] = Counter()
     after: Counter[str] = Counter()
     for selection in selections:

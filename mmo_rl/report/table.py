@@ -19,8 +19,8 @@ _COLOUR = {"better": "green", "worse": "red", "unclear": "yellow", "missing": "d
 
 
 def print_summary(console: Console, summary: Mapping[str, Any], run_folder_path: Path) -> None:
-    """Prints base against trained with 95 % intervals, sampled and greedy, what was selected, the verdict, and where
-    the files are."""
+    """Prints base against trained with 95 % intervals, sampled and greedy, the selection, the result and the
+    paths of the files."""
     from rich.padding import Padding
     from rich.table import Table
     from rich.text import Text

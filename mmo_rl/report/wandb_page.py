@@ -1,4 +1,4 @@
-"""A comparison as a W&B report: the verdict and the tables as text, and W&B's own charts over the group's runs."""
+"""W&B report of a comparison: result and tables as text, and W&B's own charts over the runs of the group."""
 
 from __future__ import annotations
 

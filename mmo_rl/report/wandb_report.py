@@ -79,7 +79,7 @@ class WandbReport:
         """The URL of the W&B run, or the folder of an offline one; None while there is none."""
         if self._run is None:
             return None
-        return os.path.dirname(self._run.dir) if self._run.offline else self._run.url
+        return str(os.path.dirname(self._run.dir) if self._run.offline else self._run.url)
 
     @property
     def tracking_id(self) -> str | None:
@@ -209,7 +209,7 @@ class WandbReport:
         self._run = run
 
     def _typed(self) -> dict[str, Any]:
-        """What the folder's name and overrides.yaml tell: a W&B run's own name holds only the beginning of it."""
+        """Job key and overrides as config keys: the name of a W&B run holds only the beginning of them."""
         return {"job": self._folder.path.name, "overrides": self._folder.overrides()}
 
     def _name(self) -> str:

@@ -1,4 +1,4 @@
-"""The runs of a W&B group, as they are compared: what `wandb_report` logged, read back."""
+"""Reader of the runs of a W&B group, as `wandb_report` logged them, for comparisons."""
 
 from __future__ import annotations
 

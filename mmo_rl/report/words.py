@@ -1,4 +1,4 @@
-"""A summary in people's words: numbers as they are shown, and the one sentence that says what the run came to."""
+"""Summary of a training run as text: the rows of the final table, and the result in a sentence."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def lines(summary: Mapping[str, Any], decoding: str) -> list[Line]:
 
 
 def run_verdict(summary: Mapping[str, Any]) -> Verdict:
-    """What the run came to, in the terms of its sampled P&L, or of its greedy one where that alone was measured."""
+    """Result of a training run by its sampled P&L, or by its greedy P&L where that alone was measured."""
     for decoding in DECODINGS:
         change = cell(summary, DECODINGS[decoding] + "pnl_improvement", "usd", signed=True)
         if change.value != MISSING:

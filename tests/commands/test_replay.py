@@ -206,7 +206,7 @@ def test_a_run_is_the_same_wherever_its_local_data_lies() -> None:
         for home in ("/data/.mmo_rl", "/elsewhere/with space/.mmo_rl")
     )
     assert config_differences(there, here) == []
-    assert [d.what for d in config_differences(there, {**here, "seed": 1})] == ["seed"]
+    assert [d.subject for d in config_differences(there, {**here, "seed": 1})] == ["seed"]
 
 
 def test_a_job_of_a_committed_sweep_becomes_an_experiment_that_is_none(tmp_path: Path) -> None:
