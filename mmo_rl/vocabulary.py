@@ -24,7 +24,7 @@ class ActionName:
 
     - ``open`` takes a position or adds to it, in ``direction``; among its parameters a side of the other direction
       (short, sell, no) turns one that is +1 by its name
-    - ``close`` gives up what is held of an instrument
+    - ``close`` gives up all holdings of an instrument
     - ``wait`` does nothing
     - ``post`` talks to other agents
 
@@ -40,7 +40,7 @@ class ActionName:
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """Keys of an action's parameters, by what stands under them; earlier keys go before later ones."""
+    """Keys of an action's parameters, by the meaning of their value; earlier keys go before later ones."""
 
     instrument: tuple[str, ...]
     side: tuple[str, ...]
@@ -50,8 +50,8 @@ class Fields:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Meaning of one recorded action. ``kind`` is None for an unknown name, ``size`` is at least 0; what is not
-    recorded is None."""
+    """Meaning of one recorded action. ``kind`` is None for an unknown name, ``size`` is at least 0; values
+    that are not recorded are None."""
 
     kind: Kind | None
     direction: Direction

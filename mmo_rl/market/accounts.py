@@ -84,8 +84,8 @@ class Ledger:
 
     ``agents`` is the sum of their P&L since the market began; every other field is a sum that left their accounts:
     ``fees`` paid, ``fees_due`` at the close of open positions, the house's gain from ``perps``, ``makers`` of
-    questions, ``liquidations`` (what was left of the margins) and ``funding`` (longs less shorts), and the ``slippage``
-    that closing what is open would cost.
+    questions, ``liquidations`` (the rest of the margins) and ``funding`` (longs less shorts), and the ``slippage``
+    that closing all positions would cost.
     """
 
     agents: float

@@ -91,8 +91,9 @@ class Strategy(Protocol):
     same play. An answer may depend on earlier observations of the same agent: each seat of each market has an object
     of its own.
 
-    In a market that goes on from window to window a strategy also owns what it bought in earlier ones
-    (`Observation.old`); `mmo_rl.market.housekeeping.with_housekeeping` closes that for strategies which do not::
+    In a market that goes on from window to window a strategy also holds positions of earlier ones
+    (`Observation.old`); `mmo_rl.market.housekeeping.with_housekeeping` closes them for strategies that
+    do not. An example::
 
         class Careful:
             '''Follows a dispatch that it has seen twice.'''
@@ -138,9 +139,9 @@ class Arena(Protocol):
 
     A market is fixed by its seed alone, so the same seeds are the same markets for every policy. With ``windows`` each
     market goes on for so many windows, in which positions, prices and open questions carry over; its episodes follow
-    each other in the result. ``replay`` holds the answers of the first windows of the only market: nobody is asked
-    again. ``on_window`` is awaited as each window of it ends. `rules` are plain values: with the same ones a seed is
-    the same market.
+    each other in the result. ``replay`` holds the answers of the first windows of the only market, in which no
+    policy is asked. ``on_window`` is awaited as each window of it ends. `rules` are plain values: with the same ones
+    a seed is the same market.
     """
 
     @property

@@ -1,11 +1,11 @@
 """Hidden state of a market: events that move its prices, outcomes of its questions, and the news about both.
 
-All of it is drawn window by window from the seed alone, whatever the agents do. Two stories can be planted
+All of it is drawn window by window from the seed alone, independently of the agents. Two stories can be planted
 (``market.event``), each about one ticker:
 
-- ``pump_and_dump``: rumours talk it up and it climbs by ``event_size`` until, in the second half of the window, it
+- ``pump_and_dump``: rumours praise it and it climbs by ``event_size`` until, in the second half of the window, it
   loses all of that and half as much again. Its true direction is down, and reliable sources say so.
-- ``scandal``: out of the blue it falls by ``event_size`` in one tick, and by half as much again until the window ends.
+- ``scandal``: without warning it falls by ``event_size`` in one tick, and by half as much again until the window ends.
   Rumours deny it beforehand, reliable sources report it once it has happened.
 """
 

@@ -1,9 +1,9 @@
 """Housekeeping of scripted agents in a market that goes on from window to window.
 
-A strategy answers with its wish for this tick. In the first window of a life that is all there is to it. Later it also
-owns what it bought in earlier windows: the hidden events that spoke for it are over, and the margin is missing for new
-orders. So it closes a position from an earlier window where it wants the opposite, where it is short of cash, and where
-it has nothing better to do; and it orders no more than it can pay.
+A strategy answers with its wish for this tick. In later windows of a market's life it also holds positions of earlier
+ones: the hidden events that were the reason for them are over, and their margin is missing for new orders. So a
+position from an earlier window is closed where the strategy wants the opposite, where its cash does not pay for a new
+order, and where it holds; and an order is never larger than the cash pays for.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ class MarketSpec:
       hardly ever meet, and which an agent could dodge by closing just before it.
     - ``impact`` is the log move of a ticker per 10,000 dollars of net orders; a share ``impact_decay`` of the rest of
       it goes away at every tick.
-    - ``posts`` is the number of newest posts that an agent sees; 0: nobody can post.
+    - ``posts`` is the number of newest posts that an agent sees; 0: agents cannot post.
     - ``event`` plants a story of log size ``event_size``, see `mmo_rl.market.hidden`.
     - ``linked_questions`` of the questions ask about the hidden event of a ticker: YES if it drives the price up.
     - A question lives 1 to ``question_windows`` windows; from the second window on new ones replace those resolved.

@@ -138,8 +138,8 @@ def _tip(observation: Observation) -> tuple[str, int] | None:
 
 
 def promoter(observation: Observation, rng: random.Random) -> str:
-    """Pumps and dumps: buys what rumours praise, tells everybody to buy it too, sells when the window is half over, and
-    goes on praising it. Where nobody may post it only trades."""
+    """Pumps and dumps: buys a ticker that rumours praise, posts that others should buy it, sells when the window is
+    half over, and goes on praising it. In markets without posts it only trades."""
     held = next((name for name, units in observation.positions.items() if units > 0), None)
     if observation.tick >= observation.ticks // 2:
         if held is not None:

@@ -129,7 +129,7 @@ class World:
     def step(self, texts: Sequence[str]) -> list[ActionResult]:
         """Executes one action an agent (``texts[i]`` is agent i's) in a seeded random order; then time moves on.
 
-        Raises `ValueError` where the window is over or a text is missing; whatever a text says, it raises nothing.
+        Raises `ValueError` where the window is over or a text is missing; no content of a text raises.
         """
         if self.done:
             raise ValueError("this window is over: call next_window() first")
