@@ -24,6 +24,7 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
 
+from mmo_rl.chat.endpoint import Endpoint
 from mmo_rl.lm.load import load_model
 from mmo_rl.lm.model import SHIPPED, ModelSpec
 from mmo_rl.market.arena import MarketArena
@@ -108,7 +109,9 @@ async def measure(requests: int, location: str, device: str, repetitions: int) -
                     took = await timed(local, prompts)
                 else:
                     async with EndpointPolicy(
-                        model="tiny", base_url=url, api_key_env=None, concurrency=clients, max_completion_tokens=24
+                        model="tiny",
+                        endpoint=Endpoint(base_url=url, api_key_env=None, concurrency=clients),
+                        max_completion_tokens=24,
                     ) as policy:
                         took = await timed(policy, prompts)
                 best[name] = min(best.get(name, took), took)

@@ -154,7 +154,7 @@ def _tell(console: Console, models: Sequence[ServedModel], host: str, port: int,
         *(f"  {model.name}: {', '.join(v.id for v in model.versions().values())}" for model in models),
         f"  curl {url}/chat/completions -H 'content-type: application/json'{bearer} -d '{body}'",
         f'  openai.OpenAI(base_url="{url}", api_key={key}).chat.completions.create(model="{name}", messages=[...])',
-        f"  mmo-rl task=collect policy=endpoint policy.base_url={url} policy.model={newest}",
+        f"  mmo-rl task=collect policy=endpoint policy.endpoint.base_url={url} policy.model={newest}",
     ]
     if host not in LOOPBACK and key_variable is None:
         lines.append("  anybody who reaches this address can use it; serve.api_key_env=NAME asks for a key")

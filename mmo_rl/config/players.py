@@ -16,7 +16,7 @@ from mmo_rl.evaluate.base import Contestant
 from mmo_rl.lm.base import BaseModel
 from mmo_rl.market.base import Scripted
 from mmo_rl.policy.base import Policy, PolicyParts
-from mmo_rl.policy.endpoint import EndpointPolicy
+from mmo_rl.policy.endpoint import DEFAULT, EndpointPolicy
 from mmo_rl.policy.local import LocalPolicy, local_policy, open_policy
 from mmo_rl.trainer.base import ServingTrainer, Trainer
 from mmo_rl.types import PolicyVersion
@@ -36,7 +36,9 @@ class Players:
     def chosen(self) -> Policy:
         """The policy of the group ``policy``. Raises `ConfigError` where it is none."""
         if self._node is None:
-            raise ConfigError("policy=none plays nothing", hint="policy=local, or policy=endpoint policy.base_url=URL")
+            raise ConfigError(
+                "policy=none plays nothing", hint="policy=local, or policy=endpoint policy.endpoint.base_url=URL"
+            )
         return cast(Policy, build(self._node, PolicyParts(model=self._model)))
 
     def base(self) -> Policy:
@@ -50,8 +52,12 @@ class Players:
             return open_policy(version, self._model)
         if version.version not in self._served:
             served = cast(ServingTrainer, self._trainer).served(version.version)
-            limits = {"max_completion_tokens": self._model.max_completion_tokens, "version": version.version}
-            self._served[version.version] = self._endpoint(asdict(served) | limits)
+            self._served[version.version] = self._endpoint(
+                {"base_url": served.base_url, "api_key_env": served.api_key_env},
+                model=served.model,
+                max_completion_tokens=self._model.max_completion_tokens,
+                version=version.version,
+            )
         return self._served[version.version]
 
     def contestant(self, key: str, text: str) -> Contestant:
@@ -71,17 +77,19 @@ class Players:
             return Contestant(policy.name, policy=policy)
         model, _, url = text.rpartition("@")
         if url.startswith(("http://", "https://")):
-            return Contestant(text, policy=self._endpoint({"model": model, "base_url": url}))
+            return Contestant(text, policy=self._endpoint({"base_url": url}, model=model))
         if _is_path(text):
             return Contestant(text, policy=self._local(text))
         return Contestant(text, strategy=_scripted(key, text))
 
-    def _endpoint(self, changes: Mapping[str, object]) -> EndpointPolicy:
-        """An endpoint with the keys of ``policy=endpoint``, where that is chosen, and ``changes`` to them."""
+    def _endpoint(self, endpoint: Mapping[str, object], **changes: object) -> EndpointPolicy:
+        """Makes an endpoint with the keys of ``policy=endpoint``, where that is chosen, and ``changes`` to them;
+        ``endpoint`` holds changes to its sub-node."""
         chosen: Mapping[str, object] = self._node or {}
         keys = dict(chosen) if TARGET in chosen and load(str(chosen[TARGET])) is EndpointPolicy else {}
         keys.pop(TARGET, None)
-        return cast(EndpointPolicy, instance(EndpointPolicy, keys | dict(changes)))
+        of_endpoint = {**asdict(DEFAULT), **cast(Mapping[str, object], keys.get("endpoint", {})), **endpoint}
+        return cast(EndpointPolicy, instance(EndpointPolicy, {**keys, "endpoint": of_endpoint, **changes}))
 
     def _local(self, path: str | None) -> LocalPolicy:
         chosen = self._node or {}

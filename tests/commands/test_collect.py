@@ -34,7 +34,7 @@ def test_an_endpoints_play_is_recorded_and_one_that_is_down_is_told_at_once(
 ) -> None:
     small = ("task=collect", "collect.windows=1", "collect.agents=5", "policy=endpoint", "policy.model=some-model")
     down = project.attempt(*small, "policy.base_url=http://127.0.0.1:9/v1")
-    assert down.code == 1 and "nobody answers" in down.err and "policy.base_url" in down.err
+    assert down.code == 1 and "nobody answers" in down.err and "policy.endpoint.base_url" in down.err
     endpoint.script = lambda request, number: completion('{"action":"HOLD"}')
     played = project.attempt(*small, f"policy.base_url={endpoint.url}")
     assert played.code == 0, played.err

@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 import pytest
 
+from mmo_rl.chat.endpoint import Endpoint
 from mmo_rl.config.served import served_models
 from mmo_rl.errors import ConfigError
 from mmo_rl.lm.load import load_model
@@ -92,7 +93,7 @@ def test_a_served_run_plays_as_it_does_here_and_trains_on_what_it_recorded(tmp_p
     async def both(url: str) -> list[Any]:
         model, tokenizer = load_model(str(run / "checkpoints" / "0002"), threads=1)
         here = LocalPolicy(model=model, tokenizer=tokenizer, name="tiny", version=2, max_completion_tokens=24)
-        async with EndpointPolicy(model="tiny", base_url=url, api_key_env=None) as there:
+        async with EndpointPolicy(model="tiny", endpoint=Endpoint(base_url=url, api_key_env=None)) as there:
             played = []
             for temperature in (0.0, 1.0):
                 mine, served = await play(here, temperature), await play(there, temperature)

@@ -38,7 +38,7 @@ CHOICES = [
 ]
 NEEDED = {
     "evaluate=pair": ["task=evaluate"],
-    "policy=endpoint": ["policy.base_url=http://127.0.0.1:9/v1"],
+    "policy=endpoint": ["policy.endpoint.base_url=http://127.0.0.1:9/v1"],
     "judge/template": ["judge=ruler"],
     "task=build_model": ["build_model.output=somewhere"],
     "task=replay": ["run=runs/default/0123456789"],

@@ -1,9 +1,11 @@
+import dataclasses
 import socket
 import threading
 from typing import Any
 
 import pytest
 
+from mmo_rl.chat import endpoint as chat
 from mmo_rl.errors import ConfigError, PolicyError
 from mmo_rl.market.arena import MarketArena
 from mmo_rl.market.spec import MarketSpec
@@ -15,15 +17,18 @@ HOLD = '{"ticker":"","action":"HOLD","size":0}'
 
 
 def make(endpoint: Endpoint | str, **changes: Any) -> EndpointPolicy:
+    """A policy at ``endpoint``; ``changes`` are to its own keys and to those of its sub-node."""
     settings: dict[str, Any] = {
-        "model": "m",
         "base_url": endpoint if isinstance(endpoint, str) else endpoint.url,
         "api_key_env": None,
         "timeout_s": 5.0,
         "attempts": 3,
         "backoff_s": 0.01,
     }
-    return EndpointPolicy(**{**settings, **changes})
+    inner = {field.name for field in dataclasses.fields(chat.Endpoint)}
+    settings |= {name: value for name, value in changes.items() if name in inner}
+    own = {name: value for name, value in changes.items() if name not in inner}
+    return EndpointPolicy(**{"model": "m", **own}, endpoint=chat.Endpoint(**settings))
 
 
 async def ask(policy: EndpointPolicy, *texts: str, seed: int = 0, temperature: float = 1.0) -> list[Completion]:
@@ -154,7 +159,7 @@ async def test_an_endpoint_that_cannot_be_used_is_told_before_anything_is_played
         dead = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
         with pytest.raises(PolicyError, match="nobody answers") as caught:
             await ask(make(dead), "a")
-        assert caught.value.hint is not None and "policy.base_url" in caught.value.hint
+        assert caught.value.hint is not None and "policy.endpoint.base_url" in caught.value.hint
     for status, hint in ((401, "key"), (404, "policy.model")):
         endpoint.script = lambda request, number, status=status: refusal(status, "no")  # type: ignore[misc]
         with pytest.raises(PolicyError, match=f"HTTP {status}") as caught:
@@ -169,5 +174,5 @@ async def test_the_key_comes_from_the_variable_alone(endpoint: Endpoint, monkeyp
     assert [request.headers["authorization"] for request in endpoint.requests] == ["Bearer sesame"]
     monkeypatch.delenv("MY_KEY")
     with pytest.raises(ConfigError, match="MY_KEY is not set") as caught:
-        await ask(EndpointPolicy(model="m", api_key_env="MY_KEY"), "a")
-    assert caught.value.hint is not None and "policy.base_url" in caught.value.hint
+        await ask(EndpointPolicy(model="m", endpoint=chat.Endpoint(api_key_env="MY_KEY")), "a")
+    assert caught.value.hint is not None and "policy.endpoint.base_url" in caught.value.hint

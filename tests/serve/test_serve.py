@@ -19,6 +19,7 @@ import openai
 import pytest
 import uvicorn
 
+from mmo_rl.chat.endpoint import Endpoint
 from mmo_rl.lm.load import load_model
 from mmo_rl.lm.model import SHIPPED, ModelSpec
 from mmo_rl.policy.base import Completion, completion_seed
@@ -91,7 +92,7 @@ def until(condition: Callable[[], bool]) -> None:
 async def test_the_server_answers_as_the_local_policy_does(url: str, local: LocalPolicy, temperature: float) -> None:
     """The same seed, the same answers, though requests arrive in any order and are batched as they come."""
     expected = await local.complete(PROMPTS, temperature=temperature, seed=3)
-    async with EndpointPolicy(model="tiny", base_url=url, api_key_env=None) as policy:
+    async with EndpointPolicy(model="tiny", endpoint=Endpoint(base_url=url, api_key_env=None)) as policy:
         answers = await policy.complete(PROMPTS, temperature=temperature, seed=3)
     assert [(a.text, a.token_ids, a.prompt_token_ids) for a in answers] == [
         (e.text, e.token_ids, e.prompt_token_ids) for e in expected
@@ -328,12 +329,12 @@ def test_a_stream_that_is_left_is_not_written_on() -> None:
 
 
 async def test_the_version_is_read_from_the_name(url: str) -> None:
-    async with EndpointPolicy(model="tiny@0", base_url=url, api_key_env=None) as policy:
+    async with EndpointPolicy(model="tiny@0", endpoint=Endpoint(base_url=url, api_key_env=None)) as policy:
         (answer,) = await policy.complete([PROMPTS[0]], temperature=0, seed=0)
     assert isinstance(answer, Completion) and answer.token_ids and answer.logprobs and policy.version == 0
-    assert EndpointPolicy(model="tiny@12", base_url=url, api_key_env=None).version == 12
-    assert EndpointPolicy(model="tiny@12", base_url=url, api_key_env=None, version=3).version == 3
-    assert EndpointPolicy(model="Qwen/Qwen3-14B", base_url=url, api_key_env=None).version == 0
+    assert EndpointPolicy(model="tiny@12", endpoint=Endpoint(base_url=url, api_key_env=None)).version == 12
+    assert EndpointPolicy(model="tiny@12", endpoint=Endpoint(base_url=url, api_key_env=None), version=3).version == 3
+    assert EndpointPolicy(model="Qwen/Qwen3-14B", endpoint=Endpoint(base_url=url, api_key_env=None)).version == 0
     assert completion_seed(0, 1) != completion_seed(0, 2)
 
 
