@@ -1,4 +1,4 @@
-"""The web application of `task=serve`: OpenAI's chat completions, the list of models, and how the server is."""
+"""Web application of `task=serve`: OpenAI's chat completions, the list of models, and the server's health."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -21,16 +21,17 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from mmo_rl import __version__
 from mmo_rl.errors import MmoRlError
-from mmo_rl.serve.chat_api import ChatRequest, choice, delta, error_body, usage
+from mmo_rl.serve.chat_api import ChatRequest, Json, choice, delta, error_body, usage
 from mmo_rl.serve.engine import Engine, Job, Overloaded, Piece
 from mmo_rl.serve.versions import Catalogue, ServedVersion, UnknownModel
 
+T = TypeVar("T")
 CLIENT_LEFT = 499
 KINDS = {400: "invalid_request_error", 401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
 class Refused(Exception):
-    """An answer in OpenAI's form of an error."""
+    """Refusal of a request, in OpenAI's form of an error."""
 
     def __init__(self, status: int, message: str, *, code: str | None = None, param: str | None = None) -> None:
         super().__init__(message)
@@ -41,8 +42,8 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Api:
-    """What the routes work with. ``key`` is the bearer token that ``/v1`` asks for, None: none; ``note`` hears of every
-    answered request in a short line."""
+    """Engine, models and settings that the routes work with. ``key`` is the bearer token that ``/v1`` asks for, None:
+    none; ``note`` is called with a short line for every answered request."""
 
     engine: Engine
     catalogue: Catalogue
@@ -51,28 +52,32 @@ class Api:
     clock: Callable[[], float] = time.time
 
     def authorize(self, request: Request) -> None:
+        """Checks the bearer token. Raises `Refused`."""
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         known = self.key is None or hmac.compare_digest(given.strip().encode(), self.key.encode())
         if not known or (self.key is not None and scheme.lower() != "bearer"):
             raise Refused(401, "This server asks for a key: Authorization: Bearer KEY", code="invalid_api_key")
 
     def find(self, name: str) -> ServedVersion:
+        """Finds a version by its name. Raises `Refused`."""
         try:
             return self.catalogue.find(name)
         except UnknownModel as error:
             raise Refused(404, str(error), code="model_not_found", param="model") from None
 
-    def health(self) -> dict[str, Any]:
+    def health(self) -> Json:
+        """Returns the answer of ``/health``."""
         return {"status": "ok", **self.engine.state()}
 
-    def models(self) -> dict[str, Any]:
+    def models(self) -> Json:
+        """Returns the answer of ``/v1/models``."""
         return {"object": "list", "data": [_model(version, name) for version, name in self.catalogue.listed()]}
 
     async def chat(self, asked: ChatRequest, request: Request) -> Response:
-        """One request, answered whole or streamed. Raises `Refused`."""
+        """Answers one request, whole or streamed. Raises `Refused`."""
         version = self.find(asked.model)
         pieces = self._pieces(asked, version)
-        head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(self.clock()), "model": version.id}
+        head: Json = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(self.clock()), "model": version.id}
         if asked.stream:
             first = await _unless_gone(request, anext(pieces))
             if first is None:
@@ -88,14 +93,14 @@ class Api:
         spent = usage(len(answers[0].prompt_token_ids), sum(len(a.token_ids) for a in answers))
         self._note(head, spent)
         choices = [choice(asked, index, answer) for index, answer in enumerate(answers)]
-        body = {**head, "object": "chat.completion", "choices": choices, "usage": spent}
+        body: Json = {**head, "object": "chat.completion", "choices": choices, "usage": spent}
         if asked.return_token_ids:
             body["prompt_token_ids"] = list(answers[0].prompt_token_ids)
         return JSONResponse(body)
 
     async def _pieces(self, asked: ChatRequest, version: ServedVersion) -> AsyncGenerator[tuple[int, Piece], None]:
-        """The parts of all ``n`` answers as they come, with the number of their answer; whoever stops listening cancels
-        what is still being written."""
+        """Yields the parts of all ``n`` answers as they come, with the number of their answer; closing the generator
+        cancels the answers that are not finished."""
         loop = asyncio.get_running_loop()
         arrived: asyncio.Queue[tuple[int, Piece]] = asyncio.Queue()
 
@@ -142,20 +147,20 @@ class Api:
     async def _events(
         self,
         asked: ChatRequest,
-        head: dict[str, Any],
+        head: Json,
         first: tuple[int, Piece],
         rest: AsyncGenerator[tuple[int, Piece], None],
     ) -> AsyncIterator[str]:
-        """The server-sent events of a streamed answer."""
+        """Yields the server-sent events of a streamed answer."""
         head = {**head, "object": "chat.completion.chunk"}
         options = asked.stream_options
         counted = options is not None and options.include_usage
-        extra: dict[str, Any] = {"usage": None} if counted else {}
+        extra: Json = {"usage": None} if counted else {}
         prompt_ids = list(first[1].prompt_token_ids)
         written = 0
-        opening: dict[str, Any] = {"prompt_token_ids": prompt_ids} if asked.return_token_ids else {}
+        opening: Json = {"prompt_token_ids": prompt_ids} if asked.return_token_ids else {}
         for index in range(asked.n or 1):
-            role = {"index": index, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
+            role: Json = {"index": index, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
             yield _event({**head, "choices": [{**role, "logprobs": None}], **extra, **opening})
         async with aclosing(_chained(first, rest)) as pieces:
             async for index, piece in pieces:
@@ -170,13 +175,14 @@ class Api:
             yield _event({**head, "choices": [], "usage": spent})
         yield "data: [DONE]\n\n"
 
-    def _note(self, head: dict[str, Any], spent: dict[str, int]) -> None:
+    def _note(self, head: Json, spent: dict[str, int]) -> None:
+        """Notes an answered request."""
         if self.note is not None:
             self.note(f"{head['model']}: {spent['prompt_tokens']} + {spent['completion_tokens']} tokens")
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket to serve at; port 0 takes a free one. Raises `OSError`.
+    """Opens a socket to serve at; port 0 takes a free one. Raises `OSError`.
 
     asyncio leaves Nagle's algorithm on for sockets that are handed to it: with a client that delays its
     acknowledgements, every answer would come 40 ms late. Connections inherit the option from here.
@@ -188,7 +194,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def create_app(api: Api) -> FastAPI:
-    """The application; its own documentation is at ``/docs``."""
+    """Makes the application; its own documentation is at ``/docs``."""
     app = FastAPI(title="mmo-rl", version=__version__, description="Chat completions of trained policies.")
     v1 = APIRouter(prefix="/v1", dependencies=[Depends(api.authorize)])
 
@@ -197,15 +203,15 @@ def create_app(api: Api) -> FastAPI:
         return await api.chat(asked, request)
 
     @v1.get("/models")
-    def models() -> dict[str, Any]:
+    def models() -> Json:
         return api.models()
 
     @v1.get("/models/{name:path}")
-    def model(name: str) -> dict[str, Any]:
+    def model(name: str) -> Json:
         return _model(api.find(name), name)
 
     @app.get("/health")
-    def health() -> dict[str, Any]:
+    def health() -> Json:
         return api.health()
 
     @app.exception_handler(Refused)
@@ -244,7 +250,8 @@ def create_app(api: Api) -> FastAPI:
     return app
 
 
-def _model(version: ServedVersion, name: str | None) -> dict[str, Any]:
+def _model(version: ServedVersion, name: str | None) -> Json:
+    """Returns OpenAI's description of a model."""
     return {
         "id": name or version.id,
         "object": "model",
@@ -256,13 +263,14 @@ def _model(version: ServedVersion, name: str | None) -> dict[str, Any]:
 
 
 def _raise_failure(piece: Piece) -> None:
+    """Raises `Refused` for a piece that is a failure."""
     if piece.failure is not None:
         status, message = piece.failure
         raise Refused(status, message, param="messages" if status == 400 else None)
 
 
 async def _whole(pieces: AsyncIterator[tuple[int, Piece]]) -> list[Piece]:
-    """The answers by their number; without streaming each comes in one piece. Raises `Refused`."""
+    """Collects the answers by their number; without streaming each comes in one piece. Raises `Refused`."""
     answers: dict[int, Piece] = {}
     async for index, piece in pieces:
         _raise_failure(piece)
@@ -273,6 +281,7 @@ async def _whole(pieces: AsyncIterator[tuple[int, Piece]]) -> list[Piece]:
 async def _chained(
     first: tuple[int, Piece], rest: AsyncGenerator[tuple[int, Piece], None]
 ) -> AsyncGenerator[tuple[int, Piece], None]:
+    """Yields ``first`` and then the rest."""
     try:
         yield first
         async for item in rest:
@@ -281,8 +290,8 @@ async def _chained(
         await rest.aclose()
 
 
-async def _unless_gone(request: Request, work: Awaitable[Any]) -> Any:
-    """What ``work`` gives; None, and it is cancelled, where the client leaves before."""
+async def _unless_gone(request: Request, work: Awaitable[T]) -> T | None:
+    """Awaits ``work``; cancels it and returns None where the client disconnects before."""
 
     async def gone() -> None:
         while (await request.receive())["type"] != "http.disconnect":
@@ -298,5 +307,6 @@ async def _unless_gone(request: Request, work: Awaitable[Any]) -> Any:
         await asyncio.gather(working, leaving, return_exceptions=True)
 
 
-def _event(body: dict[str, Any]) -> str:
+def _event(body: Json) -> str:
+    """Formats a server-sent event."""
     return f"data: {json.dumps(body, ensure_ascii=False, separators=(',', ':'))}\n\n"

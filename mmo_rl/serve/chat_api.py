@@ -1,21 +1,23 @@
-"""The chat completions API on the server's side: what a request may say, and the shapes of answers and errors."""
+"""Schema of the chat completions API on the server's side: requests, answers and errors."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mmo_rl.serve.engine import Piece
 from mmo_rl.types import Message
 
+Json = dict[str, object]
+"""Body of an answer, or part of one."""
 _STRICT = ConfigDict(extra="forbid", strict=True)
 _IGNORED = frozenset(
     {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "parallel_tool_calls"}
 )
-"""What changes no answer."""
-_NEUTRAL: Mapping[str, tuple[Any, ...]] = {
+"""Arguments that change no answer."""
+_NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "presence_penalty": (None, 0),
     "frequency_penalty": (None, 0),
     "logit_bias": (None, {}),
@@ -23,34 +25,41 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "tool_choice": (None, "none", "auto"),
     "response_format": (None, {"type": "text"}),
 }
-"""What is understood only where it asks for nothing; ignoring it would give another answer than was asked for."""
+"""Arguments that are taken only with these values: ignoring others would give another answer than was asked for."""
 
 
 class TextPart(BaseModel):
+    """Part of a message's content."""
+
     model_config = _STRICT
     type: Literal["text"]
     text: str
 
 
 class ChatMessage(BaseModel):
+    """Message of a chat."""
+
     model_config = _STRICT
     role: Literal["system", "developer", "user", "assistant"]
     content: str | Annotated[list[TextPart], Field(min_length=1)]
     name: str | None = None
 
     def plain(self) -> Message:
+        """Returns the message as chat templates read it."""
         text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
         return {"role": "system" if self.role == "developer" else self.role, "content": text}
 
 
 class StreamOptions(BaseModel):
+    """Options of a streamed answer."""
+
     model_config = _STRICT
     include_usage: bool = False
     include_obfuscation: bool = False
 
 
 class ChatRequest(BaseModel):
-    """A request as OpenAI defines it, with two names of vLLM's: ``return_token_ids`` adds the ids of prompt and answer,
+    """Request as OpenAI defines it, with two names of vLLM's: ``return_token_ids`` adds the ids of prompt and answer,
     ``return_tokens_as_token_ids`` writes the tokens of logprobs as ``token_id:N``."""
 
     model_config = _STRICT
@@ -72,7 +81,8 @@ class ChatRequest(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _without_what_asks_for_nothing(cls, data: Any) -> Any:
+    def _without_neutral(cls, data: object) -> object:
+        """Removes arguments that change no answer. Raises `ValueError` for one that would."""
         if not isinstance(data, dict):
             return data
         for name, neutral in _NEUTRAL.items():
@@ -82,6 +92,7 @@ class ChatRequest(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> ChatRequest:
+        """Raises `ValueError` for arguments that contradict each other."""
         if self.top_logprobs and not self.logprobs:
             raise ValueError("top_logprobs needs logprobs: true")
         if self.stream_options is not None and not self.stream:
@@ -91,18 +102,21 @@ class ChatRequest(BaseModel):
         return self
 
     def stops(self) -> tuple[str, ...]:
+        """Lists the texts that end an answer."""
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
     def prompt(self) -> tuple[Message, ...]:
+        """Returns the messages as chat templates read them."""
         return tuple(message.plain() for message in self.messages)
 
 
-def error_body(message: str, *, kind: str, code: str | None = None, param: str | None = None) -> dict[str, Any]:
-    """OpenAI's form of an error."""
+def error_body(message: str, *, kind: str, code: str | None = None, param: str | None = None) -> Json:
+    """Returns OpenAI's form of an error."""
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
 def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
+    """Returns OpenAI's form of token counts."""
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
@@ -110,19 +124,20 @@ def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
     }
 
 
-def choice(asked: ChatRequest, index: int, piece: Piece) -> dict[str, Any]:
-    """One whole answer."""
+def choice(asked: ChatRequest, index: int, piece: Piece) -> Json:
+    """Returns one whole answer."""
     message = {"role": "assistant", "content": piece.text, "refusal": None}
     return _choice(asked, index, piece, {"message": message})
 
 
-def delta(asked: ChatRequest, index: int, piece: Piece) -> dict[str, Any]:
-    """One part of a streamed answer."""
+def delta(asked: ChatRequest, index: int, piece: Piece) -> Json:
+    """Returns one part of a streamed answer."""
     return _choice(asked, index, piece, {"delta": {"content": piece.text} if piece.text else {}})
 
 
-def _choice(asked: ChatRequest, index: int, piece: Piece, said: dict[str, Any]) -> dict[str, Any]:
-    row = {"index": index, **said, "logprobs": None, "finish_reason": piece.finish_reason}
+def _choice(asked: ChatRequest, index: int, piece: Piece, content: Json) -> Json:
+    """Returns a choice with its ``content`` (message or delta), logprobs and token ids."""
+    row: Json = {"index": index, **content, "logprobs": None, "finish_reason": piece.finish_reason}
     if asked.logprobs:
         row["logprobs"] = {"content": _logprobs(asked, piece), "refusal": None}
     if asked.return_token_ids:
@@ -130,7 +145,8 @@ def _choice(asked: ChatRequest, index: int, piece: Piece, said: dict[str, Any]) 
     return row
 
 
-def _logprobs(asked: ChatRequest, piece: Piece) -> list[dict[str, Any]]:
+def _logprobs(asked: ChatRequest, piece: Piece) -> list[Json]:
+    """Returns the logprobs of a piece's tokens, each with its likeliest alternatives."""
     places: Sequence[Sequence[tuple[int, float]]] = piece.top if asked.top_logprobs else [()] * len(piece.token_ids)
     return [
         {
@@ -141,7 +157,8 @@ def _logprobs(asked: ChatRequest, piece: Piece) -> list[dict[str, Any]]:
     ]
 
 
-def _token(asked: ChatRequest, piece: Piece, token: int, logprob: float) -> dict[str, Any]:
+def _token(asked: ChatRequest, piece: Piece, token: int, logprob: float) -> Json:
+    """Returns a token with its logprob."""
     if asked.return_tokens_as_token_ids:
         return {"token": f"token_id:{token}", "logprob": logprob, "bytes": None}
     text = piece.spelt[token]
