@@ -35,6 +35,7 @@ from typing import Any
 
 import yaml
 
+from mmo_rl.chat.endpoint import Endpoint as JudgeEndpoint
 from mmo_rl.clock import milliseconds
 from mmo_rl.database.database import Database
 from mmo_rl.database.embedded import EmbeddedServer
@@ -154,13 +155,16 @@ async def judge(url: str, windows: int, *, cached: bool, prefix: int, concurrenc
             model="benchmark",
             template=Template(**values),
             seed=0,
-            base_url=url,
-            concurrency=concurrency,
+            endpoint=JudgeEndpoint(base_url=url, concurrency=concurrency),
             parts=JudgeParts(cache=cache),
         )
         # What is paid once a process (imports, the first connections) is not what is measured.
         warm_up = RulerJudge(
-            model="warm-up", template=Template(**values), seed=os.getpid(), base_url=url, parts=JudgeParts(cache=cache)
+            model="warm-up",
+            template=Template(**values),
+            seed=os.getpid(),
+            endpoint=JudgeEndpoint(base_url=url),
+            parts=JudgeParts(cache=cache),
         )
         async for _ in warm_up.score(_one(groups[0])):
             pass

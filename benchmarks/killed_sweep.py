@@ -122,7 +122,8 @@ class Project:
             "-m", f"hydra/launcher={self.launcher}", "name=sweep", *grid, "seed=0" if quick else "seed=0,1",
             "iterations=2", "sampler.max_windows=1", "sampler.holdout=0", "sampler.target_trajectories=4",
             "sampler.min_agents=2", "sampler.min_actions=1", "collect=none", "evaluate=none", "report=local", *SMALL,
-            "judge=ruler", "judge.model=loopback", f"judge.base_url={self.judge_url}", "judge.api_key_env=LOOPBACK_KEY",
+            "judge=ruler", "judge.model=loopback", f"judge.endpoint.base_url={self.judge_url}",
+            "judge.endpoint.api_key_env=LOOPBACK_KEY",
         )  # fmt: skip
 
     def start(self, quick: bool) -> subprocess.Popen[bytes]:

@@ -34,13 +34,8 @@ from mmo_rl.sampler.select import selections as selections_of
 from mmo_rl.source.base import Source
 from mmo_rl.types import Group, JsonDict, JudgeUsage, ScoredGroup, Selection, Unscored
 
-_MANNER = frozenset(
-    {
-        *("concurrency", "requests_per_minute", "tokens_per_minute", "timeout_s", "attempts", "backoff_s"),
-        *("max_backoff_s", "base_url", "api_key_env", "min_agreement", "budget_usd", "budget_calls"),
-    }
-)
-"""Keys of a judge that its answers do not depend on: how it is asked, and how much it may cost."""
+_MANNER = frozenset({"endpoint", "budget", "prices", "min_agreement"})
+"""Keys of a judge that its answers do not depend on, but for the provider: how it is asked, and what it may cost."""
 
 
 async def run(context: Context, options: JudgeOptions) -> float | None:
@@ -221,7 +216,7 @@ def _refuse_if_elsewhere(settings: Settings) -> None:
 
 async def _writer(settings: Settings, database: Database) -> WriteBack:
     tree = masked(settings)
-    judge = {k: v for k, v in tree["judge"].items() if _decides(k)}
+    judge = _deciding_keys(tree["judge"])
     sampler = {k: tree["sampler"][k] for k in ("window_hours", "group_by")}
     text = json.dumps([judge, sampler], sort_keys=True, default=str)
     kind = str(judge["_target_"]).rpartition(".")[2].removesuffix("Judge").lower()
@@ -237,9 +232,14 @@ async def _writer(settings: Settings, database: Database) -> WriteBack:
     return writer
 
 
-def _decides(key: str) -> bool:
-    """True for a key of the judge that its answers depend on."""
-    return key not in _MANNER and not key.startswith("price_")
+def _deciding_keys(judge: JsonDict) -> JsonDict:
+    """Returns the keys of a judge's node that its answers depend on."""
+    keys = {key: value for key, value in judge.items() if key not in _MANNER}
+    if "endpoint" in judge:
+        keys["provider"] = judge["endpoint"]["provider"]
+    if "judges" in judge:
+        keys["judges"] = {name: _deciding_keys(inner) for name, inner in judge["judges"].items()}
+    return keys
 
 
 COMMAND = Command(run=run)

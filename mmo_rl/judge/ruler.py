@@ -21,7 +21,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field
 
 from mmo_rl.chat.client import CallFailed, ChatClient, remedy
-from mmo_rl.chat.endpoint import Endpoint, Provider
+from mmo_rl.chat.endpoint import Endpoint
 from mmo_rl.concurrency import gather_ordered
 from mmo_rl.errors import ConfigError, JudgeError
 from mmo_rl.judge.asking import Asker
@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 UNKNOWN_CONTEXT_TOKENS = 32_768
 """The context length assumed where it is neither set nor in litellm's table."""
-_ENDPOINT_NODE = "judge"
+_ENDPOINT_NODE = "judge.endpoint"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,43 +91,11 @@ class RulerJudge:
         response_format: Literal["json_schema", "json_object", "none"] = "json_schema",
         canary_rate: Annotated[float, Field(ge=0, le=1)] = 0.0,
         min_agreement: Annotated[float, Field(ge=-1, le=1)] | None = None,
-        provider: Provider = "openai",
-        base_url: str | None = None,
-        api_key_env: str | None = "OPENAI_API_KEY",
-        concurrency: Annotated[int, Field(ge=1, le=256)] = 8,
-        requests_per_minute: Annotated[float, Field(gt=0)] | None = None,
-        tokens_per_minute: Annotated[float, Field(gt=0)] | None = None,
-        timeout_s: Annotated[float, Field(gt=0)] = 120.0,
-        attempts: Annotated[int, Field(ge=1, le=10)] = 4,
-        backoff_s: Annotated[float, Field(gt=0)] = 1.0,
-        max_backoff_s: Annotated[float, Field(gt=0)] = 60.0,
-        price_prompt_usd_per_mtok: Annotated[float, Field(ge=0)] | None = None,
-        price_completion_usd_per_mtok: Annotated[float, Field(ge=0)] | None = None,
-        price_list: dict[str, tuple[float, float]] | None = None,
-        price_date: str | None = None,
-        budget_usd: Annotated[float, Field(ge=0)] | None = None,
-        budget_calls: Annotated[int, Field(ge=0)] | None = None,
+        endpoint: Endpoint = Endpoint(),  # noqa: B008  # frozen
+        budget: Budget = Budget(),  # noqa: B008
+        prices: Prices = Prices(),  # noqa: B008
         parts: JudgeParts,
     ) -> None:
-        endpoint = Endpoint(
-            provider=provider,
-            base_url=base_url,
-            api_key_env=api_key_env,
-            concurrency=concurrency,
-            requests_per_minute=requests_per_minute,
-            tokens_per_minute=tokens_per_minute,
-            timeout_s=timeout_s,
-            attempts=attempts,
-            backoff_s=backoff_s,
-            max_backoff_s=max_backoff_s,
-        )
-        budget = Budget(usd=budget_usd, calls=budget_calls)
-        prices = Prices(
-            prompt_usd_per_mtok=price_prompt_usd_per_mtok,
-            completion_usd_per_mtok=price_completion_usd_per_mtok,
-            list=price_list,
-            date=price_date,
-        )
         self.model = model
         self.credit: Credit = credit
         self.min_agreement = min_agreement
@@ -154,26 +122,18 @@ class RulerJudge:
         model: str,
         context_tokens: int | None = None,
         max_completion_tokens: int = 4096,
-        base_url: str | None = None,
-        price_prompt_usd_per_mtok: float | None = None,
-        price_completion_usd_per_mtok: float | None = None,
-        price_list: dict[str, tuple[float, float]] | None = None,
-        budget_usd: float | None = None,
+        endpoint: Endpoint = Endpoint(),  # noqa: B008
+        budget: Budget = Budget(),  # noqa: B008
+        prices: Prices = Prices(),  # noqa: B008
         **_: object,
     ) -> None:
         """Raises `ConfigError` where a budget in dollars meets unknown prices, or the context leaves no room for a
         prompt."""
-        endpoint, budget = Endpoint(base_url=base_url), Budget(usd=budget_usd)
-        prices = Prices(
-            prompt_usd_per_mtok=price_prompt_usd_per_mtok,
-            completion_usd_per_mtok=price_completion_usd_per_mtok,
-            list=price_list,
-        )
         if budget.usd is not None and not rates_of(model, prices, endpoint).known:
             raise ConfigError(
-                f"judge.budget_usd={budget.usd:g}, but what {model} costs is not known",
-                hint="set judge.price_prompt_usd_per_mtok and judge.price_completion_usd_per_mtok (0 where it is "
-                "free), or limit the calls instead: judge.budget_calls=1000",
+                f"judge.budget.usd={budget.usd:g}, but what {model} costs is not known",
+                hint="set judge.prices.prompt_usd_per_mtok and judge.prices.completion_usd_per_mtok (0 where it is "
+                "free), or limit the calls instead: judge.budget.calls=1000",
             )
         prompt_room(model, context_tokens, max_completion_tokens)
 
@@ -293,7 +253,7 @@ class RulerJudge:
             reason, count = failures.most_common(1)[0]
             raise JudgeError(
                 f"the judge {self.model} scored nothing: {count} of {failures.total()} failures were: {reason}",
-                hint="check judge.model and judge.base_url (an endpoint without JSON schemas needs "
+                hint="check judge.model and judge.endpoint.base_url (an endpoint without JSON schemas needs "
                 "judge.response_format=json_object), or use judge=oracle",
             )
 

@@ -54,7 +54,7 @@ class Rates:
 
 
 class BudgetReached(JudgeError):
-    """Error for a call that was not made because it could cross ``judge.budget_usd`` or ``judge.budget_calls``."""
+    """Error for a call that was not made because it could cross ``judge.budget.usd`` or ``judge.budget.calls``."""
 
 
 class Ledger:
@@ -107,7 +107,7 @@ class Ledger:
         return BudgetReached(
             f"the judge's budget is used up: {self._reached}; {usage.calls} calls were answered for {spent}",
             hint="what was judged is kept: the same command goes on from there with a budget of its own, or raise "
-            "judge.budget_usd or judge.budget_calls",
+            "judge.budget.usd or judge.budget.calls",
         )
 
     def hit(self) -> None:
@@ -139,11 +139,11 @@ class Ledger:
         """Describes the limit that another call of at most ``usd`` could cross; None where there is room for it."""
         budget = self._budget
         if budget.calls is not None and self._spent_calls + len(self._reserved) >= budget.calls:
-            return f"judge.budget_calls={budget.calls}"
+            return f"judge.budget.calls={budget.calls}"
         held = sum(reservation.usd for reservation in self._reserved)
         if budget.usd is not None and self._spent_usd + held + usd > budget.usd:
             return (
-                f"judge.budget_usd={budget.usd:g}, of which ${self._spent_usd:.4f} are spent and the next call "
+                f"judge.budget.usd={budget.usd:g}, of which ${self._spent_usd:.4f} are spent and the next call "
                 f"could cost ${usd:.4f}"
             )
         return None

@@ -167,6 +167,6 @@ def _notes(
         known = all(call.usd is not None for call in counts.calls)
         dated = f"as of {price_date} (conf/judge/ruler.yaml)" if price_date else "as set" if known else "not known"
         notes.append(
-            f"               {asked.judge.model}: {dated}" + ("" if known else " (judge.price_*_usd_per_mtok)")
+            f"               {asked.judge.model}: {dated}" + ("" if known else " (judge.prices.*_usd_per_mtok)")
         )
     return notes

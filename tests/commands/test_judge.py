@@ -110,7 +110,7 @@ def test_a_budget_stops_it_and_the_same_command_goes_on(project: Project, endpoi
     project.run("task=migrate", "source=postgres")
     command = asking(endpoint, "judge.budget_calls=2")
     out = project.run(*command, code=1)
-    assert "judge.budget_calls=2" in out and "the same command goes on" in out and "members" in out
+    assert "judge.budget.calls=2" in out and "the same command goes on" in out and "members" in out
     assert (
         len({row["window_id"] for row in project.rows("judgments")}) == 2
         and not (project.folder() / "summary.json").exists()

@@ -13,9 +13,12 @@ from typing import Any
 import pytest
 import yaml
 
+from mmo_rl.chat.endpoint import Endpoint
 from mmo_rl.clock import milliseconds
+from mmo_rl.config.renamed import KEYS
 from mmo_rl.judge.base import JudgeParts, JudgmentCache
 from mmo_rl.judge.ruler import RulerJudge
+from mmo_rl.judge.spending import Budget, Prices
 from mmo_rl.judge.template import Template
 from mmo_rl.types import (
     Action,
@@ -29,7 +32,8 @@ from mmo_rl.types import (
     Trajectory,
     Window,
 )
-from tests.harness.endpoint import Endpoint, Reply, Request, completion, serving
+from tests.harness.endpoint import Endpoint as ScriptedEndpoint
+from tests.harness.endpoint import Reply, Request, completion, serving
 
 CONF = Path(__file__).parents[2] / "conf" / "judge" / "template"
 START = datetime(2025, 1, 13, 14, tzinfo=UTC)
@@ -53,8 +57,8 @@ def honest(request: Request, number: int) -> Reply:
 
 
 @pytest.fixture
-def endpoint() -> Iterator[Endpoint]:
-    with serving(Endpoint(script=honest)) as served:
+def endpoint() -> Iterator[ScriptedEndpoint]:
+    with serving(ScriptedEndpoint(script=honest)) as served:
         yield served
 
 
@@ -168,11 +172,27 @@ async def stream(*groups: Group) -> AsyncIterator[Group]:
 
 
 def make_judge(
-    endpoint: Endpoint, *, template: str = "context_rich", cache: JudgmentCache | None = None, **changes: Any
+    endpoint: ScriptedEndpoint | str,
+    *,
+    template: str = "context_rich",
+    cache: JudgmentCache | None = None,
+    **settings: Any,
 ) -> RulerJudge:
-    settings: dict[str, Any] = {"model": "fake-judge", "seed": 0, "base_url": endpoint.url, "api_key_env": None}
+    """A judge at the endpoint or address; ``settings`` may name keys of the sub-nodes by their former flat names."""
+    url = endpoint if isinstance(endpoint, str) else endpoint.url
+    settings = {"model": "fake-judge", "seed": 0, "base_url": url, "api_key_env": None, "backoff_s": 0.01, **settings}
+    nodes: dict[str, dict[str, Any]] = {"endpoint": {}, "budget": {}, "prices": {}}
+    for former, key in KEYS["judge"].items():
+        if former in settings:
+            node, _, field = key.partition(".")
+            nodes[node][field] = settings.pop(former)
     return RulerJudge(
-        template=load_template(template), **{**settings, "backoff_s": 0.01, **changes}, parts=JudgeParts(cache=cache)
+        template=load_template(template),
+        endpoint=Endpoint(**nodes["endpoint"]),
+        budget=Budget(**nodes["budget"]),
+        prices=Prices(**nodes["prices"]),
+        parts=JudgeParts(cache=cache),
+        **settings,
     )
 
 

@@ -7,25 +7,19 @@ from typing import Any
 
 import pytest
 
+from mmo_rl.chat.endpoint import Endpoint as KeyedEndpoint
 from mmo_rl.chat.limits import RateLimit
 from mmo_rl.database.database import Database
 from mmo_rl.database.judgments import StoredJudgments
 from mmo_rl.errors import ConfigError
-from mmo_rl.judge.base import JudgeParts
 from mmo_rl.judge.known_models import KnownModel, known_model
 from mmo_rl.judge.ruler import RulerJudge
 from mmo_rl.judge.spending import Budget, BudgetReached, Ledger, Rates
 from mmo_rl.types import Group, ScoredGroup
 from tests.harness.endpoint import Endpoint, Reply
-from tests.judge.conftest import honest, load_template, make_group, stream
+from tests.judge.conftest import honest, make_group, make_judge, stream
 
 GROUPS = [make_group([0.1, 0.9, hour / 100], hour=hour) for hour in range(10)]
-
-
-def make_judge(url: str | None, **changes: Any) -> RulerJudge:
-    parts = JudgeParts(cache=changes.pop("cache", None))
-    settings: dict[str, Any] = {"model": "fake-judge", "seed": 0, "base_url": url, "api_key_env": None}
-    return RulerJudge(template=load_template("context_rich"), **{**settings, "backoff_s": 0.01, **changes}, parts=parts)
 
 
 async def run(judge: RulerJudge, into: list[ScoredGroup], groups: list[Group] = GROUPS) -> None:
@@ -51,7 +45,7 @@ async def test_a_budget_of_calls_stops_before_the_line_and_the_same_command_goes
         )
         results = []
         if made < 8:
-            with pytest.raises(BudgetReached, match=r"judge\.budget_calls=4; 4 calls were answered") as caught:
+            with pytest.raises(BudgetReached, match=r"judge\.budget\.calls=4; 4 calls were answered") as caught:
                 await run(judge, results)
             assert "the same command goes on" in str(caught.value)
         else:
@@ -69,7 +63,7 @@ async def test_no_call_crosses_a_budget_in_dollars(endpoint: Endpoint) -> None:
     judge = make_judge(
         endpoint.url, budget_usd=0.25, max_completion_tokens=130, context_tokens=30_000, concurrency=8, **prices
     )
-    with pytest.raises(BudgetReached, match=r"judge\.budget_usd=0\.25, of which \$0\.1400 are spent") as caught:
+    with pytest.raises(BudgetReached, match=r"judge\.budget\.usd=0\.25, of which \$0\.1400 are spent") as caught:
         await run(judge, [])
     assert "could cost $0.1300" in str(caught.value)
     assert judge.usage.calls == len(endpoint.requests) == 7
@@ -115,10 +109,11 @@ async def test_nothing_is_asked_with_no_budget(endpoint: Endpoint) -> None:
 
 
 def test_dollars_cannot_be_limited_where_no_price_is_known() -> None:
+    elsewhere = KeyedEndpoint(base_url="http://127.0.0.1:9/v1")
     with pytest.raises(ConfigError, match="what fake-judge costs is not known") as caught:
-        RulerJudge.check_keys(model="fake-judge", base_url="http://127.0.0.1:9/v1", budget_usd=1.0)
-    RulerJudge.check_keys(model="fake-judge", base_url="http://127.0.0.1:9/v1", budget_calls=1)
-    assert "judge.budget_calls" in str(caught.value)
+        RulerJudge.check_keys(model="fake-judge", endpoint=elsewhere, budget=Budget(usd=1.0))
+    RulerJudge.check_keys(model="fake-judge", endpoint=elsewhere, budget=Budget(calls=1))
+    assert "judge.budget.calls" in str(caught.value)
 
 
 async def test_a_call_waits_for_room_that_one_under_way_may_leave() -> None:

@@ -12,14 +12,12 @@ from hydra import compose, initialize_config_dir
 
 from mmo_rl.config.settings import validate
 from mmo_rl.errors import ConfigError, JudgeError
-from mmo_rl.judge.base import JudgeParts
 from mmo_rl.judge.oracle import OracleJudge
 from mmo_rl.judge.panel import PanelJudge
-from mmo_rl.judge.ruler import RulerJudge
 from mmo_rl.policy_view import training_groups
 from mmo_rl.types import Credit, Group, JudgeUsage, Judgment, Score, ScoredGroup, Tallies, Unscored
 from tests.harness.endpoint import Endpoint
-from tests.judge.conftest import load_template, make_group, make_long, stream
+from tests.judge.conftest import make_group, make_judge, make_long, stream
 
 
 class Fixed:
@@ -172,15 +170,7 @@ async def test_the_first_failure_ends_it() -> None:
 
 
 async def test_a_language_model_and_the_oracle(endpoint: Endpoint) -> None:
-    ruler = RulerJudge(
-        model="fake",
-        template=load_template("context_rich"),
-        seed=0,
-        base_url=endpoint.url,
-        api_key_env=None,
-        parts=JudgeParts(),
-    )
-    async with PanelJudge(judges={"ruler": ruler, "oracle": OracleJudge(credit="trajectory")}) as panel:
+    async with PanelJudge(judges={"ruler": make_judge(endpoint), "oracle": OracleJudge(credit="trajectory")}) as panel:
         results = await judged(panel)
     assert [scored.group for scored in results] == GROUPS
     assert panel.usage.calls == 4
@@ -213,6 +203,6 @@ def test_its_judges_are_components_by_name_and_checked_like_all_others() -> None
     assert node is not None
     assert list(node["judges"]) == ["first", "second", "third"]
     with pytest.raises(ConfigError) as caught:
-        validate(composed("judge.judges.first.concurrency=0", "+judge.judges.second.repeat=2"))
-    assert "judge.judges.first.concurrency" in str(caught.value)
+        validate(composed("judge.judges.first.endpoint.concurrency=0", "+judge.judges.second.repeat=2"))
+    assert "judge.judges.first.endpoint.concurrency" in str(caught.value)
     assert "did you mean judge.judges.second.repeats" in str(caught.value)

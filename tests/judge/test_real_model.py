@@ -10,10 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from mmo_rl.judge.base import JudgeParts
 from mmo_rl.judge.findings import numbers
 from mmo_rl.judge.oracle import oracle_scores
-from mmo_rl.judge.ruler import RulerJudge
 from mmo_rl.lm.load import load_model
 from mmo_rl.report.base import ReportParts
 from mmo_rl.report.html import render
@@ -23,7 +21,7 @@ from mmo_rl.report.local_report import LocalReport
 from mmo_rl.report.run_folder import RunFolder
 from mmo_rl.types import Action, Group, Score
 from tests.harness.endpoint import Endpoint, Reply, Request, completion
-from tests.judge.conftest import load_template, make_group, stream
+from tests.judge.conftest import make_group, make_judge, stream
 
 
 class SmolLM2:
@@ -77,12 +75,9 @@ async def test_smollm2_judges_a_window_and_its_quality_is_told(
         return completion(model.answer(request), usage=(1500, 100))
 
     endpoint.script = script
-    judge = RulerJudge(
+    judge = make_judge(
+        endpoint,
         model="SmolLM2-135M-Instruct",
-        template=load_template("context_rich"),
-        seed=0,
-        base_url=endpoint.url,
-        api_key_env=None,
         repeats=2,
         canary_rate=1.0,
         context_tokens=8192,
@@ -90,7 +85,6 @@ async def test_smollm2_judges_a_window_and_its_quality_is_told(
         concurrency=1,
         timeout_s=300,
         attempts=1,
-        parts=JudgeParts(),
     )
     group = trading(make_group([0.5] * 3))
     async with judge:

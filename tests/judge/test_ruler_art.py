@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from mmo_rl.judge.base import JudgeParts
 from mmo_rl.judge.prompt import RESPONSE_FORMAT, RULER_TASK, Shown, build_messages
-from mmo_rl.judge.ruler import RulerJudge
 from mmo_rl.types import Score
 from tests.harness.endpoint import Endpoint, Reply
-from tests.judge.conftest import honest, load_template, make_group, scores, stream
+from tests.judge.conftest import honest, make_group, make_judge, scores, stream
 
 
 @pytest.mark.slow
@@ -50,16 +48,7 @@ async def test_any_model_that_litellm_reaches(endpoint: Endpoint, monkeypatch: p
     monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     error = Reply(429, {"error": {"message": "overloaded"}})
     endpoint.script = lambda request, number: error if number == 0 else honest(request, number)
-    judge = RulerJudge(
-        model="openai/fake-judge",
-        provider="litellm",
-        template=load_template("blind"),
-        seed=0,
-        base_url=endpoint.url,
-        api_key_env=None,
-        backoff_s=0.01,
-        parts=JudgeParts(),
-    )
+    judge = make_judge(endpoint, model="openai/fake-judge", provider="litellm", template="blind")
     [scored] = [s async for s in judge.score(stream(make_group([0.1, 0.9])))]
     await judge.aclose()
     assert {i: j.value for i, j in scored.judgments.items() if isinstance(j, Score)} == {"t0": 0.1, "t1": 0.9}

@@ -5,33 +5,23 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+from functools import partial
 from typing import Any
 
 import pytest
 
 from mmo_rl.errors import ConfigError, JudgeError
-from mmo_rl.judge.base import JudgeParts
 from mmo_rl.judge.ruler import RulerJudge
 from mmo_rl.types import Group, Score, ScoredGroup, Unscored
 from tests.harness.endpoint import Endpoint, Reply, Request, completion
-from tests.judge.conftest import by_skill, honest, load_template, make_group, scores, stream
+from tests.judge import conftest
+from tests.judge.conftest import by_skill, honest, make_group, scores, stream
 
 SKILLS = [0.1, 0.9, 0.4, 0.6]
 BY_ID = {f"t{n}": skill for n, skill in enumerate(SKILLS)}
 
 
-def make_judge(endpoint: Endpoint | str, **changes: Any) -> RulerJudge:
-    settings: dict[str, Any] = {
-        "model": "fake-judge",
-        "template": load_template("context_rich"),
-        "seed": 0,
-        "base_url": endpoint if isinstance(endpoint, str) else endpoint.url,
-        "api_key_env": None,
-        "timeout_s": 5.0,
-        "attempts": 3,
-        "backoff_s": 0.01,
-    }
-    return RulerJudge(**{**settings, **changes}, parts=JudgeParts())
+make_judge = partial(conftest.make_judge, timeout_s=5.0, attempts=3)
 
 
 async def run(judge: RulerJudge, *groups: Group) -> list[ScoredGroup]:
@@ -292,7 +282,7 @@ async def test_a_key_that_the_endpoint_quotes_is_not_told(
         (Reply(400, {"error": {"message": "response_format is not supported"}}), "judge.response_format=json_object"),
         (Reply(500, ERROR), "overloaded"),
         (Reply(then="reset"), "scored nothing"),
-        (Reply(then="hang"), "judge.timeout_s"),
+        (Reply(then="hang"), "judge.endpoint.timeout_s"),
         (Reply(body="<html>sign in</html>"), "not a chat completion"),
     ],
     ids=str,
@@ -312,7 +302,7 @@ async def test_nobody_listens() -> None:
     with pytest.raises(JudgeError, match="cannot be used") as caught:
         await run(make_judge(url), make_group(SKILLS))
     assert url in str(caught.value)
-    assert "judge.base_url" in str(caught.value)
+    assert "judge.endpoint.base_url" in str(caught.value)
 
 
 async def test_it_is_known_before_anything_starts_that_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,7 +312,7 @@ async def test_it_is_known_before_anything_starts_that_nobody_listens(monkeypatc
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
     for address in (url, "localhost:8000/v1", "http://127.0.0.1:port/v1", "http:///v1"):
-        with pytest.raises(JudgeError, match=r"judge\.base_url"):
+        with pytest.raises(JudgeError, match=r"judge\.endpoint\.base_url"):
             await make_judge(address).__aenter__()
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     monkeypatch.setenv("no_proxy", "")
@@ -337,7 +327,7 @@ async def test_looking_whether_somebody_listens_asks_nothing(endpoint: Endpoint)
 
 @pytest.mark.parametrize("url", ["http://no-such-host.invalid/v1", "localhost:8000/v1"])
 async def test_an_address_that_leads_nowhere(url: str) -> None:
-    with pytest.raises(JudgeError, match=r"judge\.base_url"):
+    with pytest.raises(JudgeError, match=r"judge\.endpoint\.base_url"):
         await run(make_judge(url, attempts=1), make_group(SKILLS))
 
 

@@ -11,11 +11,10 @@ import pytest
 
 from mmo_rl.database.database import Database
 from mmo_rl.database.judgments import StoredJudgments
-from mmo_rl.judge.base import JudgeParts
 from mmo_rl.judge.ruler import RulerJudge
 from mmo_rl.types import Score
 from tests.harness.endpoint import Endpoint, completion
-from tests.judge.conftest import honest, load_template, make_group, stream
+from tests.judge.conftest import honest, make_group, make_judge, stream
 
 KEPT = (Score("1", 0.25, "why"), Score("2", 0.75, "", {0: 0.5, 3: 1.0}))
 VARIABLE = "MMO_RL_TEST_DATABASE_URL"
@@ -23,13 +22,6 @@ VARIABLE = "MMO_RL_TEST_DATABASE_URL"
 
 def worker(database: Database, **changes: Any) -> StoredJudgments:
     return StoredJudgments(database=database, **{"poll_s": 0.02, **changes})
-
-
-def make_judge(endpoint: Endpoint, cache: StoredJudgments, **changes: Any) -> RulerJudge:
-    settings: dict[str, Any] = {"model": "fake-judge", "seed": 0, "base_url": endpoint.url, "api_key_env": None}
-    return RulerJudge(
-        template=load_template("blind"), **{**settings, "backoff_s": 0.01, **changes}, parts=JudgeParts(cache=cache)
-    )
 
 
 async def claims(database: Database) -> int:
@@ -140,7 +132,7 @@ asyncio.run(main())
 
 async def test_jobs_of_a_sweep_pay_once(endpoint: Endpoint, database: Database) -> None:
     groups = [make_group([0.1, 0.9, n / 100], hour=n) for n in range(12)]
-    judges = [make_judge(endpoint, worker(database), concurrency=4) for _ in range(4)]
+    judges = [make_judge(endpoint, template="blind", cache=worker(database), concurrency=4) for _ in range(4)]
 
     async def job(judge: RulerJudge) -> list[Any]:
         return [scored async for scored in judge.score(stream(*groups))]
@@ -155,11 +147,11 @@ async def test_jobs_of_a_sweep_pay_once(endpoint: Endpoint, database: Database) 
 
 async def test_an_unusable_answer_leaves_no_claim_and_no_judgment(endpoint: Endpoint, database: Database) -> None:
     endpoint.script = lambda request, number: completion("no")
-    judge = make_judge(endpoint, worker(database))
+    judge = make_judge(endpoint, template="blind", cache=worker(database))
     [_] = [scored async for scored in judge.score(stream(make_group([0.1, 0.9])))]
     assert await claims(database) == 0
     endpoint.script = honest
-    again = make_judge(endpoint, worker(database))
+    again = make_judge(endpoint, template="blind", cache=worker(database))
     [scored] = [scored async for scored in again.score(stream(make_group([0.1, 0.9])))]
     assert all(isinstance(j, Score) for j in scored.judgments.values())
     await judge.aclose()
@@ -179,7 +171,7 @@ async def test_an_answer_that_was_paid_for_is_kept_when_the_run_is_interrupted(
         await put(*args)
 
     cache.put = slow_put  # type: ignore[method-assign]
-    judge = make_judge(endpoint, cache)
+    judge = make_judge(endpoint, template="blind", cache=cache)
     group = make_group([0.1, 0.9])
 
     async def job() -> list[Any]:
@@ -191,7 +183,7 @@ async def test_an_answer_that_was_paid_for_is_kept_when_the_run_is_interrupted(
     with pytest.raises(asyncio.CancelledError):
         await task
     await judge.aclose()
-    again = make_judge(endpoint, worker(database))
+    again = make_judge(endpoint, template="blind", cache=worker(database))
     [_] = [scored async for scored in again.score(stream(group))]
     await again.aclose()
     assert len(endpoint.requests) == 1

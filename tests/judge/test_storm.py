@@ -10,11 +10,9 @@ from collections.abc import Callable
 
 import pytest
 
-from mmo_rl.judge.base import JudgeParts
-from mmo_rl.judge.ruler import RulerJudge
 from mmo_rl.types import Score, Unscored
 from tests.harness.endpoint import Endpoint, Reply, Request, completion
-from tests.judge.conftest import by_skill, load_template, make_group, scores, stream
+from tests.judge.conftest import by_skill, make_group, make_judge, scores, stream
 
 ERROR = {"error": {"message": "overloaded", "type": "server_error"}}
 
@@ -66,20 +64,7 @@ async def test_a_fifth_of_all_answers_is_faulty(endpoint: Endpoint, repeats: int
         return FAULTS[fault](request)
 
     endpoint.script = script
-    judge = RulerJudge(
-        model="fake-judge",
-        template=load_template("context_rich"),
-        seed=0,
-        base_url=endpoint.url,
-        api_key_env=None,
-        repeats=repeats,
-        concurrency=8,
-        timeout_s=0.5,
-        attempts=3,
-        backoff_s=0.01,
-        max_backoff_s=0.1,
-        parts=JudgeParts(),
-    )
+    judge = make_judge(endpoint, repeats=repeats, concurrency=8, timeout_s=0.5, attempts=3, max_backoff_s=0.1)
     groups = [make_group([0.1, 0.5 + n / 1000, 0.9], hour=n % 24, prefix=f"w{n}-") for n in range(120)]
     async with asyncio.timeout(60):
         results = [scored async for scored in judge.score(stream(*groups))]
