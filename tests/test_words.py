@@ -21,9 +21,8 @@ PRONOUNS = {"i", "you", "he", "she", "it", "its", "we", "they", "their", "this",
 FORBIDDEN = QUESTIONS | PRONOUNS | {"from", "so", "as"}
 LONGEST = 120
 
-NOT_YET = {
+NOT_YET: set[str] = {
     "mmo_rl/judge/panel.py",
-    "mmo_rl/serve/app.py",
     "mmo_rl/serve/engine.py",
     "mmo_rl/serve/versions.py",
 }
@@ -79,7 +78,7 @@ def test_the_rule_finds_what_it_is_for(source: str, expected: int) -> None:
 
 # --- explicit Any ---------------------------------------------------------------------------------------------------
 
-MOST_ANY = 0.8
+MOST_ANY = 0.6
 """Explicit `Any` a hundred lines."""
 MOST_JSON = 0.25
 """Uses of the alias `JsonDict`, which hides one, a hundred lines."""
