@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import pytest
 from rich.console import Console
 
 from mmo_rl.clock import milliseconds, window_at
 from mmo_rl.commands.check import next_command, not_ready, run
+from mmo_rl.config.tasks import CheckOptions
 from mmo_rl.database.database import Database
 from mmo_rl.database.recorder import TrajectoryRecorder
 from mmo_rl.errors import NotReady
@@ -25,6 +26,10 @@ from mmo_rl.sampler.windows import WindowSampler
 from mmo_rl.source.base import SourceParts
 from mmo_rl.source.postgres import PostgresSource
 from mmo_rl.types import Action, LLMCall, Member, Step, Trajectory, WindowStats
+from tests.harness.config import make_context
+from tests.harness.config import printed as printed_by
+from tests.harness.database import execute
+from tests.harness.project import Project
 
 START = datetime(2025, 6, 1, 10, tzinfo=UTC)
 
@@ -84,65 +89,37 @@ def test_not_ready_names_the_next_command() -> None:
     assert NotReady.exit_code == 3
 
 
-class Context:
-    """What the task asks for: a real source, and a sampler's thresholds."""
-
-    def __init__(
-        self,
-        database: Database,
-        console: Console,
-        *,
-        min_agents: int = 2,
-        judge: str = "x.Ruler",
-        lookback_hours: float = 168.0,
-    ) -> None:
-        self.components = self
-        self.settings = self
-        self.nodes = {"source": {"dsn_env": None}, "database": {"dsn_env": "ANOTHER"}, "judge": {"_target_": judge}}
-        self.overrides = ("task=check", "source.path=my file", "check.format=json")
-        self.console = console
-        self.min_agents = min_agents
-        self.lookback_hours = lookback_hours
-        self._database = database
-
-    async def source(self) -> PostgresSource:
-        return PostgresSource(dsn_env=None, parts=SourceParts(pool=self._database.read_only()))
-
-    def sampler(self) -> WindowSampler:
-        return WindowSampler(min_agents=self.min_agents, min_actions=1, lookback_hours=self.lookback_hours, seed=0)
+CHECK = ("task=check", "source=postgres", "sampler.min_actions=1")
 
 
-async def test_next_is_what_the_training_would_ask_for_first(babylon_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def game(projects: Callable[[], Project], babylon_url: str) -> Project:
+    """A project that reads a game's own database."""
+    return projects().with_variables(DATABASE_URL=babylon_url)
+
+
+def test_next_is_what_the_training_would_ask_for_first(game: Project, babylon_url: str) -> None:
     """Ready windows are not enough for the oracle, which needs outcomes, and nothing is written without our tables."""
-    monkeypatch.setenv("MMO_RL_TEST_DATABASE_URL", babylon_url)
-    async with Database(dsn_env="MMO_RL_TEST_DATABASE_URL", home=Path()) as database:
-        console = Console(file=io.StringIO(), width=200)
-        context: Any = Context(database, console, min_agents=5, judge="mmo_rl.judge.oracle.OracleJudge")
-        await run(context, format="table", steps=False)
-        assert "READY. Next: mmo-rl 'source.path=my file' task=outcomes" in console.file.getvalue()
-        context.nodes["database"]["dsn_env"] = None
-        context.database = lambda: asyncio.sleep(0, database)
-        await run(context, format="table", steps=False)
-        assert console.file.getvalue().rstrip().endswith("READY. Next: mmo-rl 'source.path=my file' task=migrate")
-    url = babylon_url.replace("postgres@", "looker@")
-    connection = await asyncpg.connect(babylon_url)
-    await connection.execute("drop role if exists looker; create role looker login; grant pg_read_all_data to looker")
-    monkeypatch.setenv("MMO_RL_TEST_DATABASE_URL", url)
-    async with Database(dsn_env="MMO_RL_TEST_DATABASE_URL", home=Path()) as database:
-        context = Context(database, console, min_agents=5)
-        context.nodes["database"]["dsn_env"] = None
-        context.database = lambda: asyncio.sleep(0, database)
-        await run(context, format="table", steps=False)
-        ending = "READY. Next: mmo-rl 'source.path=my file' task=import database=embedded"
-        assert console.file.getvalue().rstrip().endswith(ending)
-    await connection.execute("drop owned by looker; drop role looker")
-    await connection.close()
+    apart = game.run(*CHECK, "database=embedded", "check.steps=false")
+    assert "READY. Next: mmo-rl source=postgres database=embedded task=outcomes" in apart
+    assert game.run(*CHECK, "check.steps=false").rstrip().endswith("READY. Next: mmo-rl source=postgres task=migrate")
+    role = "drop role if exists looker; create role looker login; grant pg_read_all_data to looker"
+    asyncio.run(execute(babylon_url, role))
+    try:
+        looker = game.with_variables(DATABASE_URL=babylon_url.replace("postgres@", "looker@"))
+        told = looker.run(*CHECK, "check.steps=false").rstrip()
+        assert told.endswith("READY. Next: mmo-rl source=postgres task=import database=embedded")
+    finally:
+        asyncio.run(execute(babylon_url, "drop owned by looker; drop role looker"))
 
 
-async def test_the_task_on_a_database(database: Database, capsys: pytest.CaptureFixture[str]) -> None:
-    context: Any = Context(database, Console(file=io.StringIO(), width=80))
+async def test_the_task_on_a_database(database: Database, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    typed = ("source=postgres", "judge=heuristic", "sampler.min_agents=2", "sampler.min_actions=1")
+    source = PostgresSource(dsn_env=None, parts=SourceParts(pool=database.read_only()))
+    context = make_context(*typed, home=tmp_path, source=source, database=database)
+    context = replace(context, overrides=("task=check", "source.path=my file", "check.format=json"))
     with pytest.raises(NotReady):
-        await run(context, format="json")
+        await run(context, CheckOptions(format="json"))
     assert json.loads(capsys.readouterr().out)["windows"] == 0
     recorder = TrajectoryRecorder(database=database)
     at = window_at(START, 1.0)
@@ -150,7 +127,7 @@ async def test_the_task_on_a_database(database: Database, capsys: pytest.Capture
     step = Step(0, milliseconds(START), {}, Action("HOLD", {}, True), (call,))
     for agent in ("a", "b"):
         await recorder.record(Trajectory(f"t-{agent}", agent, at.id, at.start, at.end, (step,), -2.5))
-    await run(context, format="json")
+    await run(context, CheckOptions(format="json"))
     found = json.loads(capsys.readouterr().out)
     assert (found["ready"], found["windows_ready"], found["trajectories_ready"]) == (True, 1, 2)
     assert found["per_window"] == [
@@ -173,31 +150,18 @@ async def test_the_task_on_a_database(database: Database, capsys: pytest.Capture
             "roles": None,
         }
     ]
-    await run(context)
-    assert "READY. Next: mmo-rl 'source.path=my file' collect=none" in context.console.file.getvalue()
+    await run(context, CheckOptions())
+    assert "READY. Next: mmo-rl 'source.path=my file' collect=none" in printed_by(context)
 
 
-async def test_the_games_own_database(
-    babylon_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("DATABASE_URL", babylon_url)
-    connection = await asyncpg.connect(babylon_url)
-    for name, number in (("2025-11-14-11", 0), ("default", 1), (None, 2)):
-        await connection.execute(
-            """update trajectories set "windowId" = $1 where id = (select id from trajectories
-               where "startTime"::text like '2025-11-14 11:%' order by id offset $2 limit 1)
-            """,
-            name,
-            number,
-        )
-    await connection.close()
-    async with Database(dsn_env="DATABASE_URL", home=tmp_path) as database:
-        context: Any = Context(database, Console(file=io.StringIO(), width=80), min_agents=5)
-        await run(context, format="json")
-        found = json.loads(capsys.readouterr().out)
-        await run(context)
-        await run(context, format="json", steps=False)
-        assert json.loads(capsys.readouterr().out)["quality"] is None
+def test_the_games_own_database(game: Project, babylon_url: str) -> None:
+    for name, number in (("'2025-11-14-11'", 0), ("'default'", 1), ("null", 2)):
+        renamed = f"""update trajectories set "windowId" = {name} where id = (select id from trajectories
+            where "startTime"::text like '2025-11-14 11:%' order by id offset {number} limit 1)"""
+        asyncio.run(execute(babylon_url, renamed))
+    found = json.loads(game.attempt(*CHECK, "check.format=json").out)
+    text = game.with_variables(COLUMNS="80").run(*CHECK)
+    assert json.loads(game.attempt(*CHECK, "check.format=json", "check.steps=false").out)["quality"] is None
     assert [(w["window_id"], w["agents"], w["crossing"]) for w in found["recorded_windows"]] == [
         ("2025-11-14T08:00", 5, 0),
         ("2025-11-14T09:00", 5, 5),
@@ -213,7 +177,6 @@ async def test_the_games_own_database(
     assert (found["quality"]["calls"], found["steps"]) == (2894, 2894)
     assert found["quality"]["with_logprobs"] == found["quality"]["duplicates"] == 0
     assert not any(found["quality"]["clock"].values())
-    text = context.console.file.getvalue()
     assert "before slicing: 4 windows recorded, of 5, 5, 8 and 1 agents" in text
     assert "all 5 trajectories of 2025-11-14T09:00 cross 10:00 and are sliced" in text
     assert "1 in another format were mapped, 2 were re-derived from the start time" in text
@@ -221,25 +184,17 @@ async def test_the_games_own_database(
     assert "…" not in text
 
 
-async def test_windows_that_the_lookback_hides_are_told(
-    babylon_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("MMO_RL_TEST_DATABASE_URL", babylon_url)
-    async with Database(dsn_env="MMO_RL_TEST_DATABASE_URL", home=tmp_path) as database:
-        context: Any = Context(database, Console(file=io.StringIO(), width=120), min_agents=5, lookback_hours=1.0)
-        with pytest.raises(NotReady) as caught:  # the newest window alone, of one agent
-            await run(context, format="json", steps=False)
-        found = json.loads(capsys.readouterr().out)
-        assert found["windows"] == 1
-        assert found["outside_lookback"] == {
-            "windows": 3, "trajectories": 18, "lookback_hours": 1.0, "override": "sampler.lookback_hours=6",
-            "windows_with_agents": 3,
-        }  # fmt: skip
-        assert "sampler.lookback_hours=6" in str(caught.value.hint)
-        with pytest.raises(NotReady):
-            await run(context, steps=False)
-        said = context.console.file.getvalue()
-        assert "3 older windows outside sampler.lookback_hours=1 (sampler.lookback_hours=6 includes them)" in said
-        context = Context(database, Console(file=io.StringIO(), width=120), min_agents=5, lookback_hours=6.0)
-        await run(context, format="json", steps=False)
-        assert json.loads(capsys.readouterr().out)["outside_lookback"] is None
+def test_windows_that_the_lookback_hides_are_told(game: Project) -> None:
+    newest = (*CHECK, "check.steps=false", "sampler.lookback_hours=1")
+    ran = game.attempt(*newest, "check.format=json")  # the newest window alone, of one agent
+    assert ran.code == 3 and "sampler.lookback_hours=6" in ran.err
+    found = json.loads(ran.out)
+    assert found["windows"] == 1
+    assert found["outside_lookback"] == {
+        "windows": 3, "trajectories": 18, "lookback_hours": 1.0, "override": "sampler.lookback_hours=6",
+        "windows_with_agents": 3,
+    }  # fmt: skip
+    told = game.run(*newest, code=3)
+    assert "3 older windows outside sampler.lookback_hours=1 (sampler.lookback_hours=6 includes them)" in told
+    wide = game.attempt(*CHECK, "check.steps=false", "sampler.lookback_hours=6", "check.format=json")
+    assert json.loads(wide.out)["outside_lookback"] is None
