@@ -57,13 +57,13 @@ class Reservation(Protocol):
 
 
 class Meter(Protocol):
-    """Counts the cost of requests, and holds room for those under way."""
+    """Meter of the cost of requests, with room for those under way."""
 
     async def reserve(self, prompt_tokens: int, completion_tokens: int) -> Reservation: ...
 
 
 class ChatClient:
-    """Sends requests for ``model`` to ``endpoint``; ``meter`` reserves room for each try.
+    """Client that sends requests for ``model`` to ``endpoint``; ``meter`` reserves room for each try.
 
     A try fails transiently where it was limited (429), failed on the server's side (5xx, 408, 409), was cut off or took
     longer than the endpoint's ``timeout_s``. Between two tries the client waits as long as ``Retry-After`` asks (and so

@@ -6,8 +6,11 @@ import asyncio
 
 
 class RateLimit:
-    """Lets calls through in the order they came, at most ``requests_per_minute`` and ``tokens_per_minute`` (None: as
-    many as come). A call's tokens are estimated before it and corrected after it."""
+    """Limiter that lets calls through in the order they came.
+
+    At most ``requests_per_minute`` and ``tokens_per_minute`` (None: no limit). A call's tokens are estimated before it
+    and corrected after it.
+    """
 
     def __init__(self, *, requests_per_minute: float | None = None, tokens_per_minute: float | None = None) -> None:
         self._request_s = 60.0 / requests_per_minute if requests_per_minute else 0.0

@@ -54,7 +54,7 @@ class NotACompletion(Exception):
 
 
 class Transport(Protocol):
-    """Sends one request, without retries; raises the errors of the `openai` package (litellm's are among them)."""
+    """Transport of one request, without retries; raises errors of the `openai` package (litellm's are among them)."""
 
     async def send(self, messages: Messages, parameters: Parameters) -> str: ...
 

@@ -27,8 +27,11 @@ from mmo_rl.types import Credit, Judgment, Score
 
 
 class Asker:
-    """Asks for the scores of one part at a time, at most ``concurrency`` requests at once; ``parameters`` are those of
-    the chat completions API. The cache's key is everything in the request: the model, ``parameters``, the messages."""
+    """Client for the scores of one part at a time, at most ``concurrency`` requests at once.
+
+    ``parameters`` are those of the chat completions API. The cache's key is everything in the request: the model,
+    ``parameters``, the messages.
+    """
 
     def __init__(
         self,

@@ -43,7 +43,7 @@ class JudgeRequest:
 
 
 class Judge(Protocol):
-    """Scores groups; every member comes back as `Score` or `Unscored`, bound by id, in the order the groups came.
+    """Judge that scores groups: every member comes back as `Score` or `Unscored`, bound by id, in the order of groups.
 
     ``credit`` is the carrier of the rewards that it gives, and stands in every `ScoredGroup` of it. ``needs_truth`` is
     True where nothing is scored without recorded outcomes. ``usage`` is the

@@ -25,7 +25,7 @@ _STATE_PNL = "agentPnL"
 
 
 class HeuristicJudge:
-    """Scores trajectories by the formula of this module, without ground truth and at no cost.
+    """Judge that scores trajectories by the formula of this module, without ground truth and at no cost.
 
     It rewards activity for its own sake, which a policy can exploit by acting often.
 

@@ -37,7 +37,7 @@ from mmo_rl.vocabulary import RECORDED
 
 
 class OracleJudge:
-    """Scores decisions against ground truth; costs nothing.
+    """Judge that scores decisions against ground truth, at no cost.
 
     ``credit`` "decision" also gives every step its own score; "trajectory" only the mean. A trade without a recorded
     outcome has none (``findings`` counts them as ``unscored_decisions`` where credit is by decision); a trajectory of

@@ -25,7 +25,7 @@ from mmo_rl.types import Credit, Group, JudgeUsage, Judgment, Score, ScoredGroup
 
 
 class PanelJudge:
-    """Scores a group by ``judges`` (by name) and combines each member's scores.
+    """Judge that combines the scores of several ``judges`` (by name) into one for each member.
 
     ``combine`` is the ``median``, or the ``mean`` weighted by ``weights`` (by name, 1 where not named): score = sum of
     weight x score / sum of weights. A judge of weight 0 is asked and compared, and has no part in the result.
@@ -96,7 +96,7 @@ class PanelJudge:
 
     @property
     def usage(self) -> JudgeUsage:
-        """What all judges cost together; the price is unknown as soon as one's is."""
+        """Cost of all judges together; the price is unknown as soon as one's is."""
         usages = [judge.usage for judge in self._judges.values()]
         costs = [usage.cost_usd for usage in usages]
         return JudgeUsage(
@@ -212,7 +212,7 @@ class PanelJudge:
         return Score(trajectory_id, value, explanation, decisions, spread)
 
     def _value(self, values: Mapping[str, float]) -> float:
-        """The median, or the weighted mean, of one number by judge."""
+        """Combines one number by judge: the median, or the weighted mean."""
         if self._combine == "median":
             return statistics.median(values.values())
         total = sum(self._weights[name] for name in values)

@@ -34,9 +34,9 @@ class TooLong:
 
 
 class Presenter:
-    """Turns a group into parts of at most ``max_members`` whose prompts take at most ``prompt_tokens``.
+    """Splitter of a group into parts of at most ``max_members`` whose prompts take at most ``prompt_tokens``.
 
-    The split and the order follow from ``seed`` and from what the members did, so the same play is the same prompt
+    The split and the order follow from ``seed`` and from the members' play, so the same play is the same prompt
     wherever and under whichever ids it was recorded.
     """
 
@@ -48,7 +48,7 @@ class Presenter:
         self._credit: Credit = credit
 
     def parts(self, group: Group, members: Sequence[Trajectory]) -> list[Part | TooLong]:
-        """The parts of ``members``. Raises `ConfigError` where the template cannot show one of them."""
+        """Splits ``members`` into parts. Raises `ConfigError` where the template cannot show one of them."""
         rubric, context = self._template.shared(group)
         views = {m.trajectory_id: self._template.view(group, m) for m in members}
         plays = {i: whole(i, view, lambda v: self._template.member(group, v)) for i, view in views.items()}
@@ -60,7 +60,7 @@ class Presenter:
         ]
 
     def fit(self, group: Group, part: Part, views: Mapping[str, TrajectoryView]) -> Part | None:
-        """``part`` condensed to what a prompt may take; None where that cannot be reached."""
+        """Condenses ``part`` to the tokens that a prompt may take; None where that cannot be reached."""
         room = self._prompt_tokens - CORRECTION_TOKENS - self._overhead(part)
         if sum(play.tokens for play in part.members) <= room:
             return part
@@ -81,6 +81,7 @@ class Presenter:
         return Part(part.rubric, part.context, members)
 
     def _fit(self, group: Group, part: Part, views: Mapping[str, TrajectoryView]) -> list[Part | TooLong]:
+        """Condenses a part, and halves it where that is not enough."""
         fitted = self.fit(group, part, views)
         if fitted is not None:
             return [fitted]
@@ -98,6 +99,7 @@ class Presenter:
         return [f for half in halves for f in self._fit(group, Part(part.rubric, part.context, half), views)]
 
     def _overhead(self, part: Part) -> int:
+        """Counts the tokens of a part's prompt beside the members' play."""
         empty = build_messages(
             part.rubric,
             part.context,
@@ -109,7 +111,7 @@ class Presenter:
 
 
 def split(texts: Mapping[str, str], *, seed: int, limit: int) -> list[list[str]]:
-    """The ids of ``texts`` in parts of nearly equal size, at most ``limit``, shuffled by seed and texts alone."""
+    """Shuffles the ids of ``texts``, by seed and texts alone, into parts of nearly equal size, at most ``limit``."""
     ordered = sorted(texts, key=lambda trajectory_id: (texts[trajectory_id], trajectory_id))
     rng(seed, "judge", "order", *sorted(texts.values())).shuffle(ordered)
     parts = -(-len(ordered) // limit)
@@ -117,7 +119,7 @@ def split(texts: Mapping[str, str], *, seed: int, limit: int) -> list[list[str]]
 
 
 def orders(count: int, repeats: int, *, seed: int) -> list[tuple[int, ...]]:
-    """``repeats`` orders in which to present ``count`` members, the first as they are.
+    """Returns ``repeats`` orders in which to present ``count`` members, the first as they are.
 
     The others are rotations of it, as far apart as they can be, so that each member is seen in as many places as there
     are repeats (a Latin square); after ``count`` of them the next ones rotate a new permutation.

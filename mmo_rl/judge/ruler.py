@@ -53,7 +53,7 @@ class Canary:
 
 
 class RulerJudge:
-    """Scores in [0, 1], relative within one prompt, by a language model at an OpenAI-compatible endpoint.
+    """Judge that asks a language model for scores in [0, 1], relative within one prompt.
 
     A group larger than ``max_per_window`` is split at random into parts of nearly equal size; the split and the order
     of presentation follow from ``seed`` and from the members' play. With ``repeats`` each part is judged that often in

@@ -47,7 +47,7 @@ class RuleChanges(TypedDict, total=False):
 
 
 class Sampler(Protocol):
-    """Chooses windows from their numbers, then trajectories from their statistics; pure and seeded.
+    """Sampler that chooses windows from their numbers, then trajectories from their statistics; pure and seeded.
 
     ``choose`` needs no id, ``draw`` the members of the chosen windows alone (``members_query`` asks for them);
     ``select`` is both, where all members are at hand. ``used_windows`` has the ids of the windows that this run trained
@@ -75,7 +75,7 @@ class Sampler(Protocol):
 
 
 class Dropout(Protocol):
-    """A strategy of dropout: gives every trajectory of the groups of an iteration a number in [0, 1), by id.
+    """Strategy of dropout: gives every trajectory of the groups of an iteration a number in [0, 1), by id.
 
     Trajectories whose number is at least the dropout rate stay. ``fractions`` are uniform in [0, 1), by id, and the
     only chance there is.

@@ -16,7 +16,7 @@ CLOCK_TOLERANCE = timedelta(seconds=1)
 
 
 class QualityCounter:
-    """Counts the quality of one window's trajectories; ``readable`` has the ids of those that could be read."""
+    """Counter of the quality of one window's trajectories; ``readable`` has the ids of those that could be read."""
 
     def __init__(self) -> None:
         self.readable: set[str] = set()

@@ -10,7 +10,7 @@ from mmo_rl.types import Selection
 
 
 def nothing_selected(selection: Selection, overrides: Sequence[str]) -> SourceError:
-    """The error for a selection without a single trajectory."""
+    """Returns the error for a selection without a single trajectory."""
     if not selection.windows_available:
         elsewhere = [o for o in overrides if o.startswith("source")]
         look = command_line("task=check", *elsewhere)
@@ -24,7 +24,7 @@ def nothing_selected(selection: Selection, overrides: Sequence[str]) -> SourceEr
 
 
 def nothing_to_imitate(selection: Selection, overrides: Sequence[str]) -> SourceError:
-    """The error for a warm start that finds no trajectory."""
+    """Returns the error for a warm start that finds no trajectory."""
     why = nothing_selected(selection, overrides)
     return SourceError(
         f"trainer.warm_start has nothing to imitate: {why.message}",

@@ -48,7 +48,7 @@ SHIPPED_RULES = SamplerParts(find_rule=shipped_rule)
 
 
 class WindowSampler:
-    """Takes complete windows with enough agents, the newest ``holdout`` share kept apart, then drops trajectories.
+    """Sampler of complete windows with enough agents, without the newest ``holdout`` share, and of their trajectories.
 
     ``window_hours`` is the length of a window. ``lookback_hours`` count back from the newest recorded window, or from
     the time ``until`` (UTC), after which nothing is looked at; a run that plays has all of its own play. A group shares
