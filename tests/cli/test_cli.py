@@ -329,14 +329,15 @@ def test_an_interrupted_run_says_how_to_go_on(stop: signal.Signals, interactive:
     script = "" if interactive else "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
     script += textwrap.dedent("""
         import asyncio, sys
+        from dataclasses import replace
         import mmo_rl.commands.train as train
         from mmo_rl.__main__ import main
 
-        async def run(context):
+        async def run(context, options):
             print("READY", flush=True)
             await asyncio.sleep(60)
 
-        train.run = run
+        train.COMMAND = replace(train.COMMAND, run=run)
         sys.argv = ["mmo-rl"]
         sys.exit(main())
     """)

@@ -26,9 +26,10 @@ from mmo_rl.report.run_folder import RunFolder
 # In the place of training, in every process: what a job does is told by its seed, and what was done is written down.
 STAND_IN = """
 import asyncio, json, os, pathlib, signal, sys
+from dataclasses import replace
 import mmo_rl.commands.train as train
 
-async def run(context):
+async def run(context, options):
     seed = context.settings.seed
     act = json.loads(os.environ["ACTS"]).get(str(seed), "work")
     context.console.print(f"seed {seed} at work")
@@ -48,7 +49,7 @@ async def run(context):
         await asyncio.sleep(60)
     return seed + 0.5
 
-train.run = run
+train.COMMAND = replace(train.COMMAND, run=run)
 """
 
 
