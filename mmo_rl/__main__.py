@@ -1,17 +1,20 @@
-"""The entry point: ``mmo-rl`` and ``python -m mmo_rl``. Composes the config, runs the job or the sweep, and turns
-whatever goes wrong into one short message and an exit code."""
+"""Entry point, ``mmo-rl`` and ``python -m mmo_rl``: composes the config, runs the job or the sweep, and turns any error
+into one short message and an exit code."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import warnings
+from pathlib import Path
 from types import FrameType
 
 import hydra
 from hydra.errors import HydraException
 
+from mmo_rl import __version__
 from mmo_rl.cli.job import job, outcome
 from mmo_rl.config.project import shipped
 from mmo_rl.config.renamed import renamed_overrides
@@ -37,8 +40,11 @@ def main() -> int:
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|torch)\b")
     _interrupt_when_ended()
     try:
+        if (told := _told_without_hydra(sys.argv[1:])) is not None:
+            print(told)
+            return 0
         if {"--help", "-h"} & set(sys.argv[1:]):  # Hydra would compose the overrides first, and refuse those of a sweep
-            sys.argv[1:] = ["--help"]
+            sys.argv[1:] = ["--help", *_config_dir(sys.argv[1:])]
         _refuse_secrets(sys.argv[1:])
         _start()
         if outcome.error is not None:
@@ -62,6 +68,36 @@ def main() -> int:
         told = error if isinstance(error, MmoRlError) else explain(error, sys.argv[1:])
         print(mask(f"mmo-rl: {told}"), file=sys.stderr)
         return told.exit_code
+
+
+def _told_without_hydra(arguments: list[str]) -> str | None:
+    """Answers ``--version``, ``--help TOPIC`` and ``init [FOLDER]``; None for every other command."""
+    if "--version" in arguments:
+        return f"mmo-rl {__version__}"
+    if arguments[:1] == ["init"]:
+        from mmo_rl.cli.init import init
+
+        return init(arguments[1:])
+    flag = next((a for a in arguments if a in ("--help", "-h")), None)
+    topics = [a for a in arguments[arguments.index(flag) + 1 :] if not a.startswith("-")] if flag else []
+    directory = _config_dir(arguments)
+    topics = [topic for topic in topics if topic not in directory]
+    if not topics:
+        return None
+    from mmo_rl.cli.help_topics import topic_text
+
+    config_dir = Path(directory[1]).resolve() if directory else None
+    width = shutil.get_terminal_size().columns
+    return "\n\n".join(topic_text(topic, config_dir=config_dir, width=width) for topic in topics)
+
+
+def _config_dir(arguments: list[str]) -> list[str]:
+    """``--config-dir`` and its folder, where the command line has them."""
+    for place, argument in enumerate(arguments):
+        flag, equals, folder = argument.partition("=")
+        if flag in ("--config-dir", "-cd") and (equals or place + 1 < len(arguments)):
+            return ["--config-dir", folder if equals else arguments[place + 1]]
+    return []
 
 
 def _start() -> None:

@@ -104,7 +104,7 @@ def install(python: Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 def test_the_wheel_works_in_any_folder(tmp_path: Path) -> None:
     source, installed, elsewhere = (tmp_path / name for name in ("source", "installed", "elsewhere"))
-    wanted = ["pyproject.toml", "README.md", "LICENSE", "mmo_rl", "hydra_plugins", "conf", "experiments"]
+    wanted = ["pyproject.toml", "README.md", "LICENSE", "mmo_rl", "hydra_plugins", "conf", "experiments", "example"]
     for name in wanted:  # a copy, so that nothing is built inside the checkout
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         source.mkdir(exist_ok=True)
@@ -117,7 +117,7 @@ def test_the_wheel_works_in_any_folder(tmp_path: Path) -> None:
         held = {n for n in archive.namelist() if not n.startswith("mmo_rl-")}
     in_checkout = {
         str(p.relative_to(ROOT)) if name in ("mmo_rl", "hydra_plugins") else f"mmo_rl/{p.relative_to(ROOT)}"
-        for name in ("mmo_rl", "hydra_plugins", "conf", "experiments")
+        for name in ("mmo_rl", "hydra_plugins", "conf", "experiments", "example")
         for p in (ROOT / name).rglob("*")
         if p.is_file() and "__pycache__" not in p.parts
     }
