@@ -10,7 +10,7 @@ from mmo_rl.types import Member
 def keep_winners(groups: Sequence[Sequence[Member]], fractions: Mapping[str, float]) -> Mapping[str, float]:
     """Gives each trajectory a number in [0, 1): those below the dropout rate are left out.
 
-    Here the P&L decides within each group, and of equals the larger fraction: it is seeded, and the only chance there is.
+    Here the P&L decides within each group, and of equals the larger fraction, a seeded number: the only chance.
     """
     numbers: dict[str, float] = {}
     for group in groups:

@@ -216,8 +216,8 @@ def _show_finished(folder: RunFolder, status: Status, console: Console) -> objec
         print_summary(console, summary, folder.path)
     recorded = (folder.provenance() or {}).get("outside") or {}
     for name, _, now in changed_sources(recorded.get("sources") or {}):
-        state = "is missing now" if now == "missing" else "has changed"
-        console.print(f"{name} {state} since this run: its numbers are those of the code before.", soft_wrap=True)
+        state = "is not there any more" if now == "missing" else "has changed since this run"
+        console.print(f"{name} {state}: the numbers are those of the code before.", soft_wrap=True)
     console.print("To run it anew, give it another seed or name, or delete its folder.")
     return status.get("result")
 

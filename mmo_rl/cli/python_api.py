@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
-from hydra.core.config_store import ConfigStore
-from hydra.core.plugins import Plugins
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
-from hydra.version import setbase
+from hydra.core.utils import JobRuntime
+from hydra.version import VersionBase, setbase
 
 from mmo_rl.cli.job import Outcome, job, outcome
 from mmo_rl.command_line import search_path_arguments, set_search_path_arguments
@@ -23,6 +24,10 @@ from mmo_rl.errors import ConfigError
 
 if TYPE_CHECKING:
     from mmo_rl.report.frames import LoadedRun
+
+
+_OF_A_RUN = (GlobalHydra, HydraConfig, JobRuntime, VersionBase)
+"""Hydra's state of one run; its registries of plugins and configs are the same for all."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +92,8 @@ def _composer(config_dir: Path | None) -> Iterator[Hydra]:
     """Makes a Hydra of its own; afterwards the state of Hydra in this process is what it was."""
     instances = Singleton._instances
     before, arguments = dict(instances), search_path_arguments()
-    for kind in [kind for kind in instances if kind not in (Plugins, ConfigStore)]:
-        del instances[kind]
+    for kind in _OF_A_RUN:
+        instances.pop(kind, None)
     try:
         setbase("1.3")
         search_path = create_config_search_path(f"file://{shipped('conf')}")
@@ -99,7 +104,7 @@ def _composer(config_dir: Path | None) -> Iterator[Hydra]:
             search_path.prepend(provider="command-line", path=f"file://{config_dir}", anchor=anchor)
         yield Hydra.create_main_hydra2(task_name="mmo_rl", config_search_path=search_path)
     finally:
-        kept = {kind: instance for kind, instance in instances.items() if kind in (Plugins, ConfigStore)}
-        instances.clear()
-        instances.update(kept | before)
+        for kind in _OF_A_RUN:
+            instances.pop(kind, None)
+        instances.update(before)
         set_search_path_arguments(arguments)

@@ -273,7 +273,7 @@ def _files() -> list[Path]:
     files = []
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
-        if file and name.partition(".")[0] not in (*_OURS, "__main__"):
+        if file and Path(file).is_absolute() and name.partition(".")[0] not in (*_OURS, "__main__"):
             path = Path(file).resolve()
             if str(path).startswith(own) and _folder_of(path) is not None:
                 files.append(path)
