@@ -126,7 +126,7 @@ class Recorder(Protocol):
 
     async def record_outcomes(self, truth: GroundTruth, *, scenario_id: str) -> None: ...
 
-    async def recorded(self, *, scenario_id: str) -> Sequence[Stay]:
+    async def stays(self, *, scenario_id: str) -> Sequence[Stay]:
         """Reads the stays of this scenario's whole windows: those whose outcomes, which come last, are stored too."""
         ...
 

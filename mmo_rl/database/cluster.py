@@ -183,7 +183,7 @@ def _forget_reused_pid(lock_file: Path) -> None:
         os.kill(int(lock_file.read_text().split("\n", 1)[0]), 0)
     except (FileNotFoundError, ValueError, ProcessLookupError):
         return
-    except PermissionError:  # in use, by somebody else's process
+    except PermissionError:  # in use by a process of another user
         pass
     lock_file.unlink()
 

@@ -78,7 +78,7 @@ class Database:
     async def open(self) -> None:
         """Opens the database, also one that was closed; does nothing where it is open."""
         self._closed = False
-        await self._opened()
+        await self._ensure_open()
 
     async def close(self) -> None:
         """Closes the database; does nothing where it is closed or was never opened."""
@@ -99,7 +99,7 @@ class Database:
 
     async def connect(self) -> Connection:
         """Opens a connection outside the pool, in no transaction; the caller closes it."""
-        return await (await self._opened()).connect()
+        return await (await self._ensure_open()).connect()
 
     def acquire(self) -> AbstractAsyncContextManager[Pooled]:
         """Yields a connection for writing, inside one transaction."""
@@ -111,7 +111,7 @@ class Database:
 
     async def migrate(self, *, index: bool = False) -> MigrationResult:
         """Brings the tables to the newest revision: see `mmo_rl.database.migrate.migrate`."""
-        return await migrate.migrate(await self._opened(), index=index)
+        return await migrate.migrate(await self._ensure_open(), index=index)
 
     async def refusal(self) -> str | None:
         """Describes the actions of a run that this user may not do here; None where nothing is refused."""
@@ -150,10 +150,10 @@ class Database:
 
     @asynccontextmanager
     async def _transaction(self, *, readonly: bool) -> AsyncIterator[Pooled]:
-        async with (await self._opened()).transaction(readonly=readonly) as connection:
+        async with (await self._ensure_open()).transaction(readonly=readonly) as connection:
             yield connection
 
-    async def _opened(self) -> Connections:
+    async def _ensure_open(self) -> Connections:
         """Returns the connections, opened by the first caller while the others wait."""
         if self._connections is not None:
             return self._connections
@@ -163,9 +163,9 @@ class Database:
             if self._connections is None:
                 async with AsyncExitStack() as stack:
                     if self.dsn_env is None:
-                        connections = await self._embedded(stack)
+                        connections = await self._open_embedded(stack)
                     else:
-                        connections = self._server(self.dsn_env)
+                        connections = self._open_server(self.dsn_env)
                     stack.push_async_callback(connections.close)
                     await connections.open()
                     if self.dsn_env is None:
@@ -173,12 +173,12 @@ class Database:
                     self._connections, self._stack = connections, stack.pop_all()
             return self._connections
 
-    def _server(self, dsn_env: str) -> Connections:
+    def _open_server(self, dsn_env: str) -> Connections:
         address = read_dsn(dsn_env)
         require_tls_files(address, dsn_env=dsn_env)
         return self._connections_to(address, name=f"{dsn_env}={address.masked}", place=address.masked)
 
-    async def _embedded(self, stack: AsyncExitStack) -> Connections:
+    async def _open_embedded(self, stack: AsyncExitStack) -> Connections:
         if sys.platform == "win32":
             raise DatabaseError(
                 "the embedded server needs Linux or macOS",

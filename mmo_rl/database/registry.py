@@ -97,7 +97,7 @@ class ModelRegistry:
                 now,
             )
             await connection.execute(
-                # In the order of ids, as all do who write to the same trajectories: no two wait for each other.
+                # In the order of ids, as every writer of trajectories does: no two wait for each other.
                 'with shared as materialized (select "trajectoryId" from trajectories'
                 ' where "trajectoryId" = any($3::text[]) order by "trajectoryId" for no key update)'
                 ' update trajectories t set "usedInTraining" = true, "trainedInBatch" = $1, "updatedAt" = $2'

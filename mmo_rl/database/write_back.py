@@ -41,8 +41,8 @@ _KEPT = """
     select "trajectoryId", "judgeModel", "judgeVersion", "componentScoresJson" from reward_judgments
     where "trajectoryId" = any($1::text[]) order by "trajectoryId" for update
 """
-# Both leave what is the same already as it is, its time too. A trajectory that has gone since is not judged. Whoever
-# writes to the same trajectories locks them in the order of their ids, so that no two wait for each other.
+# Both statements leave equal values as they are, their time too. A trajectory that was removed since is not judged.
+# Every writer of trajectories locks them in the order of their ids, so that no two wait for each other.
 _JUDGE = """
     with shared as materialized (
         select "trajectoryId" from trajectories where "trajectoryId" = any($1::text[])
@@ -174,7 +174,7 @@ class ScoreWriter:
         now = naive_utc(self._now())
         async with self._database.acquire() as connection:
             kept = {row["trajectoryId"]: row for row in await connection.fetch(_KEPT, sorted(fresh))}
-            entries = [self._merged(fresh[i], kept.get(i)) for i in sorted(fresh)]
+            entries = [self._merge(fresh[i], kept.get(i)) for i in sorted(fresh)]
             await connection.executemany(
                 _INSERT,
                 [
@@ -189,7 +189,7 @@ class ScoreWriter:
             await connection.execute(_JUDGE, *columns, now)
         return len(entries)
 
-    def _merged(self, entry: _Entry, kept: Row | None) -> _Entry:
+    def _merge(self, entry: _Entry, kept: Row | None) -> _Entry:
         """Merges an entry with the other windows that the same judge has judged of this trajectory."""
         if kept is None or (kept["judgeModel"], kept["judgeVersion"]) != (self._model, self._version):
             return entry

@@ -99,7 +99,7 @@ class SimulatedCollector:
         the others are the same as if nothing had been interrupted. ``on_windows(done, total)`` is called at the start
         and as windows are recorded."""
         windows = [self._window(start, number) for number in range(self.windows)]
-        known = await self._recorder.recorded(scenario_id=scenario_id)
+        known = await self._recorder.stays(scenario_id=scenario_id)
         stays = {window.id: [stay for stay in known if stay.window_id == window.id] for window in windows}
         resumed = sum(map(bool, stays.values()))
         done = resumed

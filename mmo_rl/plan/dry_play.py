@@ -83,7 +83,7 @@ class DrySource:
     async def record_outcomes(self, truth: GroundTruth, *, scenario_id: str) -> None:
         self._truths[truth.window_id] = truth
 
-    async def recorded(self, *, scenario_id: str) -> Sequence[Stay]:
+    async def stays(self, *, scenario_id: str) -> Sequence[Stay]:
         """Nothing: a plan keeps no play of an earlier command."""
         return ()
 

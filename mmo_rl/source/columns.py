@@ -51,37 +51,37 @@ class Table:
         """Tells if the table exists."""
         return bool(self.columns)
 
-    def _found(self, column: str) -> tuple[str, str] | None:
+    def _column(self, column: str) -> tuple[str, str] | None:
         for name in (column, *OTHER_NAMES.get(column, ())):
             if found := self.columns.get(plain(name)):
                 return found
         return None
 
     def has(self, column: str) -> bool:
-        return self._found(column) is not None
+        return self._column(column) is not None
 
     def missing(self, columns: Iterable[str]) -> list[str]:
         return [column for column in columns if not self.has(column)]
 
     def raw(self, column: str) -> str:
         """Returns the quoted name of a column that exists, for comparisons that an index can answer."""
-        found = self._found(column)
+        found = self._column(column)
         if found is None:
             raise KeyError(column)
         return found[0]
 
     def listed_in(self, column: str, parameter: str) -> str:
         """Builds a condition: the column is one of a parameter's texts."""
-        found = self._found(column)
+        found = self._column(column)
         kind = "text" if found is None or found[1] in TEXTS else found[1]
         return f"{self.raw(column)} = any({parameter}::text[]{'' if kind == 'text' else f'::{kind}[]'})"
 
     def is_text(self, column: str) -> bool:
-        found = self._found(column)
+        found = self._column(column)
         return found is not None and found[1] in TEXTS
 
     def text(self, column: str) -> str:
-        found = self._found(column)
+        found = self._column(column)
         if found is None:
             return "null::text"
         return found[0] if found[1] in TEXTS else f"{found[0]}::text"
@@ -91,23 +91,23 @@ class Table:
         return f"convert_to({self.text(column)}, 'UTF8')" if self.has(column) else "null::bytea"
 
     def number(self, column: str) -> str:
-        found = self._found(column)
+        found = self._column(column)
         if found is None:
             return "null::float8"
         return found[0] if found[1] == "double precision" else f"{found[0]}::float8"
 
     def integer(self, column: str) -> str:
-        found = self._found(column)
+        found = self._column(column)
         return "null::int" if found is None else found[0]
 
     def flag(self, column: str, *, default: bool) -> str:
-        found = self._found(column)
+        found = self._column(column)
         value = "true" if default else "false"
         return value if found is None else f"coalesce({found[0]}, {value})"
 
     def time(self, column: str) -> str:
         """Builds an expression: a timestamp in UTC without a zone; numbers count milliseconds since 1970."""
-        found = self._found(column)
+        found = self._column(column)
         if found is None:
             return "null::timestamp"
         name, kind = found
@@ -146,7 +146,7 @@ def schema_hint(rows: Sequence[Row], *, dsn_env: str | None) -> str | None:
     if not rows or dsn_env is None:
         return None
     readable = [row for row in rows if row["readable"]]
-    suited = [row for row in readable or rows if not _named(row["columns"]).missing(REQUIRED)]
+    suited = [row for row in readable or rows if not _table_with(row["columns"]).missing(REQUIRED)]
     best = (suited or readable or rows)[0]
     if len(rows) == 1:
         found = f"it has one in the schema {best['schema']}"
@@ -157,5 +157,5 @@ def schema_hint(rows: Sequence[Row], *, dsn_env: str | None) -> str | None:
     return f"{found}: set ?schema={best['schema']} in {dsn_env}{grant}"
 
 
-def _named(columns: Iterable[str]) -> Table:
+def _table_with(columns: Iterable[str]) -> Table:
     return Table("trajectories", {plain(column): (column, "text") for column in columns})

@@ -100,7 +100,7 @@ class Exports:
         """Reads a trajectory with the calls that were logged beside it; None where it cannot be read any more."""
         entry = self.entries[identity]
         part = self._read(entry.place)
-        found = parse_candidate(part, self._logged(identity, entry)) if isinstance(part, Candidate) else None
+        found = parse_candidate(part, self._logged_calls(identity, entry)) if isinstance(part, Candidate) else None
         if isinstance(found, Trajectory) and found.trajectory_id == identity:
             return found
         reason = found.reason if isinstance(found, Rejection) else "the file changed while it was read"
@@ -121,7 +121,7 @@ class Exports:
 
     def _files(self) -> list[Path]:
         if self._path == STANDARD_INPUT:
-            return [self._spooled()]
+            return [self._copy_standard_input()]
         path = Path(self._path).expanduser()
         if not path.exists():
             raise SourceError(
@@ -138,7 +138,7 @@ class Exports:
             )
         return files
 
-    def _spooled(self) -> Path:
+    def _copy_standard_input(self) -> Path:
         with tempfile.NamedTemporaryFile(prefix="standard-input-", delete=False) as spool, standard_input() as file:
             self._spool = Path(spool.name)
             try:
@@ -195,7 +195,7 @@ class Exports:
             self._decoded = (place, listed)
         return listed[place.item] if place.item < len(listed) else None
 
-    def _logged(self, identity: str, entry: Entry) -> list[Fields]:
+    def _logged_calls(self, identity: str, entry: Entry) -> list[Fields]:
         if not entry.needs_log:
             return []
         found = [self._read(place) for place in self._calls.get(identity, ())]

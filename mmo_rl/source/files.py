@@ -71,10 +71,10 @@ def values(file: BinaryIO, *, name: str, max_bytes: int, document: bool = False)
         if offset == 0 and isinstance(line, bytes) and line.rstrip()[-1:] in (b"{", b"[", b","):
             yield from _document(line, file, name, max_bytes, document)
             return
-        yield _found(offset, line, name)
+        yield _value_at(offset, line, name)
 
 
-def _found(offset: int, line: bytes | Rejection, name: str) -> Found:
+def _value_at(offset: int, line: bytes | Rejection, name: str) -> Found:
     if isinstance(line, Rejection):
         return Found(offset, 0, line)
     return Found(offset, len(line), value_of(line, f"{name} at byte {offset}"))
@@ -95,12 +95,12 @@ def value_of(text: bytes, place: str) -> object | Rejection:
     try:
         return parse_json(text.removeprefix(BYTE_ORDER_MARK), place)
     except Unreadable as error:
-        return Rejection(_named(text), error.field, error.found, error.reason)
+        return Rejection(_trajectory_id(text), error.field, error.found, error.reason)
     except RecursionError:
-        return Rejection(_named(text), place, excerpt(text), "nested too deeply")
+        return Rejection(_trajectory_id(text), place, excerpt(text), "nested too deeply")
 
 
-def _named(text: bytes) -> str | None:
+def _trajectory_id(text: bytes) -> str | None:
     """Finds a trajectory id in a text that is not JSON."""
     found = _NAME.search(text)
     return None if found is None else found[1].decode("utf-8", "replace")
@@ -116,7 +116,7 @@ def _document(begun: bytes, file: BinaryIO, name: str, max_bytes: int, document:
         yield Found(0, len(text), whole)
         return
     for offset, line in _lines(io.BytesIO(text), max_bytes):
-        yield _found(offset, line, name)
+        yield _value_at(offset, line, name)
 
 
 def _lines(file: BinaryIO, max_bytes: int) -> Iterator[tuple[int, bytes | Rejection]]:
@@ -138,7 +138,7 @@ def _lines(file: BinaryIO, max_bytes: int) -> Iterator[tuple[int, bytes | Reject
 
 def _too_long(place: str, text: bytes, max_bytes: int) -> Rejection:
     return Rejection(
-        _named(text[:10_000]), place, excerpt(text[:400]), f"longer than source.max_line_mb={max_bytes / 1e6:g}"
+        _trajectory_id(text[:10_000]), place, excerpt(text[:400]), f"longer than source.max_line_mb={max_bytes / 1e6:g}"
     )
 
 
@@ -153,7 +153,7 @@ class RandomAccess:
         if path not in self._unpacked and is_gzipped(path):
             if len(self._unpacked) >= MOST_UNPACKED:
                 self._unpacked.pop(next(iter(self._unpacked))).close()
-            self._unpacked[path] = _unpacked(path)
+            self._unpacked[path] = _unpack(path)
         if path in self._unpacked:
             self._unpacked[path].seek(offset)
             return self._unpacked[path].read(length)
@@ -166,7 +166,7 @@ class RandomAccess:
             self._unpacked.popitem()[1].close()
 
 
-def _unpacked(path: Path) -> IO[bytes]:
+def _unpack(path: Path) -> IO[bytes]:
     plain = tempfile.TemporaryFile()  # noqa: SIM115 (it stays open)
     with open_unpacked(path) as file, contextlib.suppress(*READ_FAILURES):  # the part before a fault is read again
         copy(file, plain)

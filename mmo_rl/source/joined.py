@@ -36,10 +36,10 @@ def joined_members(found: Iterable[tuple[datetime, Member]], *, by_role: bool) -
     for _, member in sorted(found, key=lambda item: (item[0], item[1].trajectory_id)):
         role = member.role if by_role else None
         own.setdefault((member.agent_id, role, member.is_training_data, member.is_evaluation), []).append(member)
-    return [_joined(parts) if len(parts) > 1 else parts[0] for parts in own.values()]
+    return [_join_members(parts) if len(parts) > 1 else parts[0] for parts in own.values()]
 
 
-def _joined(parts: Sequence[Member]) -> Member:
+def _join_members(parts: Sequence[Member]) -> Member:
     first = parts[0]
     ids = tuple(part.trajectory_id for part in parts)
     return Member(

@@ -74,7 +74,7 @@ class JsonlSource:
 
     async def windows(self, query: WindowQuery) -> list[WindowStats]:
         first = self._exports is None
-        exports = self._scanned()
+        exports = self._scan()
         if first and self.rejected:
             log.warning("%s: %s", self.path, self.rejections.summary())
         members: dict[Window, list[tuple[datetime, Member]]] = {}
@@ -103,7 +103,7 @@ class JsonlSource:
         return found
 
     async def groups(self, selection: Selection) -> AsyncGenerator[Group, None]:
-        exports = self._scanned()
+        exports = self._scan()
         for selected in selection.windows:
             found: dict[str, Trajectory] = {}
             for identity in sorted(selected.recorded_ids, key=lambda i: exports.order(_whole_id(exports, i))):
@@ -121,12 +121,12 @@ class JsonlSource:
 
     async def total(self) -> int | None:
         """Counts the trajectories that `stream` yields; None for standard input."""
-        return None if self.path == STANDARD_INPUT else len(self._scanned().entries)
+        return None if self.path == STANDARD_INPUT else len(self._scan().entries)
 
     async def stream(self) -> AsyncIterator[Trajectory | RecordedOutcomes]:
         """Yields every trajectory whole, then the outcomes; from standard input as they arrive."""
         if self.path != STANDARD_INPUT:
-            exports = self._scanned()
+            exports = self._scan()
             for identity in exports.entries:
                 trajectory = exports.load(identity)
                 if trajectory is not None:
@@ -134,7 +134,7 @@ class JsonlSource:
             outcomes = exports.outcomes
         else:
             piped = Piped(rejections=self.rejections, clock=asyncio.get_running_loop().time)
-            async for found in iterate_in_thread(self._piped):
+            async for found in iterate_in_thread(self._parts_of_input):
                 for trajectory in piped.take(found):
                     yield trajectory
             for trajectory in piped.finish():
@@ -149,14 +149,14 @@ class JsonlSource:
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
-    def _scanned(self) -> Exports:
+    def _scan(self) -> Exports:
         if self._exports is None:
             self.rejections.begin()
             self._exports = Exports(self.path, max_bytes=self._max_bytes, rejections=self.rejections)
             self._exports.scan()
         return self._exports
 
-    def _piped(self) -> Iterator[Part]:
+    def _parts_of_input(self) -> Iterator[Part]:
         """Yields the parts of standard input; blocks until the next line arrives."""
         with standard_input() as file:
             try:
@@ -168,7 +168,7 @@ class JsonlSource:
     def _members_of(self, hours: float) -> list[tuple[Window, datetime, Member, str | None]]:
         """Lists trajectories, or their slices, in windows of this length; each with its start and scenario."""
         if hours not in self._members:
-            exports = self._scanned()
+            exports = self._scan()
             self._members[hours] = []
             for identity, entry in exports.entries.items():
                 odd = (entry.window_id or "") if is_odd(entry.window_id) else None
@@ -176,7 +176,7 @@ class JsonlSource:
                 named = None if entry.several_hours else entry.window_id
                 listed = [(home_window(named, entry.start, hours=hours), member)]
                 if crosses(listed[0][0], entry.start, entry.end) and (whole := exports.load(identity)) is not None:
-                    listed = _sliced(whole, member, hours)
+                    listed = _slice_members(whole, member, hours)
                 for window, listed_member in listed:
                     began = max(entry.start, window.start) if len(listed) > 1 else entry.start
                     self._members[hours].append((window, began, listed_member, entry.scenario_id))
@@ -201,7 +201,7 @@ def _whole_id(exports: Exports, identity: str) -> str:
     return identity if identity in exports.entries else split_id(identity)[0]
 
 
-def _sliced(whole: Trajectory, member: Member, hours: float) -> list[tuple[Window, Member]]:
+def _slice_members(whole: Trajectory, member: Member, hours: float) -> list[tuple[Window, Member]]:
     slices = slices_of(whole, hours=hours)
     if len(slices) == 1:
         return [(slices[0].window, member)]

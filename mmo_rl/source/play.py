@@ -56,7 +56,7 @@ async def iterate_in_thread(iterate: Callable[[], Iterator[T]]) -> AsyncIterator
                 put([], error)
             else:
                 put([])
-        except RuntimeError:  # the loop is closed: nobody waits any more
+        except RuntimeError:  # the loop is closed: the reader has left
             return
 
     threading.Thread(target=read, name="reader of standard input", daemon=True).start()

@@ -197,7 +197,7 @@ def _dump(tables: Fields, place: str) -> Iterator[Part]:
         yield Candidate(row)
     if not recorded:
         trades = rows.get("agenttrades", ())
-        yield from _traded(trades, place)
+        yield from _trajectories_of_trades(trades, place)
         if not trades:
             names = ", ".join(sorted(map(str, tables)))
             yield Rejection(None, place, excerpt(names), "a database dump without trajectories")
@@ -212,7 +212,7 @@ def _rows(table: object) -> list[Fields]:
     return [item for item in items if isinstance(item, Mapping)]
 
 
-def _traded(trades: Sequence[Fields], place: str) -> Iterator[Part]:
+def _trajectories_of_trades(trades: Sequence[Fields], place: str) -> Iterator[Part]:
     stays: dict[tuple[str, str], list[Fields]] = {}
     for trade in trades:
         agent = as_text(pick(trade, "agentUserId", "agent_user_id", "agentId", "agent_id"))

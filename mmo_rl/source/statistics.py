@@ -73,11 +73,11 @@ class Statistics:
         """
         await self._announce()
         length = timedelta(hours=query.window_hours)
-        counted = await self._counted(query)
+        counted = await self._count(query)
         latest = max([start for start, _ in counted], default=None)
         reaching = self._layouts[query.window_hours, query.scenario_id].reaching if query.exact else ()
-        asked = _asked(length, query, latest)
-        touched = {start for start in self._touched(reaching, length) if asked(start)}
+        asked = _query_test(length, query, latest)
+        touched = {start for start in self._starts_in_reach(reaching, length) if asked(start)}
         recounted: list[GroupCounts] = []
         if touched:
             only = tuple(self._window(start, length) for start in touched)
@@ -85,7 +85,7 @@ class Statistics:
                 recounted += stats.counts(min_actions=query.min_actions, by_role=query.by_role)
             counted = [(start, row) for start, row in counted if start not in touched]
             starts = [start for start, _ in counted] + [_naive(c.window.start) for c in recounted]
-            asked = _asked(length, query, max(starts, default=None))  # what reached into the latest one may be gone
+            asked = _query_test(length, query, max(starts, default=None))  # the latest window may have no slice in it
         over = (self._now() - self._settle - length).replace(tzinfo=None)
         with no_collection():
             found = [c for c in recounted if asked(_naive(c.window.start))]
@@ -125,7 +125,7 @@ class Statistics:
                     member = Member(slice_id(identity, piece.window.id), agent, len(piece.steps), piece.pnl, *more)
                     members.setdefault(own, []).append((max(began, own), member))
         outcomes = await self._outcome_starts(length, hourly=hourly)
-        asked = _asked(length, query, max(members, default=None))
+        asked = _query_test(length, query, max(members, default=None))
         only = frozenset(query.only)
         found = []
         for naive in sorted(members):
@@ -149,7 +149,7 @@ class Statistics:
     def _complete(self, window: Window) -> bool:
         return window.end + self._settle < self._now()
 
-    async def _counted(self, query: WindowQuery, *, whole: bool = False) -> Counted:
+    async def _count(self, query: WindowQuery, *, whole: bool = False) -> Counted:
         """Counts by start of the window, for at least the windows asked for, ``whole`` for all; keeps the `Layout`."""
         table = (await self._reader.tables())["trajectories"]
         length, hourly = timedelta(hours=query.window_hours), query.window_hours == 1
@@ -190,10 +190,12 @@ class Statistics:
         starts = {_naive(window.start) for window in query.only}
         layout = self._layouts.get(key)
         if layout is None or (layout.since is not None and min(starts) < layout.since):
-            await self._counted(query, whole=True)
+            await self._count(query, whole=True)
             layout = self._layouts[key]
         starts |= {
-            start for start, reach in layout.reaching if not starts.isdisjoint(self._touched([(start, reach)], length))
+            start
+            for start, reach in layout.reaching
+            if not starts.isdisjoint(self._starts_in_reach([(start, reach)], length))
         }
         arguments: list[object] = [length, query.scenario_id, sorted(starts)]
         named = layout.name_of is not None
@@ -208,7 +210,7 @@ class Statistics:
             arguments.append([name for name in map(layout.name_of, sorted(starts)) if name is not None])
         return await self._reader.fetch(sql, *arguments)
 
-    def _touched(self, reaching: Sequence[tuple[datetime, datetime]], length: timedelta) -> set[datetime]:
+    def _starts_in_reach(self, reaching: Sequence[tuple[datetime, datetime]], length: timedelta) -> set[datetime]:
         """Returns the starts of windows in which trajectories that cross the end of theirs may have a slice.
 
         An end in the future is a wrong clock.
@@ -334,7 +336,7 @@ def _since(first: datetime | None, back: timedelta | None, counted: Counted) -> 
     return newest - back if back < newest - BEGINNING else BEGINNING
 
 
-def _asked(length: timedelta, query: WindowQuery, newest: datetime | None) -> Callable[[datetime], bool]:
+def _query_test(length: timedelta, query: WindowQuery, newest: datetime | None) -> Callable[[datetime], bool]:
     """Makes a test of a window's start: the query asks for that window."""
     if query.span is not None:
         first, last = _naive(query.span.start), _naive(query.span.end) - length

@@ -21,11 +21,11 @@ class StoredPlay:
 
     async def total(self) -> int:
         """Counts the trajectories."""
-        return len(await self._listed())
+        return len(await self._list_ids())
 
     async def stream(self) -> AsyncIterator[Trajectory | RecordedOutcomes]:
         """Yields every trajectory whole, then the outcomes."""
-        ids = await self._listed()
+        ids = await self._list_ids()
         for first in range(0, len(ids), BATCH):
             batch = ids[first : first + BATCH]
             _, found = await self._reader.trajectories(batch)
@@ -38,7 +38,7 @@ class StoredPlay:
             for recorded in recorded_outcomes([dict(row) for row in rows]):
                 yield recorded
 
-    async def _listed(self) -> list[str]:
+    async def _list_ids(self) -> list[str]:
         if self._ids is None:
             identity = (await self._reader.tables())["trajectories"].text("trajectoryId")
             rows = await self._reader.fetch(f"select {identity} as id from trajectories order by 1")

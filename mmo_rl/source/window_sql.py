@@ -88,7 +88,7 @@ def counts_sql(table: Table, *, hourly: bool, joined: bool, by_role: bool) -> st
         available, few, apart = "many", "ok - many", "apart"
         low, high = "low", "high"
     return f"""
-        {_recorded(table, hourly=hourly, narrowed=False)}, agents as (
+        {_common_sql(table, hourly=hourly, narrowed=False)}, agents as (
             select start, {role} as role, agent,
                    count(*) filter (where training and not evaluation) as ok,
                    count(pnl) filter (where training and not evaluation) as ok_pnls,
@@ -131,7 +131,7 @@ def windows_sql(table: Table, *, hourly: bool) -> str:
     window id, start, end, start of the window, whether it goes on beyond it.
     """
     return f"""
-        {_recorded(table, hourly=hourly, narrowed=False)}
+        {_common_sql(table, hourly=hourly, narrowed=False)}
         select {COLUMNS} from recorded
         where ($3::timestamp is null or case when crosses then "endTime" else start end >= $3)
           and ($4::timestamp is null or start + $1 <= $4)
@@ -143,7 +143,7 @@ def windows_sql(table: Table, *, hourly: bool) -> str:
 def members_sql(table: Table, *, hourly: bool, named: bool) -> str:
     """Selects as `windows_sql` does the windows whose starts are $3; ``named``: $4 has all their recorded ids."""
     return f"""
-        {_recorded(table, hourly=hourly, narrowed=True, names="$4" if named else None)}
+        {_common_sql(table, hourly=hourly, narrowed=True, names="$4" if named else None)}
         select {COLUMNS} from recorded where start = any($3::timestamp[])
     """
 
@@ -170,7 +170,7 @@ def drawn_sql(table: Table, *, hourly: bool, joined: bool, by_role: bool, named:
     own = "case when starts_with(member, $6) then substr(member, length($6) + 1) else member end"
     digest = f"md5(convert_to(({own}) || ':' || $5, 'UTF8'))"
     return f"""
-        {_recorded(table, hourly=hourly, narrowed=True, names="$9" if named else None)}, trainable as (
+        {_common_sql(table, hourly=hourly, narrowed=True, names="$9" if named else None)}, trainable as (
             select *, bool_or(crosses) over (partition by agent) as sliced
             from recorded where start = any($3::timestamp[]) and training and not evaluation
         ), members as (
@@ -194,7 +194,7 @@ def drawn_sql(table: Table, *, hourly: bool, joined: bool, by_role: bool, named:
     """
 
 
-def _recorded(table: Table, *, hourly: bool, narrowed: bool, names: str | None = None) -> str:
+def _common_sql(table: Table, *, hourly: bool, narrowed: bool, names: str | None = None) -> str:
     """Builds the common part: ``recorded`` has `COLUMNS`.
 
     ``narrowed`` looks up by index the rows that can be in the windows that start at $3; where the recorded ids of these

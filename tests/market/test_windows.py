@@ -137,7 +137,7 @@ class Memory:
         self.trajectories: list[Trajectory] = []
         self.truths: list[GroundTruth] = []
 
-    async def recorded(self, *, scenario_id: str) -> list[Stay]:
+    async def stays(self, *, scenario_id: str) -> list[Stay]:
         return [
             Stay(t.window_id or "", t.agent_id, t.final_pnl or 0.0, len(t.steps), 0)
             for t in self.trajectories
