@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any
 
 from mmo_rl.report.numbers import MISSING, is_number
 from mmo_rl.report.runs import ConfigValue, Run
@@ -169,7 +168,7 @@ def _tells(known: Sequence[Signature], asked: Signature) -> bool:
     """True where the values of ``known`` columns decide those of another in all runs."""
     if not known:
         return False
-    seen: dict[tuple[Any, ...], Any] = {}
+    seen: dict[tuple[object, ...], object] = {}
     return all(seen.setdefault(key, value) == value for key, value in zip(zip(*known, strict=True), asked, strict=True))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from mmo_rl.report.arms import Arm, arms_of, said
 from mmo_rl.report.charts import curves, panels
@@ -98,7 +97,7 @@ def _names(compared: Compared) -> str:
     return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
 
 
-def _row(compared: Compared, arm: Arm) -> dict[str, Any]:
+def _row(compared: Compared, arm: Arm) -> dict[str, object]:
     cells = []
     for key in compared.metrics:
         found = estimate(arm, key)
@@ -118,14 +117,14 @@ def _row(compared: Compared, arm: Arm) -> dict[str, Any]:
     }
 
 
-def _run(compared: Compared, arm: Arm, run: Run) -> dict[str, Any]:
+def _run(compared: Compared, arm: Arm, run: Run) -> dict[str, object]:
     value = run.summary.get(compared.main)
     shown_value = number(value, compared.main) if is_number(value) else "–"
     commit = (run.commit or "–")[:10]
     return {"run": run, "arm": arm.number, "value": shown_value, "commit": commit}
 
 
-def _pairs(compared: Compared, key: str) -> dict[str, Any]:
+def _pairs(compared: Compared, key: str) -> dict[str, object]:
     """Differences that are shown, and the others."""
     rows = [_pair(pair, key) for pair in compared.pairs[key]]
     clear = [row for row in rows if row["is_shown"]]
@@ -137,7 +136,7 @@ def _pairs(compared: Compared, key: str) -> dict[str, Any]:
     }
 
 
-def _pair(pair: Pair, key: str) -> dict[str, Any]:
+def _pair(pair: Pair, key: str) -> dict[str, object]:
     return {
         "a": pair.a,
         "b": pair.b,
@@ -153,9 +152,9 @@ def _pair(pair: Pair, key: str) -> dict[str, Any]:
     }
 
 
-def _learning(compared: Compared, keys: Sequence[str]) -> list[dict[str, Any]]:
+def _learning(compared: Compared, keys: Sequence[str]) -> list[dict[str, object]]:
     """A chart a metric where the arms fit on one, else a panel an arm for each metric."""
-    drawn: list[dict[str, Any]] = []
+    drawn: list[dict[str, object]] = []
     for key in keys:
         found = [(arm, one) for arm in compared.arms if (one := series(arm, key)).points]
         if not found:

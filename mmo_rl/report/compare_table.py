@@ -242,7 +242,7 @@ def as_csv(compared: Compared) -> str:
     return out.getvalue()
 
 
-def as_json(compared: Compared) -> dict[str, Any]:
+def as_json(compared: Compared) -> dict[str, object]:
     """Everything: arms with estimates and the numbers by seed, all pairs of all metrics, notes, and what was left out.
     What is not known is null."""
     arms = [
@@ -267,7 +267,7 @@ def as_json(compared: Compared) -> dict[str, Any]:
         "notes": list(compared.notes),
         "left_out": [{"id": r.id, "state": r.state, "reason": w, "location": r.location} for r, w in compared.left_out],
     }
-    ready: dict[str, Any] = jsonable(tree)
+    ready: dict[str, object] = jsonable(tree)
     return ready
 
 
@@ -275,7 +275,7 @@ def json_text(compared: Compared) -> str:
     return json.dumps(as_json(compared), indent=1, allow_nan=False) + "\n"
 
 
-def _estimate(arm: Arm, key: str) -> dict[str, Any]:
+def _estimate(arm: Arm, key: str) -> dict[str, object]:
     found = estimate(arm, key)
     seeds = {str(seed) if seed >= 0 else "": value for seed, value in by_seed(arm, key).items()}
     return {
@@ -289,7 +289,7 @@ def _estimate(arm: Arm, key: str) -> dict[str, Any]:
     }
 
 
-def _pair(pair: Pair) -> dict[str, Any]:
+def _pair(pair: Pair) -> dict[str, object]:
     difference = pair.difference
     return {
         "a": pair.a.number,

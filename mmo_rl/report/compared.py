@@ -116,7 +116,7 @@ def compare_runs(
     metrics: Sequence[str] = (),
     sort: str | None = None,
     cost: str | None = None,
-    where: Mapping[str, Any] | None = None,
+    where: Mapping[str, object] | None = None,
     against: str | None = None,
 ) -> Compared:
     """Compares the finished ones of ``runs``.
@@ -240,7 +240,7 @@ def _pair(a: Arm, b: Arm, key: str) -> Pair:
 # --- what is asked for ----------------------------------------------------------------------------------------------
 
 
-def _filtered(runs: Sequence[Run], where: Mapping[str, Any]) -> list[Run]:
+def _filtered(runs: Sequence[Run], where: Mapping[str, object]) -> list[Run]:
     keys = known_keys(runs)
     kept = list(runs)
     for key, wanted in where.items():

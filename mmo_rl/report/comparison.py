@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mmo_rl.numbers import finite_number
 from mmo_rl.report.charts import Dot, dot_plot
@@ -13,7 +13,7 @@ from mmo_rl.report.numbers import Unit, amount
 from mmo_rl.report.page import page
 from mmo_rl.report.provenance import repeat_command
 from mmo_rl.report.run_folder import RunFolder, jsonable
-from mmo_rl.report.words import Cell, Verdict, cell
+from mmo_rl.report.words import Cell, Kind, Verdict, cell
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,35 +29,39 @@ ROWS: tuple[tuple[str, str, Unit, bool | None], ...] = (
 Row = tuple[str, Cell, Cell, Cell]
 
 
-def is_comparison(summary: Mapping[str, Any]) -> bool:
+def is_comparison(summary: Mapping[str, object]) -> bool:
     """True for the summary of an A/B comparison."""
     return "ab/a" in summary
 
 
-def ab_verdict(summary: Mapping[str, Any]) -> Verdict:
+def ab_verdict(summary: Mapping[str, object]) -> Verdict:
     """``B better: +$120 [85, 160]``, or that no difference is shown, and what to know before quoting it."""
     change = cell(summary, "ab/pnl_difference", "usd", signed=True)
-    bounds = [summary.get(f"ab/pnl_difference_{side}") for side in ("low", "high")]
+    bounds = [finite_number(summary.get(f"ab/pnl_difference_{side}")) for side in ("low", "high")]
     interval = "" if None in bounds else " [{}, {}]".format(*(amount(b, "usd", signed=True, bare=True) for b in bounds))
     better = summary["ab/better"]
     title = (f"{better} better" if better else "no difference shown") + f": {change.value}{interval}"
-    kind: Any = {"B": "better", "A": "worse"}.get(better, "unclear")
-    return Verdict(kind, title, _detail(summary))
+    kinds: dict[object, Kind] = {"B": "better", "A": "worse"}
+    return Verdict(kinds.get(better, "unclear"), title, _detail(summary))
 
 
-def _detail(summary: Mapping[str, Any]) -> str:
-    markets, planned = summary["ab/markets"], summary["ab/markets_planned"]
-    looks, level = summary["ab/looks"], summary["ab/interval_level"]
+def _detail(summary: Mapping[str, object]) -> str:
+    markets, looks = summary["ab/markets"], finite_number(summary["ab/looks"]) or 1.0
+    level = finite_number(summary["ab/interval_level"]) or 0.95
     seats = "each seat once for both" if summary["ab/paired"] else "A and B in markets of their own"
     text = f"P&L of B minus A, an agent and market; {markets} held-out markets, {summary['ab/agents']} seats, {seats}."
     if looks > 1:
-        text += f" Intervals of {100 * level:.1f}% hold together with 95% at all {looks} looks"
-        early = f"; the answer was clear after {summary['ab/looks_done']}" if markets < planned else ""
+        text += f" Intervals of {100 * level:.1f}% hold together with 95% at all {looks:.0f} looks"
+        early = (
+            f"; the answer was clear after {summary['ab/looks_done']}"
+            if markets != summary["ab/markets_planned"]
+            else ""
+        )
         text += f"{early}."
     return text
 
 
-def rows(summary: Mapping[str, Any], prefix: str = "ab/") -> list[Row]:
+def rows(summary: Mapping[str, object], prefix: str = "ab/") -> list[Row]:
     """Label, A, B, and B minus A."""
     return [
         (
@@ -84,21 +88,21 @@ def _neutral(change: Cell, up: bool | None) -> Cell:
     return Cell(change.value, change.interval) if up is None else change
 
 
-def scenarios(summary: Mapping[str, Any]) -> list[str]:
+def scenarios(summary: Mapping[str, object]) -> list[str]:
     """The scenarios that were played, in order."""
     prefix = "ab/scenario/"
     return list(dict.fromkeys(k.removeprefix(prefix).split("/")[0] for k in summary if k.startswith(prefix)))
 
 
-def scenario_note(summary: Mapping[str, Any]) -> str:
+def scenario_note(summary: Mapping[str, object]) -> str:
     """Explanation of the intervals of scenarios, for tables with more than one."""
-    level = summary.get("ab/scenario_interval_level")
+    level = finite_number(summary.get("ab/scenario_interval_level"))
     if level is None:
         return "each interval holds by itself, not all together"
     return f"intervals of {100 * level:.1f}% hold for all {len(scenarios(summary))} together (Bonferroni)"
 
 
-def print_comparison(console: Console, summary: Mapping[str, Any], path: Path, *, machine: bool = False) -> None:
+def print_comparison(console: Console, summary: Mapping[str, object], path: Path, *, machine: bool = False) -> None:
     """The tables, the verdict and where the files are; or, for a ``machine``, one JSON object on standard output."""
     if machine:
         import sys
@@ -160,7 +164,7 @@ def render(folder: RunFolder) -> str:
     )
 
 
-def _plot(summary: Mapping[str, Any]) -> str:
+def _plot(summary: Mapping[str, object]) -> str:
     """The difference in P&L overall and in each scenario, with its interval."""
     names = scenarios(summary)
     prefixes = {"all" if len(names) > 1 else "B minus A": "ab/"}
@@ -168,10 +172,10 @@ def _plot(summary: Mapping[str, Any]) -> str:
     dots = [
         Dot(
             label=label,
-            value=summary[f"{prefix}pnl_difference"],
+            value=finite_number(summary[f"{prefix}pnl_difference"]) or 0.0,
             low=finite_number(summary.get(f"{prefix}pnl_difference_low")),
             high=finite_number(summary.get(f"{prefix}pnl_difference_high")),
-            text=amount(summary[f"{prefix}pnl_difference"], "usd", signed=True),
+            text=amount(finite_number(summary[f"{prefix}pnl_difference"]), "usd", signed=True),
             colour="var(--trained)",
         )
         for label, prefix in prefixes.items()

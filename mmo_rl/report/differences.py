@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmo_rl.report.run_folder import RunFolder, flat
+from mmo_rl.types import JsonDict
 
 NOT_A_RESULT = ("time/",)
 """Beginnings of keys whose values differ between any two runs."""
@@ -23,7 +24,7 @@ class Difference:
     numbers_may_change: bool = True
 
 
-def environment_differences(recorded: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[Difference]:
+def environment_differences(recorded: JsonDict, here: JsonDict) -> Iterator[Difference]:
     """Compares the code, interpreter and packages of two provenance records."""
     yield from _code(recorded.get("git") or {}, here.get("git") or {})
     for key, subject in (("python", "Python"), ("platform", "platform"), ("cpus", "processors")):
@@ -37,7 +38,7 @@ def environment_differences(recorded: Mapping[str, Any], here: Mapping[str, Any]
         yield Difference("packages", f"{len(changed) - PACKAGES_SHOWN} more differ", "")
 
 
-def _code(recorded: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[Difference]:
+def _code(recorded: JsonDict, here: JsonDict) -> Iterator[Difference]:
     before, now = recorded.get("commit"), here.get("commit")
     if before != now:
         yield Difference("commit", (before or "unknown")[:12], (now or "unknown")[:12])
@@ -46,7 +47,7 @@ def _code(recorded: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[Diff
         yield Difference("work tree", was, now_is)
 
 
-def config_differences(recorded: Mapping[str, Any], here: Mapping[str, Any]) -> list[Difference]:
+def config_differences(recorded: Mapping[str, object], here: Mapping[str, object]) -> list[Difference]:
     """Lists the keys of two config trees that differ, without the places of local data and of reports."""
     before, now = (
         {k: _without_home(v, tree.get("home")) for k, v in flat(tree) if _matters(k)} for tree in (recorded, here)
@@ -67,13 +68,13 @@ def _without_home(value: Any, home: Any) -> Any:
     return value.replace(home, "HOME") if isinstance(value, str) and isinstance(home, str) and home else value
 
 
-def _shown(leaves: Mapping[str, Any], key: str) -> str:
+def _shown(leaves: Mapping[str, object], key: str) -> str:
     return str(leaves[key]) if key in leaves else "not set"
 
 
 def numbers(folder: RunFolder) -> dict[str, float | None]:
     """Collects every number of the run, summary and learning curve, but those of time; null is kept as None."""
-    found: dict[str, Any] = dict(folder.summary() or {})
+    found: dict[str, object] = dict(folder.summary() or {})
     for row in folder.read("metrics"):
         number = int(row["iteration"] or 0) + 1
         found |= {f"iteration {number} {key}": value for key, value in row.items() if key != "iteration"}

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from mmo_rl.numbers import finite_number
 from mmo_rl.report.charts import Dot, Point, Series, curves, dot_plot, points_of
@@ -22,6 +21,7 @@ from mmo_rl.report.provenance import repeat_command
 from mmo_rl.report.run_folder import RunFolder, jsonable
 from mmo_rl.report.summary import DECODINGS
 from mmo_rl.report.words import Line, lines, run_verdict
+from mmo_rl.types import JsonDict
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,15 +102,15 @@ def render(folder: RunFolder, *, command: str | None = None) -> str:
         charts=charts,
         trajectories=_trajectories(summary),
         windows=(summary.get("data/windows_used"), summary.get("data/windows_available")),
-        dropout=amount(summary.get("data/dropout_rate"), "share"),
-        rejected=_under(summary, "data/rejected/"),
+        dropout=amount(finite_number(summary.get("data/dropout_rate")), "share"),
+        rejected={reason: _count(n) for reason, n in _under(summary, "data/rejected/").items()},
         judge=_judge(summary),
         judged=judged_lines(summary),
         about_judge=about_judge(folder.config()),
         disputed=most_disputed(folder.read("judgments")),
         planned=planned_lines(folder.plan(), summary),
         stages=_stages(summary),
-        total=_seconds(summary.get("time/total_s")),
+        total=_seconds(finite_number(summary.get("time/total_s"))),
         config=_yaml(folder.config()),
         provenance=_provenance(folder.provenance()),
         command=command or repeat_command(folder),
@@ -119,7 +119,7 @@ def render(folder: RunFolder, *, command: str | None = None) -> str:
     )
 
 
-def learning_curves(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
+def learning_curves(rows: Sequence[Mapping[str, object]]) -> list[Chart]:
     """The known curves that have data, then whatever else the trainer reported that changes over the iterations."""
     known = {c.key for c in CURVES}
     others = sorted({k for row in rows for k in row if k.startswith("train/")} - known - STEADY)
@@ -147,7 +147,7 @@ def _chart(curve: Curve, points: tuple[Point, ...]) -> Chart:
     return Chart(curve, points, last, drawn)
 
 
-def _pnl_plot(summary: Mapping[str, Any]) -> str | None:
+def _pnl_plot(summary: Mapping[str, object]) -> str | None:
     """Base against trained as dots with intervals, and the oracle as a line where it is near enough."""
     dots = []
     for decoding, prefix in DECODINGS.items():
@@ -177,7 +177,7 @@ def _pnl_plot(summary: Mapping[str, Any]) -> str | None:
     return dot_plot(dots, unit="usd", label=label, wide=PLOT_WIDTH, reference=oracle if near else None)
 
 
-def _is_near(oracle: float, summary: Mapping[str, Any]) -> bool:
+def _is_near(oracle: float, summary: Mapping[str, object]) -> bool:
     """Tells an oracle that can be drawn to the policies' scale: one far beyond would press them into one spot."""
     bounds = [
         finite_number(summary.get(f"{prefix}pnl_{player}{end}"))
@@ -188,7 +188,7 @@ def _is_near(oracle: float, summary: Mapping[str, Any]) -> bool:
     return oracle <= ORACLE_REACH * max([0.0, *(bound for bound in bounds if bound is not None)])
 
 
-def _oracle_note(summary: Mapping[str, Any]) -> str:
+def _oracle_note(summary: Mapping[str, object]) -> str:
     oracle = finite_number(summary.get("eval/pnl_oracle"))
     if oracle is None:
         return ""
@@ -196,60 +196,69 @@ def _oracle_note(summary: Mapping[str, Any]) -> str:
     return f"an oracle that knows the future earns {amount(oracle, 'usd')}{far}"
 
 
-def _tiles(summary: Mapping[str, Any]) -> list[Line]:
+def _tiles(summary: Mapping[str, object]) -> list[Line]:
     for decoding in DECODINGS:
         if found := lines(summary, decoding):
             return [line for line in found if not line.label.startswith("P&L")]
     return []
 
 
-def parts_of(amounts: Mapping[str, float]) -> list[dict[str, Any]]:
-    """Positive amounts as shares of their sum, in percent, for a stacked bar."""
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part of a stacked bar: ``pct`` percent of the whole, with the value as text."""
+
+    label: str
+    value: float
+    pct: float
+    text: str
+
+
+def parts_of(amounts: Mapping[str, float], *, text: Callable[[float], str] = "{:,.0f}".format) -> list[Part]:
+    """Positive amounts as parts of their sum."""
     total = sum(v for v in amounts.values() if v > 0)
-    return [{"label": k, "value": v, "pct": round(100 * v / total, 3)} for k, v in amounts.items() if v > 0]
+    return [Part(k, v, round(100 * v / total, 3), text(v)) for k, v in amounts.items() if v > 0]
 
 
-def _trajectories(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    counts = {"trained on": summary.get("data/trajectories_used") or 0}
-    counts["dropped out"] = summary.get("data/trajectories_dropped") or 0
-    counts |= {k.replace("_", " "): v for k, v in _under(summary, "data/excluded/").items()}
-    return parts_of(counts)
+def _trajectories(summary: Mapping[str, object]) -> list[Part]:
+    counts = {
+        "trained on": finite_number(summary.get("data/trajectories_used")) or 0,
+        "dropped out": finite_number(summary.get("data/trajectories_dropped")) or 0,
+    }
+    return parts_of(counts | {k.replace("_", " "): v for k, v in _under(summary, "data/excluded/").items()})
 
 
-def _under(summary: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    return {k.removeprefix(prefix): v for k, v in summary.items() if k.startswith(prefix)}
+def _under(summary: Mapping[str, object], prefix: str) -> dict[str, float]:
+    """The numbers of the keys that begin with ``prefix``."""
+    found = {k.removeprefix(prefix): finite_number(v) for k, v in summary.items() if k.startswith(prefix)}
+    return {key: value for key, value in found.items() if value is not None}
 
 
-def _judge(summary: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
-    """(label, number, whether it asks for attention)."""
-    tokens = [summary.get("judge/prompt_tokens"), summary.get("judge/completion_tokens")]
-    cost = summary.get("judge/cost_usd")
-    unscored, flat = summary.get("judge/unscored"), summary.get("train/groups_skipped_zero_variance")
+def _judge(summary: Mapping[str, object]) -> list[tuple[str, str, bool]]:
+    """(label, number, True where the number asks for attention)."""
+
+    def number(key: str) -> float | None:
+        return finite_number(summary.get(key))
+
+    tokens = [t for t in (number("judge/prompt_tokens"), number("judge/completion_tokens")) if t is not None]
+    cost, unscored = number("judge/cost_usd"), number("judge/unscored")
+    long, unclipped = number("train/histories_too_long"), number("train/unclipped_tokens_share")
     return [
-        ("calls", _count(summary.get("judge/calls")), False),
-        ("from the cache", _count(summary.get("judge/cache_hits")), False),
-        ("tokens", _count(sum(t for t in tokens if t is not None) if any(tokens) else None), False),
+        ("calls", _count(number("judge/calls")), False),
+        ("from the cache", _count(number("judge/cache_hits")), False),
+        ("tokens", _count(sum(tokens) or None), False),
         ("cost", "unknown" if cost is None else f"${cost:,.2f}", False),
         ("unscored", _count(unscored), bool(unscored)),
-        ("groups without signal", _count(flat), False),
-        ("gradient steps", _count(summary.get("train/gradient_steps")), False),
-        ("trained tokens", _count(summary.get("train/tokens")), False),
-        *_unusual(summary),
-    ]
-
-
-def _unusual(summary: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
-    """Counts that are shown only where they are not 0."""
-    long, unclipped = summary.get("train/histories_too_long"), summary.get("train/unclipped_tokens_share")
-    return [
+        ("groups without signal", _count(number("train/groups_skipped_zero_variance")), False),
+        ("gradient steps", _count(number("train/gradient_steps")), False),
+        ("trained tokens", _count(number("train/tokens")), False),
         *([("histories longer than the context", _count(long), True)] if long else []),
         *([("tokens trained without a clip", amount(unclipped, "share"), True)] if unclipped else []),
     ]
 
 
-def _stages(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    times = {k.removesuffix("_s"): v for k, v in _under(summary, "time/").items() if v and k != "total_s"}
-    return [{**part, "text": _seconds(part["value"])} for part in parts_of(times)]
+def _stages(summary: Mapping[str, object]) -> list[Part]:
+    times = {k.removesuffix("_s"): v for k, v in _under(summary, "time/").items() if k != "total_s"}
+    return parts_of(times, text=_seconds)
 
 
 def _seconds(seconds: float | None) -> str:
@@ -276,7 +285,7 @@ def _status(folder: RunFolder) -> dict[str, str]:
     }
 
 
-def _provenance(provenance: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+def _provenance(provenance: JsonDict | None) -> list[tuple[str, str]]:
     if provenance is None:
         return []
     git = provenance.get("git") or {}
@@ -296,13 +305,13 @@ def _provenance(provenance: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     ]
 
 
-def _yaml(config: Mapping[str, Any] | None) -> str:
+def _yaml(config: Mapping[str, object] | None) -> str:
     import yaml  # type: ignore[import-untyped]
 
     return "" if config is None else yaml.safe_dump(mask_tree(config), sort_keys=False, allow_unicode=True)
 
 
-def _embedded(summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+def _embedded(summary: Mapping[str, object], rows: Sequence[Mapping[str, object]]) -> str:
     """The page's data as JSON that cannot end its script element."""
     content = {"summary": summary, "metrics": rows}
     text = json.dumps(jsonable(content), allow_nan=False, separators=(",", ":"))

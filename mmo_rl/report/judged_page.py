@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from mmo_rl.numbers import finite_number
 from mmo_rl.report.judging import agreement, by_group
 from mmo_rl.report.numbers import MINUS, MISSING
 
@@ -42,7 +43,7 @@ TOLD = (
 )
 
 
-def judged_lines(summary: Mapping[str, Any]) -> list[JudgedLine]:
+def judged_lines(summary: Mapping[str, object]) -> list[JudgedLine]:
     """Lines of the numbers that the summary has; those of a panel's judges too, under their names."""
     found = []
     for key, label, note, form in TOLD:
@@ -54,14 +55,14 @@ def judged_lines(summary: Mapping[str, Any]) -> list[JudgedLine]:
     return found
 
 
-def _shown(summary: Mapping[str, Any], name: str, form: str) -> tuple[str, str]:
-    low, high, error = (summary.get(name + end) for end in ("_low", "_high", "_se"))
+def _shown(summary: Mapping[str, object], name: str, form: str) -> tuple[str, str]:
+    low, high, error = (finite_number(summary.get(name + end)) for end in ("_low", "_high", "_se"))
     interval = ""
     if low is not None and high is not None:
         interval = f"{_figure(low, 'number')} to {_figure(high, 'number')}"
     elif error is not None:
         interval = f"standard error {_figure(error, 'number')}"
-    return _figure(summary[name], form), interval
+    return _figure(finite_number(summary[name]) or 0.0, form), interval
 
 
 def _figure(value: float, form: str) -> str:
@@ -72,7 +73,7 @@ def _figure(value: float, form: str) -> str:
     return f"{value:{'+' if form == 'signed' else ''}.3f}".replace("-", MINUS)
 
 
-def judged_sentence(summary: Mapping[str, Any]) -> str | None:
+def judged_sentence(summary: Mapping[str, object]) -> str | None:
     """The judge's agreement in a line for the terminal; None where neither was measured."""
     said = [
         f"{words} {value}{f' [{interval}]' if interval else ''}"
@@ -83,9 +84,10 @@ def judged_sentence(summary: Mapping[str, Any]) -> str | None:
     return f"The judge's order agrees (Kendall's tau-b inside windows) {', '.join(said)}." if said else None
 
 
-def about_judge(config: Mapping[str, Any] | None) -> str:
+def about_judge(config: Mapping[str, object] | None) -> str:
     """Note on the numbers of the oracle as a judge; empty for other judges."""
-    target = str(((config or {}).get("judge") or {}).get("_target_", ""))
+    judge = (config or {}).get("judge")
+    target = str(judge.get("_target_", "")) if isinstance(judge, Mapping) else ""
     if target.endswith(".OracleJudge"):
         return "The judge is the oracle itself, so its agreement with the oracle is 1 and left out."
     return ""

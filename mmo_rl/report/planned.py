@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-MISSING = "\N{EN DASH}"
+from mmo_rl.numbers import finite_number
+from mmo_rl.report.numbers import MISSING
+
 Kind = Literal["count", "usd", "seconds", "share"]
 ROWS: tuple[tuple[str, str, Kind], ...] = (
     ("data/windows_used", "windows", "count"),
@@ -34,7 +36,7 @@ class PlannedLine:
     difference: str
 
 
-def planned_lines(plan: Mapping[str, Any] | None, summary: Mapping[str, Any]) -> list[PlannedLine]:
+def planned_lines(plan: Mapping[str, object] | None, summary: Mapping[str, object]) -> list[PlannedLine]:
     """Lines of planned and spent numbers; none without a plan or a finished run, nor where both numbers are 0.
 
     How many of the selected tokens are trained depends on what the policy will have learnt: agents that came to do the
@@ -44,7 +46,7 @@ def planned_lines(plan: Mapping[str, Any] | None, summary: Mapping[str, Any]) ->
         return []
     found = []
     for key, label, kind in ROWS:
-        planned, spent = plan.get(key), summary.get(key)
+        planned, spent = finite_number(plan.get(key)), finite_number(summary.get(key))
         if planned or spent or (planned is None) != (spent is None):
             found.append(PlannedLine(label, _shown(planned, kind), _shown(spent, kind), _difference(planned, spent)))
     return found

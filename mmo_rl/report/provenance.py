@@ -14,11 +14,11 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 from mmo_rl.clock import utc_now
 from mmo_rl.report.mask import mask, mask_arguments
 from mmo_rl.report.run_folder import RunFolder, jsonable
+from mmo_rl.types import JsonDict
 
 LOCK_FILES = ("*.lock", "constraints*.txt", "constraints/*.txt", "requirements*.txt")
 PATCH_LIMIT = 2_000_000
@@ -31,11 +31,11 @@ def write_provenance(
     *,
     project_root: Path,
     argv: Sequence[str],
-    config: Mapping[str, Any],
+    config: Mapping[str, object],
     seeds: Mapping[str, int],
-    data: Mapping[str, Any] | None = None,
-    outside: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+    data: Mapping[str, object] | None = None,
+    outside: Mapping[str, object] | None = None,
+) -> JsonDict:
     """Writes provenance.json, and git.patch where tracked files differ from the commit; returns what was written.
 
     ``project_root`` is where git and lock files are looked for; neither need exist. ``seeds`` by purpose; ``data``
@@ -67,9 +67,9 @@ def repeat_command(folder: RunFolder) -> str:
     return shlex.join(["mmo-rl", *outside.get("arguments", ()), *folder.overrides()])
 
 
-def surroundings(project_root: Path) -> tuple[dict[str, Any], str]:
-    """The interpreter, packages, lock files and the state of the code as they are now, and what differs from the
-    commit as a patch (not masked; empty where there is nothing, or too much to keep)."""
+def surroundings(project_root: Path) -> tuple[JsonDict, str]:
+    """Present interpreter, packages, lock files and state of the code, and its difference from the commit as a patch
+    (not masked; empty where there is none, or too much to keep)."""
     git, patch = _git(project_root)
     return {
         "python": sys.version.split()[0],
@@ -82,20 +82,20 @@ def surroundings(project_root: Path) -> tuple[dict[str, Any], str]:
     }, patch
 
 
-def resolved_config_sha256(config: Mapping[str, Any]) -> str:
+def resolved_config_sha256(config: Mapping[str, object]) -> str:
     """Hash of a resolved config: the same for the same values, whatever the order of its keys."""
     text = json.dumps(jsonable(config), sort_keys=True, allow_nan=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def data_fingerprint(trajectory_ids: Sequence[str], **facts: Any) -> dict[str, Any]:
+def data_fingerprint(trajectory_ids: Sequence[str], **facts: object) -> dict[str, object]:
     """Fingerprint of a run's data: the number of trajectories, the hash of their ids in the order of their use, and
     ``facts`` such as the schema version."""
     digest = hashlib.sha256("\n".join(trajectory_ids).encode()).hexdigest()
     return {"trajectories": len(trajectory_ids), "ids_sha256": digest, **facts}
 
 
-def _git(root: Path) -> tuple[dict[str, Any], str]:
+def _git(root: Path) -> tuple[JsonDict, str]:
     """The state of the work tree, and its difference from the commit; ``unavailable`` says why there is none."""
     if shutil.which("git") is None:
         return {"unavailable": "git is not installed"}, ""
@@ -110,7 +110,7 @@ def _git(root: Path) -> tuple[dict[str, Any], str]:
     if isinstance(patch, OSError) or isinstance(untracked, OSError):
         return {"commit": commit.strip(), "dirty": None, "unavailable": f"{patch!s:.200}"}, ""
     names = [name for name in untracked.split("\0") if name]
-    state: dict[str, Any] = {
+    state: JsonDict = {
         "commit": commit.strip(),
         "dirty": bool(patch or names),
         "untracked": [mask(name) for name in names[:UNTRACKED_LIMIT]],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,7 +19,7 @@ REASONS = {
 }
 
 
-def selection_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+def selection_rows(summary: Mapping[str, object]) -> list[tuple[str, str]]:
     """Rows of (count, description), the used trajectories first; none where nothing was selected."""
     used = summary.get("data/trajectories_used")
     if used is None:
@@ -39,11 +39,11 @@ def selection_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
-def _under(summary: Mapping[str, Any], prefix: str) -> list[tuple[str, int]]:
+def _under(summary: Mapping[str, object], prefix: str) -> list[tuple[str, object]]:
     return [(key.removeprefix(prefix), summary[key]) for key in sorted(summary) if key.startswith(prefix)]
 
 
-def shares(summary: Mapping[str, Any]) -> str | None:
+def shares(summary: Mapping[str, object]) -> str | None:
     """Largest share of one agent in the data, before and after dropout, as a sentence; None where it is unknown."""
     before, after = (summary.get(f"data/largest_agent_share_{when}") for when in ("before", "after"))
     if before is None or after is None:
@@ -52,7 +52,7 @@ def shares(summary: Mapping[str, Any]) -> str | None:
     return f"{summary['data/agents']:,} agents; {most}"
 
 
-def print_selection(console: Console, summary: Mapping[str, Any]) -> None:
+def print_selection(console: Console, summary: Mapping[str, object]) -> None:
     """Prints a row for each kind of trajectory."""
     from rich.table import Table
 

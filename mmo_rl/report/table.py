@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mmo_rl.report.judged_page import judged_sentence
 from mmo_rl.report.selection import print_selection
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _COLOUR = {"better": "green", "worse": "red", "unclear": "yellow", "missing": "dim"}
 
 
-def print_summary(console: Console, summary: Mapping[str, Any], run_folder_path: Path) -> None:
+def print_summary(console: Console, summary: Mapping[str, object], run_folder_path: Path) -> None:
     """Prints base against trained with 95 % intervals, sampled and greedy, the selection, the result and the
     paths of the files."""
     from rich.padding import Padding
@@ -50,7 +50,7 @@ def print_summary(console: Console, summary: Mapping[str, Any], run_folder_path:
         console.print(Text(f"{label:<11}{path}"), soft_wrap=True)
 
 
-def _title(summary: Mapping[str, Any]) -> str:
+def _title(summary: Mapping[str, object]) -> str:
     markets, agents = summary.get("eval/markets"), summary.get("eval/agents")
     if markets is None:
         return "Base against trained"

@@ -18,7 +18,7 @@ from mmo_rl.report.base import ReportParts
 from mmo_rl.report.local_report import LocalReport
 from mmo_rl.report.mask import mask, mask_tree, masker
 from mmo_rl.report.run_folder import JudgmentRow, RunFolder, flat, jsonable
-from mmo_rl.types import ScoredGroup
+from mmo_rl.types import JsonDict, ScoredGroup
 
 log = logging.getLogger(__name__)
 
@@ -168,7 +168,7 @@ class WandbReport:
             policy.add_reference(weights.resolve().as_uri(), checksum=False)
         self._run.log_artifact(policy)
 
-    def _init(self, config: Mapping[str, Any], mode: Literal["online", "offline", "disabled"]) -> None:
+    def _init(self, config: Mapping[str, object], mode: Literal["online", "offline", "disabled"]) -> None:
         self._leave()
         environment = _inside(self._folder)
         environment.__enter__()
@@ -208,7 +208,7 @@ class WandbReport:
             run.define_metric(metric, step_metric="iteration", summary=f"{best},last")
         self._run = run
 
-    def _typed(self) -> dict[str, Any]:
+    def _typed(self) -> dict[str, object]:
         """Job key and overrides as config keys: the name of a W&B run holds only the beginning of them."""
         return {"job": self._folder.path.name, "overrides": self._folder.overrides()}
 
@@ -248,9 +248,7 @@ def _inside(folder: RunFolder) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _selected(
-    rows: Sequence[Mapping[str, Any]], judgments: Sequence[Mapping[str, Any]]
-) -> dict[int, dict[str, list[str]]]:
+def _selected(rows: Sequence[JsonDict], judgments: Sequence[JudgmentRow]) -> dict[int, dict[str, list[str]]]:
     """The trajectories of each window by iteration: those that were selected, in a run that only judges those that were
     judged."""
     found: dict[int, dict[str, list[str]]] = {}
@@ -268,7 +266,7 @@ def _restart_service() -> None:
     wandb.teardown()
 
 
-def _present(values: Mapping[str, Any]) -> dict[str, Any]:
+def _present(values: Mapping[str, object]) -> dict[str, object]:
     return {k: v for k, v in jsonable(values).items() if v is not None}
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from typing import Any
 
 from mmo_rl.errors import ConfigError, MmoRlError
 from mmo_rl.report.mask import mask
+from mmo_rl.report.run_folder import SummaryValue
 from mmo_rl.report.runs import Run, flat_config
 from mmo_rl.report.wandb_report import has_key
 
@@ -90,6 +90,6 @@ def _run(found: Any) -> Run:
     )
 
 
-def _plain(summary: Any) -> Mapping[str, Any]:
+def _plain(summary: Any) -> dict[str, SummaryValue]:
     held = getattr(summary, "_json_dict", summary)
     return json.loads(held) if isinstance(held, str) else dict(held)

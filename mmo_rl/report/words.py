@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
+from mmo_rl.numbers import finite_number
 from mmo_rl.report.numbers import MINUS, MISSING, Unit, amount
 from mmo_rl.report.summary import CHANGE, DECODINGS, is_judging
 
@@ -30,17 +31,20 @@ class Line:
     change: Cell
 
 
+Kind = Literal["better", "worse", "unclear", "missing"]
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """``title`` is the run's result in a sentence; ``detail`` what to know before quoting it."""
 
-    kind: Literal["better", "worse", "unclear", "missing"]
+    kind: Kind
     title: str
     detail: str
 
 
 def cell(
-    summary: Mapping[str, Any],
+    summary: Mapping[str, object],
     key: str,
     unit: Unit,
     *,
@@ -49,7 +53,7 @@ def cell(
     bare: bool = False,
 ) -> Cell:
     """The number under ``key`` and its interval; ``good`` is told of changes (``signed``) only."""
-    value, low, high = (summary.get(key + suffix) for suffix in ("", "_low", "_high"))
+    value, low, high = (finite_number(summary.get(key + suffix)) for suffix in ("", "_low", "_high"))
     if value is None:
         return Cell(MISSING)
     shown = amount(value, unit, signed=signed, bare=bare)
@@ -60,7 +64,7 @@ def cell(
     return Cell(shown, ("[{}, {}]" if bare else "{} to {}").format(*bounds), good)
 
 
-def lines(summary: Mapping[str, Any], decoding: str) -> list[Line]:
+def lines(summary: Mapping[str, object], decoding: str) -> list[Line]:
     """The final table for ``sampled`` or ``greedy`` decoding; empty where that was not measured."""
     prefix = DECODINGS[decoding]
     if summary.get(f"{prefix}pnl_base") is None and summary.get(f"{prefix}pnl_trained") is None:
@@ -76,13 +80,13 @@ def lines(summary: Mapping[str, Any], decoding: str) -> list[Line]:
         change = cell(summary, prefix + CHANGE[value], unit, signed=True, higher_is_better=up, bare=True)
         rows.append(Line(label, base, trained, change))
     base, trained = (cell(summary, f"{prefix}oracle_share_{who}", "share", bare=True) for who in ("base", "trained"))
-    before, after = (summary.get(f"{prefix}oracle_share_{who}") for who in ("base", "trained"))
+    before, after = (finite_number(summary.get(f"{prefix}oracle_share_{who}")) for who in ("base", "trained"))
     points = None if before is None or after is None else after - before
     rows.append(Line("Oracle share, %", base, trained, Cell(amount(points, "share", signed=True, bare=True))))
     return rows
 
 
-def run_verdict(summary: Mapping[str, Any]) -> Verdict:
+def run_verdict(summary: Mapping[str, object]) -> Verdict:
     """Result of a training run by its sampled P&L, or by its greedy P&L where that alone was measured."""
     for decoding in DECODINGS:
         change = cell(summary, DECODINGS[decoding] + "pnl_improvement", "usd", signed=True)
@@ -103,16 +107,18 @@ def run_verdict(summary: Mapping[str, Any]) -> Verdict:
     return Verdict("worse", f"The trained policy earns less: {gain}", _detail(summary, decoding, change))
 
 
-def _detail(summary: Mapping[str, Any], decoding: str, change: Cell) -> str:
+def _detail(summary: Mapping[str, object], decoding: str, change: Cell) -> str:
     prefix = DECODINGS[decoding]
     sentences = []
-    pct, low, high = (summary.get(f"{prefix}pnl_improvement_pct{suffix}") for suffix in ("", "_low", "_high"))
+    pct, low, high = (
+        finite_number(summary.get(f"{prefix}pnl_improvement_pct{suffix}")) for suffix in ("", "_low", "_high")
+    )
     if pct is None:
         sentences.append("The base's P&L is not certainly above 0, so a percentage of it would mean nothing.")
     else:
         bounds = "" if low is None or high is None else f" ({_percent(low)} to {_percent(high)}%)"
         sentences.append(f"That is {_percent(pct)}%{bounds} of the base's P&L.")
-    before, after = (summary.get(f"{prefix}oracle_share_{who}") for who in ("base", "trained"))
+    before, after = (finite_number(summary.get(f"{prefix}oracle_share_{who}")) for who in ("base", "trained"))
     if before is not None and after is not None:
         sentences.append(
             f"Of what an oracle that knows the future earns there, the base makes {amount(before, 'share')} and the "
