@@ -13,7 +13,7 @@ PAGES = sorted(
     str(page.relative_to(ROOT))
     for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "experiments" / "README.md")
 )
-_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_FENCE = re.compile(r"^```(\w*)(?: title=\"([^\"\n]+)\")?\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _ASSIGNMENT = re.compile(r"^[A-Z_]+=")
 _SEPARATORS = frozenset({"|", "||", "&&", ";", "&"})
 
@@ -37,7 +37,12 @@ def blocks(page: str) -> Iterator[tuple[str, str, int]]:
     """Language, content and first line's number of each fenced code block."""
     whole = text(page)
     for found in _FENCE.finditer(whole):
-        yield found.group(1), found.group(2), whole.count("\n", 0, found.start(2)) + 1
+        yield found.group(1), found.group(3), whole.count("\n", 0, found.start(3)) + 1
+
+
+def files(page: str) -> dict[str, str]:
+    """Returns the files that a page shows, by the titles of their code blocks."""
+    return {title: content for _, title, content in _FENCE.findall(text(page)) if title}
 
 
 def prose(page: str) -> str:
@@ -82,7 +87,8 @@ def simple_commands(line: str, place: str) -> Iterator[Command]:
 def yaml_commands() -> Iterator[Command]:
     """Calls of mmo-rl in comments of conf/ and experiments/; what follows two spaces describes the command."""
     for path in sorted((*ROOT.glob("conf/**/*.yaml"), *ROOT.glob("experiments/*.yaml"))):
-        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+        joined = re.sub(r"\\\n# +", "", path.read_text("utf-8"))
+        for line in joined.splitlines():
             found = re.match(r"# +((?:[A-Z_]+=\S+ )?mmo-rl \S.*?)(?: {2,}.*)?$", line)
             if found:
-                yield from simple_commands(found[1], f"{path.relative_to(ROOT)}:{number}")
+                yield from simple_commands(found[1], str(path.relative_to(ROOT)))

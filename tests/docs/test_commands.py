@@ -24,14 +24,26 @@ from omegaconf import DictConfig, OmegaConf
 from mmo_rl.cli.job import check_task
 from mmo_rl.cli.search import Space
 from mmo_rl.cli.sweep import checked
+from mmo_rl.config import renamed
 from mmo_rl.config.explain import explain
 from mmo_rl.config.project import shipped
 from mmo_rl.config.settings import COMPONENTS, masked, task_names, validate
 from mmo_rl.errors import MmoRlError
-from tests.docs.pages import PAGES, ROOT, Command, blocks, commands, inline_code, simple_commands, text, yaml_commands
+from tests.docs.pages import (
+    PAGES,
+    ROOT,
+    Command,
+    blocks,
+    commands,
+    files,
+    inline_code,
+    simple_commands,
+    text,
+    yaml_commands,
+)
 
 FINISHED_RUNS = ("runs/default/0123456789", "runs/trial/0123456789")
-"""Placeholders of the pages: `project` makes these folders, with the config of a default run."""
+"""Placeholders of the pages: `loader` makes these folders, with the config of a default run."""
 NOT_OURS = {"source", "export", "eval", "cd", "git", "producer"}
 """First words of lines that call neither mmo-rl nor make: the shell's own, and a game's program."""
 NOT_INSTALLED = {"hydra/launcher=ray"}
@@ -40,33 +52,32 @@ FLAGS_ALONE = {("--help",), ("--version",)}
 SEARCH = "SearchSweeper"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A project folder with the runs that the pages name, and the files that docs/own_project.md shows."""
+    root = tmp_path_factory.mktemp("project")
+    for name, content in files("docs/own_project.md").items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(content)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MMO_RL_ROOT", str(root))
+        patch.setenv("WANDB_API_KEY", "not-a-key")  # as the pages tell before the commands that ask for it
+        patch.chdir(root)
+        yield root
+
+
 @pytest.fixture(scope="module")
-def loader() -> Iterator[ConfigLoader]:
+def loader(project: Path) -> Iterator[ConfigLoader]:
     """Hydra's loader as the entry point starts it; a task's own checks compose with it, too."""
     hydra = Hydra.create_main_hydra_file_or_module(
         calling_file=None, calling_module="mmo_rl.__main__", config_path=str(shipped("conf")), job_name="docs"
     )
+    settings = validate(without_hydra(hydra.config_loader.load_configuration("config", [], run_mode=RunMode.RUN)))
+    for run in FINISHED_RUNS:
+        (project / run).mkdir(parents=True)
+        (project / run / "config.yaml").write_text(yaml.safe_dump(masked(settings)))
     yield hydra.config_loader
     GlobalHydra.instance().clear()
-
-
-@pytest.fixture(scope="module")
-def project(loader: ConfigLoader, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project folder with the runs that the pages name."""
-    root = tmp_path_factory.mktemp("project")
-    config = loader.load_configuration("config", [], run_mode=RunMode.RUN)
-    settings = validate(without_hydra(config))
-    for run in FINISHED_RUNS:
-        (root / run).mkdir(parents=True)
-        (root / run / "config.yaml").write_text(yaml.safe_dump(masked(settings)))
-    return root
-
-
-@pytest.fixture(autouse=True)
-def _in_the_project(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MMO_RL_ROOT", str(project))
-    monkeypatch.setenv("WANDB_API_KEY", "not-a-key")  # as the pages tell before the commands that ask for it
-    monkeypatch.chdir(project)
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -110,6 +121,8 @@ def test_the_pages_hold_many_commands() -> None:
     [
         ("mmo-rl sampler.window_hour=2", "did you mean"),
         ("mmo-rl judge=rulr", "rulr"),
+        ("mmo-rl judge=few_mistakes judge.penalty=2", "judge.penalty"),
+        ("mmo-rl collect.strategies=[desk.Thrice]", "Thrice"),
         ("mmo-rl trainer.learning_rate=-1", "trainer.learning_rate"),
         ("mmo-rl -m seed=0,1 sampler.max_dropot=0.1", "max_dropot"),
         ("mmo-rl -m seed=0,1 sampler.max_dropout=0.1,7", "sampler.max_dropout"),
@@ -166,6 +179,7 @@ def check_mmo_rl(typed: Sequence[str], loader: ConfigLoader) -> None:
     arguments = [a for a in typed if a not in NOT_INSTALLED and not (NOT_INSTALLED & {*typed} and "hydra." in a)]
     if tuple(arguments) in FLAGS_ALONE:
         return
+    arguments = renamed.renamed_overrides(arguments)
     parser = argparse.ArgumentParser(exit_on_error=False, add_help=False)
     parser.add_argument("-m", "--multirun", action="store_true")
     parser.add_argument("--cfg", choices=["job", "hydra", "all"])
@@ -239,7 +253,7 @@ def dotted(node: Any, prefix: str) -> Iterator[str]:
         yield from dotted(value, name)
 
 
-KEYS = set(all_keys())
+KEYS = {*all_keys(), *(f"{group}.{former}" for group, keys in renamed.KEYS.items() for former in keys)}
 GROUPS = tuple(f"{name}." for name in (*COMPONENTS, *task_names(), "hydra.launcher", "hydra.sweeper"))
 SUFFIXES = (".html", ".csv", ".json", ".jsonl", ".md", ".py")
 """Names of files that begin like a key: ``report.html``."""
