@@ -23,8 +23,6 @@ LONGEST = 120
 
 NOT_YET: set[str] = {
     "mmo_rl/judge/panel.py",
-    "mmo_rl/serve/engine.py",
-    "mmo_rl/serve/versions.py",
 }
 """Files whose docstrings are not converted."""
 

@@ -125,7 +125,7 @@ class Api:
                 top_logprobs=asked.top_logprobs or 0,
                 stop=asked.stops(),
                 stream=bool(asked.stream),
-                spell=bool(asked.logprobs) and not asked.return_tokens_as_token_ids,
+                with_token_texts=bool(asked.logprobs) and not asked.return_tokens_as_token_ids,
             )
             for index in range(asked.n or 1)
         ]

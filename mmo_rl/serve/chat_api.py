@@ -161,6 +161,6 @@ def _token(asked: ChatRequest, piece: Piece, token: int, logprob: float) -> Json
     """Returns a token with its logprob."""
     if asked.return_tokens_as_token_ids:
         return {"token": f"token_id:{token}", "logprob": logprob, "bytes": None}
-    text = piece.spelt[token]
+    text = piece.token_texts[token]
     # Part of a character has bytes that its text no longer tells.
     return {"token": text, "logprob": logprob, "bytes": None if "\ufffd" in text else list(text.encode())}

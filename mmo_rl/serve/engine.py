@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 from mmo_rl.errors import MmoRlError
 from mmo_rl.lm.decode import Batch, Row, new_batch
@@ -19,40 +19,44 @@ from mmo_rl.lm.load import context_of
 from mmo_rl.serve.versions import ServedVersion
 from mmo_rl.types import Message
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 _log = logging.getLogger(__name__)
 
 PREFILL_TOKENS = 8192
-"""So much of prompts, padding included, is read at once: what bounds the memory that reading takes."""
+"""Most prompt tokens, padding included, that are read at once: bounds the memory that reading takes."""
 RATE_WINDOW_S = 10.0
 
-Load = Callable[[ServedVersion], tuple[Any, Any]]
+Load = Callable[[ServedVersion], "tuple[PreTrainedModel, PreTrainedTokenizerBase]"]
 Key = tuple[str, tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Part of an answer: the tokens since the last piece and the text that they made readable. The first one has the
-    prompt's ids, the last one a ``finish_reason`` or a ``failure`` (HTTP status and message)."""
+    """Part of an answer: the tokens since the last piece, and the new text. The first one has the prompt's ids, the
+    last one a ``finish_reason`` or a ``failure`` (HTTP status and message); ``token_texts`` are those of the tokens."""
 
     text: str = ""
     prompt_token_ids: tuple[int, ...] = ()
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
     top: tuple[tuple[tuple[int, float], ...], ...] = ()
-    spelt: dict[int, str] = field(default_factory=dict)
+    token_texts: dict[int, str] = field(default_factory=dict)
     finish_reason: str | None = None
     failure: tuple[int, str] | None = None
 
     @property
     def last(self) -> bool:
+        """True for the last piece of an answer."""
         return self.finish_reason is not None or self.failure is not None
 
 
 @dataclass(eq=False, slots=True)
 class Job:
-    """One answer that is wanted. ``deliver`` is called by the engine's thread: for every piece where ``stream``, else
+    """Request for one answer. ``deliver`` is called by the engine's thread: for every piece where ``stream``, else
     once. ``stop`` are texts that end the answer and are no part of it; ``max_tokens`` None: as many as the model
-    gives. ``spell``: the pieces say how each token reads."""
+    gives. ``with_token_texts``: the pieces have the text of each token."""
 
     version: ServedVersion
     messages: tuple[Message, ...]
@@ -65,31 +69,47 @@ class Job:
     top_logprobs: int = 0
     stop: tuple[str, ...] = ()
     stream: bool = False
-    spell: bool = False
+    with_token_texts: bool = False
     cancelled: bool = False
     row: Row | None = None
     detokenizer: Detokenizer | None = None
-    told: int = 0
+    delivered: int = 0
 
 
 class Overloaded(Exception):
-    """The queue is full."""
+    """Error of a full queue."""
 
 
 @dataclass(eq=False, slots=True)
 class _Loaded:
+    """Version in memory, with the jobs that it answers; ``used`` is the number of its last use."""
+
     version: ServedVersion
-    tokenizer: Any
+    tokenizer: PreTrainedTokenizerBase
     batch: Batch
     context_length: int
-    names: dict[int, str] = field(default_factory=dict)
+    token_texts: dict[int, str] = field(default_factory=dict)
     jobs: list[Job] = field(default_factory=list)
     used: int = 0
 
 
+class EngineState(TypedDict):
+    """Numbers of an engine: versions in memory, answers under way and waiting, speed, and counts since the start."""
+
+    loaded: list[str]
+    loading: str | None
+    running: int
+    queued: int
+    tokens_per_s: float
+    requests_total: int
+    cancelled_total: int
+    failed_total: int
+    tokens_total: int
+
+
 class Engine:
-    """Answers jobs with at most ``max_loaded`` versions in memory (the one unused for longest makes room) and
-    ``max_batch`` answers of a version written at once; at most ``max_queue`` wait.
+    """Engine that answers jobs, with at most ``max_loaded`` versions in memory (the one unused for longest makes room)
+    and ``max_batch`` answers of a version written at once; at most ``max_queue`` jobs wait.
 
     ``load`` opens a version (in a thread of its own, so that the others go on); ``max_completion_tokens`` limits every
     answer, None: each model by its own. A context manager: leaving it ends the thread and fails what is not answered.
@@ -114,7 +134,7 @@ class Engine:
         self._changed = threading.Condition()
         self._waiting: deque[Job] = deque()
         self._loaded: dict[Key, _Loaded] = {}
-        self._loading: tuple[ServedVersion, Future[tuple[Any, Any]]] | None = None
+        self._loading: tuple[ServedVersion, Future[tuple[PreTrainedModel, PreTrainedTokenizerBase]]] | None = None
         self._stopping = False
         self._uses = 0
         self._recent: deque[tuple[float, int]] = deque()
@@ -143,13 +163,13 @@ class Engine:
             self._changed.notify_all()
 
     def cancel(self, job: Job) -> None:
-        """Nobody waits for it any longer: its place is free from the next token on."""
+        """Cancels a job; its place is free from the next token on."""
         with self._changed:
             job.cancelled = True
             self._changed.notify_all()
 
-    def state(self) -> dict[str, Any]:
-        """What `/health` tells."""
+    def state(self) -> EngineState:
+        """Returns the numbers of ``/health``."""
         with self._changed:
             now = self._clock()
             recent = sum(count for moment, count in self._recent if now - moment <= RATE_WINDOW_S)
@@ -160,12 +180,16 @@ class Engine:
                 "running": sum(len(one.jobs) for one in loaded),
                 "queued": len(self._waiting),
                 "tokens_per_s": round(recent / RATE_WINDOW_S, 1),
-                **{f"{name}_total": count for name, count in self._counts.items()},
+                "requests_total": self._counts["requests"],
+                "cancelled_total": self._counts["cancelled"],
+                "failed_total": self._counts["failed"],
+                "tokens_total": self._counts["tokens"],
             }
 
     # --- the thread --------------------------------------------------------------------------------------------------
 
     def _work(self) -> None:
+        """Computes tokens while there are jobs, until the engine stops."""
         while True:
             with self._changed:
                 self._changed.wait_for(self._has_work)
@@ -181,6 +205,7 @@ class Engine:
             self._fail(job, 503, "The server is stopping.")
 
     def _has_work(self) -> bool:
+        """Tells that the thread has something to do."""
         if self._stopping or any(one.jobs for one in self._loaded.values()):
             return True
         if any(job.cancelled for job in self._waiting):
@@ -190,6 +215,7 @@ class Engine:
         return bool(self._waiting)
 
     def _drop_cancelled(self) -> None:
+        """Removes cancelled jobs."""
         gone = [job for job in self._waiting if job.cancelled]
         for job in gone:
             self._waiting.remove(job)
@@ -202,6 +228,7 @@ class Engine:
         self._counts["cancelled"] += len(gone)
 
     def _finish_loading(self) -> None:
+        """Takes a version that has been loaded, or fails the jobs that wait for it."""
         if self._loading is None or not self._loading[1].done():
             return
         version, future = self._loading
@@ -209,7 +236,7 @@ class Engine:
         try:
             model, tokenizer = future.result()
             batch = new_batch(model, tokenizer)
-        except Exception as error:  # noqa: BLE001 (told to everybody who asked for this version)
+        except Exception as error:  # noqa: BLE001 (answered to every request for this version)
             _log.warning("%s could not be loaded", version.id, exc_info=error)
             reason = str(error) if isinstance(error, MmoRlError) else f"{type(error).__name__}: {error}"
             for job in [job for job in self._waiting if _key(job.version) == _key(version)]:
@@ -221,8 +248,8 @@ class Engine:
         self._loaded[_key(version)] = _Loaded(version, tokenizer, batch, context, used=self._use())
 
     def _admit(self) -> dict[Key, list[Job]]:
-        """Takes what can be answered now from the queue, first come first served for each version; starts loading the
-        first version that is asked for and not there."""
+        """Takes the jobs that can be answered now from the queue, first come first served for each version; starts
+        loading the first version that is asked for and not in memory."""
         joining: dict[Key, list[Job]] = {}
         wanted: ServedVersion | None = None
         for job in list(self._waiting):
@@ -247,23 +274,25 @@ class Engine:
         return joining
 
     def _leaving(self) -> _Loaded | None:
-        """The version that makes room for another, where there is none."""
+        """Returns the version that makes room for another; None where there is room."""
         if len(self._loaded) < self._max_loaded:
             return None
         return min(self._loaded.values(), key=lambda one: one.used)
 
     def _use(self) -> int:
+        """Returns the number of a new use."""
         self._uses += 1
         return self._uses
 
     def _wake(self) -> None:
+        """Wakes the thread."""
         with self._changed:
             self._changed.notify_all()
 
     # --- one version -------------------------------------------------------------------------------------------------
 
     def _advance(self, one: _Loaded, joining: list[Job]) -> None:
-        """The next token of every answer that is being written, and the first of those that join."""
+        """Computes the next token of every unfinished answer, and the first of those that join."""
         coming = deque(joining)
         try:
             one.batch.step()
@@ -275,8 +304,8 @@ class Engine:
                 coming.popleft()
             for portion in _portions(rows):
                 one.batch.join(portion)
-            self._tell(one)
-        except Exception as error:  # noqa: BLE001 (told to everybody who waits for this version)
+            self._deliver(one)
+        except Exception as error:  # noqa: BLE001 (answered to every waiting request for this version)
             _log.exception("answering with %s failed", one.version.id)
             with self._changed:
                 self._loaded.pop(_key(one.version), None)
@@ -284,6 +313,7 @@ class Engine:
                     self._fail(job, 500, f"The model '{one.version.id}' failed: {type(error).__name__}: {error}")
 
     def _row(self, one: _Loaded, job: Job) -> Row | None:
+        """Makes the row of a job; fails the job and returns None where its messages cannot be answered."""
         from jinja2 import TemplateError
 
         try:
@@ -314,7 +344,8 @@ class Engine:
             job.detokenizer = Detokenizer(one.tokenizer, job.stop)
         return job.row
 
-    def _tell(self, one: _Loaded) -> None:
+    def _deliver(self, one: _Loaded) -> None:
+        """Delivers the new tokens of a version's answers, and removes those that are finished."""
         tokens = 0
         for job in list(one.jobs):
             assert job.row is not None
@@ -339,40 +370,44 @@ class Engine:
                 self._recent.popleft()
 
     def _piece(self, one: _Loaded, job: Job, text: str) -> Piece:
+        """Makes a piece of the tokens that were not delivered yet."""
         assert job.row is not None
-        first, job.told = job.told, len(job.row.token_ids)
+        first, job.delivered = job.delivered, len(job.row.token_ids)
         ids, top = job.row.token_ids[first:], [tuple(place) for place in job.row.top[first:]]
-        spelt = {}
-        if job.spell:
+        texts = {}
+        if job.with_token_texts:
             for token in {*ids, *(token for place in top for token, _ in place)}:
-                if token not in one.names:
-                    one.names[token] = str(one.tokenizer.decode([token]))
-                spelt[token] = one.names[token]
+                if token not in one.token_texts:
+                    one.token_texts[token] = str(one.tokenizer.decode([token]))
+                texts[token] = one.token_texts[token]
         return Piece(
             text=text,
             prompt_token_ids=() if first else tuple(job.row.prompt),
             token_ids=tuple(ids),
             logprobs=tuple(job.row.logprobs[first:]),
             top=tuple(top),
-            spelt=spelt,
+            token_texts=texts,
             finish_reason=job.row.finish_reason,
         )
 
     def _decode(self, one: _Loaded, token_ids: list[int]) -> str:
+        """Decodes a whole answer."""
         return str(one.tokenizer.decode(token_ids, skip_special_tokens=True))
 
     def _fail(self, job: Job, status: int, message: str) -> None:
+        """Delivers a failure."""
         with self._changed:
             self._counts["failed"] += 1
         job.deliver(Piece(failure=(status, message)))
 
 
 def _key(version: ServedVersion) -> Key:
+    """Returns the identity of a version's weights."""
     return version.path, version.stamp
 
 
 def _portions(rows: Sequence[Row]) -> Iterator[list[Row]]:
-    """The rows in order, padded to no more than `PREFILL_TOKENS` a portion."""
+    """Yields the rows in order, padded to no more than `PREFILL_TOKENS` a portion."""
     portion: list[Row] = []
     for row in rows:
         if portion and (len(portion) + 1) * max(len(r.prompt) for r in [*portion, row]) > PREFILL_TOKENS:
@@ -384,7 +419,7 @@ def _portions(rows: Sequence[Row]) -> Iterator[list[Row]]:
 
 
 def _use_threads(threads: int | None) -> None:
-    """Torch counts its threads for each thread that computes."""
+    """Sets torch's threads, which it counts for each thread that computes."""
     if threads is not None:
         import torch
 

@@ -1,4 +1,4 @@
-"""What can be asked for by name: the versions of served runs, as they are on disk at this moment."""
+"""Served models and their versions by name, as they are on disk at this moment."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 from mmo_rl.lm.model import ModelSpec
 
 WEIGHTS = ("config.json", "adapter_config.json")
-"""A folder that holds one of these holds weights: a whole model, or a LoRA adapter."""
+"""Files of which a folder of weights has one: of a whole model, or of a LoRA adapter."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServedVersion:
-    """One set of weights with a name: ``id`` is ``NAME@N``. ``stamp`` differs where a folder of the same name was
-    written anew; ``created`` in seconds since 1970 (0 where it is no folder of this machine)."""
+    """Set of weights with a name: ``id`` is ``NAME@N``. ``stamp`` differs for a folder of the same name with new
+    content; ``created`` in seconds since 1970 (0 where it is no folder of this machine)."""
 
     id: str
     path: str
@@ -26,8 +26,8 @@ class ServedVersion:
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """A model by the name that clients use: its base ``spec`` is version 0, the numbered folders in ``checkpoints`` are
-    the others. Where ``fixed`` is set, it is the only version: (number, folder of weights)."""
+    """Model by the name that clients use: its base ``spec`` is version 0, the numbered folders in ``checkpoints`` are
+    the others. ``fixed``, where set, is the only version: (number, folder of weights)."""
 
     name: str
     spec: ModelSpec
@@ -35,7 +35,7 @@ class ServedModel:
     fixed: tuple[int, str] | None = None
 
     def versions(self) -> dict[int, ServedVersion]:
-        """Those that are there now, oldest first; what a running training publishes appears at the next look."""
+        """Lists the present versions by number, oldest first; a new call finds those that were published meanwhile."""
         if self.fixed is not None:
             number, path = self.fixed
             return {number: self._version(number, path)}
@@ -47,6 +47,7 @@ class ServedModel:
         return found
 
     def _version(self, number: int, path: str) -> ServedVersion:
+        """Makes a version of the weights at ``path``."""
         try:
             status = Path(path).stat()
         except OSError:  # a name at the hub
@@ -56,17 +57,17 @@ class ServedModel:
 
 
 class UnknownModel(Exception):
-    """Nothing is served by that name. The message names what is."""
+    """Error for a name that is not served; its message lists the names that are."""
 
 
 class Catalogue:
-    """The served models by name; a bare name stands for its newest version."""
+    """Served models by name; a bare name stands for its newest version."""
 
     def __init__(self, models: Sequence[ServedModel]) -> None:
         self._models = {model.name: model for model in models}
 
     def find(self, name: str) -> ServedVersion:
-        """The version that ``name`` means now (``tiny@3``, or ``tiny`` for the newest). Raises `UnknownModel`."""
+        """Finds the version that ``name`` means now (``tiny@3``, or ``tiny`` for the newest). Raises `UnknownModel`."""
         if name in self._models:
             return list(self._models[name].versions().values())[-1]
         bare, _, number = name.rpartition("@")
@@ -78,7 +79,7 @@ class Catalogue:
         raise UnknownModel(f"The model '{name}' is not served here. There are: {names}; without @N the newest.")
 
     def listed(self) -> list[tuple[ServedVersion, str | None]]:
-        """Every version, and the newest of each model once more with its bare name."""
+        """Lists every version, and the newest of each model once more with its bare name."""
         rows: list[tuple[ServedVersion, str | None]] = []
         for model in self._models.values():
             versions = list(model.versions().values())
@@ -87,4 +88,5 @@ class Catalogue:
 
 
 def holds_weights(folder: Path) -> bool:
+    """Tells that a folder holds a model or an adapter."""
     return any((folder / name).is_file() for name in WEIGHTS)
