@@ -6,12 +6,12 @@ loads the results of one.
 
 from typing import TYPE_CHECKING
 
+from mmo_rl.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from mmo_rl.cli.python_api import run as run
     from mmo_rl.report.frames import load_run as load_run
     from mmo_rl.report.frames import load_runs as load_runs
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "run": "mmo_rl.cli.python_api",

@@ -14,11 +14,11 @@ from types import FrameType
 import hydra
 from hydra.errors import HydraException
 
-from mmo_rl import __version__
 from mmo_rl.cli.job import job, outcome
 from mmo_rl.config.project import shipped
 from mmo_rl.config.renamed import renamed_overrides
 from mmo_rl.errors import MmoRlError
+from mmo_rl.version import __version__
 
 INTERRUPTED = 130
 SPIN_COUNT = "1000"

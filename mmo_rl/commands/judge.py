@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 
-from mmo_rl import __version__
 from mmo_rl.commands.base import Command, Context
 from mmo_rl.config.settings import Settings, masked
 from mmo_rl.config.tasks import JudgeOptions
@@ -33,6 +32,7 @@ from mmo_rl.sampler.refusals import nothing_selected
 from mmo_rl.sampler.select import selections as selections_of
 from mmo_rl.source.base import Source
 from mmo_rl.types import Group, JsonDict, JudgeUsage, ScoredGroup, Selection, Unscored
+from mmo_rl.version import __version__
 
 _MANNER = frozenset({"endpoint", "budget", "prices", "min_agreement"})
 """Keys of a judge that its answers do not depend on, but for the provider: how it is asked, and what it may cost."""

@@ -10,7 +10,6 @@ from dataclasses import astuple
 from functools import cache
 from pathlib import Path
 
-import mmo_rl
 from mmo_rl.files import write_json
 from mmo_rl.types import Rollout
 
@@ -54,7 +53,7 @@ class KeptRollouts:
 @cache
 def _code() -> str:
     """The hash of this package's source."""
-    root = Path(mmo_rl.__file__).parent
+    root = Path(__file__).resolve().parents[1]
     digest = hashlib.sha256()
     for file in sorted(root.rglob("*.py")):
         digest.update(f"{file.relative_to(root).as_posix()} {file.stat().st_size}\n".encode() + file.read_bytes())

@@ -19,11 +19,11 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from mmo_rl import __version__
 from mmo_rl.errors import MmoRlError
 from mmo_rl.serve.chat_api import ChatRequest, Json, choice, delta, error_body, usage
 from mmo_rl.serve.engine import Engine, Job, Overloaded, Piece
 from mmo_rl.serve.versions import Catalogue, ServedVersion, UnknownModel
+from mmo_rl.version import __version__
 
 T = TypeVar("T")
 CLIENT_LEFT = 499
