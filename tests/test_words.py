@@ -21,11 +21,6 @@ PRONOUNS = {"i", "you", "he", "she", "it", "its", "we", "they", "their", "this",
 FORBIDDEN = QUESTIONS | PRONOUNS | {"from", "so", "as"}
 LONGEST = 120
 
-NOT_YET: set[str] = {
-    "mmo_rl/judge/panel.py",
-}
-"""Files whose docstrings are not converted."""
-
 
 def docstrings(tree: ast.Module) -> Iterator[tuple[str, int, str | None]]:
     """Name, line and docstring of the module, and of each class and function that has one."""
@@ -54,7 +49,7 @@ def faults(source: str) -> list[str]:
 
 def test_first_lines_of_docstrings_say_what_a_thing_is_or_does() -> None:
     """A noun phrase or a verb with the field's own word, at most 120 characters; every module has a docstring."""
-    found = {file: faults((ROOT / file).read_text("utf-8")) for file in FILES if file not in NOT_YET}
+    found = {file: faults((ROOT / file).read_text("utf-8")) for file in FILES}
     assert not {file: wrong for file, wrong in found.items() if wrong}
 
 
@@ -76,7 +71,7 @@ def test_the_rule_finds_what_it_is_for(source: str, expected: int) -> None:
 
 # --- explicit Any ---------------------------------------------------------------------------------------------------
 
-MOST_ANY = 0.6
+MOST_ANY = 0.3
 """Explicit `Any` a hundred lines."""
 MOST_JSON = 0.25
 """Uses of the alias `JsonDict`, which hides one, a hundred lines."""
