@@ -15,6 +15,7 @@ from mmo_rl.report.progress import Stages
 from mmo_rl.report.selection import print_selection
 from mmo_rl.report.summary import Summary
 from mmo_rl.report.table import print_summary
+from mmo_rl.trainer.base import MachineChecker
 
 
 async def run(context: Context, options: Options) -> float | None:
@@ -22,7 +23,7 @@ async def run(context: Context, options: Options) -> float | None:
     settings, folder, report = context.settings, context.run_folder, context.components.report
     past = Past.of(folder)
     failed = True
-    _require_model(context)
+    _check_machine(context)
     try:
         report.start(masked(settings))
         _note_provenance(context, past)
@@ -54,8 +55,11 @@ async def run(context: Context, options: Options) -> float | None:
     return improvement if isinstance(improvement, float) else None
 
 
-def _require_model(context: Context) -> None:
-    """Raises `PolicyError` where the weights cannot be had, before anything is played or paid."""
+def _check_machine(context: Context) -> None:
+    """Raises `ConfigError` where the trainer lacks something, `PolicyError` where the weights cannot be had: before
+    anything is played or paid."""
+    if isinstance(context.components.trainer, MachineChecker):
+        context.components.trainer.check_machine()
     able = capabilities_of(context.settings.node("trainer"))
     if able.trains and not able.serves:
         require_model(context.components.model.location())

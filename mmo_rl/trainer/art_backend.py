@@ -74,8 +74,6 @@ class ArtBackendTrainer:
         parts: TrainerParts,
         backend: Backend | None = None,
     ) -> None:
-        if backend is None:
-            self._require()
         self._options = {"learning_rate": learning_rate, "loss_fn": loss, "ppo": loss == "ppo", "epsilon": clip_epsilon}
         self._missing_logprobs = missing_logprobs
         self.assistant_turns: AssistantTurns = assistant_turns
@@ -87,9 +85,14 @@ class ArtBackendTrainer:
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._current = 0
 
+    def check_machine(self) -> None:
+        """Raises `ConfigError` for packages, a GPU or a key that this machine lacks."""
+        if self._backend is None:
+            self._require()
+
     @classmethod
     def _require(cls) -> None:
-        """Raises `ConfigError` where something is missing on this machine."""
+        """Raises `ConfigError` for something that the backend needs and this machine lacks."""
         raise NotImplementedError
 
     def _open(self, path: str) -> Backend:
@@ -191,6 +194,7 @@ class ArtBackendTrainer:
 
     async def _start(self) -> None:
         """Registers the model with the backend, which is opened where there is none."""
+        self.check_machine()
         module = await asyncio.to_thread(import_art)
         path = self._folder / "art"
         path.mkdir(parents=True, exist_ok=True)

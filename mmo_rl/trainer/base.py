@@ -102,6 +102,15 @@ class Trainer(Protocol):
 
 
 @runtime_checkable
+class MachineChecker(Protocol):
+    """Trainer that needs something of this machine: packages, a GPU, a key. Making it checks nothing."""
+
+    def check_machine(self) -> None:
+        """Raises `ConfigError` for something that is missing; for task=train, before anything starts."""
+        ...
+
+
+@runtime_checkable
 class Pruner(Protocol):
     """Trainer that keeps its versions on this machine."""
 

@@ -44,7 +44,7 @@ class ServerlessTrainer:
     it was accepted (W&B Training can be asked neither for a list of jobs nor to take one only once): where the model
     has a new checkpoint since, it is taken; else the run ends and says what to do.
 
-    Raises `ConfigError` where the key is missing or the model cannot be trained there.
+    `check_machine` raises `ConfigError` where the key is missing or the model cannot be trained there.
     """
 
     capabilities: ClassVar[Capabilities] = Capabilities(needs_network=True, serves=True)
@@ -70,8 +70,6 @@ class ServerlessTrainer:
         max_backoff_s: Annotated[float, Field(gt=0)] = 60.0,
         parts: TrainerParts,
     ) -> None:
-        self._key = _key(api_key_env)
-        _refuse_local(parts.model)
         self._options = {
             "learning_rate": learning_rate,
             "ppo": loss == "ppo",
@@ -101,9 +99,15 @@ class ServerlessTrainer:
         self._registered: Registered | None = None
         self._current = 0
 
+    def check_machine(self) -> None:
+        """Raises `ConfigError` where the key is not set, or the model has no hub id."""
+        _key(self._api_key_env)
+        _refuse_local(self._base)
+
     async def resume(self, version: int | None = None) -> PolicyVersion:
         """Registers the model with W&B Training, which shows that it can be reached, takes the key and offers the base
         model. Raises `TrainerError` where one of these is not so, or ``version`` was never trained."""
+        self.check_machine()
         chosen = self._journal.newest() if version is None else version
         self._journal.step(chosen)
         if self._api is None:
@@ -333,7 +337,7 @@ class ServerlessTrainer:
     def _open(self) -> TrainingApi:
         """Opens the client of the training service."""
         return TrainingApi(
-            api_key=self._key,
+            api_key=_key(self._api_key_env),
             key_name=self._api_key_env,
             base_url=self._base_url,
             **self._limits,  # type: ignore[arg-type]

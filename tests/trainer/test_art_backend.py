@@ -170,13 +170,13 @@ def test_what_the_machine_lacks_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setattr(art_backend, "_has_gpu", lambda *, asking_torch: False)
     monkeypatch.delenv("TINKER_API_KEY", raising=False)
     with pytest.raises(ConfigError, match="art_local lacks the packages unsloth and an NVIDIA GPU") as told:
-        ArtLocalTrainer(parts=trainer_parts(tmp_path))
+        ArtLocalTrainer(parts=trainer_parts(tmp_path)).check_machine()
     assert "openpipe-art[backend]" in str(told.value)
     with pytest.raises(ConfigError, match="tinker lacks the packages tinker"):
-        TinkerTrainer(parts=trainer_parts(tmp_path))
+        TinkerTrainer(parts=trainer_parts(tmp_path)).check_machine()
     monkeypatch.setattr(art_backend, "_missing", lambda *names: [])
     with pytest.raises(ConfigError, match="TINKER_API_KEY is not set"):
-        TinkerTrainer(parts=trainer_parts(tmp_path))
+        TinkerTrainer(parts=trainer_parts(tmp_path)).check_machine()
 
 
 @pytest.mark.parametrize("name", ["art_local", "tinker"])

@@ -230,10 +230,10 @@ def test_what_cannot_work_is_told_before_anything_starts(
     fake: Fake, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ConfigError, match="model=qwen3_14b is one of this machine"):
-        make(base_model="tiny")
+        make(base_model="tiny").check_machine()
     monkeypatch.setenv("WANDB_API_KEY", " ")
     with pytest.raises(ConfigError, match="WANDB_API_KEY is not set"):
-        make()
+        make().check_machine()
 
 
 async def test_a_model_that_is_not_known_to_be_offered_is_tried_with_a_warning(
