@@ -40,8 +40,8 @@ def main() -> int:
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|torch)\b")
     _interrupt_when_ended()
     try:
-        if (told := _told_without_hydra(sys.argv[1:])) is not None:
-            print(told)
+        if (answer := _answer_without_hydra(sys.argv[1:])) is not None:
+            print(answer)
             return 0
         if {"--help", "-h"} & set(sys.argv[1:]):  # Hydra would compose the overrides first, and refuse those of a sweep
             sys.argv[1:] = ["--help", *_config_dir(sys.argv[1:])]
@@ -70,7 +70,7 @@ def main() -> int:
         return told.exit_code
 
 
-def _told_without_hydra(arguments: list[str]) -> str | None:
+def _answer_without_hydra(arguments: list[str]) -> str | None:
     """Answers ``--version``, ``--help TOPIC`` and ``init [FOLDER]``; None for every other command."""
     if "--version" in arguments:
         return f"mmo-rl {__version__}"

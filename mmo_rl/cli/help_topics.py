@@ -8,9 +8,10 @@ import re
 import textwrap
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import yaml  # type: ignore[import-untyped]
 from pydantic.fields import FieldInfo
@@ -85,7 +86,7 @@ def _choice_text(group: str, choice: str, path: Path, folders: Sequence[Path], w
     if group == "task":
         inner = node.get(choice)
         node = dict(inner) if isinstance(inner, dict) else {}
-        parameters = schema_of(TASKS[choice]).parameters if choice in TASKS else {}
+        parameters = schema_of(cast(Callable[..., object], TASKS[choice])).parameters if choice in TASKS else {}
         lines.append("Keys of the task:" if parameters else "The task has no keys of its own.")
     elif isinstance(target, str) and not group.startswith("hydra/"):
         lines.append(f"Keys, of {target}:")

@@ -52,10 +52,10 @@ def job(cfg: DictConfig) -> object:
     swept = hydra_config.mode == RunMode.MULTIRUN
     outcome.folder = None if _leaves_no_folder(output_dir) else output_dir
     try:
-        if not swept and hydra_config.sweeper.get("params"):
-            raise _needs_multirun(overrides, dict(hydra_config.sweeper.params))
         sources = hydra_config.runtime.config_sources
         use_search_path(Source(source.provider, source.schema, source.path) for source in sources)
+        if not swept and hydra_config.sweeper.get("params"):
+            raise _needs_multirun(overrides, dict(hydra_config.sweeper.params))
         outcome.result = _run(cfg, output_dir, overrides)
     except Exception as error:
         _remove_empty(output_dir)
