@@ -49,7 +49,7 @@ class Memory:
     async def record_outcomes(self, truth: GroundTruth, *, scenario_id: str) -> None:
         self.truths.append(truth)
 
-    async def recorded(self, *, scenario_id: str) -> list[Stay]:
+    async def stays(self, *, scenario_id: str) -> list[Stay]:
         whole = {truth.window_id for truth in self.truths}
         return [
             Stay(t.window_id, t.agent_id, t.final_pnl, len(t.steps), t.metrics["errorCount"])
