@@ -21,7 +21,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from mmo_rl.errors import MmoRlError
 from mmo_rl.serve.chat_api import ChatRequest, Json, choice, delta, error_body, usage
-from mmo_rl.serve.engine import Engine, Job, Overloaded, Piece
+from mmo_rl.serve.engine import AnswerRequest, Engine, Overloaded, Piece
 from mmo_rl.serve.versions import Catalogue, ServedVersion, UnknownModel
 from mmo_rl.version import __version__
 
@@ -113,7 +113,7 @@ class Api:
 
         seed = secrets.randbits(31) if asked.seed is None else asked.seed
         jobs = [
-            Job(
+            AnswerRequest(
                 version=version,
                 messages=asked.prompt(),
                 deliver=deliver_to(index),

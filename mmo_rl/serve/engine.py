@@ -53,7 +53,7 @@ class Piece:
 
 
 @dataclass(eq=False, slots=True)
-class Job:
+class AnswerRequest:
     """Request for one answer. ``deliver`` is called by the engine's thread: for every piece where ``stream``, else
     once. ``stop`` are texts that end the answer and are no part of it; ``max_tokens`` None: as many as the model
     gives. ``with_token_texts``: the pieces have the text of each token."""
@@ -89,7 +89,7 @@ class _Loaded:
     batch: Batch
     context_length: int
     token_texts: dict[int, str] = field(default_factory=dict)
-    jobs: list[Job] = field(default_factory=list)
+    jobs: list[AnswerRequest] = field(default_factory=list)
     used: int = 0
 
 
@@ -132,7 +132,7 @@ class Engine:
         self._max_completion_tokens = max_completion_tokens
         self._clock = clock
         self._changed = threading.Condition()
-        self._waiting: deque[Job] = deque()
+        self._waiting: deque[AnswerRequest] = deque()
         self._loaded: dict[Key, _Loaded] = {}
         self._loading: tuple[ServedVersion, Future[tuple[PreTrainedModel, PreTrainedTokenizerBase]]] | None = None
         self._stopping = False
@@ -153,7 +153,7 @@ class Engine:
         self._thread.join()
         self._loader.shutdown()
 
-    def submit(self, *jobs: Job) -> None:
+    def submit(self, *jobs: AnswerRequest) -> None:
         """Hands in jobs, all or none. Raises `Overloaded`."""
         with self._changed:
             if self._stopping or len(self._waiting) + len(jobs) > self._max_queue:
@@ -162,7 +162,7 @@ class Engine:
             self._counts["requests"] += len(jobs)
             self._changed.notify_all()
 
-    def cancel(self, job: Job) -> None:
+    def cancel(self, job: AnswerRequest) -> None:
         """Cancels a job; its place is free from the next token on."""
         with self._changed:
             job.cancelled = True
@@ -247,10 +247,10 @@ class Engine:
         context = context_of(model, version.spec.context_length)
         self._loaded[_key(version)] = _Loaded(version, tokenizer, batch, context, used=self._use())
 
-    def _admit(self) -> dict[Key, list[Job]]:
+    def _admit(self) -> dict[Key, list[AnswerRequest]]:
         """Takes the jobs that can be answered now from the queue, first come first served for each version; starts
         loading the first version that is asked for and not in memory."""
-        joining: dict[Key, list[Job]] = {}
+        joining: dict[Key, list[AnswerRequest]] = {}
         wanted: ServedVersion | None = None
         for job in list(self._waiting):
             one = self._loaded.get(_key(job.version))
@@ -291,7 +291,7 @@ class Engine:
 
     # --- one version -------------------------------------------------------------------------------------------------
 
-    def _advance(self, one: _Loaded, joining: list[Job]) -> None:
+    def _advance(self, one: _Loaded, joining: list[AnswerRequest]) -> None:
         """Computes the next token of every unfinished answer, and the first of those that join."""
         coming = deque(joining)
         try:
@@ -312,7 +312,7 @@ class Engine:
                 for job in [*one.jobs, *coming]:
                     self._fail(job, 500, f"The model '{one.version.id}' failed: {type(error).__name__}: {error}")
 
-    def _row(self, one: _Loaded, job: Job) -> Row | None:
+    def _row(self, one: _Loaded, job: AnswerRequest) -> Row | None:
         """Makes the row of a job; fails the job and returns None where its messages cannot be answered."""
         from jinja2 import TemplateError
 
@@ -369,7 +369,7 @@ class Engine:
             while now - self._recent[0][0] > RATE_WINDOW_S:
                 self._recent.popleft()
 
-    def _piece(self, one: _Loaded, job: Job, text: str) -> Piece:
+    def _piece(self, one: _Loaded, job: AnswerRequest, text: str) -> Piece:
         """Makes a piece of the tokens that were not delivered yet."""
         assert job.row is not None
         first, job.delivered = job.delivered, len(job.row.token_ids)
@@ -394,7 +394,7 @@ class Engine:
         """Decodes a whole answer."""
         return str(one.tokenizer.decode(token_ids, skip_special_tokens=True))
 
-    def _fail(self, job: Job, status: int, message: str) -> None:
+    def _fail(self, job: AnswerRequest, status: int, message: str) -> None:
         """Delivers a failure."""
         with self._changed:
             self._counts["failed"] += 1

@@ -18,7 +18,7 @@ from mmo_rl.lm.encode import Encoder
 from mmo_rl.trainer.art_client import encoded_group, has_tokens, import_art
 from mmo_rl.trainer.base import AssistantTurns, Capabilities, OnStep, Served, TrainerParts, TrainingRules
 from mmo_rl.trainer.batch import warn_unclipped
-from mmo_rl.trainer.journal import Job, Journal, fingerprint
+from mmo_rl.trainer.journal import Journal, TrainingJob, fingerprint
 from mmo_rl.trainer.signal import with_signal
 from mmo_rl.types import PolicyVersion, Trained, TrainingGroup
 
@@ -164,7 +164,7 @@ class ArtBackendTrainer:
                 hint="trainer.missing_logprobs=reinforce trains answers without logprobs",
             )
         tokens = encoder.answer_tokens(signal)
-        job = Job(
+        job = TrainingJob(
             iteration=iteration,
             step_before=before,
             data=fingerprint(signal),

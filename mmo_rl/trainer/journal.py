@@ -19,7 +19,7 @@ from mmo_rl.types import TrainingGroup
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class TrainingJob:
     """Training job of one iteration, which makes of the backend's checkpoint ``step_before`` the checkpoint ``step``
     (None: not ended).
 
@@ -48,20 +48,20 @@ class Journal:
         """Returns the file of an iteration."""
         return self._folder / f"job-{iteration:04d}.json"
 
-    def read(self, iteration: int) -> Job | None:
+    def read(self, iteration: int) -> TrainingJob | None:
         """Reads the job of an iteration; None where there is none. Raises `TrainerError` where it cannot be read."""
         file = self.path(iteration)
         if not file.exists():
             return None
         try:
-            return msgspec.json.decode(file.read_bytes(), type=Job)
+            return msgspec.json.decode(file.read_bytes(), type=TrainingJob)
         except (OSError, msgspec.MsgspecError) as error:
             raise TrainerError(
                 f"{file} is not a job of this trainer ({error})",
                 hint="put the file back as it was, or remove the run folder to start afresh",
             ) from error
 
-    def write(self, job: Job) -> None:
+    def write(self, job: TrainingJob) -> None:
         """Writes ``job``, whole or not at all, durably. Raises `TrainerError` where it cannot be written."""
         file = self.path(job.iteration)
         try:

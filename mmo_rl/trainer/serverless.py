@@ -17,7 +17,7 @@ from mmo_rl.lm.base import BaseModel
 from mmo_rl.trainer.art_client import has_tokens, recorded_group
 from mmo_rl.trainer.base import AssistantTurns, Capabilities, OnStep, Served, TrainerParts, TrainingRules
 from mmo_rl.trainer.batch import warn_unclipped
-from mmo_rl.trainer.journal import Job, Journal, fingerprint
+from mmo_rl.trainer.journal import Journal, TrainingJob, fingerprint
 from mmo_rl.trainer.serverless_api import ApiError, Registered, TrainingApi
 from mmo_rl.trainer.signal import with_signal
 from mmo_rl.types import PolicyVersion, Trained, TrainingGroup
@@ -175,7 +175,7 @@ class ServerlessTrainer:
 
     # --- one job ------------------------------------------------------------------------------------------------------
 
-    async def _submit(self, groups: Sequence[TrainingGroup], iteration: int) -> Job:
+    async def _submit(self, groups: Sequence[TrainingGroup], iteration: int) -> TrainingJob:
         """Submits the job of an iteration, noted before and after."""
         assert self._api is not None
         assert self._registered is not None
@@ -183,7 +183,7 @@ class ServerlessTrainer:
         step_before, _ = await self._api.latest_checkpoint(self._registered.id)
         tokens = sum(len(c.token_ids or ()) for g in trainable for s in g.samples for c in s.calls)
         art_groups = [recorded_group(group) for group in trainable]
-        job = Job(iteration=iteration, step_before=step_before, data=fingerprint(groups), tokens=tokens)
+        job = TrainingJob(iteration=iteration, step_before=step_before, data=fingerprint(groups), tokens=tokens)
         self._journal.write(job)
         try:
             job_id = await self._api.submit(model_id=self._registered.id, groups=art_groups, options=options)
@@ -196,7 +196,7 @@ class ServerlessTrainer:
         _log.info("submitted iteration %d as training job %s", iteration, job_id)
         return job
 
-    async def _adopt(self, job: Job) -> Job:
+    async def _adopt(self, job: TrainingJob) -> TrainingJob:
         """Finds the result of a job whose submission was cut off. Raises `TrainerError` where there is none yet."""
         assert self._api is not None
         assert self._registered is not None
@@ -215,7 +215,7 @@ class ServerlessTrainer:
         self._journal.write(job)
         return job
 
-    async def _follow(self, job: Job, on_step: OnStep | None) -> Job:
+    async def _follow(self, job: TrainingJob, on_step: OnStep | None) -> TrainingJob:
         """Waits for the end of a job. Raises `TrainerError` where it fails, trains nothing or takes too long."""
         progress: list[Mapping[str, object]] = []
         tell = on_step or (lambda done, total, note: None)
@@ -278,7 +278,7 @@ class ServerlessTrainer:
                 tell(len(progress), max(total, len(progress)), f"job {job_id}")
             await asyncio.sleep(self._poll_s)
 
-    async def _published(self, job: Job) -> int:
+    async def _published(self, job: TrainingJob) -> int:
         """Waits for the job's checkpoint; returns its step."""
         assert self._api is not None
         assert self._registered is not None
