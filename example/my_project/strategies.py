@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 
-from mmo_rl.market.base import Observation
 from mmo_rl.market.strategies import HOLD, order
+from mmo_rl.market.view import Observation
 
 
 class Careful:
