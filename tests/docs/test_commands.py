@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import re
+import shutil
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from mmo_rl.cli.help_topics import topic_text
 from mmo_rl.cli.job import check_task
 from mmo_rl.cli.search import Space
 from mmo_rl.cli.sweep import checked
@@ -54,11 +56,9 @@ SEARCH = "SearchSweeper"
 
 @pytest.fixture(scope="module", autouse=True)
 def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A project folder with the runs that the pages name, and the files that docs/own_project.md shows."""
+    """A project folder with the runs that the pages name, and the example that `mmo-rl init` writes."""
     root = tmp_path_factory.mktemp("project")
-    for name, content in files("docs/own_project.md").items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(content)
+    shutil.copytree(ROOT / "example", root, dirs_exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MMO_RL_ROOT", str(root))
         patch.setenv("WANDB_API_KEY", "not-a-key")  # as the pages tell before the commands that ask for it
@@ -98,6 +98,13 @@ def test_every_key_named_in_prose_exists(page: str) -> None:
     assert sorted(key for key in of_ours - KEYS if not key.endswith(SUFFIXES)) == []
 
 
+def test_the_files_of_the_example_are_shown_as_they_are() -> None:
+    shown = files("docs/own_project.md")
+    assert len(shown) == 7
+    for name, content in shown.items():
+        assert content == (ROOT / "example" / name).read_text()
+
+
 def test_every_extra_is_described() -> None:
     rows = [line.split("|")[1] for line in text("docs/configuration.md").splitlines() if line.startswith("| `")]
     assert EXTRAS - {"dev"} <= set(re.findall(r"`(\w+)`", " ".join(rows)))
@@ -121,8 +128,9 @@ def test_the_pages_hold_many_commands() -> None:
     [
         ("mmo-rl sampler.window_hour=2", "did you mean"),
         ("mmo-rl judge=rulr", "rulr"),
-        ("mmo-rl judge=few_mistakes judge.penalty=2", "judge.penalty"),
-        ("mmo-rl collect.strategies=[desk.Thrice]", "Thrice"),
+        ("mmo-rl judge=strict judge.penalty=2", "judge.penalty"),
+        ("mmo-rl collect.strategies=[my_project.strategies.Carefull]", "Carefull"),
+        ("mmo-rl --help judge=strickt", "strickt"),
         ("mmo-rl trainer.learning_rate=-1", "trainer.learning_rate"),
         ("mmo-rl -m seed=0,1 sampler.max_dropot=0.1", "max_dropot"),
         ("mmo-rl -m seed=0,1 sampler.max_dropout=0.1,7", "sampler.max_dropout"),
@@ -178,6 +186,12 @@ def check_mmo_rl(typed: Sequence[str], loader: ConfigLoader) -> None:
     """Composes and validates a command line as Hydra and the checked sweeper do; raises what they raise."""
     arguments = [a for a in typed if a not in NOT_INSTALLED and not (NOT_INSTALLED & {*typed} and "hydra." in a)]
     if tuple(arguments) in FLAGS_ALONE:
+        return
+    if arguments[0] == "init":
+        assert len(arguments) <= 2
+        return
+    if arguments[0] == "--help":
+        assert [topic_text(topic) for topic in arguments[1:]]
         return
     arguments = renamed.renamed_overrides(arguments)
     parser = argparse.ArgumentParser(exit_on_error=False, add_help=False)
