@@ -1,6 +1,6 @@
 """Takes the pictures in docs/images/ of report.html and compare.html, from real runs and with headless Chromium.
 
-    python docs/scripts/screenshots.py           # trains what is missing: a default run and a sweep of nine short runs
+    python docs/scripts/screenshots.py           # trains what is missing: a default run and a sweep of fifteen short runs
     python docs/scripts/screenshots.py --only compare
 
 The runs lie in the project root like any others, so a second call only takes the pictures.
@@ -37,8 +37,8 @@ SIZE = "1100,1250"
 LARGEST = 300_000
 NAME = "screenshots"
 SWEEP = [
-    *("-m", f"name={NAME}", "iterations=4", "evaluate.markets=32", "report=local"),
-    *("seed=0,1,2", "trainer.learning_rate=1e-4,5e-4,2e-3"),
+    *("-m", "+experiments=quick", f"name={NAME}", "seed=0,1,2"),
+    "trainer.learning_rate=1e-4,5e-4,1e-3,2e-3,4e-3",
 ]
 
 
