@@ -1,6 +1,6 @@
 """Takes the pictures in docs/images/ of report.html and compare.html, from real runs and with headless Chromium.
 
-    python docs/scripts/screenshots.py           # trains what is missing: a default run and a sweep of fifteen short runs
+    python docs/scripts/screenshots.py           # trains what is missing: a default run, fifteen short ones
     python docs/scripts/screenshots.py --only compare
 
 The runs lie in the project root like any others, so a second call only takes the pictures.
