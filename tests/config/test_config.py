@@ -285,7 +285,7 @@ def test_the_composition_root_makes_one_frozen_object_of_everything() -> None:
     assert components.arena.ticks == 3
     assert components.sampler.rules.max_dropout == pytest.approx(0.3)
     assert components.model.name == "tiny"
-    assert components.collector is not None and components.collector.windows == 8
+    assert components.collector is not None and components.collector.windows == 16
     with pytest.raises(dataclasses.FrozenInstanceError):
         components.judge = components.judge  # type: ignore[misc]
 
@@ -315,7 +315,7 @@ def test_a_component_that_is_switched_off_is_none_and_its_node_an_error_with_the
 def test_build_makes_nested_components() -> None:
     node = validate(compose("judge=ruler", "judge.model=some-model")).nodes["judge"]
     assert node is not None
-    judge = build({**node, "base_url": "http://127.0.0.1:9/v1", "api_key_env": None}, JudgeParts())
+    judge = build({**node, "endpoint": {"base_url": "http://127.0.0.1:9/v1", "api_key_env": None}}, JudgeParts())
     assert type(judge).__name__ == "RulerJudge"
 
 
