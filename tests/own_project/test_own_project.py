@@ -27,13 +27,18 @@ from tests.harness.project import Project
 
 @pytest.fixture
 def own(project: Project, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
-    """A project that `mmo-rl init` wrote; what it imports is gone after the test."""
-    monkeypatch.setattr(sys, "path", [*sys.path])
+    """A project that `mmo-rl init` wrote; what other tests imported from theirs is gone before it, its own after."""
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in extensions._state.on_path])
     monkeypatch.setattr(extensions, "_state", extensions._State())
     monkeypatch.setenv("MMO_RL_ROOT", str(project.root))
     monkeypatch.chdir(project.root)
+    _forget_modules()
     project.run("init", cwd=project.root)
     yield project
+    _forget_modules()
+
+
+def _forget_modules() -> None:
     for name in [n for n in sys.modules if n.partition(".")[0] in ("my_project", "mine")]:
         del sys.modules[name]
 
