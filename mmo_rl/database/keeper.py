@@ -45,6 +45,7 @@ def stop_postmaster(data: Path, *, timeout_s: float = 30.0) -> None:
         deadline = time.monotonic() + wait_s
         while time.monotonic() < deadline:
             if not _is_server_of(pid, data):
+                (data.parent / "server.json").unlink(missing_ok=True)  # the note of `server_lock`
                 return
             time.sleep(0.01)
 

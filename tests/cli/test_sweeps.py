@@ -221,3 +221,13 @@ def test_brackets_in_names_and_reasons_are_shown_as_they_are(cli: Cli, train: An
     assert len(failed) == 4
     assert all("collect.strategies=[" in line and "[Errno 13] no way to [/base]" in line for line in failed)
     assert all(line.rstrip().endswith("log.txt") for line in failed)  # one line each, however long
+
+
+@pytest.mark.parametrize(
+    "choice", ["source=embedded", "source=jsonl source.path=play.jsonl collect=none", "database=embedded"]
+)
+def test_jobs_of_several_hosts_never_share_an_embedded_database(cli: Cli, choice: str, tmp_path: Path) -> None:
+    ran = cli("-m", "hydra/launcher=submitit_slurm", "seed=0,1", *choice.split())
+    assert ran.code == 2
+    assert "which one host alone can use" in ran.err and "source=postgres" in ran.err
+    assert not (tmp_path / "runs").exists()

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import asyncpg
@@ -75,11 +75,11 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.01)
 
 
-def hold(data_dir: Path) -> subprocess.Popen[str]:
-    """Another process that holds the server until a line comes."""
-    environment = os.environ | {"PYTHONPATH": str(Path(mmo_rl.__file__).parents[1])}
+def hold(data_dir: Path, *, inside: Sequence[str] = (), **variables: str) -> subprocess.Popen[str]:
+    """Another process that holds the server until a line comes, with ``inside`` in front of its command."""
+    environment = os.environ | {"PYTHONPATH": str(Path(mmo_rl.__file__).parents[1])} | variables
     return subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(data_dir)],
+        [*inside, sys.executable, "-c", HOLD, str(data_dir)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -214,6 +214,74 @@ async def test_a_path_too_long_for_a_socket_works(folder: Path) -> None:
         assert socket_dir != deep / "data"
         assert socket_dir.stat().st_mode & 0o077 == 0
     shutil.rmtree(socket_dir)
+
+
+NAMESPACES = ("unshare", "--pid", "--ipc", "--fork", "--kill-child", "--mount-proc")
+needs_namespaces = pytest.mark.skipif(
+    shutil.which("unshare") is None
+    or subprocess.run([*NAMESPACES, "true"], capture_output=True, check=False).returncode != 0,
+    reason="no process id namespace of one's own can be made here",
+)
+
+
+@needs_namespaces
+async def test_a_second_container_never_starts_a_second_server_on_the_same_data(folder: Path) -> None:
+    """The socket of a long path lies in TMPDIR, which two containers do not share, and neither sees the other's ids."""
+    deep = folder / ("a" * 60) / ("b" * 50) / "postgres"
+    temporary = folder / "tmp"
+    temporary.mkdir()
+    temporary.chmod(0o777)
+    private = ("--mount", "sh", "-c", f'mount -t tmpfs -o mode=1777 none {temporary} && exec "$@"', "sh")
+    first = hold(deep, inside=(*NAMESPACES, *private), TMPDIR=str(temporary))
+    try:
+        connected(first)
+        started = (deep / "data" / "postmaster.pid").read_bytes()
+        server = EmbeddedServer(data_dir=deep, start_timeout_s=1.0)
+        with pytest.raises(DatabaseError, match="is served by another container") as refused:
+            server.start()
+        assert refused.value.hint is not None and "source=postgres" in refused.value.hint
+        assert (deep / "data" / "postmaster.pid").read_bytes() == started
+    finally:
+        release(first)
+    async with EmbeddedServer(data_dir=deep) as server:
+        assert await answer(server.dsn("postgres")) == 42
+        shutil.rmtree(server.socket_dir)
+
+
+@needs_namespaces
+async def test_containers_that_see_one_socket_share_the_server(prepared: Path) -> None:
+    first = hold(prepared / "postgres", inside=NAMESPACES)
+    try:
+        connected(first)
+        async with EmbeddedServer(data_dir=prepared / "postgres") as server:
+            assert await answer(server.dsn("postgres")) == 42
+    finally:
+        release(first)
+
+
+@needs_namespaces
+async def test_the_server_of_a_killed_container_is_started_again(prepared: Path) -> None:
+    first = hold(prepared / "postgres", inside=NAMESPACES)
+    connected(first)
+    first.kill()
+    first.communicate()
+    async with EmbeddedServer(data_dir=prepared / "postgres") as server:
+        assert await answer(server.dsn("postgres")) == 42
+
+
+async def test_data_that_another_host_serves_are_refused(prepared: Path) -> None:
+    note = prepared / "postgres" / "server.json"
+    note.write_text(json.dumps({"host": "node17", "boot_id": "another", "pid_namespace": "pid:[1]"}))
+    with pytest.raises(DatabaseError, match="node17") as refused:
+        EmbeddedServer(data_dir=prepared / "postgres").start()
+    assert (
+        refused.value.hint is not None and "source=postgres" in refused.value.hint and str(note) in refused.value.hint
+    )
+    note.unlink()
+    async with EmbeddedServer(data_dir=prepared / "postgres") as server:
+        assert await answer(server.dsn("postgres")) == 42
+        assert json.loads(note.read_text())["host"] != "node17"
+    assert not note.exists(), "a server that was stopped is nobody's"
 
 
 async def test_settings_for_other_servers_are_ignored(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
