@@ -139,7 +139,10 @@ class Exports:
         return files
 
     def _copy_standard_input(self) -> Path:
-        with tempfile.NamedTemporaryFile(prefix="standard-input-", delete=False) as spool, standard_input() as file:
+        with (
+            tempfile.NamedTemporaryFile(prefix="standard-input-", delete=False, buffering=0) as spool,
+            standard_input() as file,
+        ):
             self._spool = Path(spool.name)
             try:
                 copy(file, spool)

@@ -167,16 +167,47 @@ class RandomAccess:
 
 
 def _unpack(path: Path) -> IO[bytes]:
-    plain = tempfile.TemporaryFile()  # noqa: SIM115 (it stays open)
-    with open_unpacked(path) as file, contextlib.suppress(*READ_FAILURES):  # the part before a fault is read again
-        copy(file, plain)
+    plain = temporary_file()
+    with contextlib.ExitStack() as failed:
+        failed.enter_context(plain)
+        with open_unpacked(path) as file, contextlib.suppress(*READ_FAILURES):  # the part before a fault is read again
+            copy(file, plain)
+        failed.pop_all()
     return plain
 
 
+def temporary_file() -> IO[bytes]:
+    """Opens an unnamed file in the folder for temporary files, unbuffered: a full disk is seen at the write."""
+    return tempfile.TemporaryFile(buffering=0)
+
+
 def copy(file: BinaryIO, into: IO[bytes]) -> None:
-    """Copies line by line: whole blocks would lose the last lines before a fault."""
-    while text := file.readline(_SKIPPED_AT_ONCE):
-        into.write(text)
+    """Copies line by line: whole blocks would lose the last lines before a fault.
+
+    ``into`` is unbuffered. Raises `SourceError` where it cannot be written, and the errors of reading ``file``.
+    """
+    gathered = bytearray()
+    try:
+        while text := file.readline(_SKIPPED_AT_ONCE):
+            gathered += text
+            if len(gathered) >= _SKIPPED_AT_ONCE:
+                write(bytes(gathered), into)
+                gathered.clear()
+    finally:
+        write(bytes(gathered), into)
+
+
+def write(content: bytes, into: IO[bytes]) -> None:
+    """Writes to a temporary file. Raises `SourceError` where it cannot: what is not stored there would be lost, and
+    must not be taken for a fault of the recording."""
+    try:
+        while content:
+            content = content[into.write(content) :]
+    except OSError as error:
+        raise SourceError(
+            f"a temporary file cannot be written in {tempfile.gettempdir()}: {error.strerror or error}",
+            hint="make room there, or set TMPDIR to a folder on a larger disk; then the same command again",
+        ) from error
 
 
 def kind(path: Path) -> str:

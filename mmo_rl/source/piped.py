@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO
 
 from mmo_rl.source.exports import parse_candidate
+from mmo_rl.source.files import temporary_file, write
 from mmo_rl.source.jsontext import excerpt
 from mmo_rl.source.rejections import Rejections
 from mmo_rl.source.shapes import Candidate, LoggedCall, OutcomeRow, Part
@@ -136,10 +136,10 @@ class WaitingCalls:
 
     def add(self, call: LoggedCall) -> None:
         if self._file is None:
-            self._file = tempfile.TemporaryFile()  # noqa: SIM115 (it stays open)
+            self._file = temporary_file()
         text = json.dumps(call.row).encode()
         self._places.setdefault(call.trajectory_id, []).append((self._file.seek(0, 2), len(text)))
-        self._file.write(text)
+        write(text, self._file)
 
     def pop(self, identity: str) -> list[Fields]:
         """Removes and returns the calls of a trajectory, in the order of their arrival."""

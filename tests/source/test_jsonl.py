@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import resource
 import tracemalloc
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -377,3 +380,39 @@ async def test_what_is_no_json_is_rejected_under_the_id_that_can_be_seen_in_it(s
     await reader.windows(WindowQuery())
     found = {rejection.trajectory_id: rejection.reason for rejection in reader.rejections.first}
     assert found == {"cut": "not JSON", "odd": "not UTF-8", None: "not JSON"}
+
+
+@contextmanager
+def full_disk(left: int) -> Iterator[None]:
+    """No file of this process can grow beyond ``left`` bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (left, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+async def test_no_room_for_an_unpacked_file_ends_the_task_and_loses_no_row(source: Make, tmp_path: Path) -> None:
+    many = [row(f"t{number}", finalStatus="x" * 1000) for number in range(300)]
+    reader = source(lines(tmp_path / "rows.jsonl.gz", *many))
+    windows = await reader.windows(WindowQuery())
+    assert len(windows[0].members) == 300
+    with full_disk(100_000), pytest.raises(SourceError, match="temporary file cannot be written") as full:
+        await read(reader, windows)
+    assert full.value.hint is not None and "TMPDIR" in full.value.hint
+    assert not reader.rejected
+    assert len((await read(reader, windows))[0].members) == 300
+
+
+async def test_no_room_for_what_is_piped_ends_the_task(source: Make, tmp_path: Path) -> None:
+    path = lines(tmp_path / "rows.jsonl", *[row(f"t{number}", finalStatus="x" * 1000) for number in range(300)])
+    keyboard = os.dup(0)
+    with path.open("rb") as piped:
+        os.dup2(piped.fileno(), 0)
+    try:
+        with full_disk(100_000), pytest.raises(SourceError, match="temporary file cannot be written"):
+            await source("-").windows(WindowQuery())
+    finally:
+        os.dup2(keyboard, 0)
+        os.close(keyboard)
