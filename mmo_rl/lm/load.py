@@ -6,10 +6,12 @@ import json
 import tempfile
 from contextlib import nullcontext
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING
 
 from mmo_rl.errors import PolicyError
 from mmo_rl.lm.base import BaseModel
+from mmo_rl.lm.fit import ADAPTER, require_adapter_fit, require_model_fit, require_whole_files
 from mmo_rl.lm.gguf import is_gguf, read_gguf
 from mmo_rl.lm.memory import require_memory
 from mmo_rl.lm.prefix_tree import attends
@@ -18,8 +20,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 HUB_TIMEOUT_S = 10.0
-ADAPTER = "adapter_config.json"
-"""A folder with this file holds a LoRA adapter, not a whole model."""
 
 
 def load_model(
@@ -52,26 +52,33 @@ def load_model(
             return load_model(first, device=device, threads=threads, dtype=dtype, base=second)
     try:
         import torch
+        from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM, AutoTokenizer
-        from transformers.utils.logging import disable_progress_bar
+        from transformers.utils.logging import disable_progress_bar, set_verbosity_error
     except ImportError as error:
         raise PolicyError(
             f"a model on this machine needs {error.name}, which isn't installed", hint="pip install 'mmo-rl[local]'"
         ) from error
     if threads is not None:
         torch.set_num_threads(threads)
-    # The bars of transformers would break those of a run.
+    # The bars of transformers would break those of a run, and of its tables about weights we make errors.
     disable_progress_bar()
+    set_verbosity_error()
+    for folder in {whole, location}:
+        require_whole_files(Path(folder))
     kept = getattr(torch, dtype or ("bfloat16" if device.startswith("cuda") else "float32"))
     if device == "cpu":
         require_memory(whole, bytes_a_parameter=kept.itemsize)
     try:
         tokenizer = AutoTokenizer.from_pretrained(location)
-        model = AutoModelForCausalLM.from_pretrained(whole, dtype=kept)
+        model, info = AutoModelForCausalLM.from_pretrained(
+            whole, dtype=kept, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+        require_model_fit(whole, info, model)
         if base is not None:
-            model.load_adapter(location)
+            _load_adapter(model, Path(location))
         model = model.to(device)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, UnpicklingError, SafetensorError) as error:
         raise PolicyError(
             f"could not load the model {location}: {str(error).splitlines()[0]}",
             hint="check model.base_model, or give a folder with model.path=...",
@@ -90,6 +97,19 @@ def load_model(
             hint="choose a transformer with attention in every layer, such as Llama, Qwen2, Qwen3, Mistral or Gemma",
         )
     return model.eval(), tokenizer
+
+
+def _load_adapter(model: PreTrainedModel, folder: Path) -> None:
+    """Puts the adapter in ``folder`` to work. Raises `PolicyError` where it is none of this model."""
+    try:
+        model.load_adapter(str(folder))
+    except RuntimeError as error:  # its text names no tensor
+        require_adapter_fit(folder, model)
+        raise PolicyError(
+            f"the adapter {folder} does not fit the model: {str(error).splitlines()[0]}",
+            hint="give the base model that it was trained from: model=NAME or model.path=FOLDER",
+        ) from error
+    require_adapter_fit(folder, model)
 
 
 def _base_of(folder: Path) -> str | None:

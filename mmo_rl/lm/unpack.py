@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmo_rl.errors import PolicyError
+from mmo_rl.lm.fit import require_model_fit
 from mmo_rl.lm.gguf import Header, read_gguf
 
 if TYPE_CHECKING:
@@ -89,12 +90,15 @@ def _save_weights(file: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     try:
-        model = AutoModelForCausalLM.from_pretrained(str(file.parent), gguf_file=file.name, dtype=torch.float32)
+        model, info = AutoModelForCausalLM.from_pretrained(
+            str(file.parent), gguf_file=file.name, dtype=torch.float32, output_loading_info=True
+        )
     except (ValueError, RuntimeError, KeyError, NotImplementedError, ImportError) as error:
         raise PolicyError(
             f"transformers cannot read the weights of {file.name}: {str(error).splitlines()[0]}",
             hint="give the model as a folder in Hugging Face format: model.path=FOLDER",
         ) from error
+    require_model_fit(str(file), info, model)
     # Not by save_pretrained: some versions take a model that came from a GGUF file for one that is still quantised. A
     # tied weight has one name among the parameters, and is written once.
     weights = {name: weight.detach().contiguous() for name, weight in model.named_parameters()}

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmo_rl.errors import TrainerError
+from mmo_rl.errors import PolicyError, TrainerError
 from mmo_rl.lm.base import BaseModel
-from mmo_rl.lm.load import ADAPTER, load_version
+from mmo_rl.lm.fit import ADAPTER, require_adapter_fit, require_whole_files
+from mmo_rl.lm.load import load_version
 
 if TYPE_CHECKING:
     import torch
@@ -159,7 +160,12 @@ def _adapt(model: PreTrainedModel, folder: Path | None, lora: Lora, seed: int) -
 
     if folder is not None:
         try:
-            return peft.PeftModel.from_pretrained(model, str(folder), is_trainable=True)
+            require_whole_files(folder)
+            adapted = peft.PeftModel.from_pretrained(model, str(folder), is_trainable=True)
+            require_adapter_fit(folder, model)
+            return adapted
+        except PolicyError as error:
+            raise TrainerError(error.message, hint="remove the run folder to start afresh") from error
         except (OSError, ValueError, RuntimeError) as error:
             raise TrainerError(
                 f"{folder} holds no adapter of this model: {str(error).splitlines()[0]}",
