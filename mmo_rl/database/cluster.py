@@ -143,7 +143,7 @@ class Cluster:
         with suppress(FileExistsError):
             folder.mkdir(mode=0o700)
             if self._place.user is not None:
-                os.chown(folder, *self._place.user)
+                os.chown(folder, *self._place.user, follow_symlinks=False)
         status = folder.lstat()
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != uid or status.st_mode & 0o077:
             raise DatabaseError(f"{folder} exists and is not private to us", hint=f"remove it: rm -r {folder}")

@@ -21,7 +21,7 @@ from urllib.parse import quote
 
 from mmo_rl.database import keeper
 from mmo_rl.database.cluster import PORT, SUPERUSER, WRITABLE_HINT, Cluster
-from mmo_rl.database.placement import Placement, place
+from mmo_rl.database.placement import Placement, make_folder, place
 from mmo_rl.errors import DatabaseError
 
 DATABASE = "mmo_rl"
@@ -111,12 +111,7 @@ class EmbeddedServer:
     # --- the folder and its locks -----------------------------------------------------------------------------------
 
     def _prepare_folder(self, at: Placement) -> None:
-        created = not at.folder.exists()
-        at.folder.mkdir(parents=True, exist_ok=True)
-        if created:
-            at.folder.chmod(0o700)
-        if at.user is not None:
-            os.chown(at.folder, *at.user)
+        make_folder(at.folder, at)
         if not os.access(at.folder, os.W_OK | os.X_OK):
             raise PermissionError(13, "no permission to write there")
 

