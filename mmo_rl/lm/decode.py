@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from mmo_rl.lm.prefix_tree import SHORT_ROW, TreeRow, stack, takes_trees, tree_logits, tree_rows
+from mmo_rl.lm.turn_end import end_tokens
 from mmo_rl.rng import rng
 
 if TYPE_CHECKING:
@@ -54,6 +55,11 @@ class Row:
 
     def __post_init__(self) -> None:
         self.draw = rng(self.seed, "answer", self.choice)
+
+    @property
+    def text_ids(self) -> list[int]:
+        """The tokens that make the text: without the one that ended the answer, which need not be a special token."""
+        return self.token_ids[:-1] if self.finish_reason == "stop" else self.token_ids
 
 
 @dataclass(slots=True)
@@ -245,12 +251,9 @@ class Batch:
 
 
 def new_batch(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Batch:
-    """Returns an empty batch of a loaded model; its answers end with the tokenizer's end token or one that the model's
-    generation config names."""
-    named = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    ends = {tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])} - {None}
+    """Returns an empty batch of a loaded model; its answers end with any of its `end_tokens`."""
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    return Batch(model=model, end_ids=ends, pad_id=pad)
+    return Batch(model=model, end_ids=end_tokens(tokenizer, model), pad_id=pad)
 
 
 def choose(logp_RV: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mmo_rl.lm.turn_end import end_token
 from mmo_rl.types import Message, PolicyCall, TrainingGroup
 
 if TYPE_CHECKING:
@@ -47,10 +48,14 @@ class History:
 
 
 class Encoder:
-    """Token ids of recorded calls. Rendering a prompt is slow: every call is rendered once."""
+    """Token ids of recorded calls. Rendering a prompt is slow: every call is rendered once.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    ``end_id`` is the token that ends an answer whose ids were not recorded (None: that of the chat template).
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, end_id: int | None = None) -> None:
         self.tokenizer = tokenizer
+        self._end_id = end_token(tokenizer) if end_id is None else end_id
         self._known: dict[int, tuple[PolicyCall, History]] = {}
 
     def __call__(self, call: PolicyCall) -> History:
@@ -75,7 +80,7 @@ class Encoder:
             if known:
                 return History(prompt, tuple(call.token_ids), recorded=True)
         answer = self.tokenizer(call.response, add_special_tokens=False)["input_ids"]
-        return History(prompt, (*answer, self.tokenizer.eos_token_id))
+        return History(prompt, (*answer, *(() if self._end_id is None else (self._end_id,))))
 
     def _spells(self, call: PolicyCall) -> bool:
         """Tells whether the ids of an answer make its text; they may go on after it, as with a text that ended it."""

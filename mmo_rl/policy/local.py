@@ -140,7 +140,7 @@ class LocalPolicy:
             error = f"the prompt has {len(row.prompt)} tokens, and the model's context {self.context_length}"
             return Completion("", error=f"{error} (model.context_length)")
         return Completion(
-            text=self.tokenizer.decode(row.token_ids, skip_special_tokens=True),
+            text=self.tokenizer.decode(row.text_ids, skip_special_tokens=True),
             prompt_token_ids=tuple(row.prompt),
             token_ids=tuple(row.token_ids),
             logprobs=tuple(row.logprobs),

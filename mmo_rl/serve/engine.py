@@ -352,13 +352,13 @@ class Engine:
             tokens += 1
             text = ""
             if job.detokenizer is not None:
-                text = job.detokenizer.add(job.row.token_ids, ended=job.row.finish_reason is not None)
+                text = job.detokenizer.add(job.row.text_ids, ended=job.row.finish_reason is not None)
                 if job.detokenizer.stopped:
                     job.row.finish_reason = "stop"
             if job.row.finish_reason is not None:
                 one.jobs.remove(job)
                 if job.detokenizer is None or not job.stream:
-                    text = job.detokenizer.text if job.detokenizer else self._decode(one, job.row.token_ids)
+                    text = job.detokenizer.text if job.detokenizer else self._decode(one, job.row.text_ids)
                 job.deliver(self._piece(one, job, text))
             elif job.stream and text:
                 job.deliver(self._piece(one, job, text))

@@ -15,6 +15,7 @@ from pydantic import Field
 from mmo_rl.errors import TrainerError
 from mmo_rl.lm.encode import Encoder
 from mmo_rl.lm.forward import require_positions, require_trees, score
+from mmo_rl.lm.turn_end import end_token
 from mmo_rl.lm.weights import Lora, Weights
 from mmo_rl.rng import derive_seed
 from mmo_rl.trainer.base import AssistantTurns, Capabilities, OnStep, TrainerParts, TrainingRules
@@ -226,7 +227,7 @@ class LocalTrainer:
 
         started = time.perf_counter()
         require_finite(groups)
-        encoder = Encoder(weights.tokenizer)
+        encoder = Encoder(weights.tokenizer, end_id=end_token(weights.tokenizer, weights.model))
         selected = encoder.answer_tokens(groups)
         policy = self._checkpoints.version(self._current)
         kept, too_long = within_context(groups, encoder, context_length=self._context_length)
