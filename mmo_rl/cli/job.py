@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ from mmo_rl.errors import ConfigError, MmoRlError, NotReady
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from mmo_rl.config.inputs import Input
     from mmo_rl.config.settings import Settings
     from mmo_rl.report.run_folder import RunFolder, Status
 
@@ -93,7 +95,8 @@ def _run(cfg: DictConfig, output_dir: Path, overrides: tuple[str, ...]) -> objec
     from rich.console import Console
 
     from mmo_rl.cli.run_log import logging_to
-    from mmo_rl.config.fingerprint import accepted_sha256, same_config
+    from mmo_rl.config.fingerprint import Identity
+    from mmo_rl.config.inputs import refuse_mixture
     from mmo_rl.config.settings import config_sha256, validate
 
     settings = validate(cfg)
@@ -110,14 +113,27 @@ def _run(cfg: DictConfig, output_dir: Path, overrides: tuple[str, ...]) -> objec
 
     folder, sha256 = RunFolder(output_dir), config_sha256(settings)
     status = folder.status()
-    known = same_config(status, accepted_sha256(folder, settings))
-    if status is not None and status["status"] == "done" and known:
+    identity = Identity.of(folder, settings)
+    known = identity.same_config(status)
+    changed = identity.changed_inputs(folder) if known and status is not None else []
+    if status is not None and status["status"] == "done" and known and not changed:
         return _show_finished(folder, status, console)
     check_task(settings, overrides)
     if status is not None and status["status"] != "running" and not known:
         console.print("The configuration has changed since this run.")
         console.print(f"The old folder is now {move_aside(folder.path)}", soft_wrap=True)
-    return _perform_in(folder, sha256, settings, console, overrides)
+    elif status is not None and status["status"] == "done":
+        for line in changed:
+            console.print(line, soft_wrap=True, markup=False, highlight=False)
+        console.print(
+            f"It is done again; the finished run is now {move_aside(folder.path)}",
+            soft_wrap=True,
+            markup=False,
+            highlight=False,
+        )
+    else:
+        refuse_mixture(folder, changed)
+    return _perform_in(folder, sha256, identity.inputs, settings, console, overrides)
 
 
 def _told(task: str, result: object, console: Console) -> object:
@@ -132,10 +148,16 @@ def _told(task: str, result: object, console: Console) -> object:
 
 
 def _perform_in(
-    folder: RunFolder, sha256: str, settings: Settings, console: Console, overrides: tuple[str, ...]
+    folder: RunFolder,
+    sha256: str,
+    inputs: Mapping[str, Input],
+    settings: Settings,
+    console: Console,
+    overrides: tuple[str, ...],
 ) -> object:
     """Runs the task inside its folder, and writes its end to status.json in any case."""
     from mmo_rl.cli.run_log import console_of_log, logging_to
+    from mmo_rl.config.inputs import write_inputs
     from mmo_rl.config.settings import masked
 
     before = (folder.status() or {}).get("status")
@@ -147,6 +169,7 @@ def _perform_in(
         folder.set_status("running", config_sha256=sha256)
         folder.write_config(masked(settings))
         folder.write_overrides(overrides)
+        write_inputs(folder, inputs)
         try:
             result = _perform(settings, console, folder, overrides)
         except (KeyboardInterrupt, asyncio.CancelledError):

@@ -231,8 +231,11 @@ def folder_of(trial: FrozenTrial) -> Path | None:
 def _name(job: Job, space: Space, direction: str) -> str:
     from optuna.distributions import distribution_to_json
 
+    from mmo_rl.config.inputs import combined_sha256
+
     searched = {key: distribution_to_json(distribution) for key, distribution in space.searched.items()}
-    text = json.dumps([sorted(searched.items()), sorted(space.fixed), direction, job.sha256])
+    sha256 = job.sha256 + combined_sha256(job.identity.inputs)  # other weights are another search
+    text = json.dumps([sorted(searched.items()), sorted(space.fixed), direction, sha256])
     return hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,6 +20,7 @@ from mmo_rl.errors import ConfigError, MmoRlError, NotReady
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from mmo_rl.config.fingerprint import Identity
     from mmo_rl.report.run_folder import RunFolder
 
 BAR_FROM = 20
@@ -39,7 +40,7 @@ class Job:
     overrides: Overrides
     config: DictConfig
     sha256: str
-    accepted: frozenset[str]
+    identity: Identity
     task: str
     iterations: int
     folder: RunFolder | None
@@ -51,11 +52,9 @@ class Job:
         return " ".join(self.overrides) if self.folder is None else str(self.folder.path)
 
     def stored(self) -> Ended | None:
-        """Reads the recorded end of a run of this very config; None where there is none."""
-        from mmo_rl.config.fingerprint import same_config
-
+        """Reads the recorded end of the run of this very config and its inputs; None where there is none."""
         status = None if self.folder is None else self.folder.status()
-        if status is None or not same_config(status, self.accepted):
+        if self.folder is None or status is None or not self.identity.held_by(self.folder, status):
             return None
         if status["status"] == "done":
             return Ended("done", status.get("result"))
@@ -123,7 +122,7 @@ def announce(jobs: Sequence[Job], console: Console) -> None:
         "done": "done before, skipped",
         "failed": "failed before, run again",
         "interrupted": "stopped half way, continued",
-        "changed": "of another configuration than now, run anew (the old folders are kept)",
+        "changed": "of another configuration or other inputs than now, run anew (the old folders are kept)",
         "running": "at work in another process, waited for",
         "new": "new",
     }
@@ -201,7 +200,7 @@ def _tell_together(jobs: Sequence[Job], ended: Sequence[Ended], console: Console
 
 def _checked(name: str, overrides: Overrides, compose: Callable[[Overrides], DictConfig]) -> Job:
     from mmo_rl.cli.job import check_task
-    from mmo_rl.config.fingerprint import accepted_sha256
+    from mmo_rl.config.fingerprint import Identity
     from mmo_rl.config.settings import config_sha256, validate
     from mmo_rl.report.run_folder import RunFolder
 
@@ -210,11 +209,11 @@ def _checked(name: str, overrides: Overrides, compose: Callable[[Overrides], Dic
     settings = validate(OmegaConf.masked_copy(config, [str(k) for k in config if k != "hydra"]))
     folder = None if path.resolve() == project_root() else RunFolder(path)
     sha256 = config_sha256(settings)
-    accepted = accepted_sha256(folder, settings)
-    before = _before(None if folder is None else folder.status(), accepted)
+    identity = Identity.of(folder, settings)
+    before = _before(folder, identity)
     if before != "done":
         check_task(settings, tuple(overrides))
-    return Job(name, overrides, config, sha256, accepted, settings.task, settings.iterations, folder, before)
+    return Job(name, overrides, config, sha256, identity, settings.task, settings.iterations, folder, before)
 
 
 def _composed(overrides: Overrides, compose: Callable[[Overrides], DictConfig]) -> tuple[DictConfig, Overrides]:
@@ -228,13 +227,23 @@ def _composed(overrides: Overrides, compose: Callable[[Overrides], DictConfig]) 
         return compose(renamed), renamed
 
 
-def _before(status: Mapping[str, Any] | None, accepted: frozenset[str]) -> Before:
-    from mmo_rl.config.fingerprint import same_config
+def _before(folder: RunFolder | None, identity: Identity) -> Before:
+    """Reads the state that an earlier sweep left. Raises `ConfigError` where an unfinished run would go on with other
+    inputs."""
+    from mmo_rl.config.inputs import refuse_mixture
 
-    if status is None:
+    status = None if folder is None else folder.status()
+    if folder is None or status is None:
         return "new"
     state: Before = status["status"]
-    return state if state == "running" or same_config(status, accepted) else "changed"
+    if state == "running":
+        return state
+    if not identity.same_config(status):
+        return "changed"
+    changed = identity.changed_inputs(folder)
+    if state != "done":
+        refuse_mixture(folder, changed)
+    return "changed" if changed and state == "done" else state
 
 
 def _explained(error: Exception, overrides: Overrides) -> str:

@@ -13,7 +13,6 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Self
 
 from mmo_rl.clock import utc_now
-from mmo_rl.config.fingerprint import same_config
 from mmo_rl.errors import MmoRlError
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ def look(job: Job) -> Seen:
     folder = job.folder
     assert isinstance(folder, RunFolder)
     status = folder.status()
-    if status is None or not same_config(status, job.accepted):
+    if status is None or not job.identity.held_by(folder, status):
         return Seen("waiting")
     started = status.get("started")
     since = datetime.fromisoformat(started) if started else None

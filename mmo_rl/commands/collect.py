@@ -9,6 +9,7 @@ from rich.table import Table
 
 from mmo_rl.clock import utc_now
 from mmo_rl.commands.base import Command, Context
+from mmo_rl.config.inputs import combined_sha256, inputs_of
 from mmo_rl.config.project import job_key
 from mmo_rl.config.tasks import Options
 from mmo_rl.database.base import Stay
@@ -31,6 +32,8 @@ async def run(context: Context, options: Options) -> None:
     await database.require_tables()
     policy = await context.opened(components.players.chosen()) if None in collector.seats else None
     scenario_id = f"{context.settings.name}-collect-{job_key(context.overrides)}"
+    if policy is not None and (weights := combined_sha256(inputs_of(context.settings))):
+        scenario_id += f"-{weights[:8]}"  # other weights at the same path play windows of their own
     hours = int(-(-collector.windows * collector.window_hours // 1))
     start = await reserve_hours(database, scenario_id=scenario_id, hours=hours, now=utc_now())
     with (

@@ -18,6 +18,7 @@ from mmo_rl.commands.base import Command, Context
 from mmo_rl.commands.judge import selected
 from mmo_rl.config import extensions
 from mmo_rl.config.composition import Session, compose
+from mmo_rl.config.inputs import changes, inputs_of, read_inputs
 from mmo_rl.config.project import project_root
 from mmo_rl.config.scenarios import composed
 from mmo_rl.config.settings import Settings, masked
@@ -56,6 +57,7 @@ async def run(context: Context, options: ReplayOptions) -> int:
         *environment_differences(recorded, here),
         *(Difference(name, was[:8], now[:8]) for name, was, now in _changed_sources(recorded)),
         *config_differences(upgraded(folder.config() or {}), masked(settings)),
+        *_input_differences(folder, settings),
     ]
     pinned = [*overrides, *pin(settings, recorded)]
     differences += await _data_differences(context, composed(pinned), pinned, recorded)
@@ -100,6 +102,13 @@ def _opened(run: str, root: Path) -> tuple[RunFolder, list[str]]:
 def _changed_sources(recorded: JsonDict) -> list[tuple[str, str, str]]:
     """Files of one's own code that the run has used and that are not as they were."""
     return extensions.changed_sources((recorded.get("outside") or {}).get("sources") or {})
+
+
+def _input_differences(folder: RunFolder, settings: Settings) -> list[Difference]:
+    """Paths of the config that have another content than when the run started."""
+    noted, now = read_inputs(folder), inputs_of(settings)
+    changed = [key for key in noted if changes({key: noted[key]}, now)]
+    return [Difference(f"{key}={now[key].path}", str(noted[key]), str(now[key])) for key in changed]
 
 
 def pin(settings: Settings, recorded: JsonDict) -> list[str]:

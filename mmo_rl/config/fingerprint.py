@@ -1,13 +1,42 @@
-"""Fingerprints of configs: they tell whether a run folder holds the run of this very config."""
+"""Identity of a run: the fingerprint of its config, and the content of what that names by path. It tells whether a run
+folder holds the run of this very command."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
+from mmo_rl.config.inputs import Input, changes, inputs_of, read_inputs
 from mmo_rl.config.settings import Settings, config_sha256, masked
 from mmo_rl.config.upgrade import upgraded
 from mmo_rl.report.differences import config_differences
 from mmo_rl.report.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Identity of the run that a command asks for: the ``accepted`` fingerprints of its config, and its ``inputs`` by
+    config key."""
+
+    accepted: frozenset[str]
+    inputs: Mapping[str, Input]
+
+    @classmethod
+    def of(cls, folder: RunFolder | None, settings: Settings) -> Identity:
+        """Computes it from the config and the files that it names; of a folder that may use former names of keys."""
+        return cls(accepted_sha256(folder, settings), {} if folder is None else inputs_of(settings))
+
+    def same_config(self, status: Mapping[str, object] | None) -> bool:
+        """True where a folder's status.json is of this config."""
+        return same_config(status, self.accepted)
+
+    def changed_inputs(self, folder: RunFolder) -> list[str]:
+        """Describes the inputs that are not as the run in ``folder`` has noted them."""
+        return changes(read_inputs(folder), self.inputs)
+
+    def held_by(self, folder: RunFolder, status: Mapping[str, object] | None) -> bool:
+        """True where ``folder``, whose state is ``status``, holds the run of this config and of these inputs."""
+        return self.same_config(status) and not self.changed_inputs(folder)
 
 
 def same_config(status: Mapping[str, object] | None, accepted: Collection[str]) -> bool:

@@ -238,6 +238,14 @@ class RunFolder:
         """The numbers that were expected before the run started, or None."""
         return self._read_json("plan.json")
 
+    def write_inputs(self, inputs: Mapping[str, object]) -> None:
+        """Writes inputs.json: the content of each path in the config, by config key."""
+        self._write_json("inputs.json", inputs)
+
+    def inputs(self) -> JsonDict | None:
+        """The content that the run's paths had when it started, or None."""
+        return self._read_json("inputs.json")
+
     def write_provenance(self, provenance: Mapping[str, object]) -> None:
         self._write_json("provenance.json", provenance)
 

@@ -127,11 +127,7 @@ class Exports:
             raise SourceError(
                 f"there is no {path}", hint="source=jsonl source.path=FILE_OR_FOLDER of exported trajectories"
             )
-        if not path.is_dir():
-            beside = (p for p in sorted(path.parent.iterdir()) if stem(p) in BESIDE and kind(p) in SUFFIXES)
-            return [path, *(p for p in beside if p.is_file() and p != path)]
-        files = [p for p in sorted(path.rglob("*")) if kind(p) in SUFFIXES and stem(p) not in SKIPPED and p.is_file()]
-        if not files:
+        if not (files := export_files(path)):
             raise SourceError(
                 f"there are no JSON or JSONL files in {path}",
                 hint=f"it takes {', '.join(SUFFIXES)} and the same with .gz; name a file of another kind itself",
@@ -203,6 +199,14 @@ class Exports:
             return []
         found = [self._read(place) for place in self._calls.get(identity, ())]
         return [part.row for part in found if isinstance(part, LoggedCall)]
+
+
+def export_files(path: Path) -> list[Path]:
+    """Lists the files that are read for ``path``: those of a folder, or the file and the other tables beside it."""
+    if not path.is_dir():
+        beside = (p for p in sorted(path.parent.iterdir()) if stem(p) in BESIDE and kind(p) in SUFFIXES)
+        return [path, *(p for p in beside if p.is_file() and p != path)]
+    return [p for p in sorted(path.rglob("*")) if kind(p) in SUFFIXES and stem(p) not in SKIPPED and p.is_file()]
 
 
 def parts_of(value: object | Rejection, place: str) -> list[Part]:

@@ -133,7 +133,7 @@ def test_yaml_edited_during_a_sweep_changes_no_job_of_it_and_is_noticed_by_the_n
     assert iterations == [2, 2]
     ran = cli("-m", "+experiments=mine", "seed=0,1")
     assert iterations == [2, 2, 3, 3]
-    assert "2 of another configuration than now, run anew" in ran.out
+    assert "2 of another configuration or other inputs than now, run anew" in ran.out
     assert len(folders("mine")) == 4
 
 
