@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 GRACE_S = 60
 """Largest time, in seconds, that answers under way may take when the server is asked to stop."""
+CONNECTIONS = 1024
+"""Connections beside those of waiting requests; more are answered with 503."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -59,6 +61,7 @@ async def run(context: Context, options: ServeOptions) -> None:
 
     from mmo_rl.serve.app import Api, create_app
     from mmo_rl.serve.engine import Engine
+    from mmo_rl.serve.gate import TimedProtocol
 
     class Server(uvicorn.Server):
         def capture_signals(self) -> _GeneratorContextManager[None]:
@@ -84,8 +87,17 @@ async def run(context: Context, options: ServeOptions) -> None:
     )
     note = (lambda line: console.print(line, markup=False, highlight=False)) if options.verbose else None
     with listening, engine:
-        app = create_app(Api(engine, Catalogue(models), key=key, note=note))
-        config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=GRACE_S)
+        hosts = frozenset(LOOPBACK) if options.host in LOOPBACK else None
+        max_body = int(options.max_body_mb * 1e6)
+        app = create_app(Api(engine, Catalogue(models), key=key, hosts=hosts, max_body=max_body, note=note))
+        config = uvicorn.Config(
+            app,
+            http=TimedProtocol,
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=GRACE_S,
+            limit_concurrency=2 * options.max_queue + CONNECTIONS,
+        )
         server = Server(config)
         _tell(console, models, options.host, listening.getsockname()[1], key_variable=options.api_key_env)
         _stop_on_signals(server, engine, console)

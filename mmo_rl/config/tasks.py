@@ -117,6 +117,7 @@ class ServeOptions(Options):
     max_batch: Annotated[int, Field(ge=1)] = 64
     max_loaded: Annotated[int, Field(ge=1)] = 2
     max_queue: Annotated[int, Field(ge=1)] = 1024
+    max_body_mb: Annotated[float, Field(gt=0)] = 4.0
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     api_key_env: str | None = None
     verbose: bool = False

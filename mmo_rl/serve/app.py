@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
 import json
 import secrets
 import socket
@@ -15,19 +14,22 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TypeVar
 
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from mmo_rl.errors import MmoRlError
 from mmo_rl.serve.chat_api import ChatRequest, Json, choice, delta, error_body, usage
 from mmo_rl.serve.engine import AnswerRequest, Engine, Overloaded, Piece
+from mmo_rl.serve.gate import Gate, authorized
 from mmo_rl.serve.versions import Catalogue, ServedVersion, UnknownModel
 from mmo_rl.version import __version__
 
 T = TypeVar("T")
 CLIENT_LEFT = 499
-KINDS = {400: "invalid_request_error", 401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
+LONGEST_TOKEN = 64
+"""Characters: far above the average token of any tokenizer. Longer messages are refused before they are tokenised."""
+KINDS = {400: "invalid_request_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
 class Refused(Exception):
@@ -42,21 +44,16 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Api:
-    """Engine, models and settings that the routes work with. ``key`` is the bearer token that ``/v1`` asks for, None:
-    none; ``note`` is called with a short line for every answered request."""
+    """Engine, models and settings that the routes work with. ``key`` and ``hosts`` are those of `Gate`, ``max_body`` is
+    in bytes; ``note`` is called with a short line for every answered request."""
 
     engine: Engine
     catalogue: Catalogue
     key: str | None = None
+    hosts: frozenset[str] | None = None
+    max_body: int = 4_000_000
     note: Callable[[str], None] | None = None
     clock: Callable[[], float] = time.time
-
-    def authorize(self, request: Request) -> None:
-        """Checks the bearer token. Raises `Refused`."""
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        known = self.key is None or hmac.compare_digest(given.strip().encode(), self.key.encode())
-        if not known or (self.key is not None and scheme.lower() != "bearer"):
-            raise Refused(401, "This server asks for a key: Authorization: Bearer KEY", code="invalid_api_key")
 
     def find(self, name: str) -> ServedVersion:
         """Finds a version by its name. Raises `Refused`."""
@@ -65,8 +62,10 @@ class Api:
         except UnknownModel as error:
             raise Refused(404, str(error), code="model_not_found", param="model") from None
 
-    def health(self) -> Json:
-        """Returns the answer of ``/health``."""
+    def health(self, request: Request) -> Json:
+        """Returns the answer of ``/health``; only that it works to a client without the key."""
+        if not authorized(self.key, request.headers.get("authorization", "")):
+            return {"status": "ok"}
         return {"status": "ok", **self.engine.state()}
 
     def models(self) -> Json:
@@ -76,7 +75,15 @@ class Api:
     async def chat(self, asked: ChatRequest, request: Request) -> Response:
         """Answers one request, whole or streamed. Raises `Refused`."""
         version = self.find(asked.model)
-        pieces = self._pieces(asked, version)
+        characters, most = asked.characters(), version.spec.context_length * LONGEST_TOKEN
+        if characters > most:
+            raise Refused(
+                400,
+                f"This model's maximum context length is {version.spec.context_length} tokens, and the messages have "
+                f"{characters} characters. Shorten the messages.",
+                param="messages",
+            )
+        pieces = self._pieces(asked, version, client=request.client.host if request.client else "")
         head: Json = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(self.clock()), "model": version.id}
         if asked.stream:
             first = await _unless_gone(request, anext(pieces))
@@ -98,7 +105,9 @@ class Api:
             body["prompt_token_ids"] = list(answers[0].prompt_token_ids)
         return JSONResponse(body)
 
-    async def _pieces(self, asked: ChatRequest, version: ServedVersion) -> AsyncGenerator[tuple[int, Piece], None]:
+    async def _pieces(
+        self, asked: ChatRequest, version: ServedVersion, *, client: str
+    ) -> AsyncGenerator[tuple[int, Piece], None]:
         """Yields the parts of all ``n`` answers as they come, with the number of their answer; closing the generator
         cancels the answers that are not finished."""
         loop = asyncio.get_running_loop()
@@ -117,9 +126,10 @@ class Api:
                 version=version,
                 messages=asked.prompt(),
                 deliver=deliver_to(index),
+                client=client,
                 seed=seed,
                 choice=index,
-                temperature=1.0 if asked.temperature is None else asked.temperature,
+                temperature=asked.sampling_temperature(),
                 top_p=1.0 if asked.top_p is None else asked.top_p,
                 max_tokens=asked.max_completion_tokens or asked.max_tokens,
                 top_logprobs=asked.top_logprobs or 0,
@@ -196,7 +206,8 @@ def listen(host: str, port: int) -> socket.socket:
 def create_app(api: Api) -> FastAPI:
     """Makes the application; its own documentation is at ``/docs``."""
     app = FastAPI(title="mmo-rl", version=__version__, description="Chat completions of trained policies.")
-    v1 = APIRouter(prefix="/v1", dependencies=[Depends(api.authorize)])
+    app.add_middleware(Gate, key=api.key, hosts=api.hosts, max_body=api.max_body)
+    v1 = APIRouter(prefix="/v1")
 
     @v1.post("/chat/completions")
     async def chat(asked: ChatRequest, request: Request) -> Response:
@@ -211,12 +222,12 @@ def create_app(api: Api) -> FastAPI:
         return _model(api.find(name), name)
 
     @app.get("/health")
-    def health() -> Json:
-        return api.health()
+    def health(request: Request) -> Json:
+        return api.health(request)
 
     @app.exception_handler(Refused)
     async def refused(request: Request, error: Refused) -> JSONResponse:
-        headers = {429: {"retry-after": "1"}, 401: {"www-authenticate": "Bearer"}}.get(error.status)
+        headers = {"retry-after": "1"} if error.status == 429 else None
         return JSONResponse(error.body, error.status, headers=headers)
 
     @app.exception_handler(RequestValidationError)

@@ -28,6 +28,11 @@ _NEUTRAL: Mapping[str, tuple[object, ...]] = {
 """Arguments that are taken only with these values: ignoring others would give another answer than was asked for."""
 
 
+StopText = Annotated[str, Field(max_length=1000)]
+GREEDY_BELOW = 1e-4
+"""Temperatures below count as 0: logits divided by less leave the range of a float."""
+
+
 class TextPart(BaseModel):
     """Part of a message's content."""
 
@@ -70,8 +75,8 @@ class ChatRequest(BaseModel):
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     n: Annotated[int, Field(ge=1, le=128)] | None = None
-    seed: int | None = None
-    stop: str | Annotated[list[str], Field(max_length=16)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    stop: StopText | Annotated[list[StopText], Field(max_length=16)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     stream: bool | None = None
@@ -104,6 +109,15 @@ class ChatRequest(BaseModel):
     def stops(self) -> tuple[str, ...]:
         """Lists the texts that end an answer."""
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    def characters(self) -> int:
+        """Counts the characters of all messages."""
+        return sum(len(message.plain()["content"]) for message in self.messages)
+
+    def sampling_temperature(self) -> float:
+        """Returns the temperature to sample at; 0 is greedy."""
+        asked = 1.0 if self.temperature is None else self.temperature
+        return 0.0 if asked < GREEDY_BELOW else asked
 
     def prompt(self) -> tuple[Message, ...]:
         """Returns the messages as chat templates read them."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ _log = logging.getLogger(__name__)
 PREFILL_TOKENS = 8192
 """Most prompt tokens, padding included, that are read at once: bounds the memory that reading takes."""
 RATE_WINDOW_S = 10.0
+CLIENT_SHARE = 0.75
+"""Largest share of the queue that the requests of one client may take."""
 
 Load = Callable[[ServedVersion], "tuple[PreTrainedModel, PreTrainedTokenizerBase]"]
 Key = tuple[str, tuple[int, int]]
@@ -54,14 +57,15 @@ class Piece:
 
 @dataclass(eq=False, slots=True)
 class AnswerRequest:
-    """Request for one answer. ``deliver`` is called by the engine's thread: for every piece where ``stream``, else
-    once. ``stop`` are texts that end the answer and are no part of it; ``max_tokens`` None: as many as the model
-    gives. ``with_token_texts``: the pieces have the text of each token."""
+    """Request for one answer to ``client``. ``deliver`` is called by the engine's thread: for every piece where
+    ``stream``, else once. ``stop`` are texts that end the answer and are no part of it; ``max_tokens`` None: as many as
+    the model gives. ``with_token_texts``: the pieces have the text of each token."""
 
     version: ServedVersion
     messages: tuple[Message, ...]
     deliver: Callable[[Piece], None]
     seed: int
+    client: str = ""
     choice: int = 0
     temperature: float = 1.0
     top_p: float = 1.0
@@ -71,6 +75,7 @@ class AnswerRequest:
     stream: bool = False
     with_token_texts: bool = False
     cancelled: bool = False
+    prompt: Future[list[int]] | None = None
     row: Row | None = None
     detokenizer: Detokenizer | None = None
     delivered: int = 0
@@ -137,8 +142,11 @@ class Engine:
         self._loading: tuple[ServedVersion, Future[tuple[PreTrainedModel, PreTrainedTokenizerBase]]] | None = None
         self._stopping = False
         self._uses = 0
+        self._served: dict[str, int] = {}  # number of the last use by each client
         self._recent: deque[tuple[float, int]] = deque()
         self._counts = {"requests": 0, "cancelled": 0, "failed": 0, "tokens": 0}
+        # A long prompt takes seconds to tokenise: the answers of others go on meanwhile.
+        self._tokenizing = ThreadPoolExecutor(max_workers=4, thread_name_prefix="tokenize")
         self._loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="load-model")
         self._thread = threading.Thread(target=self._work, name="answers", daemon=True)
 
@@ -152,12 +160,17 @@ class Engine:
             self._changed.notify_all()
         self._thread.join()
         self._loader.shutdown()
+        self._tokenizing.shutdown(cancel_futures=True)
 
     def submit(self, *jobs: AnswerRequest) -> None:
-        """Hands in jobs, all or none. Raises `Overloaded`."""
+        """Hands in jobs of one client, all or none. Raises `Overloaded`, also where the client would have more than
+        its share of the queue."""
         with self._changed:
             if self._stopping or len(self._waiting) + len(jobs) > self._max_queue:
                 raise Overloaded(f"{len(self._waiting)} answers are waited for already; try again in a moment")
+            own = sum(job.client == jobs[0].client for job in self._waiting) if jobs else 0
+            if own + len(jobs) > math.ceil(self._max_queue * CLIENT_SHARE):
+                raise Overloaded(f"{own} of your answers are waited for already; try again in a moment")
             self._waiting.extend(jobs)
             self._counts["requests"] += len(jobs)
             self._changed.notify_all()
@@ -211,8 +224,10 @@ class Engine:
         if any(job.cancelled for job in self._waiting):
             return True
         if self._loading is not None:
-            return self._loading[1].done() or any(_key(job.version) in self._loaded for job in self._waiting)
-        return bool(self._waiting)
+            return self._loading[1].done() or any(
+                _key(job.version) in self._loaded and (job.prompt is None or job.prompt.done()) for job in self._waiting
+            )
+        return any(job.prompt is None or job.prompt.done() for job in self._waiting)
 
     def _drop_cancelled(self) -> None:
         """Removes cancelled jobs."""
@@ -236,6 +251,7 @@ class Engine:
         try:
             model, tokenizer = future.result()
             batch = new_batch(model, tokenizer)
+            tokenizer("")  # settles its truncation and padding, which must not change while other threads use it
         except Exception as error:  # noqa: BLE001 (answered to every request for this version)
             _log.warning("%s could not be loaded", version.id, exc_info=error)
             reason = str(error) if isinstance(error, MmoRlError) else f"{type(error).__name__}: {error}"
@@ -248,20 +264,24 @@ class Engine:
         self._loaded[_key(version)] = _Loaded(version, tokenizer, batch, context, used=self._use())
 
     def _admit(self) -> dict[Key, list[AnswerRequest]]:
-        """Takes the jobs that can be answered now from the queue, first come first served for each version; starts
-        loading the first version that is asked for and not in memory."""
+        """Takes the jobs that can be answered now from the queue: clients in turn, the requests of each first come
+        first served. Starts loading the first version that is asked for and not in memory."""
         joining: dict[Key, list[AnswerRequest]] = {}
         wanted: ServedVersion | None = None
-        for job in list(self._waiting):
+        for job in self._in_turn():
             one = self._loaded.get(_key(job.version))
             if one is None:
                 wanted = wanted or job.version
             elif wanted is not None and one is self._leaving():
                 continue  # else a version that is always asked for would never make room
+            elif not self._tokenized(one, job):
+                continue
             elif len(one.jobs) + len(joining.get(_key(job.version), [])) < self._max_batch:
                 joining.setdefault(_key(job.version), []).append(job)
                 self._waiting.remove(job)
-                one.used = self._use()
+                one.used = self._served[job.client] = self._use()
+        if not self._waiting:
+            self._served.clear()
         if wanted is not None and self._loading is None:
             leaving = self._leaving()
             if leaving is not None and not leaving.jobs and not joining.get(_key(leaving.version)):
@@ -272,6 +292,25 @@ class Engine:
                 self._loading = (wanted, future)
                 future.add_done_callback(lambda _: self._wake())
         return joining
+
+    def _in_turn(self) -> list[AnswerRequest]:
+        """Orders the waiting jobs: the first of every client, then the second, jobs at work counted as earlier ones; of
+        those that are equal the one whose client was served longest ago."""
+        if len({job.client for job in self._waiting}) < 2:
+            return list(self._waiting)
+        count = Counter(job.client for one in self._loaded.values() for job in one.jobs)
+        turns = []
+        for job in self._waiting:
+            turns.append((count[job.client], self._served.get(job.client, 0)))
+            count[job.client] += 1
+        return [job for _, job in sorted(zip(turns, self._waiting, strict=True), key=lambda pair: pair[0])]
+
+    def _tokenized(self, one: _Loaded, job: AnswerRequest) -> bool:
+        """Tells that the prompt of a job has been tokenised; the first call begins it."""
+        if job.prompt is None:
+            job.prompt = self._tokenizing.submit(encode, one.tokenizer, job.messages)
+            job.prompt.add_done_callback(lambda _: self._wake())
+        return job.prompt.done()
 
     def _leaving(self) -> _Loaded | None:
         """Returns the version that makes room for another; None where there is room."""
@@ -317,7 +356,8 @@ class Engine:
         from jinja2 import TemplateError
 
         try:
-            prompt = encode(one.tokenizer, job.messages)
+            assert job.prompt is not None
+            prompt = job.prompt.result()
         except (TemplateError, TypeError, ValueError) as error:
             self._fail(job, 400, f"The chat template of '{one.version.id}' refuses these messages: {error}")
             return None

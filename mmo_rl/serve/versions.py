@@ -10,6 +10,8 @@ from mmo_rl.lm.model import ModelSpec
 
 WEIGHTS = ("config.json", "adapter_config.json")
 """Files of which a folder of weights has one: of a whole model, or of a LoRA adapter."""
+MOST_DIGITS = 9
+"""Of a version's number in a request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ class Catalogue:
         if name in self._models:
             return list(self._models[name].versions().values())[-1]
         bare, _, number = name.rpartition("@")
-        if bare in self._models and number.isdecimal():
+        if bare in self._models and number.isdecimal() and len(number) <= MOST_DIGITS:
             version = self._models[bare].versions().get(int(number))
             if version is not None:
                 return version
