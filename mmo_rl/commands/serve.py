@@ -20,7 +20,7 @@ from mmo_rl.config.served import served_models
 from mmo_rl.config.settings import Settings
 from mmo_rl.config.tasks import ServeOptions
 from mmo_rl.errors import ConfigError
-from mmo_rl.lm.load import load_version
+from mmo_rl.lm.load import load_version, require_device
 from mmo_rl.lm.model import require_whole
 from mmo_rl.serve.versions import Catalogue, ServedModel, ServedVersion
 from mmo_rl.types import PolicyVersion
@@ -71,6 +71,7 @@ async def run(context: Context, options: ServeOptions) -> None:
     console = context.console
     key = _key(options.api_key_env)
     models = served_models(options.runs, context.settings.nodes["model"], home=context.home)
+    require_device(options.device)
     listening = _listen(options.host, options.port)
 
     def load(version: ServedVersion) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

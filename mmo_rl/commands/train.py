@@ -56,10 +56,13 @@ async def run(context: Context, options: Options) -> float | None:
 
 
 def _check_machine(context: Context) -> None:
-    """Raises `ConfigError` where the trainer lacks something, `PolicyError` where the weights cannot be had: before
-    anything is played or paid."""
-    if isinstance(context.components.trainer, MachineChecker):
-        context.components.trainer.check_machine()
+    """Raises `ConfigError` where the trainer or the policy lacks something, `PolicyError` where the weights cannot be
+    had: before anything is played or paid."""
+    components = context.components
+    if isinstance(components.trainer, MachineChecker):
+        components.trainer.check_machine()
+    if components.trainer.capabilities.trains and (components.collector or components.evaluator):
+        components.players.check_machine()
     able = capabilities_of(context.settings.node("trainer"))
     if able.trains and not able.serves:
         require_model(context.components.model.location())

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import cast
+from typing import Any, Literal, cast
 
 from mmo_rl.config.building import build, instance
 from mmo_rl.config.hints import near
 from mmo_rl.config.schema import TARGET, Node, load
 from mmo_rl.config.strategies import find_player, is_dotted, player_names
-from mmo_rl.errors import ConfigError
+from mmo_rl.errors import ConfigError, PolicyError
 from mmo_rl.evaluate.base import Contestant
 from mmo_rl.lm.base import BaseModel
+from mmo_rl.lm.load import require_device
 from mmo_rl.market.base import Scripted
 from mmo_rl.policy.base import Policy, PolicyParts
 from mmo_rl.policy.endpoint import DEFAULT, EndpointPolicy
@@ -39,7 +40,34 @@ class Players:
             raise ConfigError(
                 "policy=none plays nothing", hint="policy=local, or policy=endpoint policy.endpoint.base_url=URL"
             )
-        return cast(Policy, build(self._node, PolicyParts(model=self._model)))
+        return cast(Policy, build(self._node, self._parts()))
+
+    @property
+    def device(self) -> Literal["cpu", "cuda"]:
+        """The device that policies on this machine play on: ``policy.device``, else that of the trainer."""
+        chosen = cast(Literal["cpu", "cuda"] | None, self._of_local().get("device"))
+        return chosen or self._trainer.rules.device
+
+    def check_machine(self) -> None:
+        """Raises `ConfigError` where what this run trains would play on a device that is not here."""
+        if self._trainer.capabilities.serves:
+            return
+        try:
+            require_device(self.device)
+        except PolicyError as error:
+            raise ConfigError(f"policy.device={self.device}: {error.message}", hint=f"policy.{error.hint}") from error
+
+    def unused_in_training(self) -> str | None:
+        """A sentence about a choice of the group ``policy`` that a training run does not use; None where there is
+        none."""
+        if self._node is None:
+            return None
+        local = load(str(self._node[TARGET])) is local_policy
+        if not self._trainer.capabilities.serves and not local:
+            return "The choice of policy is not used in training: the weights that are trained play, on this machine"
+        if self._trainer.capabilities.serves and local and self._node.get("device") is not None:
+            return "policy.device is not used: the backend of this trainer answers"
+        return None
 
     def base(self) -> Policy:
         """The base model, as the run's trainer has it played."""
@@ -49,7 +77,9 @@ class Players:
         """The policy of a version that this run's trainer published, or of its base model: weights on this machine, or
         the endpoint of the trainer's backend, asked as ``policy=endpoint`` says where that is chosen."""
         if not self._trainer.capabilities.serves:
-            return open_policy(version, self._model)
+            size = self._of_local().get("batch_size")
+            options = {} if size is None else {"batch_size": cast(int, size)}
+            return open_policy(version, self._model, device=self.device, **options)
         if version.version not in self._served:
             served = cast(ServingTrainer, self._trainer).served(version.version)
             self._served[version.version] = self._endpoint(
@@ -92,9 +122,17 @@ class Players:
         return cast(EndpointPolicy, instance(EndpointPolicy, {**keys, "endpoint": of_endpoint, **changes}))
 
     def _local(self, path: str | None) -> LocalPolicy:
+        return local_policy(path=path, **self._of_local(), parts=self._parts())
+
+    def _of_local(self) -> dict[str, Any]:
+        """The keys of ``policy=local``, but the path, where that is chosen."""
         chosen = self._node or {}
-        options = {name: chosen[name] for name in ("device", "batch_size") if name in chosen}
-        return local_policy(path=path, **options, parts=PolicyParts(model=self._model))
+        if TARGET not in chosen or load(str(chosen[TARGET])) is not local_policy:
+            return {}
+        return {name: chosen[name] for name in ("device", "batch_size") if name in chosen}
+
+    def _parts(self) -> PolicyParts:
+        return PolicyParts(model=self._model, device=self._trainer.rules.device)
 
 
 def check_contestant(key: str, text: str) -> None:

@@ -117,6 +117,7 @@ def validate(cfg: DictConfig) -> Settings:
         problems.extend(unknown_rule(nodes["sampler"]))
     if not problems and top["task"] == "train":
         problems.extend(_useless_play(nodes))
+        problems.extend(_unused_weights(nodes))
     if problems:
         raise _error(_without_echoes(problems, cfg))
     return Settings(**top, nodes=nodes, options=TASKS[top["task"]](**options))
@@ -167,6 +168,17 @@ def _useless_play(nodes: Mapping[str, Node | None]) -> Iterator[Problem]:
             "collect",
             "the play would be recorded in another place than the source reads from; collect=none trains on what the "
             "source has, and source=embedded database=embedded plays on this machine",
+        )
+
+
+def _unused_weights(nodes: Mapping[str, Node | None]) -> Iterator[Problem]:
+    """Problem of weights that a training run is given as a policy, and would not start from."""
+    path, trainer = (nodes["policy"] or {}).get("path"), nodes["trainer"]
+    if path is not None and trainer is not None and capabilities_of(trainer).trains:
+        yield Problem(
+            "policy.path",
+            f"found {show(path)}, but task=train plays what it trains; a run that starts from these weights: "
+            f"model.path={path} policy.path=null",
         )
 
 

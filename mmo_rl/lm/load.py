@@ -59,6 +59,7 @@ def load_model(
         raise PolicyError(
             f"a model on this machine needs {error.name}, which isn't installed", hint="pip install 'mmo-rl[local]'"
         ) from error
+    require_device(device)
     if threads is not None:
         torch.set_num_threads(threads)
     # The bars of transformers would break those of a run, and of its tables about weights we make errors.
@@ -97,6 +98,22 @@ def load_model(
             hint="choose a transformer with attention in every layer, such as Llama, Qwen2, Qwen3, Mistral or Gemma",
         )
     return model.eval(), tokenizer
+
+
+def require_device(device: str) -> None:
+    """Raises `PolicyError` where this machine lacks ``device``: cpu, cuda, or one of several, cuda:1."""
+    if not device.startswith("cuda"):
+        return
+    try:
+        import torch
+    except ImportError as error:
+        raise PolicyError(f"{device} needs torch, which isn't installed", hint="device=cpu") from error
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if count == 0:
+        raise PolicyError("there is no CUDA device here", hint="device=cpu, or a machine with a GPU")
+    _, _, number = device.partition(":")
+    if number.isdecimal() and int(number) >= count:
+        raise PolicyError(f"there is no {device} here: {count} CUDA devices are", hint="cuda, or a lower number")
 
 
 def _load_adapter(model: PreTrainedModel, folder: Path) -> None:

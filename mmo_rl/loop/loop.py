@@ -98,6 +98,8 @@ class Loop:
         present = {"collect": components.collector, "evaluate": components.evaluator}
         if not trains and (off := [name for name, component in present.items() if component is not None]):
             console.print(f"This trainer makes no policy; switched off: {', '.join(off)}", soft_wrap=True)
+        if (collector or evaluator) and (unused := components.players.unused_in_training()):
+            console.print(unused, soft_wrap=True)
         await components.database.require_tables()
         await session.opened(components.judge)
         run = f"{settings.name}-{folder.run_id()}"

@@ -74,7 +74,12 @@ def summarize(
 
 def tell_checkpoint(console: Console, overrides: Sequence[str], policy: PolicyVersion) -> None:
     """Prints the folder of the trained policy, and the commands that measure, play and serve it."""
-    kept = [o for o in overrides if o.lstrip("+").partition("=")[0].partition(".")[0] in ("model", "market")]
+    here = ("trainer.device", "policy.device", "policy.batch_size")
+    kept = [
+        o
+        for o in overrides
+        if (key := o.lstrip("+").partition("=")[0]).partition(".")[0] in ("model", "market") or key in here
+    ]
     lines = [f"Checkpoint: {policy.path}"]
     for does, task in (
         ("measure", ["task=evaluate", f"evaluate.b={policy.path}"]),

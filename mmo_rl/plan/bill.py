@@ -16,8 +16,8 @@ FORMULAS = {
     "judge tokens": "the rendered prompts + 60 an explained score (the answers are an estimate)",
     "trained tokens": "answers whose score differs from the mean of their group x epochs; fewer as a policy settles",
     "judge $": "(prompt tokens x prompt price + answer tokens x answer price) / 10^6, of the calls that are paid",
-    "hours": "(6 x parameters x training tokens + 2 x parameters x playing tokens) / TFLOP/s + paid calls x s a call /"
-    " concurrency",
+    "hours": "(6 x parameters x training tokens + 2 x parameters x playing tokens) / TFLOP/s of each device +"
+    " paid calls x s a call / concurrency",
     "training $": "CPU: 0; GPU: hours x plan.gpu_usd_per_hour; serverless: (prompt + trained tokens) x price / 10^6",
     "playing $": "CPU and GPU: in the hours; serverless: prompt tokens x price + answer tokens x price, / 10^6",
 }
@@ -47,7 +47,8 @@ class Rates:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """One job's plan: plain values that can be sent between processes. ``changes`` are what the same job would use with
-    one more override; ``notes`` say how tokens were counted and what is not known."""
+    one more override; ``notes`` say how tokens were counted and what is not known. ``plays_on`` is the device of the
+    policy where that is another than its trainer's (None: the same)."""
 
     model: str
     judge: str | None
@@ -62,6 +63,7 @@ class Plan:
     format: Literal["table", "json"]
     changes: tuple[tuple[str, Counts], ...]
     notes: tuple[str, ...]
+    plays_on: Literal["cpu", "cuda"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,16 +135,19 @@ def backends(plan: Plan, counts: Counts, *, paid: int) -> list[Backend]:
     played = counts.play_prompt_tokens + counts.play_answer_tokens
     rates, prices = plan.rates, plan.prices
 
-    def hours(tflops: float) -> float | None:
+    def hours(name: BackendName) -> float | None:
         if plan.parameters_b is None:
             return None
-        work = (6 * trained + 2 * played) * plan.parameters_b * 1e9
-        return work / (tflops * 1e12) / 3600 + _judging(rates, paid)
+        speed = {"cpu": rates.cpu_tflops, "cuda": rates.gpu_tflops}
+        trains = "cpu" if name == "local CPU" else "cuda"
+        plays = plan.plays_on if plan.plays_on is not None and name == plan.backend else trains
+        passes = 6 * trained / speed[trains] + 2 * played / speed[plays]
+        return passes * plan.parameters_b * 1e9 / 1e12 / 3600 + _judging(rates, paid)
 
-    gpu = hours(rates.gpu_tflops)
+    gpu = hours("own GPU")
     rent = None if gpu is None or rates.gpu_usd_per_hour is None else gpu * rates.gpu_usd_per_hour
     return [
-        Backend("local CPU", 0.0, 0.0, hours(rates.cpu_tflops)),
+        Backend("local CPU", 0.0, 0.0, hours("local CPU")),
         Backend("own GPU", rent, 0.0, gpu),
         Backend(
             "serverless",

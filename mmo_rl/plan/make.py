@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 from mmo_rl.config.composition import Components, compose_collector
 from mmo_rl.config.settings import Settings
@@ -84,6 +85,7 @@ async def make_plan(settings: Settings, components: Components, overrides: Seque
         policy_counted=policy_tokens.counted and dry is None,
         format=options.format,
         changes=tuple(changes),
+        plays_on=_plays_on(components, backend),
         notes=tuple(_notes(model.name, prices, asked, counts, policy_tokens, dry is not None)),
     )
 
@@ -116,6 +118,14 @@ def _backend(trainer: Trainer) -> BackendName:
     if trainer.capabilities.needs_network:
         return "serverless"
     return "own GPU" if trainer.capabilities.needs_gpu or trainer.rules.device == "cuda" else "local CPU"
+
+
+def _plays_on(components: Components, backend: BackendName) -> Literal["cpu", "cuda"] | None:
+    """The device that the policy plays on, where the trainer's backend does not answer and it is another than that
+    device."""
+    device = components.players.device
+    trains = "cuda" if backend == "own GPU" else "cpu"
+    return None if components.trainer.capabilities.serves or backend == "export" or device == trains else device
 
 
 def _prices(model: BaseModel, trainer: Trainer) -> Prices:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from mmo_rl.lm.base import BaseModel
 from mmo_rl.rng import derive_seed
@@ -27,9 +27,11 @@ class Completion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyParts(Parts):
-    """Collaborators of a policy: the base ``model`` that it is, or was trained from."""
+    """Collaborators of a policy: the base ``model`` that it is, or was trained from, and the ``device`` that it plays
+    on where its config says none: the trainer's."""
 
     model: BaseModel
+    device: Literal["cpu", "cuda"] = "cpu"
 
 
 class Policy(Protocol):

@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 def local_policy(
     *,
     path: str | None = None,
-    device: Literal["cpu", "cuda"] = "cpu",
+    device: Literal["cpu", "cuda"] | None = None,
     batch_size: Annotated[int, Field(ge=1)] = 256,
     parts: PolicyParts,
 ) -> LocalPolicy:
-    """Opens the base model, or the checkpoint at ``path`` (`find_checkpoint`). Raises `PolicyError` where it cannot be
-    loaded, is damaged, or is of another model."""
+    """Opens the base model, or the checkpoint at ``path`` (`find_checkpoint`), on ``device`` (None: that of ``parts``).
+    Raises `PolicyError` where it cannot be loaded, is damaged, or is of another model."""
     model = parts.model
     if path is None:
         version = PolicyVersion(model.name, 0, model.location())
     else:
         version = find_checkpoint(path, name=model.name)
         require_whole(version, model)
-    return open_policy(version, model, device=device, batch_size=batch_size)
+    return open_policy(version, model, device=device or parts.device, batch_size=batch_size)
 
 
 def open_policy(version: PolicyVersion, spec: BaseModel, *, device: str = "cpu", batch_size: int = 256) -> LocalPolicy:

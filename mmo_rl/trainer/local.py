@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from mmo_rl.errors import TrainerError
+from mmo_rl.errors import ConfigError, PolicyError, TrainerError
 from mmo_rl.lm.encode import Encoder
 from mmo_rl.lm.forward import require_positions, require_trees, score
+from mmo_rl.lm.load import require_device
 from mmo_rl.lm.turn_end import end_token
 from mmo_rl.lm.weights import Lora, Weights
 from mmo_rl.rng import derive_seed
@@ -121,9 +122,18 @@ class LocalTrainer:
         self._weights: Weights | None = None
         self._current = 0
 
+    def check_machine(self) -> None:
+        """Raises `ConfigError` where ``device`` is not there."""
+        try:
+            require_device(self._device)
+        except PolicyError as error:
+            raise ConfigError(
+                f"trainer.device={self._device}: {error.message}", hint=f"trainer.{error.hint}"
+            ) from error
+
     async def resume(self, version: int | None = None) -> PolicyVersion:
         """Loads a published version (the newest by default; 0 is the base model) and forgets those after it. Raises
-        `TrainerError` for a checkpoint of another model, and where ``device`` is not there."""
+        `TrainerError` for a checkpoint of another model, `PolicyError` where ``device`` is not there."""
         self._current = self._checkpoints.rewind(version)
         self._weights = await asyncio.to_thread(self._load)
         return self._checkpoints.version(self._current)
@@ -180,10 +190,6 @@ class LocalTrainer:
 
     def _load(self) -> Weights:
         """Loads the current version. Raises `TrainerError` where it cannot be trained here."""
-        import torch
-
-        if self._device == "cuda" and not torch.cuda.is_available():
-            raise TrainerError("there is no CUDA device here", hint="trainer.device=cpu, or a machine with a GPU")
         weights = Weights.load(
             self._checkpoints.saved(self._current),
             base=self._base,

@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
-from mmo_rl.errors import TrainerError
+from mmo_rl.errors import PolicyError, TrainerError
 from mmo_rl.lm.encode import Encoder
 from mmo_rl.lm.forward import require_positions
 from mmo_rl.lm.load import load_model, load_version
@@ -263,5 +263,5 @@ def test_staleness_tells_versions_other_models_and_the_unknown_apart() -> None:
 async def test_a_device_that_is_not_there_is_said(tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is one")
-    with pytest.raises(TrainerError, match="no CUDA device"):
+    with pytest.raises(PolicyError, match="no CUDA device"):
         await trainer(tmp_path, device="cuda").resume()
