@@ -86,6 +86,7 @@ class ProjectSearchPath(SearchPathPlugin):
         if not any(str(entry.path).endswith(str(shipped("conf"))) for entry in search_path.get_path()):
             return
         _forget_presets_of_the_same_name()
+        _make_ours_the_basic_sweeper()
         for folder in choice_folders():
             search_path.prepend("mmo-rl", f"{ChoicesConfigSource.scheme()}://{folder}", anchor="main")
         for folder in dict.fromkeys([project_root() / GROUP, shipped(GROUP)]):
@@ -98,3 +99,10 @@ def _forget_presets_of_the_same_name() -> None:
     for path in (shipped("conf") / "hydra").glob("*/*.yaml"):
         if path.parent.name in ("launcher", "sweeper"):
             repository.get(path.parent.name, {}).pop(path.name, None)
+
+
+def _make_ours_the_basic_sweeper() -> None:
+    """Puts our sweeper in the place of Hydra's default. Were it chosen by an override in our primary config, Hydra
+    would ignore, without a word, an experiment that overrides the sweeper: of several overrides the first counts."""
+    ours = ConfigStore.instance().load("hydra/sweeper/mmo_rl.yaml")
+    ConfigStore.instance().store(group="hydra/sweeper", name="basic", node=ours.node, provider=ours.provider)

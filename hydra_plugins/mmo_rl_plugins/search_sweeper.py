@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, get_args
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -23,7 +24,7 @@ from mmo_rl.cli.search import (
     opened,
     other_studies,
 )
-from mmo_rl.cli.sweep import Ended, Job, place, print_rows, raise_failures
+from mmo_rl.cli.sweep import Ended, Job, Overrides, params_of, place, print_rows, raise_failures
 from mmo_rl.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -138,6 +139,19 @@ class SearchSweeper(CheckedSweeper):
         raise_failures(ends)
         best = search.best()
         return None if best is None else best.value
+
+    def checked(self, overrides: Sequence[Overrides]) -> list[Job]:
+        """Composes and validates jobs. Raises `ConfigError` naming the bad ones, and those that are sweeps."""
+        jobs = super().checked(overrides)
+        own = {str(key): str(value) for key, value in self.params.items()}
+        for job in jobs:
+            if (swept := params_of(job.config)) != own:
+                listed = " ".join(f"{key}={value}" for key, value in swept.items())
+                raise ConfigError(
+                    f"{job.name} is a sweep of its own ({listed}), and a search has one space",
+                    hint=f"leave it out of the search and type what it sweeps: {listed}; or search it alone",
+                )
+        return jobs
 
     def _checked_first(self, space: Space) -> list[Job]:
         try:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
@@ -14,8 +16,8 @@ from omegaconf import DictConfig
 
 from mmo_rl.cli.carried import CarriedConfigs
 from mmo_rl.cli.launch import JobRunner
-from mmo_rl.cli.launchers import launcher_missing, require_counts, require_shared_database
-from mmo_rl.cli.sweep import Job, Overrides, announce, checked, print_table, report
+from mmo_rl.cli.launchers import launcher_missing, require_counts, require_one_controller, require_shared_database
+from mmo_rl.cli.sweep import Job, Overrides, announce, checked, expanded, print_table, report
 from mmo_rl.config.extensions import Source, use_search_path
 from mmo_rl.config.project import hidden_choices
 
@@ -30,6 +32,10 @@ class CheckedSweeper(BasicSweeper):
 
     The same command again continues: finished jobs are skipped with their stored result, the rest runs.
     """
+
+    def __init__(self, max_batch_size: int | None, params: dict[str, str] | None = None) -> None:
+        super().__init__(max_batch_size, params)
+        self._composed: dict[tuple[str, ...], DictConfig] = {}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         require_counts(config)
@@ -50,9 +56,9 @@ class CheckedSweeper(BasicSweeper):
 
         assert self.hydra_context is not None
         assert self.config is not None
-        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        parsed = parser.parse_overrides([*self._parse_config(), *arguments])
-        ((*overrides,),) = self.split_arguments(parsed, None)
+        overrides = expanded(
+            self._split(self.params, arguments), self._compose, self._split, {k: str(v) for k, v in self.params.items()}
+        )
         console = Console()
         for line in hidden_choices(self.config.hydra.runtime.choices):
             console.print(line, highlight=False, soft_wrap=True)
@@ -64,16 +70,36 @@ class CheckedSweeper(BasicSweeper):
         except KeyboardInterrupt:
             print_table(jobs, runner.so_far(), console)
             raise
+        finally:
+            with suppress(OSError):  # launchers make the sweep's folder, and no job may be in it
+                Path(self.config.hydra.sweep.dir).rmdir()
         report(jobs, ended, console)
         return [end.value for end in ended]
 
     def checked(self, overrides: Sequence[Overrides]) -> list[Job]:
         """Composes and validates jobs. Raises `ConfigError` naming the bad ones."""
-        loader, config = self.hydra_context.config_loader, self.config  # type: ignore[union-attr]
-        assert config is not None
-        jobs = checked(overrides, compose=lambda job: loader.load_sweep_config(config, job))
-        require_shared_database(config, [job.config for job in jobs])
+        assert self.config is not None
+        jobs = checked(overrides, compose=self._compose)
+        require_one_controller(self.config, {job.name: job.config for job in jobs})
+        require_shared_database(self.config, [job.config for job in jobs])
         return jobs
+
+    def _compose(self, overrides: Overrides) -> DictConfig:
+        """Composes the config of one job; each once."""
+        assert self.hydra_context is not None
+        assert self.config is not None
+        key = tuple(overrides)
+        if key not in self._composed:
+            self._composed[key] = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
+        return self._composed[key]
+
+    def _split(self, params: Mapping[str, str], arguments: Sequence[str]) -> list[Overrides]:
+        """Lists the jobs of swept keys and overrides; of one key the override counts."""
+        assert self.hydra_context is not None
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        parsed = parser.parse_overrides([*(f"{key}={value}" for key, value in params.items()), *arguments])
+        ((*overrides,),) = self.split_arguments(parsed, None)
+        return overrides
 
     def runner(self, jobs: Sequence[Job], console: Console) -> JobRunner:
         """Makes the runner of these jobs with Hydra's launcher."""

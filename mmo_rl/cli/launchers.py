@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.utils import get_class
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from mmo_rl.config.hints import show
 from mmo_rl.errors import ConfigError
+from mmo_rl.report.run_folder import flat
 
 EXTRAS = {"joblib": "sweep", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
 """Extras that install the package of a launcher, by the choice of ``hydra/launcher``."""
@@ -59,6 +60,35 @@ def require_shared_database(config: DictConfig, jobs: Iterable[DictConfig]) -> N
                     " database, which one host alone can use",
                     hint="source=postgres database=source, with the connection string in DATABASE_URL on every host",
                 )
+
+
+def require_one_controller(config: DictConfig, jobs: Mapping[str, DictConfig]) -> None:
+    """Raises `ConfigError` where a job, by its name, has a launcher, sweeper or callbacks of its own: those of the
+    whole sweep, ``config``, start it, and what its own say would be ignored."""
+    for name, job in jobs.items():
+        for group in ("launcher", "sweeper"):
+            whole, own = (str(c.hydra.runtime.choices.get(f"hydra/{group}")) for c in (config, job))
+            if whole != own:
+                raise ConfigError(
+                    f"{name} chooses hydra/{group}={own}, and all jobs of a sweep have one {group}",
+                    hint=f"type it for the whole sweep: mmo-rl -m hydra/{group}={own} ..., or leave it out of {name};"
+                    " or start each as a sweep of its own",
+                )
+        for node in ("launcher", "sweeper", "callbacks"):
+            whole_keys, own_keys = (_leaves(c.hydra.get(node)) for c in (config, job))
+            for key, value in own_keys.items():
+                if key not in whole_keys or whole_keys[key] != value:
+                    told = f"hydra.{node}.{key}={show(value)}"
+                    raise ConfigError(
+                        f"{name} sets {told}, and that is the whole sweep's",
+                        hint=f"type it for the whole sweep: mmo-rl -m {told} ..., or leave it out of {name}",
+                    )
+
+
+def _leaves(node: object) -> dict[str, object]:
+    """Lists the keys of a node but those that are swept over, as they are written."""
+    tree = OmegaConf.to_container(node, resolve=False) if OmegaConf.is_config(node) else {}
+    return {key: value for key, value in flat(tree) if key.partition(".")[0] != "params"}
 
 
 def in_this_process(launcher: DictConfig) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -113,6 +113,34 @@ def checked(sweep: Sequence[Overrides], compose: Callable[[Overrides], DictConfi
             f"{len(wrong)} of the {len(sweep)} jobs of this sweep cannot run; nothing was started\n  {listed}"
         )
     return list(jobs.values())
+
+
+def expanded(
+    sweep: Sequence[Overrides],
+    compose: Callable[[Overrides], DictConfig],
+    split: Callable[[Mapping[str, str], Overrides], list[Overrides]],
+    params: Mapping[str, str],
+) -> list[Overrides]:
+    """Replaces each job whose config is a sweep of its own (``hydra.sweeper.params`` of a swept experiment) by the jobs
+    of that one. ``params`` are those that the sweep has itself; ``split`` makes jobs of params and overrides.
+
+    A job that cannot be composed stays as it is: its check says what is wrong with it.
+    """
+    jobs: list[Overrides] = []
+    for overrides in sweep:
+        try:
+            config, _ = _composed(overrides, compose)
+        except (HydraException, OmegaConfBaseException):
+            jobs.append(overrides)
+            continue
+        own = params_of(config)
+        jobs += [overrides] if own == params else expanded(split(own, overrides), compose, split, own)
+    return jobs
+
+
+def params_of(config: DictConfig) -> dict[str, str]:
+    """Returns the keys that a composed config sweeps over, with their values as on the command line."""
+    return {str(key): str(value) for key, value in (config.hydra.sweeper.get("params") or {}).items()}
 
 
 def announce(jobs: Sequence[Job], console: Console) -> None:

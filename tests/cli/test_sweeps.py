@@ -231,3 +231,63 @@ def test_jobs_of_several_hosts_never_share_an_embedded_database(cli: Cli, choice
     assert ran.code == 2
     assert "which one host alone can use" in ran.err and "source=postgres" in ran.err
     assert not (tmp_path / "runs").exists()
+
+
+# --- sweeps of sweeps -------------------------------------------------------------------------------------------------
+
+
+def experiment(name: str, hydra: str, **keys: object) -> None:
+    """Writes an experiment of the project in the working directory."""
+    Path("experiments").mkdir(exist_ok=True)
+    lines = "\n".join(f"{key}: {value}" for key, value in keys.items())
+    Path("experiments", f"{name}.yaml").write_text(f"# @package _global_\n{hydra}\nname: {name}\n{lines}\n")
+
+
+def test_swept_experiments_that_are_sweeps_run_all_of_their_jobs(cli: Cli, train: Any) -> None:
+    ran = train(lambda context: float(context.settings.seed))
+    experiment("short", "hydra: {sweeper: {params: {seed: 'range(3)'}}}")
+    experiment("long", "hydra: {sweeper: {params: {seed: '4,5', iterations: '2,3'}}}")
+    experiment("single", "iterations: 7")
+    told = cli("-m", "+experiments=short,long,single")
+    assert told.code == 0, told.err
+    assert len(ran) == 3 + 4 + 1 and "8 done" in told.out
+    assert [len(folders(name)) for name in ("short", "long", "single")] == [3, 4, 1]
+    assert not Path("runs/default").exists()
+    again = cli("-m", "+experiments=short")  # the same jobs as those of the sweep alone
+    assert "3 skipped" in again.out and len(ran) == 8
+    cli("-m", "+experiments=short,long", "seed=1")  # what is typed counts, as in one sweep
+    assert len(ran) == 8 + 2
+
+
+@pytest.mark.parametrize(
+    ("hydra", "told"),
+    [
+        ("defaults: [{override /hydra/launcher: joblib}]", "hydra/launcher=joblib"),
+        ("defaults: [{override /hydra/sweeper: optuna}]", "hydra/sweeper=optuna"),
+        ("hydra: {sweeper: {max_batch_size: 2}}", "hydra.sweeper.max_batch_size=2"),
+        ("hydra: {callbacks: {mine: {_target_: hydra.experimental.callback.Callback}}}", "hydra.callbacks.mine"),
+    ],
+)
+def test_a_swept_experiment_with_a_launcher_or_sweeper_of_its_own_is_refused(
+    cli: Cli, train: Any, hydra: str, told: str
+) -> None:
+    ran = train(lambda context: 0.0)
+    experiment("mine", hydra)
+    experiment("plain", "iterations: 3")
+    refused = cli("-m", "+experiments=plain,mine")
+    assert refused.code == 2 and told in refused.err and f"-m {told}" in refused.err
+    assert "mine" in refused.err and not ran and not Path("runs").exists()
+
+
+def test_a_search_over_experiments_that_are_sweeps_is_refused(cli: Cli, train: Any) -> None:
+    ran = train(lambda context: 0.0)
+    experiment("mine", "hydra: {sweeper: {params: {iterations: '2,3'}}}")
+    experiment("plain", "iterations: 3")
+    refused = cli("-m", "hydra/sweeper=optuna", "+experiments=mine,plain", "hydra.sweeper.sampler=grid")
+    assert refused.code == 2 and "is a sweep of its own (iterations=2,3)" in refused.err and not ran
+
+
+def test_an_experiment_may_choose_the_sweeper_of_its_sweep(cli: Cli, train: Any) -> None:
+    train(lambda context: 0.0)
+    experiment("mine", "defaults: [{override /hydra/sweeper: optuna}]")
+    assert "there is nothing to search" in cli("-m", "+experiments=mine").err
