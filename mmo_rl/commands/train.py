@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mmo_rl.commands.base import Command, Context
+from mmo_rl.config.recipe_differences import recipe_differences
 from mmo_rl.config.settings import capabilities_of, masked
 from mmo_rl.config.tasks import Options
 from mmo_rl.lm.load import require_model
@@ -24,6 +25,8 @@ async def run(context: Context, options: Options) -> float | None:
     past = Past.of(folder)
     failed = True
     _check_machine(context)
+    if unlike := recipe_differences(settings):
+        context.console.print(unlike, highlight=False, markup=False, soft_wrap=True)
     try:
         report.start(masked(settings))
         _note_provenance(context, past)

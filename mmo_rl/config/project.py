@@ -26,6 +26,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from mmo_rl.config.machine import jobs_at_once
+from mmo_rl.config.recipe import from_recipe
 from mmo_rl.config.renamed import former_key
 
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -129,13 +130,14 @@ def job_key(overrides: Sequence[str]) -> str:
 
 
 def register_resolvers() -> None:
-    """Registers ``${mmo_rl.root:}``, ``${mmo_rl.home:}``, ``${mmo_rl.searched:}``, ``${mmo_rl.jobs:GB}`` and
-    ``${mmo_rl.job_key:${hydra.overrides.task}}`` for the YAML files."""
+    """Registers ``${mmo_rl.root:}``, ``${mmo_rl.home:}``, ``${mmo_rl.searched:}``, ``${mmo_rl.jobs:GB}``,
+    ``${mmo_rl.recipe:KEY,DEFAULT}`` and ``${mmo_rl.job_key:${hydra.overrides.task}}`` for the YAML files."""
     OmegaConf.register_new_resolver("mmo_rl.root", lambda: str(project_root()), replace=True)
     OmegaConf.register_new_resolver("mmo_rl.searched", lambda: searched(), replace=True)
     OmegaConf.register_new_resolver("mmo_rl.home", lambda: str(home()), replace=True)
     OmegaConf.register_new_resolver("mmo_rl.job_key", lambda overrides: job_key(overrides), replace=True)
     OmegaConf.register_new_resolver("mmo_rl.jobs", lambda gigabytes: jobs_at_once(gigabytes), replace=True)
+    OmegaConf.register_new_resolver("mmo_rl.recipe", from_recipe, replace=True)
 
 
 register_resolvers()

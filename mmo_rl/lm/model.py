@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from mmo_rl.errors import PolicyError
-from mmo_rl.lm.base import BaseModel, ModelParts
+from mmo_rl.lm.base import BaseModel, ModelParts, Recipe
 from mmo_rl.lm.gguf import is_gguf
 from mmo_rl.lm.manifest import fault
 from mmo_rl.lm.weights import STATE
@@ -27,7 +27,7 @@ class ModelSpec:
     than all in a mixture of experts). ``threads`` of this machine's processor compute it (None: torch's choice, which
     depends on the machine and on the jobs beside this one; so do the last digits of sums, and with them which token is
     drawn). Prices are W&B's serverless ones, in US dollars a million tokens as they were on
-    ``price_date``; None where unknown.
+    ``price_date``; None where unknown. ``recipe`` is for configs, which read it for other groups.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class ModelSpec:
         price_completion_usd_per_mtok: Annotated[float, Field(ge=0)] | None = None,
         price_training_usd_per_mtok: Annotated[float, Field(ge=0)] | None = None,
         price_date: str | None = None,
+        recipe: Recipe = Recipe(),  # noqa: B008 (frozen)
         parts: ModelParts = ModelParts(),  # noqa: B008 (frozen)
     ) -> None:
         self.name = name
@@ -59,6 +60,7 @@ class ModelSpec:
         self.price_completion_usd_per_mtok = price_completion_usd_per_mtok
         self.price_training_usd_per_mtok = price_training_usd_per_mtok
         self.price_date = price_date
+        self.recipe = recipe
         self.cache = parts.cache
 
     def location(self) -> str:

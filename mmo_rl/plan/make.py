@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Literal
 
 from mmo_rl.config.composition import Components, compose_collector
+from mmo_rl.config.recipe_differences import recipe_differences
 from mmo_rl.config.settings import Settings
 from mmo_rl.config.tasks import PlanOptions
 from mmo_rl.errors import PolicyError
@@ -86,7 +87,10 @@ async def make_plan(settings: Settings, components: Components, overrides: Seque
         format=options.format,
         changes=tuple(changes),
         plays_on=_plays_on(components, backend),
-        notes=tuple(_notes(model.name, prices, asked, counts, policy_tokens, dry is not None)),
+        notes=(
+            *_notes(model.name, prices, asked, counts, policy_tokens, dry is not None),
+            *([f"recipe         {unlike}"] if (unlike := recipe_differences(settings)) else []),
+        ),
     )
 
 

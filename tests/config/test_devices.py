@@ -5,32 +5,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.utils import create_config_search_path
-from hydra.types import RunMode
-from omegaconf import OmegaConf
 
 from mmo_rl.config.composition import Components, compose
-from mmo_rl.config.project import shipped
-from mmo_rl.config.settings import Settings, validate
 from mmo_rl.errors import ConfigError, PolicyError
 from mmo_rl.plan.bill import Plan, Prices, Rates, bill
 from mmo_rl.plan.count import Counts
 from mmo_rl.policy.local import LocalPolicy
 from mmo_rl.trainer.base import MachineChecker
 from mmo_rl.types import PolicyVersion
+from tests.harness.config import compose_settings
 
 needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
 
-def settings_of(*overrides: str) -> Settings:
-    loader = ConfigLoaderImpl(create_config_search_path(f"file://{shipped('conf')}"))
-    config = loader.load_configuration("config", list(overrides), run_mode=RunMode.RUN)
-    return validate(OmegaConf.masked_copy(config, [str(k) for k in config if k != "hydra"]))
-
-
 def components_of(home: Path, *overrides: str) -> Components:
-    return compose(settings_of(f"home={home}", *overrides))
+    return compose(compose_settings(f"home={home}", *overrides))
 
 
 @pytest.mark.parametrize(
@@ -83,9 +72,9 @@ def test_what_a_training_run_does_not_use_of_the_policy_is_refused_or_named(tmp_
     with pytest.raises(
         ConfigError, match=r"policy\.path: found 'runs/x', but task=train plays what it trains"
     ) as caught:
-        settings_of("policy.path=runs/x")
+        compose_settings("policy.path=runs/x")
     assert "model.path=runs/x" in str(caught.value)
-    settings_of("policy.path=runs/x", "task=collect")
+    compose_settings("policy.path=runs/x", "task=collect")
     assert components_of(tmp_path).players.unused_in_training() is None
     told = components_of(tmp_path, "policy=endpoint").players.unused_in_training()
     assert told is not None and told.startswith("The choice of policy is not used in training")

@@ -44,7 +44,7 @@ def test_a_run_that_gained_a_version_is_another_input_and_both_versions_are_name
     [
         (("model.path={}",), "model.path"),
         (("model.base_model={}",), "model.base_model"),
-        (("policy.path={}",), "policy.path"),
+        (("task=collect", "policy.path={}"), "policy.path"),
         (("source=jsonl", "source.path={}", "collect=none"), "source.path"),
     ],
 )
