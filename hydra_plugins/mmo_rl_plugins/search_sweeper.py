@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, get_args
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -12,28 +12,34 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from hydra_plugins.mmo_rl_plugins.sweeper import CheckedSweeper
-from mmo_rl.cli.launch import JobRunner
+from mmo_rl.cli.launchers import require_one_controller, require_shared_database
 from mmo_rl.cli.search import (
     Direction,
     Sampler,
     Search,
     Space,
     ended_of,
-    folder_of,
+    folders_of,
     named,
     opened,
     other_studies,
+    tested,
 )
-from mmo_rl.cli.sweep import Ended, Job, Overrides, params_of, place, print_rows, raise_failures
+from mmo_rl.cli.sweep import Ended, Job, Overrides, checked_job, params_of, place, print_rows, raise_failures
 from mmo_rl.errors import ConfigError
 
 if TYPE_CHECKING:
+    from optuna.trial import Trial
     from rich.console import Console
+
+VALIDATION = "evaluate.validation_markets"
 
 
 class SearchSweeper(CheckedSweeper):
     """Sweeper that runs trials until ``n_trials`` in all have finished, ``n_jobs`` of them a batch through any
-    launcher; every job of a batch is checked before it starts. A trial's value is the number that its job returns.
+    launcher. A trial's value is the number that its job returns, the mean over seeds where those are several; of a
+    training it is that of validation markets, which nothing else is measured by. A combination that cannot run is a
+    failed trial with its reasons, and the search goes on.
 
     Raises `MmoRlError` at the end where a trial of this start failed; the same command runs it again.
     """
@@ -81,14 +87,10 @@ class SearchSweeper(CheckedSweeper):
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         space = Space.of(parser.parse_overrides([*self._parse_config(), *arguments]))
         points = math.prod(map(len, space.grid().values())) if self._sampler == "grid" else 0
-        (first,) = self._checked_first(space)
-        measures = (first.config.get("evaluate") or {}).get("_target_")
-        if first.folder is None or (first.task == "train" and not measures):
-            raise ConfigError(
-                f"a search needs a number from every job, and this one (task={first.task}) measures nothing",
-                hint="task=train with evaluate=market",
-            )
+        first = self._first(space)
+        space, first = self._validating(space, first)
         console = Console()
+        assert first.folder is not None
         with opened(first.folder.path.parent / "optuna.db", job=first, space=space, direction=self._direction) as study:
             search = Search(
                 study, space, n_trials=self._n_trials, sampler=self._sampler, seed=self._seed, n_jobs=self._n_jobs
@@ -117,66 +119,109 @@ class SearchSweeper(CheckedSweeper):
         ends: list[Ended] = []
         while trials := search.ask():
             told: set[int] = set()
-            commands = {trial.number: space.overrides(trial.params) for trial in trials}
             try:
-                jobs = self.checked(list({tuple(c): c for c in commands.values()}.values()))
-                runner: JobRunner = self.runner(jobs, console)
-                numbers = {tuple(job.overrides): i for i, job in enumerate(jobs)}
-                results = runner.run()
+                batches = {trial.number: self._jobs_of(search, trial, space) for trial in trials}
+                told |= {number for number, jobs in batches.items() if jobs is None}
+                jobs = {job.key: job for batch in batches.values() for job in batch or ()}
+                results = dict(zip(jobs, self.runner(list(jobs.values()), console).run(), strict=True)) if jobs else {}
                 for trial in trials:
-                    i = numbers[tuple(commands[trial.number])]
-                    folder = jobs[i].folder
-                    search.tell(trial, results[i], None if folder is None else folder.path)
-                    told.add(trial.number)
-                ends += results
+                    if (batch := batches[trial.number]) is not None:
+                        folders = [job.folder.path for job in batch if job.folder is not None]
+                        search.tell(trial, [results[job.key] for job in batch], folders)
+                        told.add(trial.number)
+                ends += results.values()
             except BaseException as error:
                 for trial in trials:
                     if trial.number not in told:
-                        search.tell(trial, Ended("interrupted", error=_in_a_line(error)), None)
+                        search.tell(trial, [Ended("interrupted", error=_in_a_line(error))], [])
                 _print(search, space, console)
                 raise
         _print(search, space, console)
         raise_failures(ends)
         best = search.best()
-        return None if best is None else best.value
+        if best is None:
+            raise ConfigError(
+                "no trial could run: every combination that was tried is impossible; nothing was started",
+                hint="the table above has the reasons; change the values of the searched keys",
+            )
+        return best.value
 
-    def checked(self, overrides: Sequence[Overrides]) -> list[Job]:
-        """Composes and validates jobs. Raises `ConfigError` naming the bad ones, and those that are sweeps."""
-        jobs = super().checked(overrides)
-        own = {str(key): str(value) for key, value in self.params.items()}
-        for job in jobs:
-            if (swept := params_of(job.config)) != own:
-                listed = " ".join(f"{key}={value}" for key, value in swept.items())
-                raise ConfigError(
-                    f"{job.name} is a sweep of its own ({listed}), and a search has one space",
-                    hint=f"leave it out of the search and type what it sweeps: {listed}; or search it alone",
-                )
-        return jobs
-
-    def _checked_first(self, space: Space) -> list[Job]:
+    def _jobs_of(self, search: Search, trial: Trial, space: Space) -> list[Job] | None:
+        """Checks the jobs of a trial, one a seed; a combination that cannot run is recorded as such, and is None."""
         try:
-            return self.checked([space.overrides(space.first())])
+            return [self._job(overrides, space) for overrides in space.overrides(trial.params)]
         except ConfigError as error:
-            if "expected a whole number" in error.message and error.hint is None:
-                raise ConfigError(
-                    error.message, hint="whole numbers between two are KEY='int(interval(1,9))'"
-                ) from None
-            raise
+            search.tell_impossible(trial, f"cannot run: {error.message}")
+            return None
+
+    def _job(self, overrides: Overrides, space: Space) -> Job:
+        """Composes and validates a job. Raises `ConfigError` where it cannot run, or is a sweep itself."""
+        assert self.config is not None
+        name = " ".join(o for o in overrides if o not in space.fixed)
+        job = checked_job(name, overrides, self._compose)
+        require_one_controller(self.config, {job.name: job.config})
+        require_shared_database(self.config, [job.config])
+        if (swept := params_of(job.config)) != {str(key): str(value) for key, value in self.params.items()}:
+            listed = " ".join(f"{key}={value}" for key, value in swept.items())
+            raise ConfigError(
+                f"{name} is a sweep of its own ({listed}), and a search has one space; leave it out and type what it"
+                " sweeps, or search it alone"
+            )
+        return job
+
+    def _first(self, space: Space) -> Job:
+        """Returns a job of the space, the first that can run. Raises `ConfigError` where none of the first points can,
+        with the reasons of the first, or where its task returns no number."""
+        errors: list[ConfigError] = []
+        for point in space.points():
+            try:
+                first = self._job(space.overrides(point)[0], space)
+            except ConfigError as error:
+                errors.append(error)
+            else:
+                break
+        else:
+            if "expected a whole number" in errors[0].message and errors[0].hint is None:
+                raise ConfigError(errors[0].message, hint="whole numbers between two are KEY='int(interval(1,9))'")
+            raise errors[0]
+        measures = (first.config.get("evaluate") or {}).get("_target_")
+        if first.folder is None or (first.task == "train" and not measures):
+            raise ConfigError(
+                f"a search needs a number from every job, and this one (task={first.task}) measures nothing",
+                hint="task=train with evaluate=market",
+            )
+        return first
+
+    def _validating(self, space: Space, first: Job) -> tuple[Space, Job]:
+        """Has trials of a training measured on validation markets too, and chosen by those, unless the command says
+        how many."""
+        markets = (first.config.get("evaluate") or {}).get("validation_markets")
+        if (
+            first.task != "train"
+            or markets != 0
+            or any(o.lstrip("+").startswith(f"{VALIDATION}=") for o in space.fixed)
+        ):
+            return space, first
+        space = replace(space, fixed=[*space.fixed, f"{VALIDATION}={first.config.evaluate.markets}"])
+        return space, self._first(space)
 
 
 def _print(search: Search, space: Space, console: Console) -> None:
-    """Prints the table of all trials, and the best."""
+    """Prints the table of all trials, the best, and what its runs measured on the held-out markets."""
     rows = []
     for trial in search.trials():
-        end, folder = ended_of(trial), folder_of(trial)
+        end, folders = ended_of(trial), folders_of(trial)
         parameters = " ".join(named(trial.params, space.searched))
-        rows.append((str(trial.number), parameters, end.status, end.told, "" if folder is None else place(folder, end)))
-    print_rows(("trial", "parameters", "status", "result", "run folder"), rows, console)
+        where = place(folders[0], end) if folders else ""
+        rows.append((str(trial.number), parameters, end.status, end.told, where))
+    seeds = math.prod(map(len, space.repeated.values()))
+    result = "result" if seeds == 1 else f"mean of {seeds}"
+    print_rows(("trial", "parameters", "status", result, "run folder"), rows, console)
     best = search.best()
     if best is not None:
         parameters = " ".join(named(best.params, space.searched))
-        told = f"best: trial {best.number}, {parameters}: {best.value:.4g}"
-        console.print(told, highlight=False, markup=False, soft_wrap=True)
+        lines = [f"best: trial {best.number}, {parameters}: {best.value:.4g}", *tested(folders_of(best))]
+        console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
 
 
 def _in_a_line(error: BaseException) -> ConfigError:

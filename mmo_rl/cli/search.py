@@ -1,7 +1,8 @@
 """Search over keys: an Optuna study that outlives its process, in ``runs/<name>/optuna.db``.
 
-A study belongs to one command (searched keys, fixed overrides, resolved config): the same command continues it,
-another one begins its own in the same file.
+A study belongs to one command (searched keys, seeds, fixed overrides, resolved config): the same command continues it,
+another one begins its own in the same file. Seeds are not searched: a trial runs once with each, and its value is the
+mean.
 """
 
 from __future__ import annotations
@@ -36,47 +37,61 @@ if TYPE_CHECKING:
 
 Direction = Literal["maximize", "minimize"]
 Sampler = Literal["tpe", "random", "grid"]
-_ERROR, _FOLDER = "error", "folder"
+_ERROR, _FOLDER, _FOLDERS = "error", "folder", "folders"
+SEED = "seed"
+POINTS_TRIED = 16
+"""Largest number of points of a space that are composed to find one that can run."""
+IMPOSSIBLE_PER_TRIAL = 3
+"""Impossible trials that a start may draw for each that it is to finish."""
 
 
 @dataclass(frozen=True)
 class Space:
-    """Search space: the distribution of each searched key, and the overrides that every trial shares."""
+    """Search space: the distribution of each searched key, the overrides that every trial shares, and the values of
+    each ``repeated`` key, a seed, over which a trial is averaged."""
 
     searched: Mapping[str, Distribution]
     fixed: Sequence[str]
+    repeated: Mapping[str, Sequence[str]]
 
     @classmethod
     def of(cls, parsed: Sequence[Override]) -> Space:
         """Reads overrides in Hydra's sweep syntax; the last of several for one key counts."""
         last = {override.get_key_element(): override for override in parsed}
-        searched = {key: _distribution(o) for key, o in last.items() if o.is_sweep_override()}
+        swept = {key: o for key, o in last.items() if o.is_sweep_override()}
+        repeated = {key: _repetitions(o) for key, o in swept.items() if _is_seed(key)}
+        searched = {key: _distribution(o) for key, o in swept.items() if key not in repeated}
         fixed = [f"{key}={o.get_value_element_as_str()}" for key, o in last.items() if not o.is_sweep_override()]
         if not searched:
+            averaged = f" but {', '.join(repeated)}, over which trials are averaged" if repeated else ""
             raise ConfigError(
-                "there is nothing to search: no key has several values",
+                f"there is nothing to search: no key has several values{averaged}",
                 hint="give one: trainer.learning_rate='tag(log,interval(1e-5,1e-2))', sampler=hourly,daily, or "
                 "hydra.sweeper.params in an experiment",
             )
-        return cls(searched, fixed)
+        return cls(searched, fixed, repeated)
 
-    def overrides(self, params: Mapping[str, object]) -> list[str]:
-        """Returns the overrides of one trial."""
-        return [*self.fixed, *named(params, self.searched)]
+    def overrides(self, params: Mapping[str, object]) -> list[list[str]]:
+        """Returns the overrides of one trial's jobs, one a seed."""
+        seeds = [[f"{key}={value}" for value in values] for key, values in self.repeated.items()]
+        return [[*self.fixed, *seed, *named(params, self.searched)] for seed in itertools.product(*seeds)]
 
-    def first(self) -> dict[str, CategoricalChoiceType]:
-        """Returns a point of the space: of each key the first choice or lowest value, but inside of an interval."""
+    def points(self) -> Iterator[dict[str, CategoricalChoiceType]]:
+        """Yields points of the space, `POINTS_TRIED` at most: of each key the first choice or lowest value (but inside
+        of an interval), then the other choices, or the highest value."""
 
         from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-        def one(distribution: Distribution) -> CategoricalChoiceType:
+        def some(distribution: Distribution) -> Sequence[CategoricalChoiceType]:
             if isinstance(distribution, CategoricalDistribution):
-                return distribution.choices[0]
+                return distribution.choices
             if isinstance(distribution, FloatDistribution) and distribution.step is None:
-                return distribution.low + (distribution.high - distribution.low) * 0.382
-            return distribution.low
+                return [distribution.low + (distribution.high - distribution.low) * share for share in (0.382, 0.618)]
+            return [distribution.low, distribution.high]
 
-        return {key: one(distribution) for key, distribution in self.searched.items()}
+        values = itertools.product(*map(some, self.searched.values()))
+        for point in itertools.islice(values, POINTS_TRIED):
+            yield dict(zip(self.searched, point, strict=True))
 
     def grid(self) -> dict[str, list[CategoricalChoiceType]]:
         """Lists every value of every key; raises `ConfigError` where a key has endlessly many."""
@@ -101,6 +116,7 @@ class Search:
         self._seed = seed
         self._n_jobs = n_jobs
         self._failed_now = 0
+        self._impossible_now = 0
         self._states = TrialState
         self.again = self._queue_failed()
         """Number of trials that failed or were killed before, and are run again."""
@@ -124,8 +140,10 @@ class Search:
 
     def ask(self) -> list[Trial]:
         """Returns the next batch of trials; empty when there are enough. A trial that fails now is not tried again
-        before the next start."""
+        before the next start, and one that cannot run does not count, up to `IMPOSSIBLE_PER_TRIAL` for each."""
         trials: list[Trial] = []
+        if self._impossible_now >= IMPOSSIBLE_PER_TRIAL * self._n_trials:
+            return trials
         room = min(self._n_jobs, self._n_trials - self.finished - self._failed_now)
         for _ in range(room):
             known = self._study.trials
@@ -137,20 +155,31 @@ class Search:
             trials.append(self._study.ask(dict(self._space.searched)))
         return trials
 
-    def tell(self, trial: Trial, end: Ended, folder: Path | None) -> None:
-        """Records a trial's end: its number, or the reason of its failure."""
-        if folder is not None:
-            trial.set_user_attr(_FOLDER, str(folder))
-        value = end.value
-        if end.status in ("done", "skipped") and _is_number(value):
-            self._study.tell(trial, value)
+    def tell(self, trial: Trial, ends: Sequence[Ended], folders: Sequence[Path]) -> None:
+        """Records a trial's end: the mean of its jobs' numbers, or the reason of the first failure."""
+        if folders:
+            trial.set_user_attr(_FOLDERS, [str(folder) for folder in folders])
+        values = [e.value for e in ends if e.status in ("done", "skipped") and _is_number(e.value)]
+        if ends and len(values) == len(ends):
+            self._study.tell(trial, sum(values) / len(values))
             return
-        reason = end.told or end.status
-        if end.status in ("done", "skipped"):
-            reason = f"its job returned {value!r}, and a search needs a number"
+        failed = next((e for e in ends if e.status not in ("done", "skipped") or not _is_number(e.value)), None)
+        if failed is None:
+            reason = "it has no job"
+        elif failed.status in ("done", "skipped"):
+            reason = f"its job returned {failed.value!r}, and a search needs a number"
+        else:
+            reason = failed.told or failed.status
         trial.set_user_attr(_ERROR, reason)
         self._study.tell(trial, state=self._states.FAIL)
         self._failed_now += 1
+
+    def tell_impossible(self, trial: Trial, reason: str) -> None:
+        """Records that a combination cannot run. It is not tried again (its config is part of the study), and as a
+        pruned trial it is what the sampler learns to avoid; failed ones it would forget."""
+        trial.set_user_attr(_ERROR, reason)
+        self._study.tell(trial, state=self._states.PRUNED)
+        self._impossible_now += 1
 
     def _queue_failed(self) -> int:
         """Queues trials that failed, or that a killed search left unfinished, to be run again, each once."""
@@ -222,10 +251,35 @@ def ended_of(trial: FrozenTrial) -> Ended:
     return Ended("failed", error=ConfigError(trial.user_attrs.get(_ERROR, "it was killed")))
 
 
-def folder_of(trial: FrozenTrial) -> Path | None:
-    """Returns the run folder of a trial's job."""
-    folder = trial.user_attrs.get(_FOLDER)
-    return None if folder is None else Path(folder)
+def folders_of(trial: FrozenTrial) -> list[Path]:
+    """Returns the run folders of a trial's jobs, one a seed."""
+    former = trial.user_attrs.get(_FOLDER)
+    return [Path(folder) for folder in trial.user_attrs.get(_FOLDERS) or ([] if former is None else [former])]
+
+
+def tested(folders: Sequence[Path]) -> list[str]:
+    """Describes, in a line, the gain in P&L on the held-out markets of the runs in ``folders``, by which no trial was
+    chosen; none where they measured no others."""
+    from mmo_rl.report.run_folder import RunFolder
+    from mmo_rl.report.summary import VALIDATED
+
+    summaries = [RunFolder(folder).summary() or {} for folder in folders]
+    gains = [s.get("eval/pnl_improvement") for s in summaries if s.get(VALIDATED) is not None]
+    known = [gain for gain in gains if isinstance(gain, float)]
+    if not known or len(known) < len(folders):
+        return []
+    each = f" (mean of {len(known)} seeds: {', '.join(map(_dollars, known))})" if len(known) > 1 else ""
+    if len(known) == 1 and isinstance(low := summaries[0].get("eval/pnl_improvement_low"), float):
+        high = summaries[0].get("eval/pnl_improvement_high")
+        each = f" [{_dollars(low)}, {_dollars(high)}]" if isinstance(high, float) else ""
+    return [
+        "chosen by the gain in P&L on validation markets; on the held-out markets, by which no trial was chosen:"
+        f" {_dollars(sum(known) / len(known))}{each}"
+    ]
+
+
+def _dollars(gain: float) -> str:
+    return f"{'-' if gain < 0 else '+'}${abs(gain):,.0f}"
 
 
 def _name(job: Job, space: Space, direction: str) -> str:
@@ -235,8 +289,24 @@ def _name(job: Job, space: Space, direction: str) -> str:
 
     searched = {key: distribution_to_json(distribution) for key, distribution in space.searched.items()}
     sha256 = job.sha256 + combined_sha256(job.identity.inputs)  # other weights are another search
-    text = json.dumps([sorted(searched.items()), sorted(space.fixed), direction, sha256])
+    repeated = [sorted((key, list(values)) for key, values in space.repeated.items())] if space.repeated else []
+    text = json.dumps([sorted(searched.items()), sorted(space.fixed), direction, sha256, *repeated])
     return hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
+
+
+def _is_seed(key: str) -> bool:
+    return key.lstrip("+").rpartition(".")[2] == SEED
+
+
+def _repetitions(override: Override) -> list[str]:
+    """Lists the values of a seed. Raises `ConfigError` for an interval."""
+    key = override.get_key_element()
+    if isinstance(override.value(), IntervalSweep):
+        raise ConfigError(
+            f"{override.input_line}: a seed is no number to search for; trials are averaged over seeds",
+            hint=f"list them: {key}=0,1,2",
+        )
+    return list(override.sweep_string_iterator())
 
 
 def _distribution(override: Override) -> Distribution:

@@ -102,9 +102,9 @@ def checked(sweep: Sequence[Overrides], compose: Callable[[Overrides], DictConfi
     for overrides in track(sweep, "checking the jobs", transient=True, disable=few):
         name = " ".join(o for o in overrides if o not in everywhere) or "(defaults)"
         try:
-            job = _checked(name, overrides, compose)
-        except (MmoRlError, HydraException, OmegaConfBaseException) as error:
-            wrong.append(f"{' '.join(overrides)}\n    {_explained(error, overrides)}")
+            job = checked_job(name, overrides, compose)
+        except ConfigError as error:
+            wrong.append(f"{' '.join(overrides)}\n    {error.message}")
         else:
             jobs.setdefault(job.key, job)
     if wrong:
@@ -113,6 +113,14 @@ def checked(sweep: Sequence[Overrides], compose: Callable[[Overrides], DictConfi
             f"{len(wrong)} of the {len(sweep)} jobs of this sweep cannot run; nothing was started\n  {listed}"
         )
     return list(jobs.values())
+
+
+def checked_job(name: str, overrides: Overrides, compose: Callable[[Overrides], DictConfig]) -> Job:
+    """Composes and validates one job. Raises `ConfigError` with the reasons where it cannot run."""
+    try:
+        return _checked(name, overrides, compose)
+    except (MmoRlError, HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_explained(error, overrides)) from None
 
 
 def expanded(

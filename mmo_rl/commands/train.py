@@ -14,13 +14,14 @@ from mmo_rl.plan.planned import note_plan
 from mmo_rl.report.html import write_report
 from mmo_rl.report.progress import Stages
 from mmo_rl.report.selection import print_selection
-from mmo_rl.report.summary import Summary
+from mmo_rl.report.summary import VALIDATED, Summary
 from mmo_rl.report.table import print_summary
 from mmo_rl.trainer.base import MachineChecker
 
 
 async def run(context: Context, options: Options) -> float | None:
-    """Trains as the config says; returns the improvement in P&L (game dollars), None where nothing was measured."""
+    """Trains as the config says; returns the improvement in P&L (game dollars): on validation markets where there are
+    some, else on the held-out ones, None where nothing was measured."""
     settings, folder, report = context.settings, context.run_folder, context.components.report
     past = Past.of(folder)
     failed = True
@@ -54,7 +55,7 @@ async def run(context: Context, options: Options) -> float | None:
     finally:
         report.close(failed=failed)
     _tell(context, finished, summary)
-    improvement = summary["eval/pnl_improvement"]
+    improvement = summary.get(VALIDATED, summary["eval/pnl_improvement"])
     return improvement if isinstance(improvement, float) else None
 
 

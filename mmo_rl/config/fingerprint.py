@@ -6,10 +6,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from pydantic_core import to_jsonable_python
+
 from mmo_rl.config.inputs import Input, changes, inputs_of, read_inputs
+from mmo_rl.config.schema import TARGET, load, schema_of
 from mmo_rl.config.settings import Settings, config_sha256, masked
 from mmo_rl.config.upgrade import upgraded
-from mmo_rl.report.differences import config_differences
+from mmo_rl.report.differences import NOT_SET, config_differences
 from mmo_rl.report.run_folder import RunFolder
 
 
@@ -53,13 +56,31 @@ def accepted_sha256(folder: RunFolder | None, settings: Settings) -> frozenset[s
     if folder is None or recorded is None or recorded == present:
         return frozenset({present})
     config = folder.config()
-    if config is None or _differs(upgraded(config), masked(settings)):
+    if config is None or _differs(upgraded(config), masked(settings), _defaults(settings.nodes)):
         return frozenset({present})
     return frozenset({present, str(recorded)})
 
 
-def _differs(recorded: Mapping[str, object], here: Mapping[str, object]) -> bool:
-    return any(not _is_price(difference.subject) for difference in config_differences(recorded, here))
+def _differs(recorded: Mapping[str, object], here: Mapping[str, object], defaults: Mapping[str, object]) -> bool:
+    """True where two configs differ in what a result depends on. A key that the recorded one did not know yet is no
+    difference where it has its default: that is what the run did."""
+    return any(
+        not _is_price(d.subject) and not (d.recorded == NOT_SET and d.here == str(defaults.get(d.subject, NOT_SET)))
+        for d in config_differences(recorded, here)
+    )
+
+
+def _defaults(nodes: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """Lists the defaults of the classes that nodes name, by dotted key."""
+    found: dict[str, object] = {}
+    for name, node in nodes.items():
+        if not isinstance(node, Mapping) or TARGET not in node:
+            continue
+        for key, parameter in schema_of(load(str(node[TARGET]))).parameters.items():
+            if parameter.is_key and not parameter.required:
+                found[f"{prefix}{name}.{key}"] = to_jsonable_python(parameter.default, fallback=str)
+        found |= _defaults(node, f"{prefix}{name}.")
+    return found
 
 
 def _is_price(key: str) -> bool:

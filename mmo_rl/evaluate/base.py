@@ -41,6 +41,15 @@ class Evaluator(Protocol):
         ...
 
 
+@runtime_checkable
+class Validating(Protocol):
+    """Evaluator that also has markets for choosing among runs: none of them is a held-out market."""
+
+    def validation(self) -> Evaluator | None:
+        """Returns the evaluator on those markets; None where the config asks for none."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Contestant:
     """One side of a comparison: a policy, or a scripted ``strategy`` where that is not None."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Self
 
 from pydantic import Field
 
@@ -24,6 +25,9 @@ class MarketEvaluator:
     Market k of a seed is the same market for every policy, and so is the randomness of sampling. Results of
     base models on this machine are kept in the folder ``parts.measured`` (None: nowhere) and read from there when the
     very same is measured again.
+
+    ``validation_markets`` further markets (`validation`) are for choosing among runs, as a search does, so that the
+    best of many runs is not reported by the markets that it was chosen by.
     """
 
     def __init__(
@@ -32,6 +36,7 @@ class MarketEvaluator:
         markets: Annotated[int, Field(ge=2)] = 128,
         agents: Annotated[int, Field(ge=1)] = 4,
         temperature: Annotated[float, Field(gt=0)] = 1.0,
+        validation_markets: Annotated[int, Field(ge=0)] = 0,
         seed: int,
         parts: EvaluatorParts,
     ) -> None:
@@ -41,6 +46,15 @@ class MarketEvaluator:
         self._arena = parts.arena
         self._kept = None if parts.measured is None else KeptRollouts(folder=parts.measured)
         self._market_seeds = [derive_seed(seed, "held-out market", k) for k in range(markets)]
+        self._validation_seeds = [derive_seed(seed, "validation market", k) for k in range(validation_markets)]
+
+    def validation(self) -> Self | None:
+        """Returns the evaluator on the validation markets; None where there are none."""
+        if not self._validation_seeds:
+            return None
+        chosen = copy.copy(self)
+        chosen._market_seeds, chosen._validation_seeds = self._validation_seeds, []
+        return chosen
 
     async def evaluate(self, policy: Policy, decoding: Decoding, *, on_tick: OnTick | None = None) -> Measured:
         """Results of the policy, sampled at ``temperature`` or greedy."""

@@ -15,7 +15,7 @@ from mmo_rl.clock import utc_now
 from mmo_rl.config.composition import Components, Session
 from mmo_rl.config.settings import Settings
 from mmo_rl.database.worlds import reserve_hours
-from mmo_rl.evaluate.base import Decoding, Evaluator
+from mmo_rl.evaluate.base import Decoding, Evaluator, Validating
 from mmo_rl.judge.base import Judge
 from mmo_rl.judge.findings import numbers, since
 from mmo_rl.loop.history import WARM_START, Iteration, Past, earnings, spending, spent, summed, warm_numbers
@@ -328,6 +328,11 @@ class Loop:
                 measured[key] = await self.evaluator.evaluate(contestants[player], decoding, on_tick=advance)
         with self.stages.stage("evaluate", "evaluate oracle"):
             measured["oracle"] = await self.evaluator.oracle()
+        if isinstance(self.evaluator, Validating) and (validation := self.evaluator.validation()) is not None:
+            for player, contestant in contestants.items():
+                with self.stages.stage("evaluate", f"validate {player}") as advance:
+                    key = f"validation_{player}"
+                    measured[key] = await validation.evaluate(contestant, "sampled", on_tick=advance)
         return Evaluations(**measured)
 
     def _meter(self) -> _Meter:

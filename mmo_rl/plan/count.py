@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from mmo_rl.errors import ConfigError
-from mmo_rl.evaluate.base import Evaluator
+from mmo_rl.evaluate.base import Evaluator, Validating
 from mmo_rl.judge.base import AsksModel, Judge, JudgeRequest
 from mmo_rl.market.base import Arena
 from mmo_rl.plan.dry_play import DryPolicy, DryRun
@@ -41,6 +41,8 @@ DRY_MARKETS = 8
 """Markets that are looked at to learn how long prompts and answers are."""
 EVALUATIONS = 4
 """Base and trained policy, each sampled and greedy."""
+VALIDATIONS = 2
+"""Base and trained policy, sampled."""
 SCENARIO = "plan"
 NO_ADVANTAGE = 1e-12
 """A reward that is no further from the mean of its group trains nothing."""
@@ -229,6 +231,8 @@ class Reckoner:
             plays += iterations * self._dry.collector.windows * self._dry.collector.seats.count(None) * ticks
         if self._evaluator is not None:
             plays += EVALUATIONS * self._evaluator.rollouts() * ticks
+            validation = self._evaluator.validation() if isinstance(self._evaluator, Validating) else None
+            plays += 0 if validation is None else VALIDATIONS * validation.rollouts() * ticks
         return plays
 
     async def _lengths(self) -> tuple[float, float]:

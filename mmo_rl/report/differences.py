@@ -12,6 +12,8 @@ from mmo_rl.types import JsonDict
 NOT_A_RESULT = ("time/",)
 """Beginnings of keys whose values differ between any two runs."""
 PACKAGES_SHOWN = 8
+NOT_SET = "not set"
+"""A key's value where a config has no such key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,7 @@ def _without_home(value: Any, home: Any) -> Any:
 
 
 def _shown(leaves: Mapping[str, object], key: str) -> str:
-    return str(leaves[key]) if key in leaves else "not set"
+    return str(leaves[key]) if key in leaves else NOT_SET
 
 
 def numbers(folder: RunFolder) -> dict[str, float | None]:

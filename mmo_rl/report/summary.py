@@ -30,19 +30,24 @@ Summary = dict[str, Number]
 
 STAGES = ("collect", "select", "judge", "train", "evaluate", "total")
 DECODINGS = {"sampled": "eval/", "greedy": "eval/greedy/"}
+VALIDATED = "validation/pnl_improvement"
+"""The gain in P&L on validation markets, by which a search chooses."""
 VALUES: tuple[Value, ...] = ("pnl", "win_rate", "error_rate")
 CHANGE: dict[str, str] = {"pnl": "pnl_improvement", "win_rate": "win_rate_change", "error_rate": "error_rate_change"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluations:
-    """Measurements on the held-out markets, None where there is none; the oracle's are the ceiling."""
+    """Measurements on the held-out markets, None where there is none; the oracle's are the ceiling. Those of
+    ``validation`` are on markets of their own, by which a search chooses."""
 
     base: Measured | None = None
     trained: Measured | None = None
     base_greedy: Measured | None = None
     trained_greedy: Measured | None = None
     oracle: Measured | None = None
+    validation_base: Measured | None = None
+    validation_trained: Measured | None = None
 
 
 def build_summary(
@@ -82,6 +87,9 @@ def build_summary(
         (DECODINGS["greedy"], e.base_greedy, e.trained_greedy),
     ):
         summary |= _evaluation(prefix, base, tuned, e.oracle, seed=seed, resamples=resamples)
+    if e.validation_base is not None and e.validation_trained is not None:
+        change = paired_difference(e.validation_base, e.validation_trained, "pnl", seed=seed, resamples=resamples)
+        summary |= _interval(VALIDATED, change)
     oracle = None if e.oracle is None else mean_interval(e.oracle, "pnl", seed=seed, resamples=resamples)
     summary |= _interval("eval/pnl_oracle", oracle)
     measured = next((m for m in (e.trained, e.base, e.trained_greedy, e.base_greedy) if m is not None), None)

@@ -109,3 +109,64 @@ def test_a_trial_without_a_number_says_so(cli: Cli, train: Any) -> None:
     train(lambda context: None)
     ran = cli(*SEARCH, "hydra.sweeper.n_trials=1")
     assert "a search needs a number" in ran.out
+
+
+# --- seeds, validation markets, impossible combinations ---------------------------------------------------------------
+
+
+def test_seeds_are_averaged_within_a_trial_and_not_searched(cli: Cli, train: Any) -> None:
+    ran = train(lambda context: 10.0 * context.settings.iterations + context.settings.seed)
+    search = ("-m", "hydra/sweeper=optuna", "name=s", "hydra.sweeper.sampler=grid", "iterations=range(1,4)", "seed=0,1")
+    told = cli(*search)
+    assert told.code == 0, told.err
+    assert len(ran) == 3 * 2 and told.out.count(" done ") == 3
+    assert "mean of 2" in told.out and "best: trial" in told.out
+    assert told.out.split("best: ")[1].startswith("trial 2, iterations=3: 30.5")
+    cli(*search)
+    assert len(ran) == 6
+    refused = cli("-m", "hydra/sweeper=optuna", "iterations=1,2", "seed=int(interval(0,5))")
+    assert refused.code == 2 and "seed=0,1,2" in refused.err
+    alone = cli("-m", "hydra/sweeper=optuna", "seed=0,1")
+    assert "nothing to search" in alone.err and "averaged" in alone.err
+
+
+def test_trials_are_chosen_by_markets_that_are_not_reported(cli: Cli, train: Any) -> None:
+    def measured(context: Any) -> float:
+        validation = context.components.evaluator.validation()
+        assert validation is not None and validation.rollouts() == context.components.evaluator.rollouts()
+        gain = 100.0 * context.settings.iterations
+        context.run_folder.write_summary(
+            {
+                "validation/pnl_improvement": gain,
+                "eval/pnl_improvement": gain - 70,
+                "eval/pnl_improvement_low": gain - 90,
+                "eval/pnl_improvement_high": gain - 50,
+            }
+        )
+        return gain
+
+    train(measured)
+    search = ("-m", "hydra/sweeper=optuna", "name=s", "hydra.sweeper.sampler=grid", "iterations=1,2")
+    told = cli(*search)
+    assert "iterations=2: 200" in told.out and "no trial was chosen: +$130 [+$110, +$150]" in told.out, (
+        told.out + told.err
+    )
+    train(lambda context: float(context.components.evaluator.validation() is None))
+    assert "iterations=1: 1" in cli(*search, "evaluate.validation_markets=0").out  # what is typed counts
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "grid"])
+def test_an_impossible_combination_fails_alone_with_its_reason(cli: Cli, train: Any, sampler: str) -> None:
+    ran = train(lambda context: float(context.settings.nodes["sampler"]["min_agents"]))
+    search = ("-m", "hydra/sweeper=optuna", "name=s", "sampler.min_agents=50,4,5", "hydra.sweeper.n_trials=4",
+              "hydra.sweeper.seed=3", f"hydra.sweeper.sampler={sampler}")  # fmt: skip
+    told = cli(*search)
+    assert told.code == 0, told.err
+    (line, *_) = [line for line in told.out.splitlines() if " failed " in line]
+    assert "sampler.min_agents=50" in line and "collect.agents: found 8" in line
+    assert "best: trial" in told.out and "sampler.min_agents=5:" in told.out
+    before = len(ran)
+    again = cli(*search)
+    assert again.code == 0 and len(ran) == before and "0 failed or were killed before" in again.out
+    none = cli("-m", "hydra/sweeper=optuna", "sampler.min_agents=50,60")
+    assert none.code == 2 and "collect.agents: found 8" in none.err

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from mmo_rl.config.fingerprint import Identity
 from mmo_rl.config.inputs import changes, inputs_of, refuse_mixture
+from mmo_rl.config.settings import masked
 from mmo_rl.errors import ConfigError
 from mmo_rl.lm.model import SHIPPED
 from mmo_rl.report.run_folder import RunFolder
@@ -98,3 +100,15 @@ def test_a_comparison_is_measured_again_when_a_side_gained_a_version(project: Pr
     assert "nothing is done again" not in told and "now version 2, " in told and "then version 1, " in told
     assert len(project.folders("ab/*")) == 2
     assert "1 skipped" in project.run("-m", *command)
+
+
+def test_a_run_of_a_version_without_a_key_is_the_same_where_that_has_its_default(tmp_path: Path) -> None:
+    settings = compose_settings()
+    folder = RunFolder(tmp_path)
+    config = masked(settings)
+    del config["evaluate"]["validation_markets"]
+    folder.write_config(config)
+    folder.set_status("done", config_sha256="of an earlier version")
+    assert Identity.of(folder, settings).same_config(folder.status())
+    changed = compose_settings("evaluate.validation_markets=4")
+    assert not Identity.of(folder, changed).same_config(folder.status())

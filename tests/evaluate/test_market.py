@@ -99,3 +99,13 @@ async def test_a_damaged_file_is_measured_again(tmp_path: Path, caplog: pytest.L
     file.write_text(whole[:-9])
     assert await one.evaluate(policy(0), "greedy") == first
     assert "measured again" in caplog.text and file.read_text() == whole
+
+
+async def test_validation_markets_are_none_of_the_held_out_ones() -> None:
+    parts = EvaluatorParts(arena=MarketArena(spec=MarketSpec()))
+    evaluator = MarketEvaluator(markets=6, validation_markets=6, agents=2, seed=0, parts=parts)
+    validation = evaluator.validation()
+    assert validation is not None and validation.validation() is None
+    held_out, chosen_by = await evaluator.oracle(), await validation.oracle()
+    assert not {r.pnl for r in held_out.rollouts} & {r.pnl for r in chosen_by.rollouts}
+    assert held_out.rollouts == (await MarketEvaluator(markets=6, agents=2, seed=0, parts=parts).oracle()).rollouts
