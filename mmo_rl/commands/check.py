@@ -19,6 +19,7 @@ from mmo_rl.sampler.quality import QualityCounter
 from mmo_rl.sampler.readiness import examine, report
 from mmo_rl.source.base import Rejecting, Source
 from mmo_rl.types import WindowStats
+from mmo_rl.vocabulary import Vocabulary
 
 
 async def run(context: Context, options: CheckOptions) -> None:
@@ -29,7 +30,7 @@ async def run(context: Context, options: CheckOptions) -> None:
     source, sampler = context.components.source, context.components.sampler
     query, rules = sampler.query(None), sampler.rules
     windows = await source.windows(query)
-    counters = await _examined(source, windows) if options.steps else None
+    counters = await _examined(source, windows, context.components.vocabulary) if options.steps else None
     rejected_in = source.rejections.path if isinstance(source, Rejecting) and source.rejected else None
     checked = report(
         windows,
@@ -48,7 +49,9 @@ async def run(context: Context, options: CheckOptions) -> None:
         raise not_ready(checked, following, rules)
 
 
-async def _examined(source: Source, windows: Sequence[WindowStats]) -> dict[str, QualityCounter]:
+async def _examined(
+    source: Source, windows: Sequence[WindowStats], vocabulary: Vocabulary
+) -> dict[str, QualityCounter]:
     """Examines the steps of the windows, with a progress bar on the terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -60,6 +63,7 @@ async def _examined(source: Source, windows: Sequence[WindowStats]) -> dict[str,
             source,
             windows,
             now=utc_now(),
+            vocabulary=vocabulary,
             on_read=lambda done, count: progress.update(bar, completed=done, total=count),
         )
 

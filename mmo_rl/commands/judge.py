@@ -33,6 +33,7 @@ from mmo_rl.sampler.select import selections as selections_of
 from mmo_rl.source.base import Source
 from mmo_rl.types import Group, JsonDict, JudgeUsage, ScoredGroup, Selection, Unscored
 from mmo_rl.version import __version__
+from mmo_rl.vocabulary import Vocabulary
 
 _MANNER = frozenset({"endpoint", "budget", "prices", "min_agreement"})
 """Keys of a judge that its answers do not depend on, but for the provider: how it is asked, and what it may cost."""
@@ -69,7 +70,9 @@ async def run(context: Context, options: JudgeOptions) -> float | None:
                 usage, tallies, before = judge.usage, judge.tallies, _usage(folder)
                 try:
                     async for scored in judge.score(_stream(source, left)):
-                        row = await _keep(len(done), scored, parts, report, judge, writer)
+                        row = await _keep(
+                            len(done), scored, parts, report, judge, writer, vocabulary=components.vocabulary
+                        )
                         row |= {"usage": asdict(spent(usage, judge.usage)), "tallies": since(tallies, judge.tallies)}
                         usage, tallies = judge.usage, judge.tallies
                         folder.append("checkpoints", row)
@@ -155,8 +158,10 @@ async def _keep(
     report: Report,
     judge: Judge,
     writer: WriteBack | None,
+    *,
+    vocabulary: Vocabulary,
 ) -> JsonDict:
-    keep_judgments(report, judge, number, [scored])
+    keep_judgments(report, judge, number, [scored], vocabulary=vocabulary)
     reasons = Counter(j.reason for j in scored.judgments.values() if isinstance(j, Unscored))
     return {
         "iteration": number,

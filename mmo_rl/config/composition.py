@@ -36,6 +36,7 @@ from mmo_rl.report.run_folder import RunFolder
 from mmo_rl.sampler.base import Sampler, SamplerParts
 from mmo_rl.source.base import NoPool, ReadPool, Source, SourceParts
 from mmo_rl.trainer.base import Trainer, TrainerParts
+from mmo_rl.vocabulary import SHIPPED, Vocabulary
 
 T = TypeVar("T")
 
@@ -54,6 +55,7 @@ class Components:
     outcomes: OutcomesTracker
     judgments: StoredJudgments
     source: Source
+    vocabulary: Vocabulary
     sampler: Sampler
     judge: Judge
     trainer: Trainer
@@ -78,6 +80,8 @@ def compose(settings: Settings, *, run_folder: RunFolder | None = None) -> Compo
     database = cast(Database, build(settings.node("database")))
     source_database = _source_database(settings, database)
     pool = NoPool() if source_database is None else cast(ReadPool, source_database.read_only())
+    node = settings.nodes["vocabulary"]
+    vocabulary = SHIPPED if node is None else cast(Vocabulary, build(node))
     recorder = TrajectoryRecorder(database=database)
     judgments = StoredJudgments(database=database)
     trainer_parts = TrainerParts(
@@ -100,7 +104,8 @@ def compose(settings: Settings, *, run_folder: RunFolder | None = None) -> Compo
         judgments=judgments,
         source=cast(Source, build(settings.node("source"), SourceParts(pool=pool, rejected_to=rejected_to))),
         sampler=cast(Sampler, build(settings.node("sampler"), SamplerParts(find_rule=find_rule))),
-        judge=cast(Judge, build(settings.node("judge"), JudgeParts(cache=judgments))),
+        vocabulary=vocabulary,
+        judge=cast(Judge, build(settings.node("judge"), JudgeParts(cache=judgments, vocabulary=vocabulary))),
         trainer=trainer,
         collector=None if collect is None else compose_collector(collect, arena=arena, recorder=recorder),
         evaluator=None

@@ -15,6 +15,9 @@ from mmo_rl.config.upgrade import upgraded
 from mmo_rl.report.differences import NOT_SET, config_differences
 from mmo_rl.report.run_folder import RunFolder
 
+SAME_MEANING = frozenset({("policy.device", "cpu", "None")})
+"""Keys whose default has another spelling than it had: key, former value, present value."""
+
 
 @dataclass(frozen=True)
 class Identity:
@@ -65,7 +68,9 @@ def _differs(recorded: Mapping[str, object], here: Mapping[str, object], default
     """True where two configs differ in what a result depends on. A key that the recorded one did not know yet is no
     difference where it has its default: that is what the run did."""
     return any(
-        not _is_price(d.subject) and not (d.recorded == NOT_SET and d.here == str(defaults.get(d.subject, NOT_SET)))
+        not _is_idle(d.subject)
+        and (d.subject, d.recorded, d.here) not in SAME_MEANING
+        and not (d.recorded == NOT_SET and d.here == str(defaults.get(d.subject, NOT_SET)))
         for d in config_differences(recorded, here)
     )
 
@@ -83,6 +88,6 @@ def _defaults(nodes: Mapping[str, object], prefix: str = "") -> dict[str, object
     return found
 
 
-def _is_price(key: str) -> bool:
-    """True for keys that say what things cost: no result depends on them."""
-    return any(part.startswith("price") for part in key.split("."))
+def _is_idle(key: str) -> bool:
+    """True for keys that no result depends on: what things cost, and the recipe of a model, which other keys take."""
+    return key.startswith("model.recipe.") or any(part.startswith("price") for part in key.split("."))

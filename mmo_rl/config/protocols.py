@@ -22,12 +22,14 @@ from mmo_rl.report.base import Report
 from mmo_rl.sampler.base import Sampler
 from mmo_rl.source.base import Source
 from mmo_rl.trainer.base import Trainer
+from mmo_rl.vocabulary import Vocabulary
 
 PROTOCOLS: Mapping[str, tuple[type, ...]] = {
     "model": (BaseModel,),
     "policy": (Policy,),
     "source": (Source,),
     "database": (Database,),
+    "vocabulary": (Vocabulary,),
     "sampler": (Sampler,),
     "judge": (Judge,),
     "trainer": (Trainer,),

@@ -47,6 +47,7 @@ COMPONENTS = (
     "policy",
     "source",
     "database",
+    "vocabulary",
     "sampler",
     "judge",
     "trainer",

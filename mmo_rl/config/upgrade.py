@@ -10,10 +10,23 @@ from collections.abc import Mapping, Sequence
 from mmo_rl.config.renamed import KEYS, TARGETS
 from mmo_rl.config.schema import TARGET, is_named, load, schema_of
 
+ADDED: Mapping[str, object] = {
+    "vocabulary": {
+        TARGET: "mmo_rl.vocabulary.Vocabulary",
+        "actions": {},
+        "instrument": [],
+        "side": [],
+        "size": [],
+        "shares": [],
+        "price": [],
+    }
+}
+"""Groups that configs of former versions do not have, with the choice that means the same."""
+
 
 def upgraded(tree: Mapping[str, object]) -> dict[str, object]:
-    """Returns a config tree with old class paths and old keys under their new names."""
-    return {
+    """Returns a config tree with old class paths and old keys under their new names, and the groups that it lacks."""
+    return {name: node for name, node in ADDED.items() if name not in tree} | {
         name: _upgraded_node(node, KEYS.get(name, {})) if isinstance(node, Mapping) and TARGET in node else node
         for name, node in tree.items()
     }

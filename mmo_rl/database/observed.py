@@ -1,8 +1,7 @@
 """Market prices and questions in recorded play, as agents saw and traded them; pure functions.
 
-Quotes come from providers' data, in any nesting: ``{"ticker": "X", "price": 1.5}``, lists of such objects,
-``{"tickers": {"X": {"price": 1.5}}}``, ``{"questions": {"q": {"yesPrice": 0.4}}}``, ``{"id": "q", "question": "Will
-it?", "yesPrice": 0.4, "resolved": true, "outcome": "YES"}``. A trade's own price counts only where nobody recorded a
+Quotes are read by `mmo_rl.quotes`; a question may be ``{"id": "q", "question": "Will it?", "yesPrice": 0.4, "resolved":
+true, "outcome": "YES"}``. A trade's own price counts only where nobody recorded a
 quote. Ground truth that the game recorded (``action.correctness.actualOutcome``, ``gameKnowledge.actualOutcomes``)
 resolves questions.
 """
@@ -10,22 +9,15 @@ resolves questions.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
-from mmo_rl.numbers import parse_number
+from mmo_rl.quotes import PRICES, QUESTIONS, TICKERS, YES_PRICES, number, seen_objects, text
 from mmo_rl.types import Action, GroundTruth, QuestionOutcome, TickerOutcome, Trajectory, Window
 
-TICKERS = ("ticker", "symbol", "stockTicker")
-PRICES = ("price", "currentPrice", "lastPrice", "markPrice")
-QUESTIONS = ("marketId", "predictionMarketId", "questionId", "id")
-YES_PRICES = ("yesPrice", "yesProbability", "probability", "finalProbability")
 RESOLVED = ("resolvedOutcome", "resolution", "actualOutcome")
-TICKER_TABLES = {"tickers", "prices", "stocks", "perps"}
-NOT_QUOTES = {"orders", "openOrders", "positions", "openPositions", "history", "priceHistory", "trades", "recentTrades"}
-MAX_DEPTH = 8
 
 Moment = tuple[datetime, int, str, int]
 """Time of a price: step time, step number, trajectory, place within the step."""
@@ -56,11 +48,10 @@ class Observed:
                 self.skipped["steps outside the window"] += 1
                 continue
             place = 0
-            for access in step.provider_accesses:
-                for found in _objects(access.get("data")):
-                    at = (step.timestamp, step.number, trajectory.trajectory_id, place)
-                    place += 1
-                    self._quote(found, at)
+            for found in seen_objects(step):
+                at = (step.timestamp, step.number, trajectory.trajectory_id, place)
+                place += 1
+                self._quote(found, at)
             self._trade(step.action, (step.timestamp, step.number, trajectory.trajectory_id, place))
         knowledge = trajectory.metadata.get("gameKnowledge")
         actual = knowledge.get("actualOutcomes") if isinstance(knowledge, Mapping) else None
@@ -104,17 +95,17 @@ class Observed:
     # --- inside -----------------------------------------------------------------------------------------------------
 
     def _quote(self, found: Mapping[str, object], at: Moment) -> None:
-        ticker, price = _name(found, TICKERS), _number(found, PRICES)
+        ticker, price = text(found, TICKERS), number(found, PRICES)
         if ticker is not None and price is not None and price > 0:
             self._quotes.setdefault(ticker, []).append(_Price(at, price))
             return
-        question = _name(found, QUESTIONS)
+        question = text(found, QUESTIONS)
         if question is None:
             return
-        text = found.get("question") or found.get("title")
-        chance = _number(found, YES_PRICES)
-        if isinstance(text, str):
-            self._texts[question] = text
+        asked = found.get("question") or found.get("title")
+        chance = number(found, YES_PRICES)
+        if isinstance(asked, str):
+            self._texts[question] = asked
         elif chance is None:
             return  # any other object with an id
         if chance is not None and 0 <= chance <= 1:
@@ -128,9 +119,9 @@ class Observed:
     def _trade(self, action: Action, at: Moment) -> None:
         if not action.success:
             return
-        price = _number(action.result or {}, PRICES)
-        price = _number(action.parameters, PRICES) if price is None else price
-        ticker, question = _name(action.parameters, TICKERS), _name(action.parameters, QUESTIONS[:3])
+        price = number(action.result or {}, PRICES)
+        price = number(action.parameters, PRICES) if price is None else price
+        ticker, question = text(action.parameters, TICKERS), text(action.parameters, QUESTIONS[:3])
         if ticker is not None and price is not None and price > 0:
             self._fills.setdefault(ticker, []).append(_Price(at, price))
         elif question is not None and action.correctness is not None:
@@ -150,39 +141,3 @@ def observe(window: Window, trajectories: Iterable[Trajectory]) -> Observed:
     for trajectory in trajectories:
         observed.add(trajectory)
     return observed
-
-
-def _objects(value: object, depth: int = 0) -> Iterator[Mapping[str, object]]:
-    """Yields the objects in a provider's data that may be a quote; tables by name become objects with their name."""
-    if depth > MAX_DEPTH:
-        return
-    if isinstance(value, list | tuple):
-        for item in value:
-            yield from _objects(item, depth + 1)
-    elif isinstance(value, Mapping):
-        yield value
-        for key, inner in value.items():
-            if key in NOT_QUOTES:
-                continue
-            if isinstance(inner, Mapping) and (key in TICKER_TABLES or key == "questions"):
-                named = "ticker" if key in TICKER_TABLES else "questionId"
-                plain = "price" if key in TICKER_TABLES else "yesPrice"
-                for name, item in inner.items():
-                    yield {named: name, **item} if isinstance(item, Mapping) else {named: name, plain: item}
-            elif isinstance(inner, list | tuple | Mapping):
-                yield from _objects(inner, depth + 1)
-
-
-def _name(values: Mapping[str, object], keys: Iterable[str]) -> str | None:
-    for key in keys:
-        value = values.get(key)
-        if isinstance(value, str) and value:
-            return value
-        if isinstance(value, int) and not isinstance(value, bool):
-            return str(value)
-    return None
-
-
-def _number(values: Mapping[str, object], keys: Iterable[str]) -> float | None:
-    """Returns the first finite number under the keys; probabilities are written as percentages too."""
-    return next((number for key in keys if (number := parse_number(values.get(key))) is not None), None)

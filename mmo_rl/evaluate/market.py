@@ -16,7 +16,7 @@ from mmo_rl.milestones import reached
 from mmo_rl.policy.base import Fingerprinted, Policy
 from mmo_rl.rng import derive_seed
 from mmo_rl.types import Measured, Rollout
-from mmo_rl.vocabulary import RECORDED
+from mmo_rl.vocabulary import SHIPPED
 
 
 class MarketEvaluator:
@@ -121,6 +121,6 @@ def rollout(episode: Episode, *, market: int, agent: int) -> Rollout:
         pnl=episode.pnl[agent],
         actions=len(steps),
         errors=sum(not step.success for step in steps),
-        trades=sum(step.success and RECORDED.kind(step.action_type) in ("open", "close") for step in steps),
+        trades=sum(step.success and SHIPPED.kind(step.action_type) in ("open", "close") for step in steps),
         drawdown=drawdown,
     )

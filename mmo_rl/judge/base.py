@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from mmo_rl.types import Credit, Group, JudgeUsage, Judgment, Parts, ScoredGroup, Tallies
+from mmo_rl.vocabulary import SHIPPED, Vocabulary
 
 
 class JudgmentCache(Protocol):
@@ -24,9 +25,11 @@ class JudgmentCache(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgeParts(Parts):
-    """Collaborators of a judge: ``cache`` keeps judgments across runs (None: nowhere)."""
+    """Collaborators of a judge: ``cache`` keeps judgments across runs (None: nowhere), ``vocabulary`` reads recorded
+    actions."""
 
     cache: JudgmentCache | None = None
+    vocabulary: Vocabulary = SHIPPED
 
 
 @dataclass(frozen=True, slots=True)

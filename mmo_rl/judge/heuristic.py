@@ -18,8 +18,8 @@ from typing import Annotated
 from pydantic import Field
 
 from mmo_rl.errors import ConfigError
+from mmo_rl.judge.base import JudgeParts
 from mmo_rl.types import Credit, Group, JudgeUsage, Judgment, Score, ScoredGroup, Step, Tallies, Trajectory, Unscored
-from mmo_rl.vocabulary import RECORDED
 
 _STATE_PNL = "agentPnL"
 
@@ -43,7 +43,9 @@ class HeuristicJudge:
         activity_weight: Annotated[float, Field(ge=0)] = 0.2,
         full_activity: Annotated[int, Field(ge=1)] = 10,
         min_agreement: Annotated[float, Field(ge=-1, le=1)] | None = None,
+        parts: JudgeParts = JudgeParts(),  # noqa: B008  # frozen
     ) -> None:
+        self._vocabulary = parts.vocabulary
         self.min_agreement = min_agreement
         self._weights = (pnl_weight, win_weight, activity_weight)
         self._full_activity = full_activity
@@ -85,7 +87,7 @@ class HeuristicJudge:
         low, high = min(pnls), max(pnls)
         profit = 0.5 if high == low else (pnl - low) / (high - low)
         wins = _win_rate(member.steps, pnl)
-        actions = sum(step.action.success and not _is_idle(step) for step in member.steps)
+        actions = sum(step.action.success and not self._is_idle(step) for step in member.steps)
         activity = min(1.0, actions / self._full_activity)
         parts = (profit, wins, activity)
         value = sum(w * p for w, p in zip(self._weights, parts, strict=True)) / sum(self._weights)
@@ -95,6 +97,10 @@ class HeuristicJudge:
             f"P&L {pnl:g} (place {profit:.2f}), win rate {wins:.2f}, {actions} actions",
         )
 
+    def _is_idle(self, step: Step) -> bool:
+        """Tells if the step only waited."""
+        return self._vocabulary.kind(step.action.action_type) == "wait"
+
 
 def _win_rate(steps: tuple[Step, ...], final_pnl: float) -> float:
     """Computes the share of changes of the running P&L that were gains."""
@@ -102,11 +108,6 @@ def _win_rate(steps: tuple[Step, ...], final_pnl: float) -> float:
     values = [*(pnl for pnl in running if pnl is not None), final_pnl]
     moves = [after - before for before, after in itertools.pairwise(values) if after != before]
     return sum(move > 0 for move in moves) / len(moves) if moves else 0.5
-
-
-def _is_idle(step: Step) -> bool:
-    """Tells if the step only waited."""
-    return RECORDED.kind(step.action.action_type) == "wait"
 
 
 def _number(value: object) -> float | None:

@@ -1,13 +1,15 @@
 """Oracle judge: scores every decision by the outcome of the instrument that it traded, without a language model.
 
     score(decision) = (value + 1) / 2,  score(trajectory) = mean of its decisions' scores
-    value of a trade in a ticker  = clip(direction x (last price / price paid - 1) / full_move, -1, 1) x share
-    value of a bet on a question  = clip(payout - price paid, -1, 1) x share
+    value of a trade in a ticker  = clip(direction x (last price / price - 1) / full_move, -1, 1) x share
+    value of a trade in a question = clip(direction x (payout of YES - price of YES), -1, 1) x share
     value of doing nothing        = 0
     value of a failed action      = -error_penalty
 
-``share`` is the size over the largest size in the group. Buying a sure thing at its full price is worth nothing: a
-judge that ignored the price paid would reward buying YES at 95 %.
+``price`` is the one paid, else the one that the agent saw. ``share`` is the size over the largest of the group's trades
+that are no closes, at most 1. A close is a trade of the opposite direction: leaving before a fall is worth what it
+saved. Buying a sure thing at its full price is worth nothing: a judge that ignored the price paid would reward buying
+YES at 95 %.
 """
 
 from __future__ import annotations
@@ -17,9 +19,10 @@ from typing import Annotated
 
 from pydantic import Field
 
+from mmo_rl.judge.base import JudgeParts
 from mmo_rl.judge.findings import numbers
+from mmo_rl.positions import NoTrade, Positions, Trade, Unknown
 from mmo_rl.types import (
-    Action,
     Credit,
     GroundTruth,
     Group,
@@ -33,16 +36,20 @@ from mmo_rl.types import (
     Trajectory,
     Unscored,
 )
-from mmo_rl.vocabulary import RECORDED
+from mmo_rl.vocabulary import Vocabulary
+
+Read = Trade | NoTrade | Unknown
+Outcomes = Mapping[str, TickerOutcome | QuestionOutcome]
 
 
 class OracleJudge:
     """Judge that scores decisions against ground truth, at no cost.
 
     ``credit`` "decision" also gives every step its own score; "trajectory" only the mean. A trade without a recorded
-    outcome has none (``findings`` counts them as ``unscored_decisions`` where credit is by decision); a trajectory of
-    such trades alone, and every member of a window without ground truth, is `Unscored`. It agrees with itself, so
-    ``min_agreement`` is always met.
+    outcome has none, nor has one in words that the vocabulary does not know, or a close of nothing held (``findings``
+    counts them as ``unscored_decisions`` where credit is by decision, and ``unknown_actions`` those of unknown words);
+    a trajectory of such trades alone, and every member of a window without ground truth, is `Unscored`. It agrees with
+    itself, so ``min_agreement`` is always met.
     """
 
     needs_truth = True
@@ -54,7 +61,10 @@ class OracleJudge:
         error_penalty: Annotated[float, Field(ge=0, le=1)] = 0.6,
         full_move: Annotated[float, Field(gt=0)] = 0.1,
         min_agreement: Annotated[float, Field(ge=-1, le=1)] | None = None,
+        parts: JudgeParts = JudgeParts(),  # noqa: B008  # frozen
     ) -> None:
+        self._vocabulary = parts.vocabulary
+        self._unknown_actions = 0
         self.min_agreement = min_agreement
         self.credit: Credit = credit
         self._error_penalty = error_penalty
@@ -71,35 +81,55 @@ class OracleJudge:
 
     @property
     def tallies(self) -> Tallies:
-        return {"unscored_decisions": (float(self._unscored_decisions),)} if self._unscored_decisions else {}
+        counts = {"unscored_decisions": self._unscored_decisions, "unknown_actions": self._unknown_actions}
+        return {name: (float(count),) for name, count in counts.items() if count}
 
     async def score(self, groups: AsyncIterator[Group]) -> AsyncGenerator[ScoredGroup, None]:
         """Scores group after group as they come."""
         async for group in groups:
-            judgments = {t.trajectory_id: self._judge(t, group) for t in group.members}
-            scored = ScoredGroup(group, judgments, self.credit)
+            scored = ScoredGroup(group, self.judgments(group), self.credit)
             self._unscored_decisions += scored.unscored_decisions
+            self._unknown_actions += sum(
+                self._vocabulary.read(step.action).unknown_trade
+                for member in group.members
+                for step in member.steps
+                if step.action.success
+            )
             yield scored
 
     async def aclose(self) -> None:
         """Does nothing: it holds no connection."""
 
-    def _judge(self, trajectory: Trajectory, group: Group) -> Judgment:
-        """Scores one member of a group."""
+    def judgments(self, group: Group) -> dict[str, Judgment]:
+        """Scores every member of a group, by trajectory id."""
         if group.truth is None:
-            return Unscored(trajectory.trajectory_id, "no ground truth recorded for this window")
-        largest = max((_size(s.action) for t in group.members for s in t.steps if s.action.success), default=0.0)
+            return {
+                member.trajectory_id: Unscored(member.trajectory_id, "no ground truth recorded for this window")
+                for member in group.members
+            }
+        trades = [self._trades(member) for member in group.members]
+        opened = (t.size for own in trades for t in own.values() if isinstance(t, Trade) and not t.closes)
+        largest = max(opened, default=0.0)
+        outcomes = _outcomes(group.truth)
+        return {
+            member.trajectory_id: self._judge(member, own, outcomes, largest)
+            for member, own in zip(group.members, trades, strict=True)
+        }
+
+    def _judge(
+        self, trajectory: Trajectory, trades: Mapping[int, Read], outcomes: Outcomes, largest: float
+    ) -> Judgment:
+        """Scores one member of a group."""
         values: dict[int, float] = {}
         unknown: list[str] = []
         for step in trajectory.steps:
-            value = self._value(step.action, group.truth, largest)
-            if value is None:
-                unknown.append(RECORDED.instrument(step.action) or step.action.action_type)
+            value = self._value(trades.get(step.number), outcomes, largest)
+            if isinstance(value, str):
+                unknown.append(value)
             else:
                 values[step.number] = value
         if not values:
-            why = f"no outcome recorded for {', '.join(sorted(set(unknown))[:5])}" if unknown else "no steps"
-            return Unscored(trajectory.trajectory_id, why)
+            return Unscored(trajectory.trajectory_id, "; ".join(sorted(set(unknown))[:5]) if unknown else "no steps")
         right = sum(v > 0 for v in values.values())
         wrong = sum(v < 0 for v in values.values())
         failed = sum(not s.action.success for s in trajectory.steps)
@@ -108,41 +138,47 @@ class OracleJudge:
             trajectory.trajectory_id,
             sum(decisions.values()) / len(decisions),
             f"{right} good and {wrong} bad of {len(values)} decisions, {failed} failed"
-            + (f", {len(unknown)} without a recorded outcome" if unknown else ""),
+            + (f", {len(unknown)} unscored: {'; '.join(sorted(set(unknown))[:3])}" if unknown else ""),
             decisions if self.credit == "decision" else None,
         )
 
-    def _value(self, action: Action, truth: GroundTruth, largest: float) -> float | None:
-        """Computes a decision's value in [-1, 1]; None where the outcome of the traded instrument is unknown."""
-        if not action.success:
+    def _trades(self, trajectory: Trajectory) -> dict[int, Read]:
+        """Reads the successful actions of a trajectory, by step number."""
+        positions = Positions(self._vocabulary)
+        return {step.number: positions.apply(step) for step in trajectory.steps if step.action.success}
+
+    def _value(self, read: Read | None, outcomes: Outcomes, largest: float) -> float | str:
+        """Computes a decision's value in [-1, 1]; a text says why it has none. ``read`` None: the action failed."""
+        if read is None:
             return -self._error_penalty
-        read = RECORDED.read(action)
-        direction, price = read.direction, read.price
-        if direction == 0:
+        if isinstance(read, NoTrade):
             return 0.0
-        outcome = _outcomes(truth).get(read.instrument) if read.instrument else None
-        if outcome is None or price is None or price <= 0:
-            return None
-        share = _size(action) / largest if largest > 0 else 1.0
+        if isinstance(read, Unknown):
+            return read.reason
+        outcome = outcomes.get(read.instrument)
+        if outcome is None:
+            return f"no outcome recorded for {read.instrument}"
+        if read.price is None or read.price <= 0:
+            return f"no price recorded for {read.instrument}"
         if isinstance(outcome, TickerOutcome):
-            gain = direction * (outcome.end_price / price - 1.0) / self._full_move
+            gain = read.direction * (outcome.end_price / read.price - 1.0) / self._full_move
         else:
-            payout = _payout(outcome, yes=direction > 0)
+            payout = _payout(outcome, yes=read.direction > 0)
             if payout is None:
-                return None
-            gain = payout - price
+                return f"no outcome recorded for {read.instrument}"
+            gain = payout - (read.price if read.priced_side == read.direction else 1.0 - read.price)
+        share = min(1.0, read.size / largest) if largest > 0 else 1.0
         return max(-1.0, min(1.0, gain)) * share
 
 
-def oracle_scores(group: Group) -> dict[str, float]:
+def oracle_scores(group: Group, vocabulary: Vocabulary) -> dict[str, float]:
     """Scores each member that the oracle can score, by trajectory id, with the oracle's defaults: the reference for
     other judges."""
-    oracle = OracleJudge(credit="trajectory")
-    judged = {member.trajectory_id: oracle._judge(member, group) for member in group.members}
+    judged = OracleJudge(credit="trajectory", parts=JudgeParts(vocabulary=vocabulary)).judgments(group)
     return {i: judgment.value for i, judgment in judged.items() if isinstance(judgment, Score)}
 
 
-def _outcomes(truth: GroundTruth) -> Mapping[str, TickerOutcome | QuestionOutcome]:
+def _outcomes(truth: GroundTruth) -> Outcomes:
     """Returns the outcomes by instrument."""
     return {t.ticker: t for t in truth.tickers} | {q.question_id: q for q in truth.questions}
 
@@ -153,9 +189,3 @@ def _payout(outcome: QuestionOutcome, *, yes: bool) -> float | None:
         p = outcome.final_probability
         return None if p is None else (p if yes else 1.0 - p)
     return float((outcome.outcome == "YES") == yes)
-
-
-def _size(action: Action) -> float:
-    """Returns the order's size, 1 where none is recorded."""
-    size = RECORDED.read(action).size
-    return 1.0 if size is None else size

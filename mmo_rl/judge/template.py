@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from mmo_rl.errors import ConfigError
+from mmo_rl.judge.base import JudgeParts
 from mmo_rl.judge.sample import sample_groups
 from mmo_rl.judge.view import FIELDS, TrajectoryView, clip, encode, trajectory_view, truth_view, window_view
 from mmo_rl.types import Group, Trajectory
@@ -41,8 +42,17 @@ class Template:
     names something that does not exist, raises `ConfigError` in `check_keys`, which renders built-in sample groups.
     """
 
-    def __init__(self, *, name: str, rubric: str, context: str, trajectory: str) -> None:
+    def __init__(
+        self,
+        *,
+        name: str,
+        rubric: str,
+        context: str,
+        trajectory: str,
+        parts: JudgeParts = JudgeParts(),  # noqa: B008  # frozen
+    ) -> None:
         self.name = name
+        self._vocabulary = parts.vocabulary
         self._texts = {"rubric": rubric, "context": context, "trajectory": trajectory}
         self._shown: tuple[Group, dict[str, object]] | None = None
 
@@ -82,7 +92,7 @@ class Template:
 
     def view(self, group: Group, member: Trajectory) -> TrajectoryView:
         """Returns the view of one member that the template may show."""
-        return trajectory_view(member, group.window, group.truth)
+        return trajectory_view(member, group.window, group.truth, self._vocabulary)
 
     def member(self, group: Group, view: TrajectoryView) -> str:
         """Renders one member. Raises `ConfigError` as `render` does."""

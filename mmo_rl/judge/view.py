@@ -14,8 +14,8 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 
-from mmo_rl.types import Action, GroundTruth, Group, JsonDict, LLMCall, Step, Trajectory, Window
-from mmo_rl.vocabulary import RECORDED
+from mmo_rl.types import GroundTruth, Group, JsonDict, LLMCall, Step, Trajectory, Window
+from mmo_rl.vocabulary import Vocabulary
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -103,10 +103,12 @@ FIELDS: dict[type, frozenset[str]] = {
 """The fields of each view, which a template may name."""
 
 
-def trajectory_view(trajectory: Trajectory, window: Window, truth: GroundTruth | None = None) -> TrajectoryView:
+def trajectory_view(
+    trajectory: Trajectory, window: Window, truth: GroundTruth | None, vocabulary: Vocabulary
+) -> TrajectoryView:
     """Builds the judge view of one trajectory."""
     return TrajectoryView(
-        steps=tuple(_step_view(step, window, truth) for step in trajectory.steps),
+        steps=tuple(_step_view(step, window, truth, vocabulary) for step in trajectory.steps),
         errors=sum(not step.action.success for step in trajectory.steps),
         final_pnl=trajectory.final_pnl,
         final_balance=trajectory.final_balance,
@@ -142,7 +144,7 @@ def window_view(group: Group) -> WindowView:
     return WindowView(group.window.id, int(minutes) if minutes.is_integer() else minutes)
 
 
-def _step_view(step: Step, window: Window, truth: GroundTruth | None) -> StepView:
+def _step_view(step: Step, window: Window, truth: GroundTruth | None, vocabulary: Vocabulary) -> StepView:
     """Builds the view of one step."""
     action, state = step.action, step.environment_state
     return StepView(
@@ -155,8 +157,8 @@ def _step_view(step: Step, window: Window, truth: GroundTruth | None) -> StepVie
         error=action.error,
         reasoning=action.reasoning,
         correctness=action.correctness,
-        came_true=_came_true(action, truth),
-        idle=action.success and RECORDED.kind(action.action_type) == "wait",
+        came_true=_came_true(vocabulary.instrument(action), truth),
+        idle=action.success and vocabulary.kind(action.action_type) == "wait",
         balance=state.get("agentBalance"),
         pnl=state.get("agentPnL"),
         state=state,
@@ -164,9 +166,8 @@ def _step_view(step: Step, window: Window, truth: GroundTruth | None) -> StepVie
     )
 
 
-def _came_true(action: Action, truth: GroundTruth | None) -> JsonDict | None:
+def _came_true(name: str | None, truth: GroundTruth | None) -> JsonDict | None:
     """Looks up the outcome of the instrument that an action names; None where none is recorded."""
-    name = RECORDED.instrument(action)
     if truth is None or name is None:
         return None
     for ticker in truth.tickers:

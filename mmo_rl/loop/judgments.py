@@ -13,12 +13,15 @@ from mmo_rl.report.base import Report
 from mmo_rl.report.judging import agreement
 from mmo_rl.report.run_folder import JudgmentRow
 from mmo_rl.types import ScoredGroup
+from mmo_rl.vocabulary import Vocabulary
 
 
-def keep_judgments(report: Report, judge: Judge, iteration: int, scored: Sequence[ScoredGroup]) -> list[JudgmentRow]:
+def keep_judgments(
+    report: Report, judge: Judge, iteration: int, scored: Sequence[ScoredGroup], *, vocabulary: Vocabulary
+) -> list[JudgmentRow]:
     """Writes the rows of judgments.jsonl, the oracle's score beside the judge's where the judge is another."""
     own = isinstance(judge, OracleJudge)
-    oracle = {} if own else {i: v for s in scored for i, v in oracle_scores(s.group).items()}
+    oracle = {} if own else {i: v for s in scored for i, v in oracle_scores(s.group, vocabulary).items()}
     return report.judgments(iteration, scored, oracle)
 
 

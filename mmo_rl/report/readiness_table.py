@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 MAX_ROWS = 40
+MAX_WORDS = 5
+"""Unknown names of actions that are listed."""
 CLOCK_FAULTS = {
     "ends_before_it_starts": "trajectories end before they start",
     "outside_its_span": "trajectories have steps before their start or after their end",
@@ -103,6 +105,14 @@ def _quality(quality: StepQuality) -> list[str]:
         f" {_percent(quality.share_of_calls_with_prompt)}, actions with a result"
         f" {_percent(quality.share_of_actions_with_result)}"
     ]
+    if unknown := sum(quality.unknown_actions.values()):
+        most = sorted(quality.unknown_actions.items(), key=lambda pair: -pair[1])
+        listed = ", ".join(f"{name} ({count:,})" for name, count in most[:MAX_WORDS])
+        more = f" and {len(most) - MAX_WORDS} more" if len(most) > MAX_WORDS else ""
+        said.append(
+            f"{unknown / quality.trades:.0%} of the trades are in words that the oracle does not know: {listed}{more};"
+            f" say what each means: '+vocabulary.actions.{most[0][0]}=open' (open, long, short, close, wait or post)"
+        )
     if quality.duplicates:
         said.append(f"duplicates: {quality.duplicates:,} trajectories repeat another one under their own id")
     said += [f"clock: {number:,} {CLOCK_FAULTS[name]}" for name, number in asdict(quality.clock).items() if number]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Literal, Protocol, TypedDict, Unpack
 
@@ -176,7 +176,8 @@ class StepQuality:
 
     ``calls`` counts recorded LLM calls, ``trainable_calls`` those that a policy can be trained on, ``with_logprobs``
     those of them whose behaviour logprobs were recorded; ``duplicates`` trajectories that repeat another one of their
-    window under an id of their own. Shares are in [0, 1], None of nothing.
+    window under an id of their own; ``trades`` actions that open, close or name an instrument, ``unknown_actions``
+    those of them whose name has no meaning, by name. Shares are in [0, 1], None of nothing.
     """
 
     trajectories: int = 0
@@ -188,7 +189,9 @@ class StepQuality:
     with_logprobs: int = 0
     actions_with_result: int = 0
     duplicates: int = 0
+    trades: int = 0
     clock: ClockFaults = ClockFaults()
+    unknown_actions: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def share_of_steps_with_calls(self) -> float | None:

@@ -11,6 +11,7 @@ from itertools import pairwise
 from mmo_rl.policy_view import policy_calls
 from mmo_rl.sampler.base import ClockFaults, StepQuality
 from mmo_rl.types import Trajectory
+from mmo_rl.vocabulary import Vocabulary
 
 CLOCK_TOLERANCE = timedelta(seconds=1)
 
@@ -18,7 +19,9 @@ CLOCK_TOLERANCE = timedelta(seconds=1)
 class QualityCounter:
     """Counter of the quality of one window's trajectories; ``readable`` has the ids of those that could be read."""
 
-    def __init__(self) -> None:
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        self._unknown: Counter[str] = Counter()
         self.readable: set[str] = set()
         self._counts: Counter[str] = Counter()
         self._faults: Counter[str] = Counter()
@@ -27,7 +30,7 @@ class QualityCounter:
     @property
     def quality(self) -> StepQuality:
         """The counts so far."""
-        return StepQuality(**self._counts, clock=ClockFaults(**self._faults))
+        return StepQuality(**self._counts, clock=ClockFaults(**self._faults), unknown_actions=dict(self._unknown))
 
     def add(self, trajectory: Trajectory, *, now: datetime) -> None:
         """Counts one trajectory."""
@@ -38,6 +41,10 @@ class QualityCounter:
         for step in trajectory.steps:
             counts["steps_with_calls"] += bool(step.llm_calls)
             counts["actions_with_result"] += step.action.result is not None or step.action.error is not None
+            read = self._vocabulary.read(step.action)
+            counts["trades"] += read.trade
+            if read.unknown_trade:
+                self._unknown[step.action.action_type] += 1
             counts["calls"] += len(step.llm_calls)
             counts["calls_with_prompt"] += sum(
                 any(message["content"].strip() for message in call.messages) for call in step.llm_calls
@@ -64,7 +71,10 @@ def total(parts: Iterable[StepQuality]) -> StepQuality:
     """Adds up the counts of several windows."""
     counts: Counter[str] = Counter()
     faults: Counter[str] = Counter()
+    unknown: Counter[str] = Counter()
+    numbers = [field.name for field in fields(StepQuality) if field.name not in ("clock", "unknown_actions")]
     for part in parts:
-        counts.update({field.name: getattr(part, field.name) for field in fields(StepQuality) if field.name != "clock"})
+        counts.update({name: getattr(part, name) for name in numbers})
+        unknown.update(part.unknown_actions)
         faults.update({field.name: getattr(part.clock, field.name) for field in fields(ClockFaults)})
-    return StepQuality(**counts, clock=ClockFaults(**faults))
+    return StepQuality(**counts, clock=ClockFaults(**faults), unknown_actions=dict(unknown.most_common()))

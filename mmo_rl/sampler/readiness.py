@@ -23,6 +23,7 @@ from mmo_rl.sampler.base import (
 from mmo_rl.sampler.quality import QualityCounter, total
 from mmo_rl.source.base import Source
 from mmo_rl.types import Member, Selection, WindowStats
+from mmo_rl.vocabulary import Vocabulary
 from mmo_rl.window_ids import named_start, split_id
 
 MAX_EXAMPLES = 5
@@ -34,13 +35,14 @@ async def examine(
     windows: Sequence[WindowStats],
     *,
     now: datetime,
+    vocabulary: Vocabulary,
     on_read: Callable[[int, int], None] = lambda done, count: None,
 ) -> dict[str, QualityCounter]:
     """Streams the steps of the windows and counts their quality, by window id; ``on_read`` is called with the number of
     trajectories read and their total."""
     chosen = tuple(stats.everything for stats in windows)
     sizes = {selected.window.id: len(selected.trajectory_ids) for selected in chosen}
-    counters = {selected.window.id: QualityCounter() for selected in chosen}
+    counters = {selected.window.id: QualityCounter(vocabulary) for selected in chosen}
     done, count = 0, sum(sizes.values())
     on_read(done, count)
     async for group in source.groups(Selection(0, chosen, len(chosen), count, 0.0, 0, {})):

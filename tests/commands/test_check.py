@@ -198,3 +198,41 @@ def test_windows_that_the_lookback_hides_are_told(game: Project) -> None:
     assert "3 older windows outside sampler.lookback_hours=1 (sampler.lookback_hours=6 includes them)" in told
     wide = game.attempt(*CHECK, "check.steps=false", "sampler.lookback_hours=6", "check.format=json")
     assert json.loads(wide.out)["outside_lookback"] is None
+
+
+async def test_trades_in_words_that_the_oracle_does_not_know_are_told_before_anything_is_trained(
+    tmp_path: Path,
+) -> None:
+    calls = [{"userPrompt": "u", "response": "r"}]
+
+    def row(agent: int) -> dict[str, Any]:
+        names = ["BUY", "SWAP", "SWAP" if agent else "FLIP", "FOLLOW"]
+        steps = [
+            {
+                "stepNumber": number,
+                "timestamp": milliseconds(START) + number * 1000,
+                "llmCalls": calls,
+                "action": {
+                    "actionType": name,
+                    "parameters": {"ticker": "NOVA"} if name != "FOLLOW" else {},
+                    "success": True,
+                },
+            }
+            for number, name in enumerate(names)
+        ]
+        times = {"startTime": START.isoformat(), "endTime": (START + timedelta(minutes=5)).isoformat()}
+        return {"trajectoryId": f"t{agent}", "agentId": f"a{agent}", **times, "stepsJson": json.dumps(steps)}
+
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row(agent)) + "\n" for agent in range(5)))
+    command = ("task=check", "source=jsonl", f"source.path={path}", "sampler.min_actions=1", "sampler.min_agents=2")
+    context = make_context(*command, home=tmp_path, width=200)
+    await run(context, CheckOptions())
+    told = printed_by(context)
+    assert "67% of the trades are in words that the oracle does not know: SWAP (9), FLIP (1)" in told
+    assert "'+vocabulary.actions.SWAP=open'" in told
+    taught = make_context(
+        *command, "+vocabulary.actions.SWAP=open", "+vocabulary.actions.flip=close", home=tmp_path, width=200
+    )
+    await run(taught, CheckOptions())
+    assert "does not know" not in printed_by(taught)

@@ -89,3 +89,44 @@ async def test_no_leak_field_is_in_the_files(project: Project, babylon_url: str)
     written = [json.loads(line) for line in text.splitlines()]
     answers = "".join(m["content"] for row in written for m in row.get("messages", [])[-1:] + row.get("chosen", []))
     assert prices and not any(row["price"] in answers for row in prices)
+
+
+def test_the_newest_recorder_s_trades_become_ranked_rows(projects: Callable[[], Project]) -> None:
+    """Ten agents trade in the words of the game's newest recorders; half of them are right."""
+    project = projects()
+    folder = project.root / "play"
+    folder.mkdir()
+
+    def step(number: int, action: str, **parameters: object) -> dict[str, Any]:
+        return {
+            "stepNumber": number,
+            "timestamp": f"2026-03-01T10:0{number}:00Z",
+            "environmentState": {"marketPrices": {"NOVA": 100}},
+            "llmCalls": [{"userPrompt": f"step {number}", "response": json.dumps(parameters)}],
+            "action": {"actionType": action, "parameters": parameters, "success": True},
+        }
+
+    def row(agent: int) -> dict[str, Any]:
+        up = "long" if agent % 2 else "short"
+        steps = [
+            step(0, "TRADE", ticker="NOVA", side=up, amount=10 + agent),
+            step(1, "TRADING_DECISION", marketId="q", side="yes" if agent % 2 else "no", price=0.5),
+            step(2, "CLOSE", ticker="NOVA", price=100),
+        ]
+        times = {"startTime": "2026-03-01T10:00:00Z", "endTime": "2026-03-01T10:05:00Z"}
+        return {"trajectoryId": f"t{agent}", "agentId": f"a{agent}", **times, "steps": steps, "finalPnL": agent}
+
+    outcomes = [
+        {"windowId": "2026-03-01T10:00", "stockTicker": "NOVA", "startPrice": 100, "endPrice": 110},
+        {"windowId": "2026-03-01T10:00", "predictionMarketId": "q", "question": "Q?", "outcome": "YES"},
+    ]
+    for name, lines in (("rows", [row(agent) for agent in range(10)]), ("market-outcomes", outcomes)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    command = ("source=jsonl", f"source.path={folder}", "judge=oracle", "trainer=export", "sampler.min_actions=1")
+    project.run(*command, "collect=none", "evaluate=none", "report=local", "sampler.holdout=0", "iterations=1")
+    lines, card, _ = exported(project.root)
+    assert len(lines) == 30 and card["formats"]["chat"]["rows"] > 0 and card["formats"]["dpo"]["rows"] > 0
+    first = {
+        line["metadata"]["trajectoryId"]: line["reward"] for line in lines if line["messages"][0]["content"] == "step 0"
+    }
+    assert min(first[f"t{agent}"] for agent in (1, 3, 5, 7, 9)) > max(first[f"t{agent}"] for agent in (0, 2, 4, 6, 8))

@@ -13,6 +13,7 @@ from mmo_rl.sampler.quality import QualityCounter, total
 from mmo_rl.sampler.readiness import assess, report
 from mmo_rl.sampler.windows import WindowSampler
 from mmo_rl.types import Action, LLMCall, Member, Step, Trajectory, WindowStats
+from mmo_rl.vocabulary import SHIPPED
 
 START = datetime(2025, 6, 1, 10, tzinfo=UTC)
 
@@ -84,7 +85,7 @@ def recorded(identity: str, *minutes: float, calls: tuple[LLMCall, ...] = (), **
 def test_quality_of_steps_worked_out_by_hand() -> None:
     good = LLMCall(model="m", user_prompt="u", response="HOLD", logprobs=(-0.1,), token_ids=(1,))
     empty = LLMCall(model="m", user_prompt=" ", response="HOLD", purpose="reasoning")
-    quality = QualityCounter()
+    quality = QualityCounter(SHIPPED)
     now = START + timedelta(hours=2)
     quality.add(recorded("fine", 0, 59, calls=(good, empty)), now=now)
     quality.add(recorded("again", 0, 59, agent="fine"), now=now)
@@ -105,7 +106,7 @@ def test_quality_of_steps_worked_out_by_hand() -> None:
 
 
 def test_windows_that_cannot_be_read_or_hold_no_call_are_not_ready() -> None:
-    quality = QualityCounter()
+    quality = QualityCounter(SHIPPED)
     for number in range(5):
         quality.add(recorded(f"t{number}", 0), now=START)
     (silent,) = assess([window(*agents(5))], rules(), {window().window.id: quality})
