@@ -15,9 +15,10 @@ import hydra
 from hydra.errors import HydraException
 
 from mmo_rl.cli.job import job, outcome
+from mmo_rl.cli.swept_keys import for_each_job
 from mmo_rl.config.project import shipped
 from mmo_rl.config.renamed import renamed_overrides
-from mmo_rl.errors import MmoRlError
+from mmo_rl.errors import ConfigError, MmoRlError
 from mmo_rl.version import __version__
 
 INTERRUPTED = 130
@@ -46,6 +47,7 @@ def main() -> int:
         if {"--help", "-h"} & set(sys.argv[1:]):  # Hydra would compose the overrides first, and refuse those of a sweep
             sys.argv[1:] = ["--help", *_config_dir(sys.argv[1:])]
         _refuse_secrets(sys.argv[1:])
+        _refuse_dashes(sys.argv[1:])
         _start()
         if outcome.error is not None:
             raise outcome.error
@@ -102,16 +104,33 @@ def _config_dir(arguments: list[str]) -> list[str]:
 
 def _start() -> None:
     """Has Hydra compose the config and run the job; a command that Hydra refuses is tried again with former names of
-    keys under their present ones."""
+    keys under their present ones, and with keys of swept choices set in each job alone."""
     start = hydra.main(version_base="1.3", config_path=str(shipped("conf")), config_name="config")(job)
     try:
         start()
     except HydraException:
-        renamed = renamed_overrides(sys.argv[1:])
-        if renamed == sys.argv[1:]:
+        changed = for_each_job(renamed_overrides(sys.argv[1:]))
+        if changed == sys.argv[1:]:
             raise
-        sys.argv[1:] = renamed
+        sys.argv[1:] = changed
         start()
+
+
+def _refuse_dashes(arguments: list[str]) -> None:
+    """Raises `ConfigError` for ``--seed=1``, as other programs take it and W&B's agent writes it."""
+    dashed = [a for a in arguments if a.startswith("--")]
+    if not dashed:
+        return
+    from hydra._internal.utils import get_args_parser
+
+    flags = {flag for action in get_args_parser()._actions for flag in action.option_strings}
+    unknown = [a for a in dashed if a != "--" and not any(f.startswith(a.partition("=")[0]) for f in flags)]
+    if unknown:
+        written = " ".join(f"{a.lstrip('-')}{'' if '=' in a else '=VALUE'}" for a in unknown)
+        raise ConfigError(
+            f"found {' '.join(unknown)}, and keys have no dashes",
+            hint=f"write {written}; W&B's agent writes it so with ${{args_no_hyphens}} in the command of its sweep",
+        )
 
 
 def _interrupt_when_ended() -> None:

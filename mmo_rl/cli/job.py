@@ -250,7 +250,9 @@ def _remove_empty(folder: Path) -> None:
     left."""
     if not _leaves_no_folder(folder):
         with contextlib.suppress(OSError):
-            for path in (folder, folder.parent, folder.parent.parent):
+            for path in (folder, *folder.parents):  # a name may have slashes, before it is refused
+                if path == project_root():
+                    break
                 path.rmdir()
 
 

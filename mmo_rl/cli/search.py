@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeGuard
 
-from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
 
 from mmo_rl.cli.sweep import Ended, Job
 from mmo_rl.errors import ConfigError
@@ -58,10 +58,16 @@ class Space:
     def of(cls, parsed: Sequence[Override]) -> Space:
         """Reads overrides in Hydra's sweep syntax; the last of several for one key counts."""
         last = {override.get_key_element(): override for override in parsed}
-        swept = {key: o for key, o in last.items() if o.is_sweep_override()}
+        alone = {k: list(o.sweep_string_iterator()) for k, o in last.items() if isinstance(o.value(), ChoiceSweep)}
+        alone = {key: values for key, values in alone.items() if len(values) == 1}  # one value is none to search for
+        swept = {key: o for key, o in last.items() if o.is_sweep_override() and key not in alone}
         repeated = {key: _repetitions(o) for key, o in swept.items() if _is_seed(key)}
         searched = {key: _distribution(o) for key, o in swept.items() if key not in repeated}
-        fixed = [f"{key}={o.get_value_element_as_str()}" for key, o in last.items() if not o.is_sweep_override()]
+        fixed = [
+            f"{key}={alone[key][0] if key in alone else o.get_value_element_as_str()}"
+            for key, o in last.items()
+            if key not in swept
+        ]
         if not searched:
             averaged = f" but {', '.join(repeated)}, over which trials are averaged" if repeated else ""
             raise ConfigError(

@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mmo_rl.config import extensions
 from mmo_rl.config.project import choice_folders, searched, shipped
+from mmo_rl.config.spelling import as_name, of_hub
 from mmo_rl.errors import ConfigError, MmoRlError
 
 _HELP = "mmo-rl --help lists groups and choices; mmo-rl --cfg job prints the composed config"
@@ -159,6 +160,9 @@ def _unreadable(override: str, text: str) -> str:
     else:
         lines = [line for line in text.splitlines()[1:] if line.strip(" ^") and not line.startswith("See ")]
         reason = lines[0].strip().partition(" expecting ")[0] if lines else "its syntax is wrong"
+    key, _, value = override.partition("=")
+    if key == "name" and (name := as_name(value)):
+        return f"{override!r}: expected letters, digits, dots, dashes or underscores; write name={name}"
     return f"{override!r} cannot be read: {reason}; quote text with special characters: 'key=\"...\"'"
 
 
@@ -167,6 +171,9 @@ def _missing(error: MissingConfigException, near: Callable[..., str]) -> str:
     options = list(error.options or [])
     if not group:
         return f"there is no config {choice!r}"
+    kind, _, hub = str(error.missing_cfg_file).partition("/")
+    if kind == "model" and (told := of_hub(hub)) is not None:
+        return f"model={hub}: expected the name of a choice: {', '.join(_names_of(kind))}; {told}"
     plus = "+" if group == "experiments" else ""
     hint = near(choice, options, prefix=f"{plus}{group}=") or ""
     found = f"Could not find '{group}/{choice}'"
@@ -198,9 +205,13 @@ def _groups(config: DictConfig) -> Iterable[str]:
     return [str(k) for k in choices if not str(k).startswith("hydra/")]
 
 
-def _choices_of(group: str) -> str:
+def _names_of(group: str) -> list[str]:
     folders = [*choice_folders(), shipped("conf")]
-    names = sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
+    return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
+
+
+def _choices_of(group: str) -> str:
+    names = _names_of(group)
     return f"; the choices: {', '.join(names)}" if names else ""
 
 

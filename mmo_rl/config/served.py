@@ -21,13 +21,15 @@ from mmo_rl.serve.versions import WEIGHTS, ServedModel, holds_weights
 HINT = "give run folders such as runs/default/0123456789, or folders of weights in Hugging Face format"
 
 
-def served_models(runs: Sequence[str], model: Node | None, *, home: Path) -> list[ServedModel]:
-    """Named models that ``runs`` serve; the base model of the config node ``model`` where there are none.
+def served_models(runs: str | Sequence[str], model: Node | None, *, home: Path) -> list[ServedModel]:
+    """Named models that ``runs`` (one or several) serve; the base model of the config node ``model`` where there are
+    none.
 
     A run has the name of its model, or ``EXPERIMENT/KEY`` where several runs share that. A folder of weights is named
     after itself, and a checkpoint of a run after the run's model. ``home``: where GGUF files are unpacked. Raises
     `ConfigError` for what is neither.
     """
+    runs = [runs] if isinstance(runs, str) else runs
     if not runs:
         spec = _spec(model, "model", home)
         spec.location()

@@ -34,6 +34,7 @@ from mmo_rl.config.schema import (
     load,
     schema_of,
 )
+from mmo_rl.config.spelling import with_spelling
 from mmo_rl.config.strategies import unknown_players
 from mmo_rl.config.tasks import TASKS, TOP_KEYS, Options
 from mmo_rl.config.upgrade import upgraded
@@ -228,7 +229,9 @@ def _check_top(tree: Node, problems: list[Problem]) -> Checked:
             hint = hint or f"; the keys at the top: {', '.join(known)}"
             problems.append(Problem(key, f"found {show(tree[key])}, but there is no such key{hint}"))
     problems.extend(Problem(name, "missing") for name in fields if name not in tree)
-    values = check_values({fields[k]: tree[k] for k in fields if k in tree}, "", problems)
+    wrong: list[Problem] = []
+    values = check_values({fields[k]: tree[k] for k in fields if k in tree}, "", wrong)
+    problems.extend(with_spelling(problem, tree.get(problem.key)) for problem in wrong)
     task = values.get("task")
     if task is not None and task not in task_names():
         problems.append(Problem("task", f"found {show(task)}, expected one of {', '.join(task_names())}"))

@@ -110,7 +110,7 @@ class ReplayOptions(Options):
 class ServeOptions(Options):
     """Options of ``task=serve``; the YAML file explains each."""
 
-    runs: list[str] = field(default_factory=list)
+    runs: str | list[str] = field(default_factory=list)
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     device: Literal["cpu", "cuda"] = "cpu"
