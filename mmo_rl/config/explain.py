@@ -161,7 +161,7 @@ def _unreadable(override: str, text: str) -> str:
         lines = [line for line in text.splitlines()[1:] if line.strip(" ^") and not line.startswith("See ")]
         reason = lines[0].strip().partition(" expecting ")[0] if lines else "its syntax is wrong"
     key, _, value = override.partition("=")
-    if key == "name" and (name := as_name(value)):
+    if key == "name" and not opened and (name := as_name(value)):
         return f"{override!r}: expected letters, digits, dots, dashes or underscores; write name={name}"
     return f"{override!r} cannot be read: {reason}; quote text with special characters: 'key=\"...\"'"
 

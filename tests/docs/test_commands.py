@@ -227,7 +227,7 @@ def check_sweep(overrides: list[str], loader: ConfigLoader) -> None:
     parsed = parser.parse_overrides([*(f"{key}={value}" for key, value in params.items()), *own])
     if master.hydra.sweeper._target_.endswith(SEARCH):
         space = Space.of(parsed)
-        jobs = [space.overrides(space.first())]
+        jobs = space.overrides(next(space.points()))
     else:
         grid = [list(job) for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
         jobs = covering(grid, but={"seed", *params})
