@@ -6,6 +6,8 @@ import math
 import re
 from decimal import Decimal
 
+LOWEST_LOGPROB = -50.0
+"""Least log-probability that a sampled token can have: servers write -9999 or -inf where they do not know it."""
 _NUMERIC = (int, float, Decimal)
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 
@@ -19,6 +21,12 @@ def finite_number(value: object) -> float | None:
     except OverflowError:  # an integer of hundreds of digits
         return None
     return number if math.isfinite(number) else None
+
+
+def is_logprob(value: float) -> bool:
+    """Tells the log-probability of a sampled token from a server's placeholder: finite, `LOWEST_LOGPROB` or more, and
+    above 0 by no more than rounding."""
+    return math.isfinite(value) and LOWEST_LOGPROB <= value <= 0.01
 
 
 def parse_number(value: object) -> float | None:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from mmo_rl.sampler.base import Readiness, ReadinessReport, RecordedWindow, StepQuality
+from mmo_rl.wording import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -116,8 +117,13 @@ def _quality(quality: StepQuality) -> list[str]:
     if quality.duplicates:
         said.append(f"duplicates: {quality.duplicates:,} trajectories repeat another one under their own id")
     said += [f"clock: {number:,} {CLOCK_FAULTS[name]}" for name, number in asdict(quality.clock).items() if number]
+    if quality.logprobs_without_ids:
+        calls = counted(quality.logprobs_without_ids, "LLM call has", "LLM calls have")
+        said.append(f"{calls} logprobs without token ids, which training cannot use: have the server return both")
     if quality.trainable_calls and not quality.with_logprobs:
-        said.append("no LLM call has logprobs: the starting policy scores them, or training is plain REINFORCE")
+        said.append(
+            "no LLM call has token ids with logprobs: the starting policy scores them, or training is plain REINFORCE"
+        )
     return said
 
 

@@ -175,9 +175,10 @@ class StepQuality:
     """Counts over the trajectories (or slices) that could be read.
 
     ``calls`` counts recorded LLM calls, ``trainable_calls`` those that a policy can be trained on, ``with_logprobs``
-    those of them whose behaviour logprobs were recorded; ``duplicates`` trajectories that repeat another one of their
-    window under an id of their own; ``trades`` actions that open, close or name an instrument, ``unknown_actions``
-    those of them whose name has no meaning, by name. Shares are in [0, 1], None of nothing.
+    those of them whose token ids and their logprobs were recorded, ``logprobs_without_ids`` those with logprobs that
+    training cannot use for lack of the ids; ``duplicates`` trajectories that repeat another one of their window under
+    an id of their own; ``trades`` actions that open, close or name an instrument, ``unknown_actions`` those of them
+    whose name has no meaning, by name. Shares are in [0, 1], None of nothing.
     """
 
     trajectories: int = 0
@@ -187,6 +188,7 @@ class StepQuality:
     calls_with_prompt: int = 0
     trainable_calls: int = 0
     with_logprobs: int = 0
+    logprobs_without_ids: int = 0
     actions_with_result: int = 0
     duplicates: int = 0
     trades: int = 0

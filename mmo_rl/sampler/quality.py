@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from datetime import datetime, timedelta
 from itertools import pairwise
 
+from mmo_rl.numbers import is_logprob
 from mmo_rl.policy_view import policy_calls
 from mmo_rl.sampler.base import ClockFaults, StepQuality
 from mmo_rl.types import Trajectory
@@ -51,7 +52,8 @@ class QualityCounter:
             )
             trainable = policy_calls(step)
             counts["trainable_calls"] += len(trainable)
-            counts["with_logprobs"] += sum(call.logprobs is not None for call in trainable)
+            counts["with_logprobs"] += sum(bool(call.token_ids) and _known(call.logprobs) for call in trainable)
+            counts["logprobs_without_ids"] += sum(not call.token_ids and bool(call.logprobs) for call in trainable)
         self._add_times(trajectory, now)
 
     def _add_times(self, trajectory: Trajectory, now: datetime) -> None:
@@ -65,6 +67,11 @@ class QualityCounter:
         self._faults["outside_its_span"] += any(not early <= moment <= late for moment in times)
         self._faults["out_of_order"] += any(after < before for before, after in pairwise(times))
         self._faults["in_the_future"] += max(*times, trajectory.start, trajectory.end) > now
+
+
+def _known(logprobs: Sequence[float] | None) -> bool:
+    """Tells that logprobs were recorded, and all of them are some."""
+    return bool(logprobs) and all(map(is_logprob, logprobs or ()))
 
 
 def total(parts: Iterable[StepQuality]) -> StepQuality:

@@ -17,7 +17,7 @@ from mmo_rl.errors import ConfigError, TrainerError
 from mmo_rl.lm.encode import Encoder
 from mmo_rl.trainer.art_client import encoded_group, has_tokens, import_art
 from mmo_rl.trainer.base import AssistantTurns, Capabilities, OnStep, Served, TrainerParts, TrainingRules
-from mmo_rl.trainer.batch import warn_unclipped
+from mmo_rl.trainer.batch import warn_no_logprobs, warn_unclipped
 from mmo_rl.trainer.journal import Journal, TrainingJob, fingerprint
 from mmo_rl.trainer.signal import with_signal
 from mmo_rl.types import PolicyVersion, Trained, TrainingGroup
@@ -138,6 +138,7 @@ class ArtBackendTrainer:
         selected = encoder.answer_tokens(groups)
         if not signal:
             return Trained(self._version(self._current), 0, 0, len(groups), {}, selected)
+        warn_no_logprobs(signal)
         calls = [call for group in signal for sample in group.samples for call in sample.calls]
         unknown = sum(not has_tokens(call) for call in calls) / len(calls)
         options = self._known_options(self._backend, unknown)

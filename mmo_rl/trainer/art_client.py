@@ -7,7 +7,6 @@ here, late, once.
 from __future__ import annotations
 
 import importlib
-import math
 import os
 from collections.abc import Callable, Sequence
 from types import ModuleType
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from mmo_rl.errors import TrainerError
 from mmo_rl.lm.encode import Encoder, History, prompt_messages
+from mmo_rl.numbers import is_logprob
 from mmo_rl.types import PolicyCall, TrainingGroup, TrainingSample
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def has_tokens(call: PolicyCall) -> bool:
         call.token_ids is not None
         and call.logprobs is not None
         and len(call.token_ids) == len(call.logprobs)
-        and all(math.isfinite(logprob) for logprob in call.logprobs)
+        and all(is_logprob(logprob) for logprob in call.logprobs)
     )
 
 
@@ -119,6 +119,6 @@ def _encoded(call: PolicyCall, history: History) -> Choice:
     """Makes an answer with the tokens of ``history``."""
     logprobs: Sequence[float] = (UNKNOWN,) * len(history.answer)
     if call.logprobs is not None and history.recorded:
-        # -inf is unknown too: the versions disagree about it.
-        logprobs = [p if math.isfinite(p) else UNKNOWN for p in call.logprobs]
+        # A server's -inf or -9999 is unknown too: the versions disagree about it.
+        logprobs = [p if is_logprob(p) else UNKNOWN for p in call.logprobs]
     return token_choice(call, tokens=history.answer, logprobs=logprobs, prompt=history.prompt)

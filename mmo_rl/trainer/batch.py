@@ -8,7 +8,9 @@ from dataclasses import replace
 
 from mmo_rl.errors import TrainerError
 from mmo_rl.lm.encode import Encoder
+from mmo_rl.numbers import is_logprob
 from mmo_rl.types import PolicyVersion, TrainingGroup
+from mmo_rl.wording import counted, listed
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +49,28 @@ def within_context(
             )
         _log.warning("%s: they are not trained on", found)
     return kept, count
+
+
+def warn_no_logprobs(groups: Sequence[TrainingGroup]) -> int:
+    """Counts the recorded numbers that are no log-probabilities of sampled tokens (`is_logprob`), such as a server's
+    -9999, and names the recordings that hold them: they count as unknown."""
+    found: dict[str, int] = {}
+    example: float | None = None
+    for sample in (sample for group in groups for sample in group.samples):
+        wrong = [p for call in sample.calls for p in call.logprobs or () if not is_logprob(p)]
+        if wrong:
+            found[sample.trajectory_id] = found.get(sample.trajectory_id, 0) + len(wrong)
+            example = wrong[0] if example is None else example
+    count = sum(found.values())
+    if count:
+        _log.warning(
+            "%s of %s recorded as %g or the like, which no sampled token has (%s): counted as unknown",
+            counted(count, "logprob"),
+            counted(len(found), "trajectory is", "trajectories are"),
+            example,
+            listed(list(found), most=NAMED),
+        )
+    return count
 
 
 def warn_unclipped(share: float, *, iteration: int, instead: str) -> None:

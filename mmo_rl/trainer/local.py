@@ -20,7 +20,7 @@ from mmo_rl.lm.turn_end import end_token
 from mmo_rl.lm.weights import Lora, Weights
 from mmo_rl.rng import derive_seed
 from mmo_rl.trainer.base import AssistantTurns, Capabilities, OnStep, TrainerParts, TrainingRules
-from mmo_rl.trainer.batch import staleness, warn_unclipped, within_context
+from mmo_rl.trainer.batch import staleness, warn_no_logprobs, warn_unclipped, within_context
 from mmo_rl.trainer.checkpoints import Checkpoints
 from mmo_rl.trainer.losses import Loss, LossName
 from mmo_rl.trainer.packing import Packed, pack
@@ -237,6 +237,7 @@ class LocalTrainer:
         selected = encoder.answer_tokens(groups)
         policy = self._checkpoints.version(self._current)
         kept, too_long = within_context(groups, encoder, context_length=self._context_length)
+        warn_no_logprobs(kept)
         teaching = self._loss.teaching(kept)
         rewards = [sample.reward for group in groups for sample in group.samples]
         metrics = {

@@ -15,10 +15,10 @@ name            L, the loss of a token                                          
 ``sft``         -log p                                                                      behaviour cloning
 ==============  ==========================================================================  ======================
 
-``ppo`` and ``cispo`` are those of OpenPipe ART (`art.loss.loss_fn`), which a test compares with these. The last three
-know no ratio: they need no recorded logprobs, and none of them keeps the policy near the data's. ``reinforce`` pushes
-away from bad answers without bound, and collapses on data that another policy recorded; ``awr`` and ``sft`` only ever
-imitate.
+``ppo`` and ``cispo`` are those of OpenPipe ART (`art.loss.loss_fn`), which a test compares with these; log r is
+bounded to +-20. The last three know no ratio: they need no recorded logprobs, and none of them keeps the policy near
+the data's. ``reinforce`` pushes away from bad answers without bound, and collapses on data that another policy
+recorded; ``awr`` and ``sft`` only ever imitate.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 LossName = Literal["ppo", "cispo", "reinforce", "awr", "sft"]
 CISPO_CAP = 5.0
 """Largest ratio that ``cispo`` weighs a token with."""
+LOG_RATIO_CAP = 20.0
+"""Largest size of log r: exp(89) is no float32 any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +81,18 @@ class Loss:
         if not self.uses_ratio:
             return (-advantages_N * new_logprobs_N * data.weights_N).sum()
         old_N = torch.where(data.logprobs_N.isnan(), new_logprobs_N.detach(), data.logprobs_N)
-        ratio_N = (new_logprobs_N - old_N).exp()
+        ratio_N = bounded(new_logprobs_N - old_N).exp()
         if self.name == "ppo":
             clipped_N = ratio_N.clip(1 - self.clip_epsilon, 1 + self.clip_epsilon)
             loss_N = -torch.min(ratio_N * advantages_N, clipped_N * advantages_N)
         else:
             loss_N = -(ratio_N.detach().clip(0, CISPO_CAP) * advantages_N * new_logprobs_N)
         return (loss_N * data.weights_N).sum()
+
+
+def bounded(log_ratio_N: torch.Tensor) -> torch.Tensor:
+    """Bounds log-ratios to +-`LOG_RATIO_CAP`; a token beyond it gives no gradient, rather than all of it."""
+    return log_ratio_N.clamp(-LOG_RATIO_CAP, LOG_RATIO_CAP)
 
 
 def k3(reference_N: torch.Tensor, new_logprobs_N: torch.Tensor) -> torch.Tensor:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from mmo_rl.lm.encode import Encoder, History
 from mmo_rl.lm.prefix_tree import shared_length
+from mmo_rl.numbers import is_logprob
 from mmo_rl.types import PolicyCall, TrainingGroup
 
 if TYPE_CHECKING:
@@ -157,11 +158,11 @@ def _answers(
 
 
 def _known_logprobs(call: PolicyCall, history: History) -> Sequence[float]:
-    """Returns the recorded log-probability of every answer token, NaN where it is not known or not finite."""
+    """Returns the recorded log-probability of every answer token, NaN where it is not known or none (`is_logprob`)."""
     recorded = call.logprobs if history.recorded else None
     if recorded is None or len(recorded) != len(history.answer):
         return (UNKNOWN,) * len(history.answer)
-    return [logprob if math.isfinite(logprob) else UNKNOWN for logprob in recorded]
+    return [logprob if is_logprob(logprob) else UNKNOWN for logprob in recorded]
 
 
 def _with_shared_prompts(answers: Sequence[Answer], draw: random.Random) -> list[Answer]:

@@ -16,7 +16,7 @@ from mmo_rl.errors import ConfigError, TrainerError
 from mmo_rl.lm.base import BaseModel
 from mmo_rl.trainer.art_client import has_tokens, recorded_group
 from mmo_rl.trainer.base import AssistantTurns, Capabilities, OnStep, Served, TrainerParts, TrainingRules
-from mmo_rl.trainer.batch import warn_unclipped
+from mmo_rl.trainer.batch import warn_no_logprobs, warn_unclipped
 from mmo_rl.trainer.journal import Journal, TrainingJob, fingerprint
 from mmo_rl.trainer.serverless_api import ApiError, Registered, TrainingApi
 from mmo_rl.trainer.signal import with_signal
@@ -298,6 +298,7 @@ class ServerlessTrainer:
 
     def _trainable(self, groups: Sequence[TrainingGroup]) -> list[TrainingGroup]:
         """Returns the groups as they are sent: without answers that have no tokens, and groups that are flat then."""
+        warn_no_logprobs(groups)
         unknown = sum(not has_tokens(c) for g in groups for s in g.samples for c in s.calls)
         if unknown == 0 or self._missing_logprobs == "reinforce":
             return list(groups)

@@ -13,7 +13,7 @@ from mmo_rl.lm.forward import token_logprobs
 from mmo_rl.lm.parts import parts_of
 from mmo_rl.lm.weights import Weights
 from mmo_rl.trainer.base import OnStep
-from mmo_rl.trainer.losses import Loss, k3
+from mmo_rl.trainer.losses import Loss, bounded, k3
 from mmo_rl.trainer.packing import Packed
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class Update:
         """Measures Schulman's k3 estimate of KL(behaviour || policy) over trained tokens with known behaviour logprobs,
         and the share of their ratios outside the clip range; nothing where none is known."""
         log_ratio_N = new_logprobs_N - old_logprobs_N
-        log_ratio_N = log_ratio_N[~log_ratio_N.isnan()]
+        log_ratio_N = bounded(log_ratio_N[~log_ratio_N.isnan()])
         if not len(log_ratio_N):
             return {}
         moved_N = (log_ratio_N.exp() - 1).abs() > self.loss.clip_epsilon

@@ -114,3 +114,14 @@ def test_windows_that_cannot_be_read_or_hold_no_call_are_not_ready() -> None:
     quality.readable.remove("t3")
     (broken,) = assess([window(*agents(5))], rules(), {window().window.id: quality})
     assert broken.reason == "4 of 5 agents readable"
+
+
+def test_logprobs_count_only_with_the_ids_of_their_tokens() -> None:
+    """Without ids training renders the text again, and the logprobs are those of other tokens."""
+    call = LLMCall(model="m", user_prompt="u", response="HOLD", logprobs=(-0.1,))
+    floor = LLMCall(model="m", user_prompt="u", response="HOLD", logprobs=(-9999.0,), token_ids=(1,))
+    quality = QualityCounter()
+    quality.add(recorded("without", 0, calls=(call, call)), now=START)
+    quality.add(recorded("floor", 0, calls=(floor,)), now=START)
+    found = quality.quality
+    assert (found.trainable_calls, found.with_logprobs, found.logprobs_without_ids) == (3, 0, 2)
