@@ -13,6 +13,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from mmo_rl.cli.carried import carrying
 from mmo_rl.cli.sweep import Ended, Job
 from mmo_rl.errors import MmoRlError, NotReady
+from mmo_rl.wording import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -133,7 +134,7 @@ class JobRunner:
             self.ended.update({i: Ended("failed", error=killed) for i in lost})
         elif lost:
             self._console.print(
-                f"A worker process died (out of memory?): {len(lost)} jobs go on in new ones. "
+                f"A worker process died (out of memory?): {counted(len(lost), 'job goes', 'jobs go')} on in a new one. "
                 f"If it happens again, type hydra.launcher.n_jobs=1. ({reason})",
                 highlight=False,
                 markup=False,

@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mmo_rl.config.project import project_root
 from mmo_rl.config.renamed import renamed_overrides
 from mmo_rl.errors import ConfigError, MmoRlError, NotReady
+from mmo_rl.wording import counted, part
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -110,7 +111,7 @@ def checked(sweep: Sequence[Overrides], compose: Callable[[Overrides], DictConfi
     if wrong:
         listed = "\n  ".join([*wrong[:10], *([f"... and {len(wrong) - 10} more"] if len(wrong) > 10 else [])])
         raise ConfigError(
-            f"{len(wrong)} of the {len(sweep)} jobs of this sweep cannot run; nothing was started\n  {listed}"
+            f"{part(len(wrong), len(sweep), 'job')} of this sweep cannot run; nothing was started\n  {listed}"
         )
     return list(jobs.values())
 
@@ -163,7 +164,7 @@ def announce(jobs: Sequence[Job], console: Console) -> None:
         "new": "new",
     }
     if set(counts) != {"new"} and any(job.folder is not None for job in jobs):
-        console.print(f"{len(jobs)} jobs, of which", highlight=False)
+        console.print(f"{counted(len(jobs), 'job')}, of which", highlight=False)
         for state, words in told.items():
             if counts[state]:  # type: ignore[index]
                 console.print(f"  {counts[state]:>3} {words}", highlight=False)  # type: ignore[index]
@@ -215,9 +216,9 @@ def raise_failures(ended: Sequence[Ended]) -> None:
     if not failures:
         return
     if all(end.status == "not ready" for end in failures):
-        raise NotReady(f"{len(failures)} of the {len(ended)} jobs are not ready")
+        raise NotReady(f"{part(len(failures), len(ended), 'job')} {'is' if len(failures) == 1 else 'are'} not ready")
     raise MmoRlError(
-        f"{len(failures)} of the {len(ended)} jobs failed",
+        f"{part(len(failures), len(ended), 'job')} failed",
         hint="the log.txt in their folders says why; the same command repeats only those",
     )
 

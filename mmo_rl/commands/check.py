@@ -20,6 +20,7 @@ from mmo_rl.sampler.readiness import examine, report
 from mmo_rl.source.base import Rejecting, Source
 from mmo_rl.types import WindowStats
 from mmo_rl.vocabulary import Vocabulary
+from mmo_rl.wording import counted
 
 
 async def run(context: Context, options: CheckOptions) -> None:
@@ -136,7 +137,7 @@ def not_ready(checked: ReadinessReport, following: str, rules: SamplingRules) ->
         hint = f"{following} again when the window is over (source.settle_minutes after its end)"
     listed = ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common(3))
     return NotReady(
-        f"none of {len(checked.per_window)} windows is ready (sampler.min_agents={rules.min_agents},"
+        f"none of {counted(len(checked.per_window), 'window')} is ready (sampler.min_agents={rules.min_agents},"
         f" sampler.min_actions={rules.min_actions}): {listed}",
         hint=hint,
     )

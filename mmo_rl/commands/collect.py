@@ -17,6 +17,7 @@ from mmo_rl.database.worlds import reserve_hours
 from mmo_rl.errors import ConfigError
 from mmo_rl.market.base import Collected
 from mmo_rl.report.progress import Stages
+from mmo_rl.wording import counted
 
 MAX_WINDOWS = 20
 """Largest number of windows whose rankings are printed."""
@@ -59,16 +60,18 @@ def _show(played: Collected, names: Mapping[str, str], console: Console) -> None
     if played.resumed:
         new = len(by_window) - played.resumed
         console.print(
-            f"{played.resumed} windows were recorded before, {new} are new"
+            f"{counted(played.resumed, 'window was', 'windows were')} recorded before, "
+            f"{new} {'is' if new == 1 else 'are'} new"
             + ("" if new else "; for others give it another seed (seed=1) or name"),
             soft_wrap=True,
         )
     console.print(_rankings(by_window))
     if len(by_window) > MAX_WINDOWS:
-        console.print(f"... and {len(by_window) - MAX_WINDOWS} windows more", style="dim")
+        console.print(f"... and {counted(len(by_window) - MAX_WINDOWS, 'window')} more", style="dim")
     console.print(_by_player(by_player))
     console.print(
-        f"{len(by_window)} windows, {len(played.stays)} trajectories, errors {played.error_rate:.1%}; "
+        f"{counted(len(by_window), 'window')}, {counted(len(played.stays), 'trajectory', 'trajectories')}, "
+        f"errors {played.error_rate:.1%}; "
         "look at them: mmo-rl task=check",
         soft_wrap=True,
     )

@@ -34,6 +34,7 @@ from mmo_rl.source.base import Source
 from mmo_rl.types import Group, JsonDict, JudgeUsage, ScoredGroup, Selection, Unscored
 from mmo_rl.version import __version__
 from mmo_rl.vocabulary import Vocabulary
+from mmo_rl.wording import counted
 
 _MANNER = frozenset({"endpoint", "budget", "prices", "min_agreement"})
 """Keys of a judge that its answers do not depend on, but for the provider: how it is asked, and what it may cost."""
@@ -99,7 +100,10 @@ async def run(context: Context, options: JudgeOptions) -> float | None:
     print_judged(context.console, folder)
     if writer is not None:
         written = sum(row["written"] for row in done)
-        context.console.print(f"Written back: scores of {written:,} trajectories into {database.name}", soft_wrap=True)
+        context.console.print(
+            f"Written back: scores of {counted(written, 'trajectory', 'trajectories')} into {database.name}",
+            soft_wrap=True,
+        )
     tau = summary["judge/oracle_tau"]
     return tau if isinstance(tau, float) else None
 

@@ -17,6 +17,7 @@ from mmo_rl.errors import ConfigError, SourceError
 from mmo_rl.report.progress import Stages
 from mmo_rl.sampler.lookback import older_windows
 from mmo_rl.types import Selection
+from mmo_rl.wording import counted
 
 MAX_ROWS = 40
 
@@ -91,7 +92,7 @@ def show(console: Console, found: Sequence[Tracked]) -> None:
         skipped.update(tracked.skipped)
     hidden = len(found) - MAX_ROWS
     if hidden > 0:
-        console.print(f"and {hidden} older windows")
+        console.print(f"and {counted(hidden, 'older window')}")
     rows = sum(len(t.tickers) + len(t.questions) for t in found)
     stored = sum(tracked.state == "stored" for tracked in found)
     console.print(f"{_count(rows, 'outcome')} of {_count(stored, 'window')} stored", highlight=False)

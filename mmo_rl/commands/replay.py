@@ -37,6 +37,7 @@ from mmo_rl.report.provenance import data_fingerprint, surroundings
 from mmo_rl.report.run_folder import RunFolder, move_aside
 from mmo_rl.sampler.select import selections
 from mmo_rl.types import JsonDict
+from mmo_rl.wording import counted
 
 SHOWN = 20
 POLL_S = 0.2
@@ -140,7 +141,8 @@ async def _data_differences(
 
 
 def _counted(data: JsonDict) -> str:
-    return f"{data['trajectories']} trajectories in {data['windows']} windows ({data['ids_sha256'][:8]})"
+    trajectories = counted(data["trajectories"], "trajectory", "trajectories")
+    return f"{trajectories} in {counted(data['windows'], 'window')} ({data['ids_sha256'][:8]})"
 
 
 def _wait_for(console: Console, again: RunFolder) -> None:

@@ -24,6 +24,7 @@ from mmo_rl.lm.load import load_version, require_device
 from mmo_rl.lm.model import require_whole
 from mmo_rl.serve.versions import Catalogue, ServedModel, ServedVersion
 from mmo_rl.types import PolicyVersion
+from mmo_rl.wording import counted
 
 if TYPE_CHECKING:
     from contextlib import _GeneratorContextManager
@@ -147,7 +148,9 @@ def _stop_on_signals(server: uvicorn.Server, engine: Engine, console: Console) -
         state = engine.state()
         waiting = state["running"] + state["queued"]
         if waiting:
-            console.print(f"stopping when {waiting} answers are finished; Ctrl-C again stops at once")
+            console.print(
+                f"stopping when {counted(waiting, 'answer is', 'answers are')} finished; Ctrl-C again stops at once"
+            )
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -20,6 +20,7 @@ from mmo_rl.database.rows import call_row, insert_rows, naive_utc, to_json, traj
 from mmo_rl.errors import ConnectionLost, DatabaseError, is_lost
 from mmo_rl.milestones import reached
 from mmo_rl.types import GroundTruth, Trajectory, Window
+from mmo_rl.wording import counted
 
 MAX_BATCH = 50
 """Trajectories in one transaction at most."""
@@ -113,7 +114,9 @@ class TrajectoryRecorder:
         try:
             await self._insert(trajectories, self._now())
         except asyncpg.PostgresError as error:
-            raise DatabaseError(f"none of {len(trajectories)} trajectories was stored: {error}") from None
+            raise DatabaseError(
+                f"none of {counted(len(trajectories), 'trajectory', 'trajectories')} was stored: {error}"
+            ) from None
 
     async def record(self, trajectory: Trajectory) -> None:
         """Stores a finished trajectory, in a transaction of its own."""

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from mmo_rl.clock import parse_window_id, window_id
 from mmo_rl.database.base import Connection, Database
 from mmo_rl.errors import DatabaseError
+from mmo_rl.wording import counted
 
 FIRST_HOUR = datetime(1980, 1, 1, tzinfo=UTC)
 """Blocks are given out from here on, in the order in which scenarios ask, each beginning at a midnight (UTC)."""
@@ -33,7 +34,7 @@ async def reserve_hours(database: Database, *, scenario_id: str, hours: int, now
                 return start
             given = round((known["end"] - start) / timedelta(hours=1))
             raise DatabaseError(
-                f"the simulated world {scenario_id!r} has {given} hours, this run needs {hours}",
+                f"the simulated world {scenario_id!r} has {counted(given, 'hour')}, this run needs {hours}",
                 hint="give the experiment another name (name=...), so that it gets a world of its own",
             )
         last = await connection.fetchval('select max("end") from mmo_rl.worlds')
@@ -42,7 +43,7 @@ async def reserve_hours(database: Database, *, scenario_id: str, hours: int, now
             start = _midnight(recorded + timedelta(microseconds=1))
         if start + length > now:
             raise DatabaseError(
-                f"no {hours} simulated hours are left before {now:%Y-%m-%d}",
+                f"{counted(hours, 'simulated hour')} are no longer left before {now:%Y-%m-%d}",
                 hint="start with a fresh database: set MMO_RL_HOME to a new folder",
             )
         await connection.execute(

@@ -20,6 +20,7 @@ from pydantic import Field
 from mmo_rl.errors import ConfigError
 from mmo_rl.judge.base import JudgeParts
 from mmo_rl.types import Credit, Group, JudgeUsage, Judgment, Score, ScoredGroup, Step, Tallies, Trajectory, Unscored
+from mmo_rl.wording import counted
 
 _STATE_PNL = "agentPnL"
 
@@ -94,7 +95,7 @@ class HeuristicJudge:
         return Score(
             member.trajectory_id,
             min(1.0, max(0.0, value)),
-            f"P&L {pnl:g} (place {profit:.2f}), win rate {wins:.2f}, {actions} actions",
+            f"P&L {pnl:g} (place {profit:.2f}), win rate {wins:.2f}, {counted(actions, 'action')}",
         )
 
     def _is_idle(self, step: Step) -> bool:

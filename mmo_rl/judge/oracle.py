@@ -37,6 +37,7 @@ from mmo_rl.types import (
     Unscored,
 )
 from mmo_rl.vocabulary import Vocabulary
+from mmo_rl.wording import counted
 
 Read = Trade | NoTrade | Unknown
 Outcomes = Mapping[str, TickerOutcome | QuestionOutcome]
@@ -137,7 +138,7 @@ class OracleJudge:
         return Score(
             trajectory.trajectory_id,
             sum(decisions.values()) / len(decisions),
-            f"{right} good and {wrong} bad of {len(values)} decisions, {failed} failed"
+            f"{right} good and {wrong} bad of {counted(len(values), 'decision')}, {failed} failed"
             + (f", {len(unknown)} unscored: {'; '.join(sorted(set(unknown))[:3])}" if unknown else ""),
             decisions if self.credit == "decision" else None,
         )

@@ -11,6 +11,7 @@ from mmo_rl.judge.template import Template
 from mmo_rl.judge.view import TrajectoryView
 from mmo_rl.rng import rng
 from mmo_rl.types import Credit, Group, Trajectory
+from mmo_rl.wording import counted
 
 CORRECTION_TOKENS = 2000
 """Room for the judge's first answer and what was wrong with it, which the second request also holds."""
@@ -89,7 +90,7 @@ class Presenter:
             return [
                 TooLong(
                     tuple(play.trajectory_id for play in part.members),
-                    f"too long for the judge: {len(part.members)} trajectories of up to "
+                    f"too long for the judge: {counted(len(part.members), 'trajectory', 'trajectories')} of up to "
                     f"{max(play.tokens for play in part.members)} tokens, a prompt takes {self._prompt_tokens} "
                     "(judge.context_tokens)",
                 )

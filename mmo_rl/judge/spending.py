@@ -10,6 +10,7 @@ from pydantic import Field
 
 from mmo_rl.errors import JudgeError
 from mmo_rl.types import JudgeUsage
+from mmo_rl.wording import counted
 
 UsdPerMtok = Annotated[float, Field(ge=0)]
 """Price in US dollars a million tokens."""
@@ -105,7 +106,8 @@ class Ledger:
         usage = self._usage
         spent = "an unknown amount" if usage.cost_usd is None else f"${usage.cost_usd:.4f}"
         return BudgetReached(
-            f"the judge's budget is used up: {self._reached}; {usage.calls} calls were answered for {spent}",
+            f"the judge's budget is used up: {self._reached}; "
+            f"{counted(usage.calls, 'call was', 'calls were')} answered for {spent}",
             hint="what was judged is kept: the same command goes on from there with a budget of its own, or raise "
             "judge.budget.usd or judge.budget.calls",
         )

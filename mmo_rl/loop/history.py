@@ -8,6 +8,7 @@ from datetime import datetime
 
 from mmo_rl.report.run_folder import RunFolder
 from mmo_rl.types import JsonDict, JudgeUsage, PolicyVersion, SelectedWindow, Selection, Tallies, Trained, Window
+from mmo_rl.wording import counted
 
 WARM_START = -1
 """The number of the warm start among the iterations."""
@@ -175,4 +176,4 @@ def spending(usage: JudgeUsage) -> str:
     if not usage.calls and not usage.cache_hits:
         return ""
     cost = "cost unknown" if usage.cost_usd is None else f"${usage.cost_usd:,.4f}"
-    return f"{usage.calls} calls, {usage.cache_hits} cached, {cost}"
+    return f"{counted(usage.calls, 'call')}, {usage.cache_hits} cached, {cost}"

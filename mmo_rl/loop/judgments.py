@@ -14,6 +14,7 @@ from mmo_rl.report.judging import agreement
 from mmo_rl.report.run_folder import JudgmentRow
 from mmo_rl.types import ScoredGroup
 from mmo_rl.vocabulary import Vocabulary
+from mmo_rl.wording import counted
 
 
 def keep_judgments(
@@ -35,7 +36,7 @@ def refuse_if_poor(judge: Judge, rows: Sequence[JudgmentRow], overrides: Sequenc
     if found is None and not any(row.get("oracle") is not None for row in rows):
         raise JudgeError(
             f"judge.min_agreement={least:g} asks how far the judge agrees with the oracle, and the oracle scores none"
-            f" of {len(rows)} trajectories, for want of outcomes; nothing was trained",
+            f" of {counted(len(rows), 'trajectory', 'trajectories')}, for want of outcomes; nothing was trained",
             hint=f"derive the outcomes from recorded prices first: {outcomes_command(overrides)}; or train without the"
             f" bar: {without_bar(overrides)}",
         )

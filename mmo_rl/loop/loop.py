@@ -34,6 +34,7 @@ from mmo_rl.sampler.refusals import nothing_selected, nothing_to_imitate
 from mmo_rl.sampler.select import select, used
 from mmo_rl.trainer.base import Exporter, LostVersion, WarmStarter
 from mmo_rl.types import Group, Measured, PolicyVersion, ScoredGroup, Selection, Trained
+from mmo_rl.wording import counted
 
 CONTESTS: tuple[tuple[str, str, Decoding], ...] = (
     ("base", "base", "sampled"),
@@ -186,8 +187,9 @@ class Loop:
         with self.stages.stage("train", "warm start"):
             trained, answers = await self.publisher.warm_start(scored, policy)
         self.stages.say(
-            f"warm start  the best {answers} answers of {selection.used} trajectories imitated, "
-            f"{trained.gradient_steps} gradient steps"
+            f"warm start  the best {counted(answers, 'answer')} of "
+            f"{counted(selection.used, 'trajectory', 'trajectories')} imitated, "
+            f"{counted(trained.gradient_steps, 'gradient step')}"
         )
         trained = replace(trained, metrics={**trained.metrics, "answers": answers})
         return replace(meter.finished(WARM_START, selection, trained, unscored), rejected={})
@@ -197,7 +199,7 @@ class Loop:
     async def _collect(self, policy: PolicyVersion, iteration: int) -> None:
         if self.collector is None or self.world is None:
             return
-        with self.stages.stage("collect", f"collect {self.collector.windows} windows") as advance:
+        with self.stages.stage("collect", f"collect {counted(self.collector.windows, 'window')}") as advance:
             await self.collector.collect(
                 await self.session.opened(self.components.players.published(policy)),
                 iteration=iteration,
@@ -284,14 +286,15 @@ class Loop:
             if key in metrics
         )
         if self.publisher is None:
-            effect = f"{done.trained.metrics['histories']:,.0f} histories"
+            effect = counted(round(done.trained.metrics["histories"]), "history", "histories")
         elif done.trained.gradient_steps:
-            effect = f"{done.trained.gradient_steps} gradient steps"
+            effect = counted(done.trained.gradient_steps, "gradient step")
         else:
             effect = "no group carries signal, the policy stays"
         return (
             f"iteration {done.iteration + 1:>2}/{self.settings.iterations}  "
-            f"{len(done.selection.windows)} windows, {done.selection.used} trajectories{played}  "
+            f"{counted(len(done.selection.windows), 'window')}, "
+            f"{counted(done.selection.used, 'trajectory', 'trajectories')}{played}  "
             f"{effect}, {sum(done.seconds.values()):.1f} s"
         )
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from mmo_rl.command_line import command_line
 from mmo_rl.errors import JudgeError, TrainerError
 from mmo_rl.types import Score, ScoredGroup, Trained, TrainingGroup, Unscored
+from mmo_rl.wording import counted
 
 
 def no_signal(
@@ -18,20 +19,23 @@ def no_signal(
     if not groups:
         count = sum(isinstance(j, Score) for s in scored for j in s.judgments.values())
         return TrainerError(
-            f"nothing can be trained: none of {count} scored trajectories has an LLM call with a prompt and an answer",
+            f"nothing can be trained: none of {counted(count, 'scored trajectory', 'scored trajectories')} has an LLM "
+            "call with a prompt and an answer",
             hint="mmo-rl task=check shows the trainable LLM calls of every window",
         )
     if trained is not None and (too_long := int(trained.metrics.get("histories_too_long", 0))):
         return TrainerError(
-            f"nothing can be trained: {too_long} LLM calls are longer than the model's context, and what is left of "
-            f"{len(groups)} groups has no rewards that differ",
+            f"nothing can be trained: {counted(too_long, 'LLM call is', 'LLM calls are')} longer than the model's "
+            f"context, and what is left of {counted(len(groups), 'group')} has no rewards that differ",
             hint="model.context_length=N, where the model can; or play with shorter prompts",
         )
     alone = sum(len(group.samples) == 1 for group in groups)
     equal = f"in {len(groups) - alone} all rewards are equal" if alone < len(groups) else ""
-    one = f"{alone} have one member, which there is nothing to compare with" if alone else ""
+    one = (
+        f"{alone} {'has' if alone == 1 else 'have'} one member, which there is nothing to compare with" if alone else ""
+    )
     return TrainerError(
-        f"no group carries signal, so nothing was trained: of {len(groups)} groups "
+        f"no group carries signal, so nothing was trained: of {counted(len(groups), 'group')} "
         + " and ".join(part for part in (one, equal) if part),
         hint="the run's judgments.jsonl has the scores; choose a judge that tells them apart (judge=NAME), or "
         "more agents a window (sampler.min_agents=N, collect.agents=N)",
@@ -54,7 +58,8 @@ def refuse_if_all_unscored(reasons: Counter[str], count: int, overrides: Sequenc
         if "ground truth" in reason:
             hint = f"derive the outcomes from recorded prices first: {outcomes_command(overrides)}"
         raise JudgeError(
-            f"none of {count} trajectories could be scored; {times} times: {reason}",
+            f"none of {counted(count, 'trajectory', 'trajectories')} could be scored; "
+            f"{counted(times, 'time')}: {reason}",
             hint=hint,
         )
 

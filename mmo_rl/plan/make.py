@@ -23,6 +23,7 @@ from mmo_rl.plan.dry_play import DryRun, DrySource
 from mmo_rl.plan.tokens import Tokens, tokens_of_judge, tokens_of_model
 from mmo_rl.sampler.base import RuleChanges
 from mmo_rl.trainer.base import Trainer
+from mmo_rl.wording import counted
 
 DROPOUTS = (0.3, 0.5, 0.7)
 """Largest dropout rates that are planned too where they would leave out more than the job does."""
@@ -163,14 +164,14 @@ def _notes(
     name: str, prices: Prices, asked: AskedJudge | None, counts: Counts, policy_tokens: Tokens, dry: bool
 ) -> list[str]:
     """Sentences about the way tokens were counted and the prices that are known."""
-    counted = [policy_tokens] if asked is None else [policy_tokens, asked.tokens]
-    notes = ["tokens         " + "; ".join(tokens.how for tokens in counted)]
+    tokens_of = [policy_tokens] if asked is None else [policy_tokens, asked.tokens]
+    notes = ["tokens         " + "; ".join(tokens.how for tokens in tokens_of)]
     if dry:
         notes.append(
             "               ~ because the play does not exist yet: the answers are made up, the market is real"
         )
     if counts.windows_read < counts.windows:
-        read = f"{counts.windows_read} of {counts.windows} windows"
+        read = f"{counts.windows_read} of {counted(counts.windows, 'window')}"
         notes.append(f"               {read} were read (plan.max_windows), the others are taken to be like them")
     if prices.date:
         notes.append(f"prices         {name}: as of {prices.date} (conf/model/{name}.yaml)")

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from mmo_rl.plan.bill import FORMULAS, Bill, Plan, Saving, bill, savings, sharing
+from mmo_rl.wording import counted, duration
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -71,7 +72,7 @@ def row(name: str, plan: Plan, due: Bill) -> list[str]:
         usd(due.training_usd),
         usd(due.playing_usd),
         total(due.known_usd, due.unknown),
-        "?" if due.hours is None else f"~{hours(due.hours)}",
+        "?" if due.hours is None else hours(due.hours),
     ]
 
 
@@ -100,7 +101,7 @@ def total_row(plans: Sequence[Plan], bills: Sequence[Bill]) -> list[str]:
         _sum(trained).removeprefix("$"),
         _sum(played).removeprefix("$"),
         total(sum(due.known_usd for due in bills), unknown),
-        "?" if None in times else f"~{hours(sum(t for t in times if t is not None))}",
+        "?" if None in times else hours(sum(t for t in times if t is not None)),
     ]
 
 
@@ -194,7 +195,7 @@ def _backends(plans: Sequence[Plan], bills: Sequence[Bill]) -> list[str]:
         times = [option.hours for option in options]
         took = "? h (its queue is not known)" if name == "serverless" else "? h"
         if None not in times:
-            took = f"~{hours(sum(t for t in times if t is not None))} h"
+            took = f"~{duration(3600 * sum(t for t in times if t is not None))}".replace("~under", "under")
         cost = f"training {_sum([o.training_usd for o in options])}, playing {_sum([o.playing_usd for o in options])}"
         said.append(f"  {asked} {name:<11}{took:<12} {cost}")
     return said
@@ -202,8 +203,8 @@ def _backends(plans: Sequence[Plan], bills: Sequence[Bill]) -> list[str]:
 
 def _said(saving: Saving) -> str:
     if saving.usd > 0.005:
-        return f"{saving.change} saves ${saving.usd:,.2f} ({saving.share:.0%}), {saving.calls:,} judge calls"
-    return f"{saving.change} saves {saving.calls:,} judge calls ({saving.share:.0%})"
+        return f"{saving.change} saves ${saving.usd:,.2f} ({saving.share:.0%}), {counted(saving.calls, 'judge call')}"
+    return f"{saving.change} saves {counted(saving.calls, 'judge call')} ({saving.share:.0%})"
 
 
 def short(number: float) -> str:
@@ -224,7 +225,10 @@ def total(known: float, unknown: Sequence[str]) -> str:
 
 
 def hours(value: float) -> str:
-    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
+    """Hours as an estimate: ``~3.2``, ``<0.01``."""
+    if 0 < value < 0.01:
+        return "<0.01"
+    return f"~{value:,.0f}" if value >= 10 else f"~{value:.2g}"
 
 
 def _sum(values: Sequence[float | None]) -> str:

@@ -13,6 +13,7 @@ from mmo_rl.report.arms import Arm, said
 from mmo_rl.report.compared import Compared, Estimate, Pair, by_seed, estimate, unit_of
 from mmo_rl.report.numbers import MINUS, MISSING, amount
 from mmo_rl.report.run_folder import jsonable
+from mmo_rl.wording import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -181,7 +182,7 @@ def _print_pairs(compared: Compared, console: Console) -> None:
     console.print()
     console.print(table)
     if len(pairs) > PAIRS_SHOWN:
-        console.print(f"and {len(pairs) - PAIRS_SHOWN} more pairs, all in the page", style="dim")
+        console.print(f"and {counted(len(pairs) - PAIRS_SHOWN, 'more pair')}, all in the page", style="dim")
 
 
 def sentence(pair: Pair) -> str:

@@ -135,7 +135,7 @@ def compare_runs(
         listed = ", ".join(f"{n} {state}" for state, n in Counter(run.state for run in runs).items())
         first = next((f"; {run.id}: {why}" for run, why in left_out if why), "")
         raise ConfigError(
-            f"none of the {len(runs)} runs is finished ({listed}{first})",
+            f"{'the run is not' if len(runs) == 1 else f'none of the {len(runs)} runs is'} finished ({listed}{first})",
             hint="run the same command again: it finishes them",
         )
     task = _one_task(done)

@@ -14,6 +14,7 @@ from mmo_rl.report.page import page
 from mmo_rl.report.provenance import repeat_command
 from mmo_rl.report.run_folder import RunFolder, jsonable
 from mmo_rl.report.words import Cell, Kind, Verdict, cell
+from mmo_rl.wording import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,10 +47,12 @@ def ab_verdict(summary: Mapping[str, object]) -> Verdict:
 
 
 def _detail(summary: Mapping[str, object]) -> str:
-    markets, looks = summary["ab/markets"], finite_number(summary["ab/looks"]) or 1.0
+    looks = finite_number(summary["ab/looks"]) or 1.0
     level = finite_number(summary["ab/interval_level"]) or 0.95
     seats = "each seat once for both" if summary["ab/paired"] else "A and B in markets of their own"
-    text = f"P&L of B minus A, an agent and market; {markets} held-out markets, {summary['ab/agents']} seats, {seats}."
+    markets, agents = (round(finite_number(summary[f"ab/{name}"]) or 0) for name in ("markets", "agents"))
+    counts = f"{counted(markets, 'held-out market')}, {counted(agents, 'seat')}"
+    text = f"P&L of B minus A, an agent and market; {counts}, {seats}."
     if looks > 1:
         text += f" Intervals of {100 * level:.1f}% hold together with 95% at all {looks:.0f} looks"
         early = (

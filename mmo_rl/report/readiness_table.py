@@ -42,7 +42,11 @@ def _table(checked: Sequence[Readiness]) -> Table:
     from rich.table import Table
 
     hidden = max(0, len(checked) - MAX_ROWS)
-    caption = f"{hidden} older windows are not shown (check.format=json lists all)" if hidden else None
+    caption = (
+        f"{counted(hidden, 'older window is', 'older windows are')} not shown (check.format=json lists all)"
+        if hidden
+        else None
+    )
     table = Table(box=None, padding=(0, 1, 0, 0), caption=caption, caption_justify="left")
     table.add_column("window (UTC)", no_wrap=True)
     for heading in ("agents", "traj.", "steps", "P&L", "calls", "logp"):
@@ -68,8 +72,9 @@ def lines(report: ReadinessReport) -> list[str]:
     """Lists the findings about all windows together; unremarkable ones are left out."""
     windows, ready = len(report.per_window), len(report.usable)
     said = [
-        f"{ready} of {windows} windows ready ({report.windows_ready_with_outcomes} with outcomes),"
-        f" {report.trajectories_ready:,} of {report.trajectories:,} trajectories, {report.steps:,} steps"
+        f"{ready} of {counted(windows, 'window')} ready ({report.windows_ready_with_outcomes} with outcomes),"
+        f" {report.trajectories_ready:,} of {counted(report.trajectories, 'trajectory', 'trajectories')},"
+        f" {counted(report.steps, 'step')}"
     ]
     said += _recorded(report.recorded_windows)
     if windows:
@@ -115,7 +120,10 @@ def _quality(quality: StepQuality) -> list[str]:
             f" say what each means: '+vocabulary.actions.{most[0][0]}=open' (open, long, short, close, wait or post)"
         )
     if quality.duplicates:
-        said.append(f"duplicates: {quality.duplicates:,} trajectories repeat another one under their own id")
+        said.append(
+            f"duplicates: {counted(quality.duplicates, 'trajectory repeats', 'trajectories repeat')} another one under"
+            " an id of its own"
+        )
     said += [f"clock: {number:,} {CLOCK_FAULTS[name]}" for name, number in asdict(quality.clock).items() if number]
     if quality.logprobs_without_ids:
         calls = counted(quality.logprobs_without_ids, "LLM call has", "LLM calls have")
@@ -134,7 +142,7 @@ def _recorded(recorded: Sequence[RecordedWindow]) -> list[str]:
         return []
     agents = [str(window.agents) for window in recorded[-MAX_ROWS:]]
     listed = " and ".join(filter(None, (", ".join(agents[:-1]), agents[-1])))
-    said = [f"before slicing: {len(recorded)} windows recorded, of {listed} agents"]
+    said = [f"before slicing: {counted(len(recorded), 'window')} recorded, of {listed} agents"]
     for window in crossing[-MAX_ROWS:]:
         count = f"{window.crossing:,}"
         count = f"all {count}" if window.crossing == window.trajectories else count

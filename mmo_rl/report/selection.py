@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from mmo_rl.numbers import finite_number
+from mmo_rl.wording import counted
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -25,8 +28,9 @@ def selection_rows(summary: Mapping[str, object]) -> list[tuple[str, str]]:
     if used is None:
         return []
     rate = summary.get("data/dropout_rate") or 0.0
+    windows = round(finite_number(summary["data/windows_available"]) or 0)
     rows = [
-        (f"{used:,}", f"used, in {summary['data/windows_used']:,} of {summary['data/windows_available']:,} windows"),
+        (f"{used:,}", f"used, in {summary['data/windows_used']:,} of {counted(windows, 'window')}"),
     ]
     if dropped := summary.get("data/trajectories_dropped"):
         rows.append((f"{dropped:,}", f"dropped by dropout, at a rate of {rate:.2f}"))
@@ -49,7 +53,8 @@ def shares(summary: Mapping[str, object]) -> str | None:
     if before is None or after is None:
         return None
     most = f"the one with the most has {before:.1%} of what was available, {after:.1%} of what was used"
-    return f"{summary['data/agents']:,} agents; {most}"
+    agents = round(finite_number(summary["data/agents"]) or 0)
+    return f"{counted(agents, 'agent')}; {most}"
 
 
 def print_selection(console: Console, summary: Mapping[str, object]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from mmo_rl.command_line import command_line
 from mmo_rl.errors import SourceError
 from mmo_rl.types import Selection
+from mmo_rl.wording import counted
 
 
 def nothing_selected(selection: Selection, overrides: Sequence[str]) -> SourceError:
@@ -18,7 +19,7 @@ def nothing_selected(selection: Selection, overrides: Sequence[str]) -> SourceEr
         return SourceError("no window has been recorded", hint=hint)
     reasons = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in sorted(selection.excluded.items()))
     return SourceError(
-        f"none of {selection.windows_available} windows is ready; trajectories left out: {reasons}",
+        f"none of {counted(selection.windows_available, 'window')} is ready; trajectories left out: {reasons}",
         hint="mmo-rl task=check says why; sampler.min_agents=N and sampler.min_actions=N set the bar",
     )
 

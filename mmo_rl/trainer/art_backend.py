@@ -21,6 +21,7 @@ from mmo_rl.trainer.batch import warn_no_logprobs, warn_unclipped
 from mmo_rl.trainer.journal import Journal, TrainingJob, fingerprint
 from mmo_rl.trainer.signal import with_signal
 from mmo_rl.types import PolicyVersion, Trained, TrainingGroup
+from mmo_rl.wording import counted
 
 if TYPE_CHECKING:
     import art
@@ -161,7 +162,8 @@ class ArtBackendTrainer:
         steps = round(metrics.pop(GRADIENT_STEPS, 0.0))
         if result.step <= before or steps == 0:
             raise TrainerError(
-                f"there was signal but nothing was trained (step {before} -> {result.step}, {steps} gradient steps)",
+                f"there was signal but nothing was trained (step {before} -> {result.step}, "
+                f"{counted(steps, 'gradient step')})",
                 hint="trainer.missing_logprobs=reinforce trains answers without logprobs",
             )
         tokens = encoder.answer_tokens(signal)

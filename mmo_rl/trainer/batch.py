@@ -40,8 +40,9 @@ def within_context(
             kept.append(replace(group, samples=tuple(samples)))
     count = sum(too_long.values())
     if count:
-        names = ", ".join(list(too_long)[:NAMED]) + (", ..." if len(too_long) > NAMED else "")
-        found = f"{count} histories of {len(too_long)} trajectories are longer than {context_length} tokens ({names})"
+        of = counted(len(too_long), "trajectory is" if count == 1 else "trajectory are", "trajectories are")
+        names = listed(list(too_long), most=NAMED)
+        found = f"{counted(count, 'history', 'histories')} of {of} longer than {context_length} tokens ({names})"
         if not kept:
             raise TrainerError(
                 f"nothing is left to train on: all {found}",
@@ -66,7 +67,7 @@ def warn_no_logprobs(groups: Sequence[TrainingGroup]) -> int:
         _log.warning(
             "%s of %s recorded as %g or the like, which no sampled token has (%s): counted as unknown",
             counted(count, "logprob"),
-            counted(len(found), "trajectory is", "trajectories are"),
+            counted(len(found), "trajectory is" if count == 1 else "trajectory are", "trajectories are"),
             example,
             listed(list(found), most=NAMED),
         )

@@ -21,6 +21,7 @@ from mmo_rl.trainer.journal import Journal, TrainingJob, fingerprint
 from mmo_rl.trainer.serverless_api import ApiError, Registered, TrainingApi
 from mmo_rl.trainer.signal import with_signal
 from mmo_rl.types import PolicyVersion, Trained, TrainingGroup
+from mmo_rl.wording import counted
 
 _log = logging.getLogger(__name__)
 
@@ -235,16 +236,16 @@ class ServerlessTrainer:
         except TimeoutError as error:
             raise TrainerError(
                 f"training job {job.job_id} has not ended within {self._deadline_s:g} s (trainer.deadline_s);"
-                f" {len(progress)} gradient steps so far",
+                f" {counted(len(progress), 'gradient step')} so far",
                 hint="run the same command again: it goes on waiting for the same job, nothing is submitted twice",
             ) from error
         counts = (data.get("num_trainable_tokens", data.get("train_tokens")) for data in progress)
-        counted = [count for count in counts if isinstance(count, int | float)]
+        known = [count for count in counts if isinstance(count, int | float)]
         job = replace(
             job,
             step=step,
             gradient_steps=len(progress),
-            tokens=round(sum(counted)) or job.tokens,
+            tokens=round(sum(known)) or job.tokens,
             metrics=_mean_metrics(progress),
         )
         self._journal.write(job)
@@ -302,7 +303,7 @@ class ServerlessTrainer:
         unknown = sum(not has_tokens(c) for g in groups for s in g.samples for c in s.calls)
         if unknown == 0 or self._missing_logprobs == "reinforce":
             return list(groups)
-        without = f"{unknown} answers were recorded without token ids or logprobs"
+        without = f"{counted(unknown, 'answer was', 'answers were')} recorded without token ids or logprobs"
         if self._missing_logprobs == "refuse":
             raise TrainerError(without, hint="trainer.missing_logprobs=leave_out trains the others")
         kept = []

@@ -9,6 +9,7 @@ from dataclasses import replace
 from mmo_rl.errors import TrainerError
 from mmo_rl.trainer.signal import require_finite
 from mmo_rl.types import TrainingGroup
+from mmo_rl.wording import part
 
 
 def best_answers(groups: Sequence[TrainingGroup], *, share: float) -> list[TrainingGroup]:
@@ -22,7 +23,7 @@ def best_answers(groups: Sequence[TrainingGroup], *, share: float) -> list[Train
     require_finite(groups)
     if share < 1 and len(set(rewards)) < 2:
         raise TrainerError(
-            f"there is no best to imitate: all of {len(rewards)} rewards are equal",
+            f"there is no best to imitate: {part(len(rewards), len(rewards), 'reward is', 'rewards are')} equal",
             hint="trainer.warm_start=1 imitates everything, trainer.warm_start=0 nothing; or choose another judge",
         )
     order = sorted(range(len(rewards)), key=lambda number: -rewards[number])

@@ -111,7 +111,7 @@ async def test_decisions_without_a_recorded_outcome_are_counted() -> None:
 
 async def test_credit_by_trajectory_gives_no_decisions() -> None:
     (judged,) = await judge([action("HOLD")], credit="trajectory")
-    assert judged == Score("t0", 0.5, "0 good and 0 bad of 1 decisions, 0 failed")
+    assert judged == Score("t0", 0.5, "0 good and 0 bad of 1 decision, 0 failed")
 
 
 RISEN = GroundTruth(

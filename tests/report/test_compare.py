@@ -125,7 +125,7 @@ def test_what_is_not_finished_or_broken_is_listed_and_left_out(tmp_path: Path) -
 
 def test_runs_without_a_result_are_no_comparison(tmp_path: Path) -> None:
     runs = [read_run(write(tmp_path / "runs/g/f", status="failed"))]
-    with pytest.raises(ConfigError, match=r"none of the 1 runs is finished \(1 failed; g/f: the judge left\)"):
+    with pytest.raises(ConfigError, match=r"the run is not finished \(1 failed; g/f: the judge left\)"):
         compare_runs(runs)
 
 

@@ -120,7 +120,7 @@ def test_logprobs_count_only_with_the_ids_of_their_tokens() -> None:
     """Without ids training renders the text again, and the logprobs are those of other tokens."""
     call = LLMCall(model="m", user_prompt="u", response="HOLD", logprobs=(-0.1,))
     floor = LLMCall(model="m", user_prompt="u", response="HOLD", logprobs=(-9999.0,), token_ids=(1,))
-    quality = QualityCounter()
+    quality = QualityCounter(SHIPPED)
     quality.add(recorded("without", 0, calls=(call, call)), now=START)
     quality.add(recorded("floor", 0, calls=(floor,)), now=START)
     found = quality.quality
