@@ -2,6 +2,7 @@
 
 MmoRlError                 exit code 1: the job failed
 ├── ConfigError            exit code 2: the configuration or the command is wrong; nothing was started
+│   └── NoAddress          the variable of a database is not set, or no connection string (a `DatabaseError` too)
 ├── NotReady               exit code 3: `task=check` found too little data
 ├── DatabaseError          the server, the connection or the tables
 │   └── ConnectionLost     the server went away or cannot be reached just now; asking again may help
@@ -35,6 +36,10 @@ class NotReady(MmoRlError):
 
 
 class DatabaseError(MmoRlError):
+    pass
+
+
+class NoAddress(ConfigError, DatabaseError):
     pass
 
 

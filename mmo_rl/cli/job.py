@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,44 +156,55 @@ def _perform_in(
     console: Console,
     overrides: tuple[str, ...],
 ) -> object:
-    """Runs the task inside its folder, and writes its end to status.json in any case."""
+    """Runs the task inside its folder, which it takes for this process. A wrong configuration that only the task could
+    find leaves no folder."""
     from mmo_rl.cli.run_log import console_of_log, logging_to
     from mmo_rl.config.inputs import write_inputs
     from mmo_rl.config.settings import masked
 
-    before = (folder.status() or {}).get("status")
     if console.quiet:
         console = console_of_log()
-    with folder.locked(), logging_to(folder.log_path):
-        if before in ("failed", "interrupted"):
-            console.print(f"This run was {before} before; it continues in {folder.path}", soft_wrap=True)
-        folder.set_status("running", config_sha256=sha256)
-        folder.write_config(masked(settings))
-        folder.write_overrides(overrides)
-        write_inputs(folder, inputs)
-        try:
-            result = _perform(settings, console, folder, overrides)
-        except (KeyboardInterrupt, asyncio.CancelledError):
-            with contextlib.suppress(OSError):  # a full disk; without it the folder reads as interrupted too
-                folder.set_status("interrupted", error="interrupted")
-            raise
-        except (SystemExit, BrokenPipeError) as error:
-            if not _reader_left(error):
-                told = MmoRlError(f"its code left with sys.exit({getattr(error, 'code', '')})")
-                folder.set_status("failed", error=str(told))
-                log.info("the task %s failed", settings.task, exc_info=True)
-                raise told from None
-            finished = folder.summary() is not None
-            folder.set_status(
-                "done" if finished else "interrupted", error=None if finished else "the output was closed"
-            )
-            raise BrokenPipeError from None
-        except Exception as error:
-            with contextlib.suppress(OSError):  # where the disk is full the run's own error says more
-                folder.set_status("failed", error=str(error) or type(error).__name__)
-            raise
-        folder.set_status("done", result=result)
-        return result
+    new = False
+    try:
+        with folder.locked(), logging_to(folder.log_path):
+            before = (folder.status() or {}).get("status")
+            new = before is None
+            if before in ("failed", "interrupted"):
+                console.print(f"This run was {before} before; it continues in {folder.path}", soft_wrap=True)
+            folder.set_status("running", config_sha256=sha256)
+            folder.write_config(masked(settings))
+            folder.write_overrides(overrides)
+            write_inputs(folder, inputs)
+            return _performed_in(folder, settings, console, overrides)
+    except ConfigError:
+        if new and not any(folder.read(name) for name in ("checkpoints", "metrics")):
+            shutil.rmtree(folder.path)  # nothing was started: a key, a variable or a package is missing
+        raise
+
+
+def _performed_in(folder: RunFolder, settings: Settings, console: Console, overrides: tuple[str, ...]) -> object:
+    """Runs the task inside its folder, which this process holds, and writes its end to status.json in any case."""
+    try:
+        result = _perform(settings, console, folder, overrides)
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        with contextlib.suppress(OSError):  # a full disk; without it the folder reads as interrupted too
+            folder.set_status("interrupted", error="interrupted")
+        raise
+    except (SystemExit, BrokenPipeError) as error:
+        if not _reader_left(error):
+            told = MmoRlError(f"its code left with sys.exit({getattr(error, 'code', '')})")
+            folder.set_status("failed", error=str(told))
+            log.info("the task %s failed", settings.task, exc_info=True)
+            raise told from None
+        finished = folder.summary() is not None
+        folder.set_status("done" if finished else "interrupted", error=None if finished else "the output was closed")
+        raise BrokenPipeError from None
+    except Exception as error:
+        with contextlib.suppress(OSError):  # where the disk is full the run's own error says more
+            folder.set_status("failed", error=str(error) or type(error).__name__)
+        raise
+    folder.set_status("done", result=result)
+    return result
 
 
 def _reader_left(error: BaseException) -> bool:
@@ -253,7 +265,8 @@ def _remove_empty(folder: Path) -> None:
             for path in (folder, *folder.parents):  # a name may have slashes, before it is refused
                 if path == project_root():
                     break
-                path.rmdir()
+                if path.exists():
+                    path.rmdir()
 
 
 def _needs_multirun(overrides: tuple[str, ...], params: dict[str, object]) -> MmoRlError:

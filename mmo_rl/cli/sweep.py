@@ -181,7 +181,7 @@ def print_table(jobs: Sequence[Job], ended: Sequence[Ended], console: Console) -
     rows = []
     for job, end in zip(jobs, ended, strict=True):
         status = "skipped (was done)" if end.status == "skipped" else end.status
-        started = job.folder is not None and end.status != "not started"
+        started = job.folder is not None and end.status != "not started" and job.folder.path.exists()
         rows.append((job.name, status, end.told, place(job.folder.path, end) if started and job.folder else ""))
     print_rows(("job", "status", "result", "run folder"), rows, console)
     counts = Counter(end.status for end in ended)
@@ -211,12 +211,15 @@ def place(folder: Path, end: Ended) -> str:
 
 
 def raise_failures(ended: Sequence[Ended]) -> None:
-    """Raises where a job failed: exit code 3 where all that failed is readiness, else 1."""
+    """Raises where a job failed: exit code 3 where all that failed is readiness, 2 where no job could start, else 1."""
     failures = [end for end in ended if end.failed]
     if not failures:
         return
     if all(end.status == "not ready" for end in failures):
         raise NotReady(f"{part(len(failures), len(ended), 'job')} {'is' if len(failures) == 1 else 'are'} not ready")
+    reasons = [end.error for end in failures if isinstance(end.error, ConfigError)]
+    if len(reasons) == len(ended):
+        raise ConfigError(f"none of the {len(ended)} jobs could start: {reasons[0].message}", hint=reasons[0].hint)
     raise MmoRlError(
         f"{part(len(failures), len(ended), 'job')} failed",
         hint="the log.txt in their folders says why; the same command repeats only those",

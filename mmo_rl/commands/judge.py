@@ -51,6 +51,8 @@ async def run(context: Context, options: JudgeOptions) -> float | None:
     done = _done(folder)
     if options.write_back:
         _refuse_if_elsewhere(context.settings)
+    for one in components.databases:
+        await one.open()
     writer = await _writer(context.settings, database) if options.write_back else None
     await database.require_tables()
     await context.opened(judge)

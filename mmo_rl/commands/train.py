@@ -29,7 +29,6 @@ async def run(context: Context, options: Options) -> float | None:
     if unlike := recipe_differences(settings):
         context.console.print(unlike, highlight=False, markup=False, soft_wrap=True)
     try:
-        report.start(masked(settings))
         _note_provenance(context, past)
         with Stages(console=context.console, iterations=settings.iterations, done=len(past.iterations)) as stages:
             loop = await Loop.open(
@@ -41,6 +40,7 @@ async def run(context: Context, options: Options) -> float | None:
                 stages=stages,
                 console=context.console,
             )
+            report.start(masked(settings))  # after all that a wrong configuration is found by: W&B leaves no run of it
             await note_plan(settings, context.components, context.overrides, folder)
             finished = await loop.run()
             measuring = {"evaluate": stages.seconds.get("evaluate", 0.0)}

@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 import asyncpg
 
-from mmo_rl.errors import ConnectionLost, DatabaseError
+from mmo_rl.errors import ConnectionLost, DatabaseError, NoAddress
 
 # Parameters of other clients (Prisma, libpq) that asyncpg would send to the server as settings, which refuses them.
 _FOREIGN = """
@@ -46,15 +46,15 @@ class ServerAddress:
 
 
 def read_dsn(dsn_env: str, environment: Mapping[str, str] | None = None) -> ServerAddress:
-    """Reads the address in an environment variable. Raises `DatabaseError`, which never quotes its value."""
+    """Reads the address in an environment variable. Raises `NoAddress`, which never quotes its value."""
     value = (os.environ if environment is None else environment).get(dsn_env, "").strip()
     example = f"export {dsn_env}='postgresql://USER:PASSWORD@HOST:5432/DATABASE'"
     if not value:
-        raise DatabaseError(f"the environment variable {dsn_env} is not set", hint=example)
+        raise NoAddress(f"the environment variable {dsn_env} is not set", hint=example)
     try:
         return parse_dsn(value)
     except ValueError as error:
-        raise DatabaseError(
+        raise NoAddress(
             f"{dsn_env} is not a PostgreSQL connection string: {error}",
             hint=f"{example} (percent-encode @ : / ? # in the password, for example @ as %40)",
         ) from None

@@ -101,6 +101,8 @@ class Loop:
             console.print(f"This trainer makes no policy; switched off: {', '.join(off)}", soft_wrap=True)
         if (collector or evaluator) and (unused := components.players.unused_in_training()):
             console.print(unused, soft_wrap=True)
+        for database in components.databases:
+            await database.open()
         await components.database.require_tables()
         await session.opened(components.judge)
         run = f"{settings.name}-{folder.run_id()}"
