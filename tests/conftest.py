@@ -9,10 +9,8 @@ import itertools
 import os
 import shutil
 import signal
-import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,21 +25,12 @@ from mmo_rl.database.embedded import EmbeddedServer
 from mmo_rl.database.migrate import migrate
 from tests.harness.database import load_script
 from tests.harness.endpoint import Endpoint, serving
-from tests.harness.project import Project
+from tests.harness.project import OURS, Project, Ran
 
 BABYLON_DUMP = Path(__file__).parent / "data" / "babylon" / "babylon_dump.sql.gz"
 TEMPLATE = "migrated_template"
 _numbers = itertools.count()
 os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)  # what is called here computes as what is typed does
-
-
-@dataclass
-class Ran:
-    """What a command line gave: exit code, standard output, standard error."""
-
-    code: int
-    out: str
-    err: str
 
 
 @pytest.fixture(autouse=True)
@@ -172,33 +161,19 @@ def smollm2_cache(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 @pytest.fixture
-def cli(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Iterator[Callable[..., Ran]]:
-    """Runs a command line in this process, in an empty folder."""
-    from mmo_rl.__main__ import main
-    from mmo_rl.cli.job import Outcome, outcome
-
-    for name in ("MMO_RL_ROOT", "MMO_RL_HOME", "HYDRA_FULL_ERROR"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("COLUMNS", "200")
+def cli(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Ran]:
+    """Executes a command line in this process, in an empty folder that nothing names as a project."""
     monkeypatch.chdir(tmp_path)
-    terminate = signal.getsignal(signal.SIGTERM)
 
     def run(*arguments: str, full_error: bool = False) -> Ran:
-        monkeypatch.setenv("HYDRA_FULL_ERROR", str(int(full_error)))
-        monkeypatch.setattr(sys, "argv", ["mmo-rl", *arguments])
-        vars(outcome).update(vars(Outcome()))
-        capsys.readouterr()
-        try:
-            code = main()
-        except SystemExit as exit_:
-            code = exit_.code if isinstance(exit_.code, int) else 1
-        captured = capsys.readouterr()
-        return Ran(code, captured.out, captured.err)
+        # What a test has set counts, what the machine has set does not reach it.
+        mine = {name: value for name, value in os.environ.items() if name.startswith(OURS)}
+        variables = {**mine, "COLUMNS": "200", "HYDRA_FULL_ERROR": str(int(full_error))}
+        return Project(tmp_path, variables).attempt(*arguments)
 
-    yield run
-    signal.signal(signal.SIGTERM, terminate)
+    for name in [name for name in os.environ if name.startswith(OURS)]:
+        monkeypatch.delenv(name)
+    return run
 
 
 @pytest.fixture

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import socket
 import threading
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -17,8 +19,30 @@ def run_to_end(main: Coroutine[object, object, T]) -> T:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(main)
+        return asyncio.run(_woken_by_signals(main))
     return _run_aside(main)
+
+
+async def _woken_by_signals(main: Coroutine[object, object, T]) -> T:
+    """Awaits ``main`` while every signal wakes the event loop.
+
+    A signal that comes between Python's last look at its signals and the system call that the loop sleeps in is only
+    noted: its handler would run when the loop wakes for another reason, perhaps a minute later.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return await main
+    loop = asyncio.get_running_loop()
+    reader, writer = socket.socketpair()
+    with reader, writer:
+        reader.setblocking(False)
+        writer.setblocking(False)
+        loop.add_reader(reader, reader.recv, 4096)
+        before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        try:
+            return await main
+        finally:
+            signal.set_wakeup_fd(before)
+            loop.remove_reader(reader)
 
 
 def _run_aside(main: Coroutine[object, object, T]) -> T:

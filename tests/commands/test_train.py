@@ -7,7 +7,6 @@ import json
 import re
 import shutil
 import signal
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -81,15 +80,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_numbers(project: Project, p
     command = ("iterations=3", "sampler.target_trajectories=8", *SMALL)
     whole, broken = project, projects()
     whole.run(*command)
-    process = broken.start(*command)
-    deadline = time.monotonic() + 240
-    while not list(broken.root.glob("runs/*/*/checkpoints.jsonl")):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    broken.execute(*command, code=-signal.SIGKILL, accident="killed:rows appended/checkpoints:1")
     broken.run(*command)
     assert untimed(broken.summary()) == untimed(whole.summary())
     assert [row["iteration"] for row in broken.rows("metrics")] == [0, 1, 2]

@@ -22,6 +22,8 @@ from mmo_rl.cli.job import Outcome, outcome
 OURS = ("WANDB_", "MMO_RL_", "DATABASE_", "OPENAI_", "HYDRA_")
 """Prefixes of the variables that a command reads: none of the machine's own reaches a test."""
 
+ACCIDENTS = Path(__file__).with_name("accidents.py")
+
 
 @dataclass(frozen=True)
 class Ran:
@@ -81,8 +83,13 @@ class Project:
             code = call_main(arguments, patch)
         return Ran(code, out.getvalue(), err.getvalue())
 
-    def start(self, *arguments: str, program: Sequence[str] = ("-m", "mmo_rl")) -> subprocess.Popen[str]:
-        """Starts ``mmo-rl`` in a process of its own, with pipes for what it prints."""
+    def start(
+        self, *arguments: str, program: Sequence[str] = ("-m", "mmo_rl"), accident: str | None = None
+    ) -> subprocess.Popen[str]:
+        """Starts ``mmo-rl`` in a process of its own, with pipes for what it prints; an ``accident`` is one of
+        `tests.harness.accidents`: ``killed:checkpoint written:1``."""
+        if accident is not None:
+            program = ("-P", str(ACCIDENTS), accident)  # its folder has modules named like Python's own
         return subprocess.Popen(
             [sys.executable, *program, *arguments],
             cwd=self.root,
@@ -93,7 +100,7 @@ class Project:
         )
 
     def execute(self, *arguments: str, code: int = 0, timeout: float = 300, **options: Any) -> str:
-        """As `run`, in a process of its own."""
+        """As `run`, in a process of its own; the ``code`` of one that a signal ended is minus its number."""
         with self.start(*arguments, **options) as process:
             try:
                 out, err = process.communicate(timeout=timeout)

@@ -12,26 +12,30 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import pytest
 
 from mmo_rl.report.run_folder import RunFolder
+from tests.harness.database import rows
+from tests.harness.project import ACCIDENTS, OURS, Project, read_json, read_rows, untimed
 
-DRIVER = Path(__file__).with_name("killed_runs.py")
 ON = "source=postgres"
 TINY = ("report=local", ON, "collect.windows=2", "collect.agents=5", "evaluate.markets=2", "evaluate.agents=1")
 
 
 def environment(root: Path, dsn: str) -> dict[str, str]:
-    return {"MMO_RL_ROOT": str(root), "MMO_RL_HOME": str(root / "home"), "DATABASE_URL": dsn, "COLUMNS": "160"}
+    return dict(Project.at(root, DATABASE_URL=dsn).variables)
 
 
 def perform(*commands: dict[str, Any]) -> tuple[list[int], str]:
     """How each of the commands ended, and everything that they printed."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "MMO_RL_", "DATABASE_"))}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(OURS)}
     kept["OMP_NUM_THREADS"] = "1"  # threads that wait for each other on a busy machine are slower than one
     done = subprocess.run(
-        [sys.executable, str(DRIVER), json.dumps(commands)], env=kept, capture_output=True, text=True, check=True
+        [sys.executable, "-P", str(ACCIDENTS), json.dumps(commands)],
+        env=kept,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     ended = [int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("ended: ")]
     return ended, done.stdout + done.stderr
@@ -44,12 +48,8 @@ def folder(root: Path) -> Path:
 
 def numbers(run: Path) -> dict[str, Any]:
     """Everything that a run measured, but for the time it took."""
-    kept = [
-        {k: v for k, v in row.items() if not k.startswith("time/") and not k.endswith("per_s")}
-        for row in (json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines())
-    ]
-    summary = json.loads((run / "summary.json").read_text())
-    return {"summary": {k: v for k, v in summary.items() if not k.startswith("time/")}, "metrics": kept}
+    metrics = [untimed(row) for row in read_rows(run / "metrics.jsonl")]
+    return {"summary": untimed(read_json(run / "summary.json")), "metrics": metrics}
 
 
 def weights(run: Path) -> dict[str, str]:
@@ -58,14 +58,6 @@ def weights(run: Path) -> dict[str, str]:
         sealed.parent.name: json.loads(sealed.read_text())["files"]["model.safetensors"]["sha256"]
         for sealed in sorted(run.glob("checkpoints/*/checkpoint.json"))
     }
-
-
-async def rows(dsn: str, query: str) -> list[dict[str, Any]]:
-    connection = await asyncpg.connect(dsn)
-    try:
-        return [dict(row) for row in await connection.fetch(query)]
-    finally:
-        await connection.close()
 
 
 @pytest.mark.slow

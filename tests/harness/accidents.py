@@ -1,12 +1,13 @@
-"""A program for tests: mmo-rl commands one after the other, some of which meet with an accident at a milestone.
+"""A program for tests: mmo-rl commands, some of which meet with an accident at a milestone.
 
-    python killed_runs.py '[{"environment": {...}, "arguments": [...], "accident": null}, {"shell": "rm ..."}, ...]'
+    python accidents.py killed:"checkpoint written":1 iterations=3 seed=1
+    python accidents.py '[{"environment": {...}, "arguments": [...], "accident": null}, {"shell": "rm ..."}, ...]'
 
 An accident is ``WHAT:MILESTONE:N`` and happens at the Nth time that the command reaches the milestone of
 `mmo_rl.milestones`; ``MILESTONE/DETAIL`` counts only those with that detail. WHAT is ``killed``, when the process ends
 by SIGKILL, or ``full``: from then on no file can grow large. ``rewards:equal``, ``rewards:nan`` and ``rewards:one``
-have the judge answer so. What takes long to import is imported once; every command is a fork of this process. Prints
-how each ended, a line each.
+have the judge answer so. Of a list, what takes long to import is imported once, every command is a fork of this
+process, and it is printed how each ended, a line each.
 """
 
 from __future__ import annotations
@@ -57,14 +58,31 @@ def fill_disk() -> None:
 
 def judge_so(how: str) -> None:
     from mmo_rl.judge.oracle import OracleJudge
-    from mmo_rl.types import Group, Judgment, Score, Trajectory, Unscored
+    from mmo_rl.types import Group, Judgment, Score, Unscored
 
-    def judge(self: OracleJudge, trajectory: Trajectory, group: Group) -> Judgment:
-        if how == "one" and trajectory is not group.members[0]:
-            return Unscored(trajectory.trajectory_id, "not today")
-        return Score(trajectory.trajectory_id, float("nan") if how == "nan" else 0.5)
+    def judgments(self: OracleJudge, group: Group) -> dict[str, Judgment]:
+        judged: dict[str, Judgment] = {}
+        for number, member in enumerate(group.members):
+            judged[member.trajectory_id] = (
+                Unscored(member.trajectory_id, "not today")
+                if how == "one" and number
+                else Score(member.trajectory_id, float("nan") if how == "nan" else 0.5)
+            )
+        return judged
 
-    OracleJudge._judge = judge  # type: ignore[method-assign]
+    OracleJudge.judgments = judgments  # type: ignore[method-assign]
+
+
+def call(arguments: list[str], accident: str | None) -> int:
+    """Calls the entry point in this process; its exit status."""
+    from mmo_rl.__main__ import main
+
+    sys.argv = ["mmo-rl", *arguments]
+    try:
+        with contextlib.nullcontext() if accident is None else arrange(accident):
+            return main() or 0
+    except SystemExit as left:
+        return left.code if isinstance(left.code, int) else 1
 
 
 def run(environment: dict[str, str], arguments: list[str], accident: str | None = None) -> int:
@@ -73,13 +91,7 @@ def run(environment: dict[str, str], arguments: list[str], accident: str | None 
         status = 70
         try:
             os.environ.update(environment)
-            from mmo_rl.__main__ import main
-
-            sys.argv = ["mmo-rl", *arguments]
-            with contextlib.nullcontext() if accident is None else arrange(accident):
-                status = main() or 0
-        except SystemExit as left:
-            status = left.code if isinstance(left.code, int) else 1
+            status = call(arguments, accident)
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
@@ -88,6 +100,8 @@ def run(environment: dict[str, str], arguments: list[str], accident: str | None 
 
 
 if __name__ == "__main__":
+    if not sys.argv[1].startswith("["):
+        sys.exit(call(sys.argv[2:], sys.argv[1]))
     for heavy in ("torch", "transformers", "peft", "asyncpg", "art.preprocessing.tokenize", "mmo_rl.trainer.local"):
         importlib.import_module(heavy)
     for command in json.loads(sys.argv[1]):
