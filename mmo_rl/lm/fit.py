@@ -35,13 +35,7 @@ def require_whole_files(folder: Path) -> None:
         return
     files = sorted(path for path in folder.iterdir() if path.is_file())
     for path in files:
-        with path.open("rb") as opened:
-            pointer = opened.read(len(LFS_POINTER)) == LFS_POINTER
-        if pointer:
-            raise PolicyError(
-                f"{path} is a Git LFS pointer of {path.stat().st_size} bytes, not the file that it stands for",
-                hint=f"git lfs pull, in the repository that it came with; or {AGAIN}",
-            )
+        require_no_pointer(path)
     for path in files:
         if path.suffix == ".safetensors":
             shapes(path)
@@ -51,6 +45,17 @@ def require_whole_files(folder: Path) -> None:
                     raise PolicyError(f"{path.name} of {folder} names {shard}, which is not there", hint=AGAIN)
     if (folder / ADAPTER).is_file():
         _require_rank(folder)
+
+
+def require_no_pointer(path: Path) -> None:
+    """Raises `PolicyError` where a file is a Git LFS pointer."""
+    with path.open("rb") as opened:
+        pointer = opened.read(len(LFS_POINTER)) == LFS_POINTER
+    if pointer:
+        raise PolicyError(
+            f"{path} is a Git LFS pointer of {path.stat().st_size} bytes, not the file that it stands for",
+            hint=f"git lfs pull, in the repository that it came with; or {AGAIN}",
+        )
 
 
 def shapes(file: Path) -> dict[str, Shape]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mmo_rl.errors import PolicyError
+from mmo_rl.lm.fit import require_no_pointer
 
 SUFFIX = ".gguf"
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "qwen3moe")
@@ -48,6 +49,7 @@ def read_gguf(location: str) -> Header:
     if not file.is_file():
         raise PolicyError(f"there is no file {location}", hint="check model.path")
     try:
+        require_no_pointer(file)
         with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
             header = _parse(data)
     except OSError as error:

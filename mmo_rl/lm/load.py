@@ -153,17 +153,21 @@ def _unpack(location: str, cache: Path) -> Path:
 def require_model(location: str) -> None:
     """Checks that a model can be had, without loading or downloading its weights.
 
-    Raises `PolicyError` where it is neither on this machine nor to be had from the Hugging Face hub, or where it is a
-    GGUF file that cannot be used (`read_gguf`).
+    Raises `PolicyError` where it is neither on this machine nor to be had from the Hugging Face hub, where files of its
+    folder are cut or pointers (`require_whole_files`), or where it is a GGUF file that cannot be used (`read_gguf`).
     """
     if is_gguf(location):
         read_gguf(location)
         return
     try:
         import huggingface_hub
+        import safetensors  # noqa: F401
     except ImportError:  # then transformers is missing too, and `load_model` says what to install
         return
-    if Path(location).is_dir() or huggingface_hub.try_to_load_from_cache(location, "config.json") is not None:
+    if Path(location).is_dir():
+        require_whole_files(Path(location))
+        return
+    if huggingface_hub.try_to_load_from_cache(location, "config.json") is not None:
         return
     if (reason := _not_at_hub(location)) is not None:
         raise PolicyError(

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mmo_rl.errors import PolicyError
-from mmo_rl.lm.load import load_model
+from mmo_rl.lm.load import load_model, require_model
 from mmo_rl.lm.model import SHIPPED
 
 TINY = SHIPPED / "tiny"
@@ -151,3 +151,12 @@ def test_an_adapter_that_is_a_pointer_is_told_as_one(adapter: Path, tmp_path: Pa
     shutil.copytree(adapter, tmp_path / "a")
     (tmp_path / "a" / "adapter_model.safetensors").write_text(POINTER)
     assert "is a Git LFS pointer" in refusal(str(tmp_path / "a"), str(TINY)).message
+
+
+def test_a_run_finds_it_before_anything_starts(tmp_path: Path) -> None:
+    shutil.copytree(TINY, tmp_path / "m")
+    require_model(str(tmp_path / "m"))
+    for file in (tmp_path / "m" / "model.safetensors", tmp_path / "model.gguf"):
+        file.write_text(POINTER)
+        with pytest.raises(PolicyError, match="is a Git LFS pointer"):
+            require_model(str(file if file.suffix == ".gguf" else file.parent))
