@@ -1,5 +1,7 @@
 """The recipe of a model preset: what trainer and market take from it, and what contradicts it."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +9,7 @@ import pytest
 
 from mmo_rl.config.project import shipped
 from mmo_rl.config.recipe_differences import recipe_differences
+from mmo_rl.lm.model import SHIPPED
 from tests.harness.config import compose_settings
 
 REAL = sorted(path.stem for path in (shipped("conf") / "model").glob("*.yaml") if path.stem != "tiny")
@@ -63,3 +66,16 @@ def test_the_arms_of_the_experiment_on_base_models_differ_in_the_model_alone() -
     )
     assert small == large
     assert (small["learning_rate"], small["rank"], small["prompt"]) == (1e-4, 16, "explained")
+
+
+def test_weights_of_another_model_under_the_tiny_preset_are_named(tmp_path: Path) -> None:
+    """Who types model.path alone gets the preset of the default model."""
+    shutil.copytree(SHIPPED / "tiny", tmp_path / "same")
+    shutil.copytree(SHIPPED / "tiny", tmp_path / "other")
+    config = tmp_path / "other" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"hidden_size": 896}))
+    assert recipe_differences(compose_settings(f"model.path={tmp_path / 'same'}")) is None
+    for key in (f"model.path={tmp_path / 'other'}", "model.base_model=Qwen/Qwen2.5-0.5B-Instruct", "model.path=x.gguf"):
+        told = recipe_differences(compose_settings(key))
+        assert told is not None and told.startswith(f"{key} is another model than tiny, and gets the recipe of tiny")
+    assert recipe_differences(compose_settings("model=qwen2_5_0_5b", f"model.path={tmp_path / 'other'}")) is None
