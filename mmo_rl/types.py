@@ -345,7 +345,8 @@ class WindowQuery:
     Members with fewer than ``min_actions`` steps are counted apart; ``by_role`` counts and joins within a role.
     ``only`` names the windows whose members are asked for (empty: all of them); ``draw`` lets the source leave out
     what dropout takes. Not ``exact``, trajectories that cross the end of their window are counted where they begin,
-    without a look at their steps.
+    without a look at their steps. ``simulated`` leaves out what was not played in the simulated market, where the
+    source's own choice does not say more.
     """
 
     window_hours: float = 1.0
@@ -357,6 +358,7 @@ class WindowQuery:
     only: tuple[Window, ...] = ()
     draw: Draw | None = None
     exact: bool = True
+    simulated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

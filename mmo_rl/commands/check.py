@@ -15,6 +15,7 @@ from mmo_rl.errors import DatabaseError, NotReady
 from mmo_rl.report.readiness_table import show
 from mmo_rl.sampler.base import AGENT_THRESHOLDS, ReadinessReport, SamplingRules
 from mmo_rl.sampler.lookback import older_windows
+from mmo_rl.sampler.origins import origin_lines
 from mmo_rl.sampler.quality import QualityCounter
 from mmo_rl.sampler.readiness import examine, report
 from mmo_rl.source.base import Rejecting, Source
@@ -41,10 +42,13 @@ async def run(context: Context, options: CheckOptions) -> None:
         rejected_in=rejected_in,
         outside_lookback=await older_windows(source, query, windows, rules),
     )
+    lines = await origin_lines(source, [stats.everything for stats in windows])
     following = await _before_training(context, checked) or next_command(checked, context.overrides, rules)
     if options.format == "json":
-        sys.stdout.write(json.dumps(checked.as_json() | {"next": following}) + "\n")
+        sys.stdout.write(json.dumps(checked.as_json() | {"origins": lines, "next": following}) + "\n")
     else:
+        for line in lines:
+            context.console.print(line, highlight=False, soft_wrap=True, markup=False)
         show(checked, following, context.console)
     if not checked.ready:
         raise not_ready(checked, following, rules)

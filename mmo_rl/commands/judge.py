@@ -28,6 +28,7 @@ from mmo_rl.report.progress import Stages
 from mmo_rl.report.run_folder import RunFolder
 from mmo_rl.report.summary import Summary, judging_summary
 from mmo_rl.sampler.base import Sampler
+from mmo_rl.sampler.origins import origin_lines
 from mmo_rl.sampler.refusals import nothing_selected
 from mmo_rl.sampler.select import selections as selections_of
 from mmo_rl.source.base import Source
@@ -64,6 +65,8 @@ async def run(context: Context, options: JudgeOptions) -> float | None:
                 selections = await selected(context.settings, source, components.sampler, windows=options.windows)
                 if not selections[0].used:
                     raise nothing_selected(selections[0], context.overrides)
+            for line in await origin_lines(source, [window for s in selections for window in s.windows]):
+                stages.say(line)
             note_provenance(context.settings, context.overrides, folder, selections)
             with stages.stage("judge") as advance:
                 total = sum(len(s.windows) for s in selections)

@@ -16,6 +16,7 @@ from mmo_rl.database.base import Tracked
 from mmo_rl.errors import ConfigError, SourceError
 from mmo_rl.report.progress import Stages
 from mmo_rl.sampler.lookback import older_windows
+from mmo_rl.sampler.origins import origin_lines
 from mmo_rl.types import Selection
 from mmo_rl.wording import counted
 
@@ -39,6 +40,8 @@ async def run(context: Context, options: OutcomesOptions) -> None:
         raise SourceError(
             "no window has been recorded", hint="mmo-rl task=collect records some, mmo-rl task=import copies some"
         )
+    for line in await origin_lines(source, [stats.everything for stats in recorded]):
+        context.console.print(line, highlight=False, soft_wrap=True, markup=False)
     older = await older_windows(source, query, recorded, sampler.rules)
     complete = [stats for stats in recorded if stats.complete]
     final = set() if options.recompute else await tracker.final(stats.window for stats in complete)

@@ -82,8 +82,13 @@ def _defaults(nodes: Mapping[str, object], prefix: str = "") -> dict[str, object
         if not isinstance(node, Mapping) or TARGET not in node:
             continue
         for key, parameter in schema_of(load(str(node[TARGET]))).parameters.items():
-            if parameter.is_key and not parameter.required:
+            if parameter.required:
+                continue
+            if parameter.is_key:
                 found[f"{prefix}{name}.{key}"] = to_jsonable_python(parameter.default, fallback=str)
+            elif parameter.kind == "node":
+                fields = to_jsonable_python(parameter.default, fallback=str)
+                found |= {f"{prefix}{name}.{key}.{field}": value for field, value in fields.items()}
         found |= _defaults(node, f"{prefix}{name}.")
     return found
 

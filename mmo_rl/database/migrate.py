@@ -12,7 +12,7 @@ from mmo_rl.database import schema
 from mmo_rl.database.base import MigrationResult
 from mmo_rl.database.connections import Connection
 from mmo_rl.errors import DatabaseError
-from mmo_rl.source.base import WINDOWS_INDEX
+from mmo_rl.source.base import MODELS_INDEX, WINDOWS_INDEX
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection as SqlConnection
@@ -23,6 +23,10 @@ INCLUDED = (
     *("windowHours", "scenarioId", "archetype"),
 )
 """Columns that the statistics of a window read beside window and agent."""
+
+
+INDEXES = {WINDOWS_INDEX: "trajectories", MODELS_INDEX: "llm_call_logs"}
+"""Our own indexes on the game's tables."""
 
 
 class Target(Protocol):
@@ -44,7 +48,8 @@ async def migrate(database: Target, *, migrations: Path = schema.MIGRATIONS, ind
     """Brings the database to the newest revision in one transaction; a second call changes nothing.
 
     The game's tables are created where they do not exist, and never altered; the index that counts windows is made on
-    tables of our own (created here, or embedded), on a game's only where ``index`` asks for it. Raises
+    tables of our own (created here, or embedded), on a game's only where ``index`` asks for it, and so is the one that
+    finds the trajectories of a model. Raises
     `DatabaseError`, and leaves the database as it was, where a revision fails, a table of the game lacks a column, or
     the database is newer.
     """
@@ -90,7 +95,8 @@ async def _migrate_in(connection: AsyncConnection, raw: Connection, migrations: 
     await schema.require_columns(raw)
     created = "trajectories" in missing and "trajectories" not in await schema.missing_tables(raw)
     if created:
-        await raw.execute(await _index_sql(raw))
+        for name in INDEXES:
+            await raw.execute(await _index_sql(raw, name))
     still_missing = await schema.missing_tables(raw)
     if still_missing:
         looked_at = await raw.fetchval("select current_schema()")
@@ -111,7 +117,7 @@ async def _migrate_in(connection: AsyncConnection, raw: Connection, migrations: 
 
 
 async def _index_existing(database: Target) -> bool:
-    """Makes the index without blocking writers; returns False where it exists already.
+    """Makes the indexes without blocking writers; returns False where that of windows exists already.
 
     An invalid one, left by a killed attempt, is made anew.
     """
@@ -119,23 +125,31 @@ async def _index_existing(database: Target) -> bool:
     try:
         if database.search_path is not None:
             await connection.execute("select set_config('search_path', $1, false)", database.search_path)
-        valid = await connection.fetchval(
-            "select i.indisvalid from pg_index i join pg_class c on c.oid = i.indexrelid"
-            " where i.indrelid = to_regclass('trajectories') and c.relname = $1",
-            WINDOWS_INDEX,
-        )
-        if valid:
-            return False
         await connection.execute("set statement_timeout = 0")
-        if valid is False:
-            await connection.execute(f"drop index concurrently {WINDOWS_INDEX}")
-        await connection.execute(await _index_sql(connection, "concurrently"))
-        return True
+        made = [name for name, table in INDEXES.items() if await _make_index(connection, name, table)]
+        return WINDOWS_INDEX in made
     finally:
         await connection.close()
 
 
-async def _index_sql(connection: Connection, how: str = "") -> str:
+async def _make_index(connection: Connection, name: str, table: str) -> bool:
+    valid = await connection.fetchval(
+        "select i.indisvalid from pg_index i join pg_class c on c.oid = i.indexrelid"
+        " where i.indrelid = to_regclass($2) and c.relname = $1",
+        name,
+        table,
+    )
+    if valid:
+        return False
+    if valid is False:
+        await connection.execute(f"drop index concurrently {name}")
+    await connection.execute(await _index_sql(connection, name, "concurrently"))
+    return True
+
+
+async def _index_sql(connection: Connection, name: str, how: str = "") -> str:
+    if name == MODELS_INDEX:  # a key of an index has a largest size, a model's name has none
+        return f'create index {how} {MODELS_INDEX} on llm_call_logs (left(model, 100), "trajectoryId")'
     named = await connection.fetch(
         "select attname::text as name from pg_attribute where attrelid = to_regclass('trajectories') and attnum > 0"
     )

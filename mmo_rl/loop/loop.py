@@ -30,6 +30,7 @@ from mmo_rl.report.judging import quality
 from mmo_rl.report.progress import Advance, Stages
 from mmo_rl.report.run_folder import JudgmentRow, RunFolder
 from mmo_rl.report.summary import Evaluations
+from mmo_rl.sampler.origins import origin_lines
 from mmo_rl.sampler.refusals import nothing_selected, nothing_to_imitate
 from mmo_rl.sampler.select import select, used
 from mmo_rl.trainer.base import Exporter, LostVersion, WarmStarter
@@ -181,9 +182,12 @@ class Loop:
         meter = self._meter()
         with self.stages.stage("select", "select for the warm start"):
             source, sampler = self.components.source, self.components.sampler
-            selection = await select(source, sampler, iteration=0, used_windows=(), scenario_id=None)
+            selection = await select(
+                source, sampler, iteration=0, used_windows=(), scenario_id=None, simulated=self.world is not None
+            )
         if not selection.used:
             raise nothing_to_imitate(selection, self.overrides)
+        await self._tell_origin(selection)
         scored = await self._score(selection, "judge for the warm start")
         _, unscored = self._judged(WARM_START, scored)
         with self.stages.stage("train", "warm start"):
@@ -225,7 +229,14 @@ class Loop:
             if not self.past.iterations:
                 raise nothing_selected(selection, self.overrides)
             self.stages.say(f"iteration {iteration + 1}: every ready window has been used, the run ends here")
+        elif self.world is None and not self.past.iterations and self.past.warm is None:
+            await self._tell_origin(selection)
         return selection
+
+    async def _tell_origin(self, selection: Selection) -> None:
+        """Prints the origin of what is trained on."""
+        for line in await origin_lines(self.components.source, selection.windows):
+            self.stages.say(line)
 
     async def _score(self, selection: Selection, label: str) -> list[ScoredGroup]:
         with self.stages.stage("judge", label) as advance:

@@ -35,9 +35,18 @@ def note_provenance(
         argv=["mmo-rl", *overrides],
         config=masked(settings),
         seeds={"seed": settings.seed},
-        data=data_fingerprint(ids, windows=windows, until=until and f"{until:%Y-%m-%dT%H:%M}") if ids else None,
+        data=data_fingerprint(ids, windows=windows, until=until and f"{until:%Y-%m-%dT%H:%M}", **_chosen(settings))
+        if ids
+        else None,
         outside=extensions.record(),
     )
+
+
+def _chosen(settings: Settings) -> dict[str, object]:
+    """The choice of recorded play as a fact of the data's fingerprint; nothing where everything is read."""
+    where = (settings.nodes["source"] or {}).get("where") or {}
+    asked = {key: names for key, names in where.items() if names}
+    return {"where": asked} if asked else {}
 
 
 def add_seconds(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -97,7 +106,9 @@ def data_card(settings: Settings, overrides: Sequence[str], history: Sequence[It
     return {
         "experiment": settings.name,
         "command": ["mmo-rl", *overrides],
-        "data": data_fingerprint(ids, windows=sum(len(done.selection.windows) for done in history)),
+        "data": data_fingerprint(
+            ids, windows=sum(len(done.selection.windows) for done in history), **_chosen(settings)
+        ),
         "iterations": [
             {
                 "iteration": done.iteration,

@@ -151,6 +151,8 @@ class Reckoner:
         self._played = 0
         self._seen: Seen = {}
         self._mean_lengths: tuple[float, float] | None = None
+        self.first: Selection | None = None
+        """The first selection of recorded play."""
 
     async def count(self, sampler: Sampler, judge: Judge, asked: AskedJudge | None) -> Counts:
         """Raises `SourceError` where nothing would be trained on, as the run itself would."""
@@ -166,9 +168,17 @@ class Reckoner:
 
         warm, tally = counting(), counting()
         if self._rules.warm_start and self._source is not None:
-            selection = await select(self._source, sampler, iteration=0, used_windows=(), scenario_id=None)
+            selection = await select(
+                self._source,
+                sampler,
+                iteration=0,
+                used_windows=(),
+                scenario_id=None,
+                simulated=self._dry is not None,
+            )
             if not selection.used:
                 raise nothing_to_imitate(selection, self._overrides)
+            self.first = self.first or selection
             await warm.add(self._source, selection, read=self._max_windows)
         selections: list[Selection] = []
         chain = hashlib.sha256(json.dumps(self._identity["first"], sort_keys=True, default=str).encode())
@@ -186,6 +196,8 @@ class Reckoner:
                     raise nothing_selected(selection, self._overrides)
                 break
             selections.append(selection)
+            if self._dry is None:
+                self.first = self.first or selection
             # What a trained policy plays depends on all that came before, so only equal histories share judgments.
             tally.world = chain.hexdigest() if self._dry is not None else None
             await tally.add(source, selection, read=self._max_windows - tally.windows_read)

@@ -22,6 +22,7 @@ from mmo_rl.plan.count import AskedJudge, Counts, Reckoner
 from mmo_rl.plan.dry_play import DryRun, DrySource
 from mmo_rl.plan.tokens import Tokens, tokens_of_judge, tokens_of_model
 from mmo_rl.sampler.base import RuleChanges
+from mmo_rl.sampler.origins import origin_lines
 from mmo_rl.trainer.base import Trainer
 from mmo_rl.wording import counted
 
@@ -90,6 +91,7 @@ async def make_plan(settings: Settings, components: Components, overrides: Seque
         plays_on=_plays_on(components, backend),
         notes=(
             *_notes(model.name, prices, asked, counts, policy_tokens, dry is not None),
+            *([] if reckoner.first is None else await origin_lines(components.source, reckoner.first.windows)),
             *([f"recipe         {unlike}"] if (unlike := recipe_differences(settings)) else []),
         ),
     )

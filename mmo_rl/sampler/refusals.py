@@ -13,6 +13,12 @@ from mmo_rl.wording import counted
 def nothing_selected(selection: Selection, overrides: Sequence[str]) -> SourceError:
     """Returns the error for a selection without a single trajectory."""
     if not selection.windows_available:
+        if chosen := [o for o in overrides if o.startswith("source.where")]:
+            without = [o for o in overrides if o.startswith("source") and o not in chosen]
+            return SourceError(
+                f"no recorded window is what {' '.join(chosen)} chooses",
+                hint=f"see what is there, of any origin: {command_line('task=check', *without)}",
+            )
         elsewhere = [o for o in overrides if o.startswith("source")]
         look = command_line("task=check", *elsewhere)
         hint = f"see what is there: {look}" if elsewhere else f"mmo-rl task=collect records some; {look} looks"
@@ -29,6 +35,6 @@ def nothing_to_imitate(selection: Selection, overrides: Sequence[str]) -> Source
     why = nothing_selected(selection, overrides)
     return SourceError(
         f"trainer.warm_start has nothing to imitate: {why.message}",
-        hint="record somebody who plays well first: mmo-rl task=collect collect.strategies=[informed,balanced]; or "
-        "start without: trainer.warm_start=0",
+        hint="record somebody who plays well first: mmo-rl task=collect collect.strategies=[informed,balanced]; "
+        "source.where.scenario=* imitates play of another market too; or start without: trainer.warm_start=0",
     )

@@ -11,14 +11,21 @@ from mmo_rl.types import Selection
 
 
 async def select(
-    source: Source, sampler: Sampler, *, iteration: int, used_windows: Collection[str], scenario_id: str | None
+    source: Source,
+    sampler: Sampler,
+    *,
+    iteration: int,
+    used_windows: Collection[str],
+    scenario_id: str | None,
+    simulated: bool = False,
 ) -> Selection:
     """Selects the trajectories of one iteration from statistics alone.
 
     Windows are chosen by their numbers, then members of these windows. ``used_windows`` has the windows of each earlier
-    iteration (see `used`); ``scenario_id`` names the world of a run that plays.
+    iteration (see `used`); ``scenario_id`` names the world of a run that plays; ``simulated`` asks for play of the
+    simulated market alone, where the source's own choice does not say more.
     """
-    query, prefix = sampler.query(scenario_id), scenario_id or ""
+    query, prefix = replace(sampler.query(scenario_id), simulated=simulated), scenario_id or ""
     counts = await source.counts(query)
     choice = sampler.choose(counts, iteration, used_windows)
     windows = await source.windows(sampler.members_query(query, choice, prefix=prefix)) if choice.windows else []

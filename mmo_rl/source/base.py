@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from mmo_rl.clock import utc_now
 from mmo_rl.errors import SourceError
+from mmo_rl.origins import Origin, Where
 from mmo_rl.types import (
     GroundTruth,
     Group,
@@ -25,6 +26,8 @@ from mmo_rl.types import (
 
 WINDOWS_INDEX = "mmo_rl_windows_idx"
 """The index that counts windows without reading rows. The database room makes it, this one announces its absence."""
+MODELS_INDEX = "mmo_rl_models_idx"
+"""The index that finds the trajectories of a model; made together with that of windows."""
 IMPORTED = "imported"
 """Stands for the scenario of outcomes that were recorded of no simulated one."""
 
@@ -126,6 +129,16 @@ class RecordedOutcomes:
 
     scenario_id: str
     truth: GroundTruth
+
+
+@runtime_checkable
+class Traceable(Protocol):
+    """A source that tells the origin of recorded trajectories, by id; ``where`` is the choice that it reads by."""
+
+    @property
+    def where(self) -> Where: ...
+
+    async def origins(self, ids: Sequence[str]) -> Mapping[str, Origin]: ...
 
 
 @runtime_checkable

@@ -51,7 +51,7 @@ class Place:
 class Entry:
     """A trajectory's place and statistics. ``window_id`` as recorded, None where it does not say which hour;
     ``several_hours`` where that is the id of a longer window, which does not say which of its hours;
-    ``needs_log`` where steps hold no LLM calls of their own."""
+    ``needs_log`` where steps hold no LLM calls of their own; ``models`` those of its own LLM calls."""
 
     place: Place
     detail: int
@@ -62,6 +62,7 @@ class Entry:
     scenario_id: str | None
     needs_log: bool
     member: Member
+    models: tuple[str, ...] = ()
 
 
 class Exports:
@@ -231,6 +232,11 @@ def several_hours(row: Fields) -> bool:
     return (as_int(pick(row, "windowHours", "window_hours")) or 1) > 1
 
 
+def models_of(trajectory: Trajectory) -> tuple[str, ...]:
+    """Lists the models of a trajectory's LLM calls."""
+    return tuple(sorted({call.model for step in trajectory.steps for call in step.llm_calls}))
+
+
 def _entry(place: Place, candidate: Candidate, found: Trajectory) -> Entry:
     row = candidate.row
     member = Member(
@@ -252,4 +258,5 @@ def _entry(place: Place, candidate: Candidate, found: Trajectory) -> Entry:
         scenario_id=found.scenario_id,
         needs_log=not all(step.llm_calls for step in found.steps),
         member=member,
+        models=models_of(found),
     )

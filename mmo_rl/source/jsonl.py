@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Annotated
 
 from pydantic import Field
 
+from mmo_rl.origins import EVERYTHING, Origin, Where, is_simulated
 from mmo_rl.source.base import RecordedOutcomes, SourceParts
-from mmo_rl.source.exports import STANDARD_INPUT, Exports, parts_of
+from mmo_rl.source.exports import STANDARD_INPUT, Entry, Exports, models_of, parts_of
 from mmo_rl.source.files import READ_FAILURES, failure, standard_input, values
 from mmo_rl.source.joined import assemble, joined_members, joins
 from mmo_rl.source.piped import Piped
-from mmo_rl.source.play import iterate_in_thread, recorded_outcomes
+from mmo_rl.source.play import Covered, iterate_in_thread, recorded_outcomes
 from mmo_rl.source.rejections import Rejections
 from mmo_rl.source.shapes import Part
 from mmo_rl.source.slices import crosses, home_window, part, slices_of
@@ -44,7 +45,8 @@ class JsonlSource:
     snake_case, flat or as ``{"trajectory": {}, "llmCalls": []}``), ART lines, group files and dumps of a database, a
     value a line or one a file; files named ``llm-call-logs`` and ``market-outcomes`` beside them hold rows of those
     tables. A line, or a file that is one value, may be ``max_line_mb`` megabytes long. The files are scanned once for
-    statistics; only the chosen trajectories are kept in memory. Every rejection is written to ``rejected_to``.
+    statistics; only the chosen trajectories are kept in memory. ``where`` chooses the play that is read. Every
+    rejection is written to ``rejected_to``.
     Raises `SourceError` where there is no such path, or nothing in it can be read.
     """
 
@@ -54,9 +56,11 @@ class JsonlSource:
         path: str,
         settle_minutes: Annotated[float, Field(ge=0)] = 5.0,
         max_line_mb: Annotated[float, Field(gt=0, le=100_000)] = 128.0,
+        where: Where = EVERYTHING,
         parts: SourceParts,
     ) -> None:
         self.path = path
+        self.where = where
         self.rejections = Rejections(parts.rejected_to)
         self._max_bytes = int(max_line_mb * 1e6)
         self._settle = timedelta(minutes=settle_minutes)
@@ -79,7 +83,8 @@ class JsonlSource:
             log.warning("%s: %s", self.path, self.rejections.summary())
         members: dict[Window, list[tuple[datetime, Member]]] = {}
         for window, start, member, scenario_id in self._members_of(query.window_hours):
-            if query.scenario_id in (None, scenario_id):
+            own = query.scenario_id
+            if own == scenario_id if own is not None else self._chosen(member, query):
                 members.setdefault(window, []).append((start, member))
         newest = max((window.start for window in members), default=None)
         now = self._now()
@@ -119,28 +124,39 @@ class JsonlSource:
                 truth = ground_truth(selected.window, exports.outcomes, scenario_id=scenario_id)
                 yield Group(selected.group_id, selected.window, members, truth)
 
+    async def origins(self, ids: Sequence[str]) -> dict[str, Origin]:
+        """Reads scenario and models of trajectories, by id."""
+        entries = self._scan().entries
+        return {i: _origin(i, entries[i]) for i in ids if i in entries}
+
     async def total(self) -> int | None:
         """Counts the trajectories that `stream` yields; None for standard input."""
-        return None if self.path == STANDARD_INPUT else len(self._scan().entries)
+        if self.path == STANDARD_INPUT:
+            return None
+        return sum(self._matches(entry) for entry in self._scan().entries.values())
 
     async def stream(self) -> AsyncIterator[Trajectory | RecordedOutcomes]:
         """Yields every trajectory whole, then the outcomes; from standard input as they arrive."""
+        covered = Covered(self.where)
         if self.path != STANDARD_INPUT:
             exports = self._scan()
-            for identity in exports.entries:
-                trajectory = exports.load(identity)
+            for identity, entry in exports.entries.items():
+                trajectory = exports.load(identity) if self._matches(entry) else None
                 if trajectory is not None:
+                    covered.add(trajectory)
                     yield trajectory
             outcomes = exports.outcomes
         else:
             piped = Piped(rejections=self.rejections, clock=asyncio.get_running_loop().time)
             async for found in iterate_in_thread(self._parts_of_input):
-                for trajectory in piped.take(found):
+                for trajectory in filter(self._matches_read, piped.take(found)):
+                    covered.add(trajectory)
                     yield trajectory
-            for trajectory in piped.finish():
+            for trajectory in filter(self._matches_read, piped.finish()):
+                covered.add(trajectory)
                 yield trajectory
             outcomes = piped.outcomes
-        for recorded in recorded_outcomes(outcomes):
+        for recorded in filter(covered.has, recorded_outcomes(outcomes)):
             yield recorded
 
     async def aclose(self) -> None:
@@ -148,6 +164,27 @@ class JsonlSource:
             self._exports.close()
 
     # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _chosen(self, member: Member, query: WindowQuery) -> bool:
+        exports = self._scan()
+        entry = exports.entries[_whole_id(exports, member.trajectory_id)]
+        if query.simulated and not self.where:
+            return is_simulated(entry.member.trajectory_id, entry.scenario_id)
+        return self._matches(entry)
+
+    def _matches(self, entry: Entry) -> bool:
+        member = entry.member
+        return not self.where or self.where.matches(
+            scenario=entry.scenario_id, agent=member.agent_id, role=member.role, models=entry.models
+        )
+
+    def _matches_read(self, trajectory: Trajectory) -> bool:
+        return not self.where or self.where.matches(
+            scenario=trajectory.scenario_id,
+            agent=trajectory.agent_id,
+            role=trajectory.role,
+            models=models_of(trajectory),
+        )
 
     def _scan(self) -> Exports:
         if self._exports is None:
@@ -199,6 +236,10 @@ class JsonlSource:
 
 def _whole_id(exports: Exports, identity: str) -> str:
     return identity if identity in exports.entries else split_id(identity)[0]
+
+
+def _origin(identity: str, entry: Entry) -> Origin:
+    return Origin(entry.scenario_id, entry.models, is_simulated(identity, entry.scenario_id))
 
 
 def _slice_members(whole: Trajectory, member: Member, hours: float) -> list[tuple[Window, Member]]:

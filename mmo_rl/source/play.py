@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TypeVar
 
-from mmo_rl.clock import window_id
+from mmo_rl.clock import window_at, window_id
+from mmo_rl.origins import Where
 from mmo_rl.source.base import IMPORTED, RecordedOutcomes
 from mmo_rl.source.truth import ground_truth
 from mmo_rl.source.values import Fields, as_text, pick
-from mmo_rl.types import Window
+from mmo_rl.types import Trajectory, Window
 from mmo_rl.window_ids import named_start
 
 T = TypeVar("T")
@@ -33,6 +34,39 @@ def recorded_outcomes(rows: Iterable[Fields]) -> Iterator[RecordedOutcomes]:
         truth = ground_truth(window, listed)
         if truth is not None:
             yield RecordedOutcomes(scenario, truth)
+
+
+class Covered:
+    """Hours and scenarios of the trajectories that ``where`` chose: outcomes of no others go with them."""
+
+    def __init__(self, where: Where) -> None:
+        self._all = not where
+        self._hours: set[datetime] = set()
+        self._scenarios: set[str] = set()
+
+    def add(self, trajectory: Trajectory) -> None:
+        """Notes a chosen trajectory."""
+        if self._all:
+            return
+        hour = window_at(trajectory.start, 1.0).start
+        named = named_start(trajectory.window_id)
+        self._hours |= {hour} if named is None else {hour, named}
+        while (hour := hour + timedelta(hours=1)) < trajectory.end and len(self._hours) < MAX_HOURS:
+            self._hours.add(hour)
+        if trajectory.scenario_id is not None:
+            self._scenarios.add(trajectory.scenario_id)
+
+    def has(self, recorded: RecordedOutcomes) -> bool:
+        """Tells if outcomes are of a noted hour, and of a noted scenario or of none."""
+        if self._all:
+            return True
+        known = recorded.scenario_id == IMPORTED or recorded.scenario_id in self._scenarios
+        start = named_start(recorded.truth.window_id)
+        return known and start is not None and start.replace(minute=0) in self._hours
+
+
+MAX_HOURS = 200_000
+"""Number of hours that are noted at most: an end in the far future is a wrong clock."""
 
 
 async def iterate_in_thread(iterate: Callable[[], Iterator[T]]) -> AsyncIterator[T]:

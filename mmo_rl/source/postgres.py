@@ -8,7 +8,9 @@ from typing import Annotated
 
 from pydantic import Field
 
+from mmo_rl.origins import EVERYTHING, Origin, Where, is_simulated
 from mmo_rl.source.base import RecordedOutcomes, SourceParts, source_overrides
+from mmo_rl.source.chosen import origins_sql
 from mmo_rl.source.joined import assemble
 from mmo_rl.source.reader import TableReader
 from mmo_rl.source.rejections import Rejections
@@ -29,6 +31,9 @@ from mmo_rl.types import (
 )
 from mmo_rl.window_ids import split_id
 
+ORIGINS_BATCH = 1_000
+"""Trajectories whose origin is read in one statement at most."""
+
 
 class PostgresSource:
     """Implements `mmo_rl.source.base.Source` and `Play` over the game's tables, in the variants that `columns` knows.
@@ -36,8 +41,8 @@ class PostgresSource:
     ``dsn_env`` names the environment variable that the pool's server came from (None: the embedded server).
     ``batch_size`` trajectories are in memory at a time, or one window where that is larger. A window is complete
     ``settle_minutes`` after its end. A server that goes away in the middle of a read is waited for ``reconnect_s``
-    seconds, with longer and longer pauses; then `ConnectionLost` is raised. Every rejection is written to
-    ``rejected_to``, once however often its row is read.
+    seconds, with longer and longer pauses; then `ConnectionLost` is raised. ``where`` chooses the play that is read.
+    Every rejection is written to ``rejected_to``, once however often its row is read.
     """
 
     def __init__(
@@ -47,19 +52,22 @@ class PostgresSource:
         batch_size: Annotated[int, Field(ge=1, le=10_000)] = 100,
         settle_minutes: Annotated[float, Field(ge=0)] = 5.0,
         reconnect_s: Annotated[float, Field(ge=0)] = 60.0,
+        where: Where = EVERYTHING,
         parts: SourceParts,
     ) -> None:
         self.dsn_env = dsn_env
         self.rejections = Rejections(parts.rejected_to)
         self._batch_size = batch_size
         self._reader = TableReader(parts.pool, dsn_env=dsn_env, reconnect_s=reconnect_s, rejections=self.rejections)
-        self._play = StoredPlay(reader=self._reader)
+        self.where = where
+        self._play = StoredPlay(reader=self._reader, where=where)
         self._statistics = Statistics(
             reader=self._reader,
             batch_size=batch_size,
             settle=timedelta(minutes=settle_minutes),
             now=parts.now,
             command=f"mmo-rl task=migrate{source_overrides(dsn_env)}{' migrate.index=true' if dsn_env else ''}",
+            where=where,
         )
 
     @property
@@ -91,8 +99,19 @@ class PostgresSource:
                 truth = ground_truth(selected.window, outcomes, scenario_id=scenario_id)
                 yield Group(selected.group_id, selected.window, members, truth)
 
+    async def origins(self, ids: Sequence[str]) -> dict[str, Origin]:
+        """Reads scenario and models of trajectories, by id."""
+        tables = await self._reader.tables()
+        sql = origins_sql(tables["trajectories"], tables["llm_call_logs"])
+        found: dict[str, Origin] = {}
+        for first in range(0, len(ids), ORIGINS_BATCH):
+            for row in await self._reader.fetch(sql, list(ids[first : first + ORIGINS_BATCH])):
+                simulated = is_simulated(row["id"], row["scenario"])
+                found[row["id"]] = Origin(row["scenario"], tuple(row["models"] or ()), simulated)
+        return found
+
     async def total(self) -> int | None:
-        """Counts the trajectories of the database."""
+        """Counts the trajectories that are chosen."""
         return await self._play.total()
 
     def stream(self) -> AsyncIterator[Trajectory | RecordedOutcomes]:

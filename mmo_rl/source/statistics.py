@@ -10,8 +10,11 @@ from datetime import UTC, datetime, timedelta
 
 import asyncpg
 
+from mmo_rl.origins import EVERYTHING, Where
 from mmo_rl.source import statements, window_sql
 from mmo_rl.source.base import WINDOWS_INDEX
+from mmo_rl.source.chosen import Chosen
+from mmo_rl.source.columns import Table
 from mmo_rl.source.joined import joined_members, joins
 from mmo_rl.source.memory import no_collection
 from mmo_rl.source.reader import TableReader
@@ -28,6 +31,7 @@ BEGINNING = datetime(1, 1, 1)  # noqa: DTZ001
 """Of time without a zone."""
 
 Counted = list[tuple[datetime, asyncpg.Record]]
+Key = tuple[float, str | None, bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +50,8 @@ class Layout:
 
 class Statistics:
     """Counts and members of windows. Trajectories that cross the end of their window are read by ``reader``,
-    ``batch_size`` at a time. A window is complete ``settle`` after its end. ``command`` makes the index of windows."""
+    ``batch_size`` at a time. A window is complete ``settle`` after its end. ``command`` makes the index of windows.
+    ``where`` chooses the play that is counted, but where a query asks for one scenario."""
 
     def __init__(
         self,
@@ -56,14 +61,16 @@ class Statistics:
         settle: timedelta,
         now: Callable[[], datetime],
         command: str,
+        where: Where = EVERYTHING,
     ) -> None:
         self._reader = reader
         self._batch_size = batch_size
         self._settle = settle
         self._now = now
         self._command = command
+        self._where = where
         self._announced = False
-        self._layouts: dict[tuple[float, str | None], Layout] = {}
+        self._layouts: dict[Key, Layout] = {}
 
     async def counts(self, query: WindowQuery) -> list[GroupCounts]:
         """Counts the members of the windows asked for.
@@ -75,7 +82,7 @@ class Statistics:
         length = timedelta(hours=query.window_hours)
         counted = await self._count(query)
         latest = max([start for start, _ in counted], default=None)
-        reaching = self._layouts[query.window_hours, query.scenario_id].reaching if query.exact else ()
+        reaching = self._layouts[_key(query)].reaching if query.exact else ()
         asked = _query_test(length, query, latest)
         touched = {start for start in self._starts_in_reach(reaching, length) if asked(start)}
         recounted: list[GroupCounts] = []
@@ -142,6 +149,11 @@ class Statistics:
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
+    async def _chosen(self, query: WindowQuery) -> tuple[Table, Chosen]:
+        """Returns the table of trajectories and the choice of its rows."""
+        tables = await self._reader.tables()
+        return tables["trajectories"], Chosen.by(query, self._where, tables["llm_call_logs"])
+
     def _window(self, naive: datetime, length: timedelta) -> Window:
         start = naive.replace(tzinfo=UTC)
         return Window(naive.isoformat(timespec="minutes"), start, start + length)
@@ -151,13 +163,15 @@ class Statistics:
 
     async def _count(self, query: WindowQuery, *, whole: bool = False) -> Counted:
         """Counts by start of the window, for at least the windows asked for, ``whole`` for all; keeps the `Layout`."""
-        table = (await self._reader.tables())["trajectories"]
+        table, chosen = await self._chosen(query)
         length, hourly = timedelta(hours=query.window_hours), query.window_hours == 1
         first, back = _reach(query)
-        arguments = (query.scenario_id, query.min_actions, *((None, None) if whole else (first, back)))
-        key = (query.window_hours, query.scenario_id)
+        arguments = (chosen.argument, query.min_actions, *((None, None) if whole else (first, back)))
+        key = _key(query)
         if hourly and table.has("windowId"):
-            named = await self._reader.fetch(window_sql.named_counts_sql(table, by_role=query.by_role), *arguments)
+            named = await self._reader.fetch(
+                window_sql.named_counts_sql(table, chosen, by_role=query.by_role), *arguments
+            )
             if usual := bool(named) and named[0]["usual"]:
                 counted: Counted | None = [(datetime.fromisoformat(row["name"]), row) for row in named]
             else:
@@ -168,25 +182,27 @@ class Statistics:
                 since = _since(first, back, counted) if usual and not whole else None
                 self._layouts[key] = Layout(reaching, _usual_name if usual else names.get, since)
                 return counted
-        sql = window_sql.counts_sql(table, hourly=hourly, joined=joins(query.window_hours), by_role=query.by_role)
+        sql = window_sql.counts_sql(
+            table, chosen, hourly=hourly, joined=joins(query.window_hours), by_role=query.by_role
+        )
         counted = [(row["start"], row) for row in await self._reader.fetch(sql, length, *arguments)]
         reaching = [(start, row["reach"]) for start, row in counted if row["reach"] is not None]
         self._layouts[key] = Layout(reaching, None, None if whole else _since(first, back, counted))
         return counted
 
     async def _rows(self, query: WindowQuery, length: timedelta) -> list[asyncpg.Record]:
-        table = (await self._reader.tables())["trajectories"]
+        table, chosen = await self._chosen(query)
         span, hourly = query.span, query.window_hours == 1
         if not query.only:
             return await self._reader.fetch(
-                window_sql.windows_sql(table, hourly=hourly),
+                window_sql.windows_sql(table, chosen, hourly=hourly),
                 length,
-                query.scenario_id,
+                chosen.argument,
                 _naive(span.start) if span is not None else None,
                 _naive(span.end) if span is not None else None,
                 timedelta(hours=query.lookback_hours) if span is None else None,
             )
-        key = (query.window_hours, query.scenario_id)
+        key = _key(query)
         starts = {_naive(window.start) for window in query.only}
         layout = self._layouts.get(key)
         if layout is None or (layout.since is not None and min(starts) < layout.since):
@@ -197,15 +213,15 @@ class Statistics:
             for start, reach in layout.reaching
             if not starts.isdisjoint(self._starts_in_reach([(start, reach)], length))
         }
-        arguments: list[object] = [length, query.scenario_id, sorted(starts)]
+        arguments: list[object] = [length, chosen.argument, sorted(starts)]
         named = layout.name_of is not None
         if query.draw is not None:
             joined = joins(query.window_hours)
-            sql = window_sql.drawn_sql(table, hourly=hourly, joined=joined, by_role=query.by_role, named=named)
+            sql = window_sql.drawn_sql(table, chosen, hourly=hourly, joined=joined, by_role=query.by_role, named=named)
             draw = query.draw
             arguments += [draw.rate, str(draw.seed), draw.prefix, draw.min_agents, query.min_actions]
         else:
-            sql = window_sql.members_sql(table, hourly=hourly, named=named)
+            sql = window_sql.members_sql(table, chosen, hourly=hourly, named=named)
         if layout.name_of is not None:
             arguments.append([name for name in map(layout.name_of, sorted(starts)) if name is not None])
         return await self._reader.fetch(sql, *arguments)
@@ -272,6 +288,10 @@ class Statistics:
             return set()
         rows = await self._reader.fetch(statements.outcome_starts_sql(table, hourly=hourly), length)
         return {row["start"] for row in rows}
+
+
+def _key(query: WindowQuery) -> Key:
+    return query.window_hours, query.scenario_id, query.simulated
 
 
 def _numbers(row: asyncpg.Record, window: Window, *, complete: bool) -> GroupCounts:

@@ -3,12 +3,14 @@
 Those that count begin with the same columns: recorded id or start of the window, role, members, those that may be
 trained on, those of them with enough steps, agents, steps, lowest and highest P&L.
 
-Of the parameters, $1 is the length of a window and $2 a scenario or null, unless said otherwise.
+Of the parameters, $1 is the length of a window and $2 the names of a choice (`mmo_rl.source.chosen`), unless said
+otherwise.
 """
 
 from __future__ import annotations
 
 from mmo_rl.source.base import WINDOWS_INDEX
+from mmo_rl.source.chosen import Chosen
 from mmo_rl.source.columns import Table
 from mmo_rl.source.statements import EPOCH, end_sql, named_start_sql, several_hours_sql
 
@@ -28,10 +30,10 @@ OLDEST = "timestamp '0001-01-01'"
 COLUMNS = 'id, agent, steps, pnl, role, training, evaluation, name, "startTime", "endTime", start, crosses'
 
 
-def named_counts_sql(table: Table, *, by_role: bool) -> str:
+def named_counts_sql(table: Table, chosen: Chosen, *, by_role: bool) -> str:
     """Counts by recorded window id, for windows of an hour: an index alone can answer it.
 
-    $1 a scenario or null, $2 the fewest steps. ``ended`` is the latest end, ``hours`` the most hours of a window.
+    $1 the names of the choice, $2 the fewest steps. ``ended`` is the latest end, ``hours`` the most hours of a window.
     Where all ids are ``usual`` ones, only those come of windows that start at $3, or where that is null $4 before the
     newest one, or later, and those from which something reaches as far.
     """
@@ -52,7 +54,7 @@ def named_counts_sql(table: Table, *, by_role: bool) -> str:
                    sum({steps}) filter (where {usable}) as steps,
                    min({pnl}) filter (where {usable}) as pnl_low, max({pnl}) filter (where {usable}) as pnl_high,
                    max({end_sql(table)}) as ended, max({table.integer("windowHours")}) as hours
-            from trajectories where {_scenario(table, "$1")}
+            from trajectories where {chosen.sql(table, "$1")}
             group by {table.text("windowId")}{f", {role}" if by_role and table.has("archetype") else ""}
         ), known as materialized (
             select coalesce(bool_and(name is not null and {USUAL} and coalesce(hours, 1) <= 1), false) as usual,
@@ -71,7 +73,7 @@ def named_counts_sql(table: Table, *, by_role: bool) -> str:
     """
 
 
-def counts_sql(table: Table, *, hourly: bool, joined: bool, by_role: bool) -> str:
+def counts_sql(table: Table, chosen: Chosen, *, hourly: bool, joined: bool, by_role: bool) -> str:
     """Counts by window, whatever its length and the recorded ids.
 
     ``joined`` counts an agent's trajectories in a window as one. $3 the fewest steps; ``reach`` is the latest end of
@@ -88,7 +90,7 @@ def counts_sql(table: Table, *, hourly: bool, joined: bool, by_role: bool) -> st
         available, few, apart = "many", "ok - many", "apart"
         low, high = "low", "high"
     return f"""
-        {_common_sql(table, hourly=hourly, narrowed=False)}, agents as (
+        {_common_sql(table, chosen, hourly=hourly, narrowed=False)}, agents as (
             select start, {role} as role, agent,
                    count(*) filter (where training and not evaluation) as ok,
                    count(pnl) filter (where training and not evaluation) as ok_pnls,
@@ -122,7 +124,7 @@ def counts_sql(table: Table, *, hourly: bool, joined: bool, by_role: bool) -> st
     """
 
 
-def windows_sql(table: Table, *, hourly: bool) -> str:
+def windows_sql(table: Table, chosen: Chosen, *, hourly: bool) -> str:
     """Selects the statistics of every trajectory of the windows asked for, and the start of its window.
 
     $3 and $4 a span ``[start, end)`` of windows or null, $5 how far to look back from the newest window or null; both
@@ -131,7 +133,7 @@ def windows_sql(table: Table, *, hourly: bool) -> str:
     window id, start, end, start of the window, whether it goes on beyond it.
     """
     return f"""
-        {_common_sql(table, hourly=hourly, narrowed=False)}
+        {_common_sql(table, chosen, hourly=hourly, narrowed=False)}
         select {COLUMNS} from recorded
         where ($3::timestamp is null or case when crosses then "endTime" else start end >= $3)
           and ($4::timestamp is null or start + $1 <= $4)
@@ -140,15 +142,15 @@ def windows_sql(table: Table, *, hourly: bool) -> str:
     """
 
 
-def members_sql(table: Table, *, hourly: bool, named: bool) -> str:
+def members_sql(table: Table, chosen: Chosen, *, hourly: bool, named: bool) -> str:
     """Selects as `windows_sql` does the windows whose starts are $3; ``named``: $4 has all their recorded ids."""
     return f"""
-        {_common_sql(table, hourly=hourly, narrowed=True, names="$4" if named else None)}
+        {_common_sql(table, chosen, hourly=hourly, narrowed=True, names="$4" if named else None)}
         select {COLUMNS} from recorded where start = any($3::timestamp[])
     """
 
 
-def drawn_sql(table: Table, *, hourly: bool, joined: bool, by_role: bool, named: bool) -> str:
+def drawn_sql(table: Table, chosen: Chosen, *, hourly: bool, joined: bool, by_role: bool, named: bool) -> str:
     """Selects as `members_sql` does, without members that random dropout takes or that may not be trained on.
 
     $4 the rate, $5 the seed, $6 the prefix that has no part in the choice, $7 how many agents stay in each group, $8
@@ -170,7 +172,7 @@ def drawn_sql(table: Table, *, hourly: bool, joined: bool, by_role: bool, named:
     own = "case when starts_with(member, $6) then substr(member, length($6) + 1) else member end"
     digest = f"md5(convert_to(({own}) || ':' || $5, 'UTF8'))"
     return f"""
-        {_common_sql(table, hourly=hourly, narrowed=True, names="$9" if named else None)}, trainable as (
+        {_common_sql(table, chosen, hourly=hourly, narrowed=True, names="$9" if named else None)}, trainable as (
             select *, bool_or(crosses) over (partition by agent) as sliced
             from recorded where start = any($3::timestamp[]) and training and not evaluation
         ), members as (
@@ -194,7 +196,7 @@ def drawn_sql(table: Table, *, hourly: bool, joined: bool, by_role: bool, named:
     """
 
 
-def _common_sql(table: Table, *, hourly: bool, narrowed: bool, names: str | None = None) -> str:
+def _common_sql(table: Table, chosen: Chosen, *, hourly: bool, narrowed: bool, names: str | None = None) -> str:
     """Builds the common part: ``recorded`` has `COLUMNS`.
 
     ``narrowed`` looks up by index the rows that can be in the windows that start at $3; where the recorded ids of these
@@ -202,7 +204,7 @@ def _common_sql(table: Table, *, hourly: bool, narrowed: bool, names: str | None
     """
     identity = table.text("windowId")
     several = several_hours_sql(table)
-    conditions = [_scenario(table)]
+    conditions = [chosen.sql(table)]
     known = f"(select distinct {identity} as name from trajectories) known"
     binned = f'(select *, date_bin($1, "startTime", {EPOCH}) as binned from chosen) r'
     if hourly and table.has("windowId"):
@@ -242,7 +244,3 @@ def _common_sql(table: Table, *, hourly: bool, narrowed: bool, names: str | None
             select *, start = binned and "endTime" > start + $1 as crosses from placed
         )
     """
-
-
-def _scenario(table: Table, parameter: str = "$2") -> str:
-    return f"({parameter}::text is null or {table.text('scenarioId')} = {parameter})"
