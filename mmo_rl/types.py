@@ -160,7 +160,9 @@ FinalStatus = Literal["completed", "completed_with_errors", "terminated", "error
 class Trajectory:
     """The recorded steps of one agent inside one window. ``final_pnl`` in game dollars; ``None`` when not recorded.
 
-    ``metadata`` may hold ground truth (``gameKnowledge``): it is for judges, never for policies.
+    ``metadata`` may hold ground truth (``gameKnowledge``): it is for judges, never for policies. So are ``rewards``,
+    the numbers that were recorded of the whole: ``totalReward`` (an ART line's reward), ``aiJudgeReward``,
+    ``rewardJudgment``.
     """
 
     trajectory_id: str
@@ -178,6 +180,7 @@ class Trajectory:
     is_evaluation: bool = False
     metrics: JsonDict = field(default_factory=dict)
     metadata: JsonDict = field(default_factory=dict)
+    rewards: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,8 +37,13 @@ def naive_utc(moment: datetime) -> datetime:
 def trajectory_row(trajectory: Trajectory, *, window_hours: int, now: datetime) -> dict[str, object]:
     """Builds the row of ``trajectories``. Counts that were not recorded stay null."""
     start, end = naive_utc(trajectory.start), naive_utc(trajectory.end)
-    total_reward = finite_number(sum(step.reward or 0.0 for step in trajectory.steps))
-    return {
+    total_reward = trajectory.rewards.get("totalReward")
+    if total_reward is None:
+        total_reward = finite_number(sum(step.reward or 0.0 for step in trajectory.steps))
+    metrics = dict(trajectory.metrics)
+    if (judged := trajectory.rewards.get("rewardJudgment")) is not None:
+        metrics["rewardJudgment"] = judged
+    row = {
         "id": trajectory.trajectory_id,
         "trajectoryId": trajectory.trajectory_id,
         "agentId": trajectory.agent_id,
@@ -50,7 +55,7 @@ def trajectory_row(trajectory: Trajectory, *, window_hours: int, now: datetime) 
         "scenarioId": trajectory.scenario_id,
         "stepsJson": to_json([step_json(step) for step in trajectory.steps]),
         "rewardComponentsJson": to_json({"environmentReward": total_reward}),
-        "metricsJson": to_json(trajectory.metrics),
+        "metricsJson": to_json(metrics),
         "metadataJson": to_json(trajectory.metadata),
         "totalReward": total_reward if total_reward is not None else 0.0,
         "episodeLength": len(trajectory.steps),
@@ -64,6 +69,9 @@ def trajectory_row(trajectory: Trajectory, *, window_hours: int, now: datetime) 
         "createdAt": naive_utc(now),
         "updatedAt": naive_utc(now),
     }
+    if (reward := trajectory.rewards.get("aiJudgeReward")) is not None:
+        row["aiJudgeReward"] = reward
+    return row
 
 
 def step_json(step: Step) -> JsonDict:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from mmo_rl.source.base import Row
 
-TABLES = ("trajectories", "llm_call_logs", "market_outcomes")
+TABLES = ("trajectories", "llm_call_logs", "market_outcomes", "reward_judgments")
 REQUIRED = ("trajectoryId", "agentId", "startTime", "stepsJson", "episodeLength")
 OTHER_NAMES = {
     "stepsJson": ("steps",),
@@ -27,6 +27,7 @@ COLUMNS_SQL = """
     select t.name as "table", a.attname::text as name, format_type(a.atttypid, null) as type
     from unnest($1::text[]) as t(name)
     join pg_attribute a on a.attrelid = to_regclass(t.name) and a.attnum > 0 and not a.attisdropped
+    where t.name <> 'reward_judgments' or has_table_privilege(a.attrelid, 'select')
     order by a.attnum
 """
 SCHEMAS_SQL = """

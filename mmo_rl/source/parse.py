@@ -57,6 +57,7 @@ def _trajectory(row: Fields, identity: str | None, calls: Sequence[Fields]) -> T
         raise Unreadable("agentId", pick(row, "agentId", "agent_id"), "no agent id")
     metrics = _object(row, "metrics", "metricsJson", "metrics_json")
     metadata = _object(row, "metadata", "metadataJson", "metadata_json")
+    rewards = _rewards(row, metrics)
     found = pick(row, *STEPS)
     usual = canonical_steps(found) if isinstance(found, str | bytes) and not calls else None
     recorded = [] if usual is not None else _steps_list(found)
@@ -71,13 +72,16 @@ def _trajectory(row: Fields, identity: str | None, calls: Sequence[Fields]) -> T
     for name, moment in (("startTime", start), ("endTime", end)):
         if not 1 < moment.year < 9999:  # its window would lie outside the calendar
             raise Unreadable(name, moment.isoformat(), "out of range")
+    steps = usual or _steps(recorded, identity, start, calls)
+    if rewards.get("totalReward") == 0 and all(step.reward is None for step in steps):
+        del rewards["totalReward"]  # the column cannot be empty: 0 is written where nothing was recorded
     return Trajectory(
         trajectory_id=identity,
         agent_id=agent,
         window_id=home_window(window_id, start, hours=1.0).id,
         start=start,
         end=end,
-        steps=usual or _steps(recorded, identity, start, calls),
+        steps=steps,
         final_pnl=as_number(pick(row, "finalPnL", "final_pnl"), metrics.get("finalPnL"), metrics.get("final_pnl")),
         final_balance=as_number(
             pick(row, "finalBalance", "final_balance"), metrics.get("finalBalance"), metrics.get("final_balance")
@@ -92,7 +96,23 @@ def _trajectory(row: Fields, identity: str | None, calls: Sequence[Fields]) -> T
         is_evaluation=as_bool(pick(row, "isEvaluation", "is_evaluation"), default=False),
         metrics=metrics,
         metadata=metadata,
+        rewards=rewards,
     )
+
+
+def _rewards(row: Fields, metrics: JsonDict) -> dict[str, float]:
+    """Reads the rewards that were recorded of the whole; takes the one that is kept in the metrics out of them."""
+    judged = pick(row, "rewardJudgment", "reward_judgment")
+    if isinstance(judged, Mapping):
+        judged = pick(judged, "overallScore", "overall_score")
+    found = {
+        "totalReward": as_number(pick(row, "totalReward", "total_reward")) or as_number(metrics.get("totalReward")),
+        "aiJudgeReward": as_number(pick(row, "aiJudgeReward", "ai_judge_reward")),
+        "rewardJudgment": as_number(judged, metrics.pop("rewardJudgment", None)),
+    }
+    if found["totalReward"] is None:
+        found["totalReward"] = as_number(pick(row, "totalReward", "total_reward"))
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _steps_list(found: object) -> list[object]:

@@ -65,7 +65,8 @@ class TableReader:
 
     async def trajectories(self, ids: Sequence[str]) -> tuple[set[str], dict[str, Trajectory]]:
         """Reads trajectories; returns the ids whose rows exist, and the readable ones by id."""
-        sql = statements.rows_sql((await self.tables())["trajectories"])
+        tables = await self.tables()
+        sql = statements.rows_sql(tables["trajectories"], tables["reward_judgments"])
         rows = {row["trajectoryId"]: dict(row) for row in await self.fetch(sql, ids)}
         found: dict[str, Trajectory] = {}
         with no_collection():

@@ -101,8 +101,8 @@ def slices_of(trajectory: Trajectory, *, hours: float) -> list[Slice]:
 def part(trajectory: Trajectory, window: Window) -> Trajectory | None:
     """Returns the slice in ``window`` as a trajectory of its own; None where no step lies in it.
 
-    It starts at the later of both starts and ends at the earlier of both ends. It has no ``metrics``, which are the
-    whole's; the final balance is that at the first step of the next slice.
+    It starts at the later of both starts and ends at the earlier of both ends. It has no ``metrics`` or ``rewards``,
+    which are the whole's; the final balance is that at the first step of the next slice.
     """
     hours = (window.end - window.start) / timedelta(hours=1)
     listed = slices_of(trajectory, hours=hours)
@@ -124,6 +124,7 @@ def part(trajectory: Trajectory, window: Window) -> Trajectory | None:
         final_pnl=here.pnl,
         final_balance=balance,
         metrics={},
+        rewards={},
     )
 
 

@@ -6,6 +6,7 @@ from mmo_rl.source.columns import Table
 from mmo_rl.window_ids import ID_PATTERN
 
 EPOCH = "timestamp '1970-01-01'"
+NUMBERS = ("finalBalance", "finalPnL", "totalReward", "aiJudgeReward")
 ROW_TEXTS = ("agentId", "scenarioId", "finalStatus", "archetype")
 
 
@@ -53,8 +54,9 @@ def steps_sql(table: Table) -> str:
     """
 
 
-def rows_sql(table: Table) -> str:
-    """Selects whole trajectories ($1 their ids) under the game's column names, without columns that do not exist."""
+def rows_sql(table: Table, judgments: Table) -> str:
+    """Selects whole trajectories ($1 their ids) under the game's column names, without columns that do not exist, and
+    their score in the table of ``judgments``."""
     listed = [f'{table.text("trajectoryId")} as "trajectoryId"', f'{table.json("stepsJson")} as "stepsJson"']
     listed += [f'{table.text(column)} as "{column}"' for column in ROW_TEXTS if table.has(column)]
     if table.has("windowId"):
@@ -62,7 +64,11 @@ def rows_sql(table: Table) -> str:
         listed.append(f'case when {several_hours_sql(table)} then null else {named} end as "windowId"')
     listed += [f'{table.json(column)} as "{column}"' for column in ("metricsJson", "metadataJson") if table.has(column)]
     listed += [f'{table.time(column)} as "{column}"' for column in ("startTime", "endTime") if table.has(column)]
-    listed += [f'{table.number(column)} as "{column}"' for column in ("finalBalance", "finalPnL") if table.has(column)]
+    listed += [f'{table.number(column)} as "{column}"' for column in NUMBERS if table.has(column)]
+    if not judgments.missing(("trajectoryId", "overallScore")):
+        own = f"{judgments.text('trajectoryId')} = trajectories.{table.raw('trajectoryId')}::text"
+        score = f"select {judgments.number('overallScore')} from reward_judgments where {own} limit 1"
+        listed.append(f'({score}) as "rewardJudgment"')
     listed += [f'{table.flag("isTrainingData", default=True)} as "isTrainingData"']
     listed += [f'{table.flag("isEvaluation", default=False)} as "isEvaluation"']
     return f"select {', '.join(listed)} from trajectories where {table.listed_in('trajectoryId', '$1')}"
