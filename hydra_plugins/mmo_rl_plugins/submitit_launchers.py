@@ -8,13 +8,13 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
 
+from mmo_rl.cli.submitit_controller import MODULE, SUBMITITS
 from mmo_rl.errors import MmoRlError
 
 if TYPE_CHECKING:
@@ -119,14 +119,25 @@ else:
 
 @contextmanager
 def _in_sessions_of_their_own() -> Iterator[None]:
-    """Starts submitit's processes as leaders of process groups, numbered by job id; submitit has no option for it."""
+    """Starts submitit's processes as leaders of process groups, numbered by job id, with a controller that says nothing
+    when it is interrupted; submitit has no option for either."""
     from submitit.local import local
 
-    local.subprocess = SimpleNamespace(Popen=partial(subprocess.Popen, start_new_session=True))  # type: ignore[assignment]
+    local.subprocess = SimpleNamespace(Popen=_started)  # type: ignore[assignment]
     try:
         yield
     finally:
         local.subprocess = subprocess
+
+
+def _started(command: str | list[str], *, shell: bool, env: dict[str, str]) -> subprocess.Popen[bytes]:
+    """Starts the controller of a job; ``command`` is submitit's, a line for a shell where the launcher has a setup."""
+    ours = (
+        command.replace(SUBMITITS, MODULE)
+        if isinstance(command, str)
+        else [MODULE if part == SUBMITITS else part for part in command]
+    )
+    return subprocess.Popen(ours, shell=shell, env=env, start_new_session=True)
 
 
 def _returned(job: SubmittedJob, overrides: list[str]) -> JobReturn:

@@ -155,6 +155,8 @@ class Connections:
                     self.search_path,
                 )
             except BaseException as error:
+                if not isinstance(error, Exception) and not _is_gone(connection):
+                    connection.terminate()  # interrupted while it began: nobody knows yet if it has
                 await _release(pool, connection)
                 if not isinstance(error, _BROKEN):
                     raise
@@ -194,6 +196,9 @@ async def _keep(connection: object) -> None:
 
 
 async def _release(pool: Pool, connection: Pooled) -> None:
-    """Returns a connection to the pool, which drops one that broke; that error has been raised already."""
+    """Returns a connection to the pool, which drops one that broke; that error has been raised already. One that an
+    interrupt left in its transaction is cut: asyncpg would log an error and roll back while the loop ends."""
     with suppress(*_BROKEN):
+        if connection.is_in_transaction():
+            connection.terminate()
         await pool.release(connection)
