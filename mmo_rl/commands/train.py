@@ -51,10 +51,16 @@ async def run(context: Context, options: Options) -> float | None:
         _note_provenance(context, past)
         report.finish(summary)
         write_report(folder)
-        failed = False
+        stops = context.components.trainer.rules.stop_on_collapse
+        collapsed = finished.collapse if stops else None
+        failed = collapsed is not None
     finally:
         report.close(failed=failed)
     _tell(context, finished, summary)
+    if collapsed is not None:
+        raise collapsed.error()
+    if finished.collapse is not None:
+        context.console.print(finished.collapse.found, markup=False, soft_wrap=True)
     improvement = summary.get(VALIDATED, summary["eval/pnl_improvement"])
     return improvement if isinstance(improvement, float) else None
 

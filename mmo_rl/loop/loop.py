@@ -18,6 +18,8 @@ from mmo_rl.database.worlds import reserve_hours
 from mmo_rl.evaluate.base import Decoding, Evaluator, Validating
 from mmo_rl.judge.base import Judge
 from mmo_rl.judge.findings import numbers, since
+from mmo_rl.loop.collapse import KEY as FAILED_SHARE_KEY
+from mmo_rl.loop.collapse import Collapse, collapse_at_the_end, collapse_in_play, failed_share
 from mmo_rl.loop.history import WARM_START, Iteration, Past, earnings, spending, spent, summed, warm_numbers
 from mmo_rl.loop.judgments import keep_judgments, refuse_if_poor
 from mmo_rl.loop.publish import Publisher
@@ -56,11 +58,13 @@ class World:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """End of a loop: the last policy, its measurements, and the sentence of an exporter (None where it trained)."""
+    """End of a loop: the last policy, its measurements, the sentence of an exporter (None where it trained), and the
+    policy's collapse by these measurements (None: it has not)."""
 
     policy: PolicyVersion
     evaluations: Evaluations
     exported: str | None
+    collapse: Collapse | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,20 +136,23 @@ class Loop:
     async def run(self) -> Finished:
         """Runs the iterations that the past does not have yet, then measures."""
         policy = await self._begin()
+        self._heed_collapse()
         for iteration in range(len(self.past.iterations), self.settings.iterations):
             meter = self._meter()
-            await self._collect(policy, iteration)
+            player = await self._collect(policy, iteration)
             selection = await self._select(iteration)
             if not selection.used:
                 break
             scored = await self._score(selection, "judge")
             rows, unscored = self._judged(iteration, scored)
             trained = await self._train(iteration, scored, selection, policy)
-            self._record(meter.finished(iteration, selection, trained, unscored), scored, rows)
+            self._record(meter.finished(iteration, selection, trained, unscored), scored, rows, player)
             policy = trained.policy
             await self._prune()
             self._describe()
-        return Finished(policy, await self._evaluate(policy), self._describe())
+            self._heed_collapse()
+        evaluations = await self._evaluate(policy)
+        return Finished(policy, evaluations, self._describe(), self._collapse(evaluations))
 
     # --- before the first iteration --------------------------------------------------------------------------------
 
@@ -202,17 +209,20 @@ class Loop:
 
     # --- the stages of an iteration --------------------------------------------------------------------------------
 
-    async def _collect(self, policy: PolicyVersion, iteration: int) -> None:
+    async def _collect(self, policy: PolicyVersion, iteration: int) -> str | None:
+        """Plays the windows of an iteration; returns the name that the policy is recorded by, None without play."""
         if self.collector is None or self.world is None:
-            return
+            return None
         with self.stages.stage("collect", f"collect {counted(self.collector.windows, 'window')}") as advance:
+            player = await self.session.opened(self.components.players.published(policy))
             await self.collector.collect(
-                await self.session.opened(self.components.players.published(policy)),
+                player,
                 iteration=iteration,
                 scenario_id=self.world.scenario_id,
                 start=self.world.start,
                 on_tick=advance,
             )
+        return player.name
 
     async def _select(self, iteration: int) -> Selection:
         """Selects the trajectories of an iteration. Raises `SourceError` where the first one has none; a later one
@@ -267,8 +277,11 @@ class Loop:
                 iteration, scored, selection, policy, needs_signal=needs_signal, on_step=advance
             )
 
-    def _record(self, done: Iteration, scored: Sequence[ScoredGroup], rows: Sequence[JudgmentRow]) -> None:
-        """Reports a finished iteration and appends its checkpoint row; the warm start is counted with the first."""
+    def _record(
+        self, done: Iteration, scored: Sequence[ScoredGroup], rows: Sequence[JudgmentRow], player: str | None
+    ) -> None:
+        """Reports a finished iteration and appends its checkpoint row; the warm start is counted with the first.
+        ``player`` is the name of the policy that played it."""
         warm = self.past.warm if done.iteration == 0 else None
         if warm is not None:
             seconds = add_seconds([warm.seconds, done.seconds])
@@ -282,10 +295,40 @@ class Loop:
             stage_seconds=done.seconds,
             seed=seed,
         )
+        failed = None if player is None else failed_share(scored, model=player)
+        metrics |= {} if failed is None else {FAILED_SHARE_KEY: failed}
         self.components.report.iteration(done.iteration, metrics | warm_numbers(warm))
         self.folder.append("checkpoints", done.row())
         self.past.iterations.append(done)
         self.stages.next_iteration(self._line(done, metrics))
+
+    def _heed_collapse(self) -> None:
+        """Raises `TrainerError` where the policy has collapsed, or says so, as ``trainer.stop_on_collapse`` asks."""
+        if self.publisher is None or self.collector is None:
+            return
+        rows = self.folder.read("metrics")
+        collapse = collapse_in_play(self.past.iterations, rows, start=self._first_player())
+        if collapse is not None and self.components.trainer.rules.stop_on_collapse:
+            raise collapse.error()
+        if collapse is not None:
+            self.stages.say(collapse.found)
+
+    def _collapse(self, evaluations: Evaluations) -> Collapse | None:
+        """Finds a collapse in the measurements at the end."""
+        base, trained = evaluations.base, evaluations.trained
+        return collapse_at_the_end(
+            self.past.iterations,
+            self.folder.read("metrics"),
+            start=self._first_player(),
+            base=None if base is None else base.error_rate,
+            trained=None if trained is None else trained.error_rate,
+        )
+
+    def _first_player(self) -> PolicyVersion:
+        """Returns the version that the first iteration begins with."""
+        if self.past.warm is not None:
+            return self.past.warm.trained.policy
+        return PolicyVersion(self.components.model.name, 0, self.components.model.location())
 
     def _line(self, done: Iteration, metrics: Mapping[str, float]) -> str:
         """One line about an iteration for the terminal."""

@@ -62,7 +62,6 @@ class ArtBackendTrainer:
     """
 
     capabilities: ClassVar[Capabilities] = Capabilities(serves=True)
-    rules = TrainingRules()
 
     def __init__(
         self,
@@ -72,12 +71,14 @@ class ArtBackendTrainer:
         clip_epsilon: Annotated[float, Field(gt=0, lt=1)] | None = None,
         missing_logprobs: Literal["score", "reinforce", "refuse"] = "score",
         assistant_turns: AssistantTurns = "action",
+        stop_on_collapse: bool = True,
         parts: TrainerParts,
         backend: Backend | None = None,
     ) -> None:
         self._options = {"learning_rate": learning_rate, "loss_fn": loss, "ppo": loss == "ppo", "epsilon": clip_epsilon}
         self._missing_logprobs = missing_logprobs
         self.assistant_turns: AssistantTurns = assistant_turns
+        self.rules = TrainingRules(stop_on_collapse=stop_on_collapse)
         self._base = parts.model
         self._folder = parts.checkpoints
         self._journal = Journal(folder=parts.checkpoints)

@@ -62,13 +62,15 @@ class TrainerParts(Parts):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingRules:
-    """Rules of a trainer that plans reckon with: passes over the data of an iteration (``epochs``), the share of the
-    best answers that a warm start imitates (``warm_start`` in [0, 1]) and its passes, and the ``device``."""
+    """Rules of a trainer. Plans reckon with passes over the data of an iteration (``epochs``), the share of the
+    best answers that a warm start imitates (``warm_start`` in [0, 1]) and its passes, and the ``device``; and, for the
+    loop, whether a policy that has collapsed ends the run (``stop_on_collapse``)."""
 
     epochs: int = 1
     warm_start: float = 0.0
     warm_start_epochs: int = 1
     device: Literal["cpu", "cuda"] = "cpu"
+    stop_on_collapse: bool = True
 
 
 OnStep = Callable[[int, int, str], None]

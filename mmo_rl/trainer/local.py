@@ -88,6 +88,7 @@ class LocalTrainer:
         warm_start_learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None,
         keep_last: Annotated[int, Field(ge=1)] | None = None,
         keep_best: Annotated[int, Field(ge=0)] = 1,
+        stop_on_collapse: bool = True,
         seed: int,
         parts: TrainerParts,
     ) -> None:
@@ -109,7 +110,11 @@ class LocalTrainer:
         )
         self._device = device
         self.rules = TrainingRules(
-            epochs=epochs, warm_start=warm_start, warm_start_epochs=warm_start_epochs, device=device
+            epochs=epochs,
+            warm_start=warm_start,
+            warm_start_epochs=warm_start_epochs,
+            device=device,
+            stop_on_collapse=stop_on_collapse,
         )
         self._warm_share = warm_start
         self._warm_epochs = warm_start_epochs

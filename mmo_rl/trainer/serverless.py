@@ -49,7 +49,6 @@ class ServerlessTrainer:
     """
 
     capabilities: ClassVar[Capabilities] = Capabilities(needs_network=True, serves=True)
-    rules = TrainingRules()
 
     def __init__(
         self,
@@ -59,6 +58,7 @@ class ServerlessTrainer:
         clip_epsilon: Annotated[float, Field(gt=0, lt=1)] | None = None,
         missing_logprobs: Literal["leave_out", "reinforce", "refuse"] = "leave_out",
         assistant_turns: AssistantTurns = "action",
+        stop_on_collapse: bool = True,
         base_url: str | None = None,
         api_key_env: Annotated[str, Field(min_length=1)] = "WANDB_API_KEY",
         entity: str | None = None,
@@ -80,6 +80,7 @@ class ServerlessTrainer:
         }
         self._missing_logprobs = missing_logprobs
         self.assistant_turns: AssistantTurns = assistant_turns
+        self.rules = TrainingRules(stop_on_collapse=stop_on_collapse)
         self._base_url = base_url
         self._api_key_env = api_key_env
         self._entity = entity
