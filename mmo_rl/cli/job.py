@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import logging
 import shutil
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 
 from mmo_rl.cli.event_loop import run_to_end
 from mmo_rl.cli.launchers import in_this_process
@@ -92,7 +94,46 @@ def _leaves_no_folder(output_dir: Path) -> bool:
     return output_dir.resolve() == project_root()
 
 
+LOOKS = ("check", "plan")
+"""Tasks that write nothing: where there is no database yet they leave none."""
+
+
+@contextlib.contextmanager
+def _without_traces(cfg: DictConfig) -> Iterator[DictConfig]:
+    """Gives a task that only looks an embedded database in a temporary folder, where the home has none yet: it would
+    leave a server's files in whatever folder one stands in."""
+    home, database = Path(str(cfg.get("home"))), cfg.get("database")
+    embedded = database is not None and "home" in database and database.get("dsn_env") is None
+    if cfg.get("task") not in LOOKS or not embedded or (home / "postgres").exists():
+        yield cfg
+        return
+    existed = home.exists()
+    with tempfile.TemporaryDirectory(prefix="mmo_rl-", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o755)  # as root the server runs as another user
+        seen = copy.deepcopy(cfg)
+        with open_dict(seen):
+            seen.database.home = folder
+        told = True
+        try:
+            yield seen
+        except NotReady:
+            raise
+        except BaseException:
+            told = False  # its traceback is in the log
+            raise
+        finally:
+            if told and not existed:
+                with contextlib.suppress(OSError):
+                    (home / "log.txt").unlink(missing_ok=True)
+                    home.rmdir()
+
+
 def _run(cfg: DictConfig, output_dir: Path, overrides: tuple[str, ...]) -> object:
+    with _without_traces(cfg) as seen:
+        return _run_job(seen, output_dir, overrides)
+
+
+def _run_job(cfg: DictConfig, output_dir: Path, overrides: tuple[str, ...]) -> object:
     from rich.console import Console
 
     from mmo_rl.cli.run_log import logging_to

@@ -26,3 +26,10 @@ def test_nothing_is_left_of_what_could_not_start(project: Project, typed: tuple[
 def test_tasks_without_a_folder_say_it_with_the_same_code(project: Project) -> None:
     for task in ("check", "collect", "migrate"):
         assert "DATABASE_URL is not set" in project.run(f"task={task}", "source=postgres", code=2)
+
+
+@pytest.mark.parametrize(("task", "code"), [("check", 3), ("plan", 0)])
+def test_tasks_that_only_look_leave_nothing(project: Project, task: str, code: int) -> None:
+    home = project.home / "new"
+    project.with_variables(MMO_RL_HOME=str(home)).run(f"task={task}", "iterations=1", "collect.windows=1", code=code)
+    assert not home.exists() and list(project.root.iterdir()) == []
