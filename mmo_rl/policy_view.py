@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from mmo_rl.moments import SAME_MARKET, Moment, MomentRule, moments_of
 from mmo_rl.types import AssistantTurns, LLMCall, PolicyCall, Score, ScoredGroup, Step, TrainingGroup, TrainingSample
 
 
@@ -43,21 +44,28 @@ def _policy_call(call: LLMCall) -> PolicyCall:
     )
 
 
-def training_groups(scored: Iterable[ScoredGroup], assistant_turns: AssistantTurns = "action") -> list[TrainingGroup]:
+def training_groups(
+    scored: Iterable[ScoredGroup], assistant_turns: AssistantTurns = "action", moments: MomentRule = SAME_MARKET
+) -> list[TrainingGroup]:
     """Builds the GRPO groups of everything that was scored, by the credit of each group.
 
-    Credit by ``trajectory``: all calls of a trajectory share its score. Credit by ``decision``: the decisions of one
-    step number form a group of their own (all agents faced the same market at that tick), and the calls of a step share
-    its score. Of a step, the calls that ``assistant_turns`` takes (`policy_calls`) are trained. Unscored members and
-    unscored decisions are left out.
+    Credit by ``trajectory``: all calls of a trajectory share its score. Credit by ``decision``: the decisions that
+    faced the same market (``moments``) form a group of their own, and the calls of a step share its score; decisions of
+    moments in which one trajectory decided alone are compared with each other, a group a window. Of a step, the calls
+    that ``assistant_turns`` takes (`policy_calls`) are trained. Unscored members and unscored decisions are left out.
     """
     groups: list[TrainingGroup] = []
     for item in scored:
         if item.credit == "decision":
-            groups += _decision_groups(item, assistant_turns)
+            groups += _decision_groups(item, assistant_turns, moments)
         else:
             groups.append(_trajectory_group(item, assistant_turns))
     return [group for group in groups if group.samples]
+
+
+def decisions_without_company(groups: Iterable[TrainingGroup]) -> int:
+    """Counts the decisions that had none of another trajectory to be compared with at their moment."""
+    return sum(len(group.samples) for group in groups if group.without_company)
 
 
 def _trajectory_group(item: ScoredGroup, assistant_turns: AssistantTurns) -> TrainingGroup:
@@ -71,9 +79,10 @@ def _trajectory_group(item: ScoredGroup, assistant_turns: AssistantTurns) -> Tra
     return TrainingGroup(item.group.group_id, tuple(samples))
 
 
-def _decision_groups(item: ScoredGroup, assistant_turns: AssistantTurns) -> list[TrainingGroup]:
-    """Builds one group a step number in which each decision has its own reward."""
-    by_step: dict[int, list[TrainingSample]] = {}
+def _decision_groups(item: ScoredGroup, assistant_turns: AssistantTurns, rule: MomentRule) -> list[TrainingGroup]:
+    """Builds one group a moment in which each decision has its own reward, and one of those that had no company."""
+    moment_of = moments_of(item.group, rule)
+    found: dict[Moment, list[TrainingSample]] = {}
     for trajectory in item.group.members:
         score = item.judgments.get(trajectory.trajectory_id)
         if not isinstance(score, Score):
@@ -83,7 +92,16 @@ def _decision_groups(item: ScoredGroup, assistant_turns: AssistantTurns) -> list
             calls = policy_calls(step, assistant_turns)
             reward = decisions.get(step.number)
             if calls and reward is not None:
-                by_step.setdefault(step.number, []).append(
-                    TrainingSample(trajectory.trajectory_id, step.number, calls, reward)
-                )
-    return [TrainingGroup(f"{item.group.group_id}#{number}", tuple(by_step[number])) for number in sorted(by_step)]
+                sample = TrainingSample(trajectory.trajectory_id, step.number, calls, reward)
+                found.setdefault(moment_of(step), []).append(sample)
+    groups: list[TrainingGroup] = []
+    alone: list[TrainingSample] = []
+    for moment in sorted(found):
+        samples = found[moment]
+        if len({sample.trajectory_id for sample in samples}) == 1:
+            alone += samples
+        else:
+            groups.append(TrainingGroup(f"{item.group.group_id}#{moment.name}", tuple(samples)))
+    if alone:
+        groups.append(TrainingGroup(f"{item.group.group_id}#window", tuple(alone), without_company=True))
+    return groups

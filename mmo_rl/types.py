@@ -552,10 +552,12 @@ class TrainingSample:
 
 @dataclass(frozen=True, slots=True)
 class TrainingGroup:
-    """A GRPO group: samples whose rewards are compared with each other."""
+    """A GRPO group: samples whose rewards are compared with each other. ``without_company``: decisions of moments in
+    which one trajectory decided alone, compared within their window."""
 
     group_id: str
     samples: tuple[TrainingSample, ...]
+    without_company: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from mmo_rl.loop.collapse import KEY as FAILED_SHARE_KEY
 from mmo_rl.loop.collapse import Collapse, collapse_at_the_end, collapse_in_play, failed_share
 from mmo_rl.loop.history import WARM_START, Iteration, Past, earnings, spending, spent, summed, warm_numbers
 from mmo_rl.loop.judgments import keep_judgments, refuse_if_poor
-from mmo_rl.loop.publish import Publisher
+from mmo_rl.loop.publish import ALONE, Publisher, with_company
 from mmo_rl.loop.refusals import refuse_if_none
 from mmo_rl.loop.results import add_seconds, data_card
 from mmo_rl.market.base import Collector
@@ -117,7 +117,11 @@ class Loop:
             start = await reserve_hours(components.database, scenario_id=run, hours=hours, now=utc_now())
             world = World(run, start)
         publisher = Publisher(
-            trainer=components.trainer, registry=components.registry, report=components.report, run=run
+            trainer=components.trainer,
+            registry=components.registry,
+            report=components.report,
+            run=run,
+            moments=components.sampler.rules.moments,
         )
         return cls(
             settings=settings,
@@ -271,7 +275,8 @@ class Loop:
         with self.stages.stage("train") as advance:
             if self.publisher is None:
                 trainer = self.components.trainer
-                return await trainer.train(training_groups(scored, trainer.assistant_turns), iteration=iteration)
+                groups = training_groups(scored, trainer.assistant_turns, self.components.sampler.rules.moments)
+                return with_company(await trainer.train(groups, iteration=iteration), groups)
             needs_signal = not any(done.trained.gradient_steps for done in self.past.iterations)
             return await self.publisher.train(
                 iteration, scored, selection, policy, needs_signal=needs_signal, on_step=advance
@@ -351,7 +356,7 @@ class Loop:
             f"iteration {done.iteration + 1:>2}/{self.settings.iterations}  "
             f"{counted(len(done.selection.windows), 'window')}, "
             f"{counted(done.selection.used, 'trajectory', 'trajectories')}{played}  "
-            f"{effect}, {sum(done.seconds.values()):.1f} s"
+            f"{effect}, {sum(done.seconds.values()):.1f} s{_alone(done.trained)}"
         )
 
     async def _prune(self) -> None:
@@ -398,6 +403,12 @@ class Loop:
 
     def _meter(self) -> _Meter:
         return _Meter(self.components, self.stages)
+
+
+def _alone(trained: Trained) -> str:
+    """Words about the decisions that had no company."""
+    alone = int(trained.metrics.get(ALONE, 0))
+    return f", {alone:,} decisions alone at their moment (compared within their window)" if alone else ""
 
 
 class _Meter:

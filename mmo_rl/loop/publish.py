@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mmo_rl.database.base import Registry
 from mmo_rl.errors import TrainerError
 from mmo_rl.loop.history import WARM_START, Iteration
 from mmo_rl.loop.refusals import no_signal
-from mmo_rl.policy_view import training_groups
+from mmo_rl.moments import SAME_MARKET, MomentRule
+from mmo_rl.policy_view import decisions_without_company, training_groups
 from mmo_rl.report.base import Report
 from mmo_rl.report.progress import Advance
 from mmo_rl.report.summary import Summary
 from mmo_rl.trainer.base import Pruner, Trainer, WarmStarter
 from mmo_rl.trainer.warm_start import best_answers
-from mmo_rl.types import PolicyVersion, Score, ScoredGroup, Selection, Trained
+from mmo_rl.types import PolicyVersion, Score, ScoredGroup, Selection, Trained, TrainingGroup
+
+ALONE = "decisions_without_company"
+"""Metric of training: decisions that were compared within their window, for want of others at their moment."""
+
+
+def with_company(trained: Trained, groups: Sequence[TrainingGroup]) -> Trained:
+    """Adds the number of decisions that had no company at their moment to the metrics, where there are any."""
+    alone = decisions_without_company(groups)
+    return replace(trained, metrics={**trained.metrics, ALONE: alone}) if alone else trained
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +38,7 @@ class Publisher:
     registry: Registry
     report: Report
     run: str  # what its batches' ids begin with
+    moments: MomentRule = SAME_MARKET
 
     def batch_id(self, iteration: int) -> str:
         return f"{self.run}-{'warm' if iteration == WARM_START else f'{iteration:04d}'}"
@@ -46,10 +57,11 @@ class Publisher:
 
         Where no group carries signal the batch has failed and the policy stays; raises `TrainerError` then, if it
         ``needs_signal``."""
-        groups = training_groups(scored, self.trainer.assistant_turns)
+        groups = training_groups(scored, self.trainer.assistant_turns, self.moments)
         batch_id = self.batch_id(iteration)
         await self._start(batch_id, policy, selection.trajectory_ids, scored)
-        trained = await self._attempt(batch_id, self.trainer.train(groups, iteration=iteration, on_step=on_step))
+        training = self.trainer.train(groups, iteration=iteration, on_step=on_step)
+        trained = with_company(await self._attempt(batch_id, training), groups)
         if trained.gradient_steps == 0:
             reason = no_signal(groups, scored, trained)
             await self.registry.fail_batch(batch_id, reason.message)
@@ -61,7 +73,7 @@ class Publisher:
 
     async def warm_start(self, scored: Sequence[ScoredGroup], policy: PolicyVersion) -> tuple[Trained, int]:
         """Has the trainer imitate the best of what was judged; also returns how many answers that were."""
-        groups = training_groups(scored, self.trainer.assistant_turns)
+        groups = training_groups(scored, self.trainer.assistant_turns, self.moments)
         if not groups:
             raise no_signal(groups, scored)
         assert isinstance(self.trainer, WarmStarter)

@@ -14,6 +14,7 @@ from mmo_rl.errors import ConfigError
 from mmo_rl.evaluate.base import Evaluator, Validating
 from mmo_rl.judge.base import AsksModel, Judge, JudgeRequest
 from mmo_rl.market.base import Arena
+from mmo_rl.moments import MomentRule
 from mmo_rl.plan.dry_play import DryPolicy, DryRun
 from mmo_rl.plan.tokens import Tokens
 from mmo_rl.policy_view import training_groups
@@ -164,6 +165,7 @@ class Reckoner:
                 policy_tokens=self._tokens,
                 assistant_turns=self._assistant_turns,
                 seen=self._seen,
+                moments=sampler.rules.moments,
             )
 
         warm, tally = counting(), counting()
@@ -278,8 +280,10 @@ class _Tally:
         policy_tokens: Tokens,
         assistant_turns: AssistantTurns,
         seen: Seen,
+        moments: MomentRule,
     ) -> None:
         self._judge = judge
+        self._moments = moments
         self._asked = asked
         self._policy_tokens = policy_tokens
         self._assistant_turns: AssistantTurns = assistant_turns
@@ -343,7 +347,7 @@ class _Tally:
         else:
             (scored,) = [s async for s in self._judge.score(_one(group))]
         selected = trained = context = 0
-        for training in training_groups([scored], self._assistant_turns):
+        for training in training_groups([scored], self._assistant_turns, self._moments):
             mean = sum(sample.reward for sample in training.samples) / len(training.samples)
             for moves in (True, False):
                 samples = [s for s in training.samples if (abs(s.reward - mean) > NO_ADVANTAGE) is moves]

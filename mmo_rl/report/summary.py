@@ -108,8 +108,10 @@ def _trained_how(trained: Sequence[Trained]) -> dict[str, float]:
         told = [t.metrics[share] * t.tokens for t in trained if share in t.metrics]
         if told and tokens:
             numbers[f"train/{share}"] = sum(told) / tokens
-    too_long = [t.metrics["histories_too_long"] for t in trained if "histories_too_long" in t.metrics]
-    return numbers | ({"train/histories_too_long": sum(too_long)} if too_long else {})
+    for count in ("histories_too_long", "decisions_without_company"):
+        if told := [t.metrics[count] for t in trained if count in t.metrics]:
+            numbers[f"train/{count}"] = sum(told)
+    return numbers
 
 
 def _total(counts: Sequence[int | None]) -> int | None:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Literal, Protocol, TypedDict, Unpack
 
+from mmo_rl.moments import SAME_MARKET, MomentRule
 from mmo_rl.types import Choice, GroupCounts, Member, Parts, Selection, WindowQuery, WindowStats
 
 # --- sampling -------------------------------------------------------------------------------------------------------
@@ -16,7 +17,8 @@ from mmo_rl.types import Choice, GroupCounts, Member, Parts, Selection, WindowQu
 class SamplingRules:
     """Rules by which windows and trajectories are chosen; `mmo_rl.sampler.windows.WindowSampler` explains each of them.
 
-    ``until`` is aware UTC (None: up to the newest window); ``by_role``: agents are compared within their role.
+    ``until`` is aware UTC (None: up to the newest window); ``by_role``: agents are compared within their role;
+    ``moments``: decisions are compared with those of the same moment.
     """
 
     window_hours: float
@@ -34,6 +36,7 @@ class SamplingRules:
     dropout: str
     holdout: float
     seed: int
+    moments: MomentRule = SAME_MARKET
 
 
 class RuleChanges(TypedDict, total=False):

@@ -20,6 +20,7 @@ from typing import Annotated, Literal, Unpack
 from pydantic import Field
 
 from mmo_rl.errors import ConfigError
+from mmo_rl.moments import CompareBy, MomentRule
 from mmo_rl.sampler.base import RuleChanges, SamplerParts, SamplingRules
 from mmo_rl.sampler.dropout import shipped_rule
 from mmo_rl.types import (
@@ -52,7 +53,9 @@ class WindowSampler:
 
     ``window_hours`` is the length of a window. ``lookback_hours`` count back from the newest recorded window, or from
     the time ``until`` (UTC), after which nothing is looked at; a run that plays has all of its own play. A group shares
-    a window, or a role in a window (``group_by``). Agents are counted after the ``min_actions`` filter; a group needs
+    a window, or a role in a window (``group_by``); with credit by decision, decisions of one ``tick`` are compared, by
+    ``time`` (``moment_s`` seconds) where a decision of the window has none, or those of one ``step`` number
+    (``compare_by``). Agents are counted after the ``min_actions`` filter; a group needs
     ``min_agents`` different ones. ``max_windows`` an iteration, in ``order`` of their time or by chance, each once
     unless ``reuse``: then those used least come first. ``dropout`` names the strategy, a shipped one
     (`mmo_rl.sampler.dropout`) or one of one's own; no group falls below ``min_agents`` by it: the highest numbers of
@@ -66,6 +69,8 @@ class WindowSampler:
         lookback_hours: Annotated[float, Field(gt=0, le=1e6)] = 168.0,
         until: str | None = None,
         group_by: Literal["window", "window_role"] = "window",
+        compare_by: CompareBy = "tick",
+        moment_s: Annotated[float, Field(gt=0, le=86400)] = 60.0,
         min_agents: Annotated[int, Field(ge=2)] = 5,
         min_actions: Annotated[int, Field(ge=0)] = 5,
         max_windows: Annotated[int, Field(ge=1)] = 20,
@@ -96,6 +101,7 @@ class WindowSampler:
             dropout=dropout,
             holdout=holdout,
             seed=seed,
+            moments=MomentRule(compare_by, moment_s),
         )
 
     def with_rules(self, **changes: Unpack[RuleChanges]) -> WindowSampler:

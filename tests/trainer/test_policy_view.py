@@ -131,9 +131,8 @@ def test_credit_is_obeyed_whatever_the_scores_hold(scored: Make) -> None:
     lost = dataclasses.replace(by_decision, judgments={**by_decision.judgments, "bad": silent})
     assert lost.unscored_decisions == 2
     groups = training_groups([lost])
-    assert [(g.group_id, [s.trajectory_id for s in g.samples]) for g in groups] == [
-        ("g#0", ["good"]),
-        ("g#1", ["good"]),
+    assert [(g.group_id, [(s.trajectory_id, s.step) for s in g.samples]) for g in groups] == [
+        ("g#window", [("good", 0), ("good", 1)])
     ]
     (group,) = training_groups([dataclasses.replace(by_decision, credit="trajectory")])
     assert [(s.trajectory_id, s.step, s.reward) for s in group.samples] == [("good", None, 1.0), ("bad", None, 0.0)]
