@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -10,23 +12,29 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from mmo_rl.commands.base import Command, Context
-from mmo_rl.config.tasks import Options
+from mmo_rl.config.tasks import ImportOptions
 from mmo_rl.database.base import Database
 from mmo_rl.database.play_copy import REFUSED, Copied, PlayCopy
 from mmo_rl.errors import ConfigError, SourceError
-from mmo_rl.source.base import Play, source_overrides
+from mmo_rl.source.base import Play, Source, source_overrides
+from mmo_rl.source.example import example_lines
 
 
-async def run(context: Context, options: Options) -> int | None:
+async def run(context: Context, options: ImportOptions) -> int | None:
     """Stores every trajectory that the database does not have yet, by its id.
 
     Raises `SourceError` where nothing could be read; returns 1 where the database refused all that could.
+    ``example`` prints lines that are imported, and does nothing else.
     """
+    if options.example:
+        for line in example_lines():
+            sys.stdout.write(json.dumps(line) + "\n")
+        return None
     play = _play(context)
     total = await play.total()
     database = context.components.database
     await database.require_tables()
-    with _progress(context.console, total) as advance:
+    with progress(context.console, total, "import") as advance:
         copied = await PlayCopy(play, database, advance=advance).run()
     if not copied.imported and not copied.already_there and copied.refusal is None:
         why = play.rejections.summary() if play.rejections.counts else "it is empty"
@@ -76,7 +84,11 @@ def _play(context: Context) -> Play:
             hint="from files: source=jsonl source.path=...; from a server into the embedded database: source=postgres"
             " database=embedded; into a server: add database=postgres",
         )
-    source = context.components.source
+    return playable(context.components.source)
+
+
+def playable(source: Source) -> Play:
+    """Returns the source as one whose play can be copied. Raises `ConfigError` where it is none."""
     if not isinstance(source, Play):
         raise ConfigError(
             f"the class of this source, {type(source).__name__}, cannot be copied: it has no rejections, total and"
@@ -87,12 +99,12 @@ def _play(context: Context) -> Play:
 
 
 @contextmanager
-def _progress(console: Console, total: int | None) -> Iterator[Callable[[int], None]]:
+def progress(console: Console, total: int | None, label: str) -> Iterator[Callable[[int], None]]:
     """Shows a progress bar, or where ``total`` is not known, a count."""
-    columns = (TextColumn("import"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("import", total=total)
-        yield lambda count: progress.advance(task, count)
+    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(label, total=total)
+        yield lambda count: bar.advance(task, count)
 
 
 COMMAND = Command(run=run)

@@ -51,6 +51,21 @@ class CompareOptions(Options):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DumpOptions(Options):
+    """Options of ``task=dump``: the file ``output``, whose name says its format."""
+
+    output: Annotated[str, Field(pattern=r"\.(jsonl|jsonl\.gz|parquet)$")] = "play.jsonl"
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportOptions(Options):
+    """Options of ``task=import``; ``example`` prints lines that it reads."""
+
+    example: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JudgeOptions(Options):
     """Options of ``task=judge``: the windows of a training (``selected``) or all that are ready; ``write_back`` writes
     the scores into the game's tables."""
@@ -128,8 +143,9 @@ TASKS: Mapping[str, type[Options]] = {
     "check": CheckOptions,
     "collect": Options,
     "compare": CompareOptions,
+    "dump": DumpOptions,
     "evaluate": Options,
-    "import": Options,
+    "import": ImportOptions,
     "judge": JudgeOptions,
     "migrate": MigrateOptions,
     "new_experiment": NewExperimentOptions,
