@@ -20,8 +20,10 @@ from rich.console import Console
 
 from mmo_rl.cli.sweep import Job
 from mmo_rl.cli.sweep_progress import Watch, look
+from mmo_rl.config.fingerprint import Identity
 from mmo_rl.config.machine import jobs_at_once
 from mmo_rl.report.run_folder import RunFolder
+from tests.harness.project import Output
 
 # In the place of training, in every process: what a job does is told by its seed, and what was done is written down.
 STAND_IN = """
@@ -135,16 +137,13 @@ def test_a_killed_submitit_job_fails_alone(sweeps: Sweeps) -> None:
 def test_an_interrupt_leaves_every_job_resumable_and_no_worker(sweeps: Sweeps, launcher: str) -> None:
     command = (f"hydra/launcher={launcher}", "hydra.launcher.n_jobs=2", "seed=0,1,2")
     process = sweeps.start({1: "wait", 2: "wait"}, *command)
-    assert process.stdout is not None
-    seen: list[str] = []
-    while not {"running     seed=1", "running     seed=2"} <= set(seen):
-        line = process.stdout.readline()
-        assert line, process.communicate()
-        seen.append(line.strip())
+    output = Output(process)
+    output.wait_for("running     seed=1\n", "running     seed=2\n")
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "the same command continues" in err
+    code, out = output.rest()
+    assert code == 130 and process.stderr is not None
+    assert "the same command continues" in process.stderr.read()
+    process.stderr.close()
     found = rows(out)
     assert found["seed=0"] == "done 0.5"
     assert all(found[f"seed={i}"].startswith("interrupted") for i in (1, 2))
@@ -156,19 +155,16 @@ def test_an_interrupt_leaves_every_job_resumable_and_no_worker(sweeps: Sweeps, l
 @pytest.mark.slow
 def test_ctrl_c_twice_leaves_no_submitit_job_at_work(sweeps: Sweeps) -> None:
     process = sweeps.start({0: "wait", 1: "wait"}, "hydra/launcher=submitit_local", "seed=0,1")
-    assert process.stdout is not None
-    seen: list[str] = []
-    while not {"running     seed=0", "running     seed=1"} <= set(seen):
-        line = process.stdout.readline()
-        assert line, process.communicate()
-        seen.append(line.strip())
+    output = Output(process)
+    output.wait_for("running     seed=0\n", "running     seed=1\n")
     os.killpg(process.pid, signal.SIGINT)
     with suppress(subprocess.TimeoutExpired):
         process.wait(timeout=0.15)
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert "Traceback" not in err
+    output.rest()
+    assert process.stderr is not None and "Traceback" not in process.stderr.read()
+    process.stderr.close()
     folders = [RunFolder(path) for path in sweeps.folder.glob("runs/default/*/")]
     states = [status["status"] for folder in folders if (status := folder.status()) is not None]
     assert states == ["interrupted", "interrupted"]  # one that is at work would be running
@@ -186,7 +182,9 @@ def test_nothing_left_to_do_starts_no_worker(sweeps: Sweeps) -> None:
 def test_the_watch_tells_how_far_each_job_is(tmp_path: Path) -> None:
     sha256 = "f" * 64
     first = RunFolder(tmp_path / "0")
-    job = Job("seed=0", ["seed=0"], OmegaConf.create(), sha256, frozenset({sha256}), "train", 3, first, "new")
+    job = Job(
+        "seed=0", ["seed=0"], OmegaConf.create(), sha256, Identity(frozenset({sha256}), {}), "train", 3, first, "new"
+    )
     other = replace(job, name="seed=1", overrides=["seed=1"], folder=RunFolder(tmp_path / "1"))
     out = io.StringIO()
     watch = Watch([job, other], Console(file=out, width=120, force_terminal=False), done=1)

@@ -31,7 +31,7 @@ from mmo_rl.policy.endpoint import EndpointPolicy
 from mmo_rl.policy.local import LocalPolicy
 from mmo_rl.trainer.local import LocalTrainer
 from mmo_rl.types import PolicyCall, PolicyVersion, TrainingGroup, TrainingSample
-from tests.harness.project import Project
+from tests.harness.project import Output, Project
 from tests.trainer.made import trainer_parts
 
 TINY = {
@@ -67,17 +67,15 @@ def serve(root: Path, *arguments: str) -> Iterator[tuple[str, Callable[[], tuple
     command = [sys.executable, "-m", "mmo_rl", "task=serve", "serve.port=0", *arguments]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     with subprocess.Popen(command, cwd=root, env=environment, **pipes) as process:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        found = re.match(r"serving at (http://127\.0\.0\.1:\d+/v1)", line)
+        output = Output(process)
 
         def stop() -> tuple[int, str]:
             process.send_signal(signal.SIGINT)
-            rest, _ = process.communicate(timeout=60)
-            return process.returncode, line + rest
+            return output.rest()
 
         try:
-            assert found is not None, line + process.stdout.read()
+            found = re.match(r"serving at (http://127\.0\.0\.1:\d+/v1)", output.wait_for("serving at "))
+            assert found is not None
             yield found[1], stop
         finally:
             process.kill()

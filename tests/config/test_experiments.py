@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
-import signal
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra._internal.utils import create_config_search_path
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from mmo_rl.__main__ import main
 from mmo_rl.config.project import shipped
-from mmo_rl.config.settings import Settings, validate
+from mmo_rl.config.settings import Settings
+from tests.harness.config import compose_settings
+from tests.harness.project import Project, committed, read_json, read_rows
 
-EXPERIMENTS = sorted(path.stem for path in shipped("experiments").glob("*.yaml"))
+EXPERIMENTS = [path.stem for path in committed(shipped("experiments"), "*.yaml")]
 SMALLEST = ("iterations=2", "sampler.max_windows=2", "evaluate.markets=2", "evaluate.agents=1", "report=local")
 SMALLEST_PLAY = ("collect.windows=4", "collect.agents=5")
 
@@ -51,9 +46,7 @@ def arms(name: str) -> list[list[str]]:
 
 
 def settings(name: str, *overrides: str) -> Settings:
-    loader = ConfigLoaderImpl(create_config_search_path(f"file://{shipped('conf')}"))
-    config = loader.load_configuration("config", [f"+experiments={name}", *overrides], run_mode=RunMode.RUN)
-    return validate(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
+    return compose_settings(f"+experiments={name}", *overrides)
 
 
 def is_local(composed: Settings) -> bool:
@@ -90,37 +83,23 @@ def test_what_came_out_or_why_nothing_did_is_written_beside_it(name: str) -> Non
 
 
 @pytest.fixture(scope="module")
-def project() -> Iterator[Path]:
+def project(scratch: Path) -> Iterator[Project]:
     """A project with a server of its own, for all experiments."""
-    root = Path(tempfile.mkdtemp(prefix="mmo_rl-run-"))
-    root.chmod(0o755)  # as root the server runs as another user, which has to pass through
-    yield root
+    root, home = (Path(tempfile.mkdtemp(prefix=name, dir=scratch)) for name in ("run-", "home-"))
+    home.chmod(0o755)  # as root the server runs as another user, which has to pass through
+    yield Project.at(root, home)
     shutil.rmtree(root)
+    shutil.rmtree(home)
 
 
 @pytest.mark.parametrize("name", LOCAL)
-def test_two_iterations_of_every_local_experiment_run(
-    name: str, project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_iterations_of_every_local_experiment_run(name: str, project: Project) -> None:
     """Of its last arm: where it sweeps over a number, the most extreme one."""
-    monkeypatch.setenv("MMO_RL_ROOT", str(project))
-    for variable in ("MMO_RL_HOME", "HYDRA_FULL_ERROR"):
-        monkeypatch.delenv(variable, raising=False)
     if name == "offline":
-        assert run(monkeypatch, "+experiments=offline_recording", "seed=0", "collect.windows=4") == 0
+        project.run("-m", "+experiments=offline_recording", "seed=0", "collect.windows=4")
     plays = settings(name, *arms(name)[-1]).nodes["collect"] is not None
     small = SMALLEST + SMALLEST_PLAY if plays else SMALLEST
-    assert run(monkeypatch, f"+experiments={name}", "seed=0", *arms(name)[-1], *small) == 0
-    (folder,) = (project / "runs" / name).iterdir()
-    assert json.loads((folder / "status.json").read_text())["status"] == "done"
-    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    """The exit code of the command line, in this process: what is slow to import is imported once."""
-    terminate = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(sys, "argv", ["mmo-rl", "-m", *arguments])
-    try:
-        return main()
-    finally:
-        signal.signal(signal.SIGTERM, terminate)
+    project.run("-m", f"+experiments={name}", "seed=0", *arms(name)[-1], *small)
+    folder = project.folder(f"{name}/*")
+    assert read_json(folder / "status.json")["status"] == "done"
+    assert len(read_rows(folder / "metrics.jsonl")) == 2

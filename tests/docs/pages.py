@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.harness.project import committed
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(
     str(page.relative_to(ROOT))
@@ -86,7 +88,7 @@ def simple_commands(line: str, place: str) -> Iterator[Command]:
 
 def yaml_commands() -> Iterator[Command]:
     """Calls of mmo-rl in comments of conf/ and experiments/; what follows two spaces describes the command."""
-    for path in sorted((*ROOT.glob("conf/**/*.yaml"), *ROOT.glob("experiments/*.yaml"))):
+    for path in sorted((*ROOT.glob("conf/**/*.yaml"), *committed(ROOT / "experiments", "*.yaml"))):
         joined = re.sub(r"\\\n# +", "", path.read_text("utf-8"))
         for line in joined.splitlines():
             found = re.match(r"# +((?:[A-Z_]+=\S+ )?mmo-rl \S.*?)(?: {2,}.*)?$", line)

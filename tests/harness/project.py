@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -134,6 +135,56 @@ class Project:
     def rows(self, name: str) -> list[dict[str, Any]]:
         """The rows of ``<name>.jsonl``."""
         return read_rows(self.folder() / f"{name}.jsonl")
+
+
+class Output:
+    """Lines of a process's standard output, read by a thread of their own.
+
+    ``readline`` and then ``communicate`` on one pipe lose what the former has read ahead.
+    """
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+        self._lines: list[str] = []
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def wait_for(self, *parts: str, timeout: float = 120) -> str:
+        """Waits until each of the texts has stood in some line; returns the line of the last one. The test fails where
+        the process ends before."""
+        with self._changed:
+            came = self._changed.wait_for(lambda: not self._thread.is_alive() or self._has(parts), timeout)
+            assert came and self._has(parts), "".join(self._lines)
+            return next(line for line in self._lines if parts[-1] in line)
+
+    def rest(self, *, timeout: float = 120) -> tuple[int, str]:
+        """Waits for the end of the process; returns its exit code and all that it printed."""
+        code = self._process.wait(timeout)
+        self._thread.join(timeout)
+        return code, "".join(self._lines)
+
+    def _has(self, parts: Sequence[str]) -> bool:
+        return all(any(part in line for line in self._lines) for part in parts)
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout:
+            for line in self._process.stdout:
+                with self._changed:
+                    self._lines.append(line)
+                    self._changed.notify_all()
+        with self._changed:
+            self._changed.notify_all()
+
+
+def committed(folder: Path, pattern: str) -> list[Path]:
+    """The files in a folder of the checkout that are under version control; all of them where there is none. What
+    somebody is working on there (`task=new_experiment` writes into experiments/) is none of the tests' business."""
+    found = sorted(folder.glob(pattern))
+    listed = subprocess.run(["git", "ls-files", "-z", "."], cwd=folder, capture_output=True, text=True, check=False)
+    names = set(listed.stdout.split("\0")) if listed.returncode == 0 else set()
+    return [path for path in found if path.name in names] or found
 
 
 def call_main(arguments: Sequence[str], patch: pytest.MonkeyPatch) -> int:
