@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from mmo_rl.commands.base import Command, Context
 from mmo_rl.config.settings import Settings, masked
 from mmo_rl.config.tasks import JudgeOptions
-from mmo_rl.database.base import Database, WriteBack
+from mmo_rl.database.base import Database, WriteBack, Written
 from mmo_rl.database.write_back import ScoreWriter
 from mmo_rl.errors import ConfigError, JudgeError
 from mmo_rl.judge.base import Judge
@@ -54,7 +54,8 @@ async def run(context: Context, options: JudgeOptions) -> float | None:
         _refuse_if_elsewhere(context.settings)
     for one in components.databases:
         await one.open()
-    writer = await _writer(context.settings, database) if options.write_back else None
+    replaces = options.write_back == "replace"
+    writer = await _writer(context.settings, database, replaces=replaces) if options.write_back else None
     await database.require_tables()
     await context.opened(judge)
     failed = True
@@ -67,6 +68,8 @@ async def run(context: Context, options: JudgeOptions) -> float | None:
                     raise nothing_selected(selections[0], context.overrides)
             for line in await origin_lines(source, [window for s in selections for window in s.windows]):
                 stages.say(line)
+            if writer is not None:
+                await writer.require_free([i for selection in selections for i in selection.recorded_ids])
             note_provenance(context.settings, context.overrides, folder, selections)
             with stages.stage("judge") as advance:
                 total = sum(len(s.windows) for s in selections)
@@ -104,11 +107,15 @@ async def run(context: Context, options: JudgeOptions) -> float | None:
         report.close(failed=failed)
     print_judged(context.console, folder)
     if writer is not None:
-        written = sum(row["written"] for row in done)
-        context.console.print(
-            f"Written back: scores of {counted(written, 'trajectory', 'trajectories')} into {database.name}",
-            soft_wrap=True,
+        written, replaced, left_alone = (
+            sum(row.get(key, 0) for row in done) for key in ("written", "replaced", "judged_by_others")
         )
+        said = f"Written back: scores of {counted(written, 'trajectory', 'trajectories')} into {database.name}"
+        if replaced:
+            said += f"; {counted(replaced, 'judgment')} of others replaced"
+        if left_alone:
+            said += f"; {counted(left_alone, 'trajectory', 'trajectories')} left as others judged them since the start"
+        context.console.print(said, soft_wrap=True)
     tau = summary["judge/oracle_tau"]
     return tau if isinstance(tau, float) else None
 
@@ -172,13 +179,16 @@ async def _keep(
 ) -> JsonDict:
     keep_judgments(report, judge, number, [scored], vocabulary=vocabulary)
     reasons = Counter(j.reason for j in scored.judgments.values() if isinstance(j, Unscored))
+    written = Written(0) if writer is None else await writer.write(scored, parts)
     return {
         "iteration": number,
         "group_id": scored.group.group_id,
         "window_id": scored.group.window.id,
         "members": len(scored.judgments),
         "reasons": dict(reasons),
-        "written": 0 if writer is None else await writer.write(scored, parts),
+        "written": written.scored,
+        "replaced": written.replaced,
+        "judged_by_others": written.left,
     }
 
 
@@ -228,7 +238,7 @@ def _refuse_if_elsewhere(settings: Settings) -> None:
         )
 
 
-async def _writer(settings: Settings, database: Database) -> WriteBack:
+async def _writer(settings: Settings, database: Database, *, replaces: bool) -> WriteBack:
     tree = masked(settings)
     judge = _deciding_keys(tree["judge"])
     sampler = {k: tree["sampler"][k] for k in ("window_hours", "group_by")}
@@ -240,6 +250,7 @@ async def _writer(settings: Settings, database: Database) -> WriteBack:
         database=database,
         judge_model=model,
         judge_version=f"mmo-rl {__version__} {hashlib.sha256(text.encode()).hexdigest()[:12]}",
+        replace=replaces,
         criteria={"judge": {k: v for k, v in judge.items() if v is not None}, **sampler},
     )
     await writer.require()

@@ -68,10 +68,10 @@ class ImportOptions(Options):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgeOptions(Options):
     """Options of ``task=judge``: the windows of a training (``selected``) or all that are ready; ``write_back`` writes
-    the scores into the game's tables."""
+    the scores into the game's tables, ``replace`` also over judgments that others have written there."""
 
     windows: Literal["selected", "ready"] = "selected"
-    write_back: bool = False
+    write_back: bool | Literal["replace"] = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

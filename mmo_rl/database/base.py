@@ -174,16 +174,32 @@ class OutcomesTracker(Protocol):
 # --- judgments and models -------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Numbers of recorded trajectories that a group's scores were written to: ``scored`` have them now, ``replaced`` of
+    these had a judgment of somebody else, and ``left`` keep theirs."""
+
+    scored: int
+    replaced: int = 0
+    left: int = 0
+
+
 class WriteBack(Protocol):
-    """Writes scores to the trajectories as they were recorded, one transaction a group; twice changes nothing."""
+    """Writes scores to the trajectories as they were recorded, one transaction a group; twice changes nothing.
+
+    Judgments that something else has written (the game itself, a person's script) are replaced only where that was
+    asked for."""
 
     async def require(self) -> None:
         """Raises `DatabaseError` where tables or columns do not exist or may not be written, before anything is."""
         ...
 
-    async def write(self, scored: ScoredGroup, parts: Mapping[str, Sequence[str]]) -> int:
-        """Writes one group; returns how many recorded trajectories have its scores. ``parts`` maps the id of a joined
-        trajectory to the ids of its parts."""
+    async def require_free(self, recorded_ids: Collection[str]) -> None:
+        """Raises `DatabaseError` where any of these trajectories has a judgment that may not be replaced."""
+        ...
+
+    async def write(self, scored: ScoredGroup, parts: Mapping[str, Sequence[str]]) -> Written:
+        """Writes one group. ``parts`` maps the id of a joined trajectory to the ids of its parts."""
         ...
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 import msgspec
 
 from mmo_rl.clock import utc_now
-from mmo_rl.database.base import Database, Row
+from mmo_rl.database.base import Connection, Database, Row, Written
 from mmo_rl.database.judgments import jsonb_text
 from mmo_rl.database.rows import naive_utc, to_json
 from mmo_rl.errors import DatabaseError
@@ -40,6 +41,15 @@ _REFUSED = """
 _KEPT = """
     select "trajectoryId", "judgeModel", "judgeVersion", "componentScoresJson" from reward_judgments
     where "trajectoryId" = any($1::text[]) order by "trajectoryId" for update
+"""
+# A judgment is ours where its version says so and the trajectory's own score is still that.
+_OTHERS = """
+    select t."trajectoryId" as id, coalesce(j."judgeModel", '') as judge
+    from trajectories t left join reward_judgments j on j."trajectoryId" = t."trajectoryId"
+    where t."trajectoryId" = any($1::text[]) and (
+        j."judgeVersion" not like 'mmo-rl %'
+        or t."aiJudgeReward" is not null and t."aiJudgeReward" is distinct from j."overallScore"
+    )
 """
 # Both statements leave equal values as they are, their time too. A trajectory that was removed since is not judged.
 # Every writer of trajectories locks them in the order of their ids, so that no two wait for each other.
@@ -117,7 +127,8 @@ class ScoreWriter:
     joined in a longer window gives its score to each of its parts; one that was sliced has the mean of its slices'
     scores by the same judge, weighted by their steps; ``componentScoresJson`` has each window's own. ``rank`` (1 is
     best, equal scores share a place) and ``normalizedScore`` (0 the group's lowest score, 1 its highest) are those in
-    the group, null where a trajectory was judged in several. Members that are unscored are left as they are.
+    the group, null where a trajectory was judged in several. Members that are unscored are left as they are, and so are
+    trajectories with a judgment that another program has written, unless ``replace``.
     """
 
     def __init__(
@@ -127,12 +138,14 @@ class ScoreWriter:
         judge_model: str,
         judge_version: str,
         criteria: Mapping[str, object],
+        replace: bool = False,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._database = database
         self._model = judge_model
         self._version = judge_version
         self._criteria = to_json(dict(criteria))
+        self._replace = replace
         self._now = now
 
     async def require(self) -> None:
@@ -163,17 +176,33 @@ class ScoreWriter:
                 hint=f"grant it, or {instead}",
             )
 
-    async def write(self, scored: ScoredGroup, parts: Mapping[str, Sequence[str]]) -> int:
-        """Writes one group; returns how many recorded trajectories have its scores.
+    async def require_free(self, recorded_ids: Collection[str]) -> None:
+        """Raises `DatabaseError` where another program has judged any of these trajectories, unless ``replace``."""
+        if self._replace:
+            return
+        async with self._database.acquire() as connection:
+            others = await _judged_by_others(connection, sorted({split_id(i)[0] for i in recorded_ids}))
+        if others:
+            judges = Counter(judge or "aiJudgeReward alone" for judge in others.values()).most_common(3)
+            raise DatabaseError(
+                f"judge.write_back=true would overwrite judgments that others wrote into {self._database.name}:"
+                f" {len(others):,} of {len(recorded_ids):,} trajectories have one"
+                f" ({', '.join(f'{judge}: {count:,}' for judge, count in judges)}); nothing was judged",
+                hint="judge.write_back=replace overwrites them; without judge.write_back, the run's judgments.jsonl has"
+                " the judgments",
+            )
 
-        ``parts`` maps the id of a joined trajectory to the ids of its parts.
-        """
+    async def write(self, scored: ScoredGroup, parts: Mapping[str, Sequence[str]]) -> Written:
+        """Writes one group. ``parts`` maps the id of a joined trajectory to the ids of its parts."""
         fresh = _entries(scored, parts)
         if not fresh:
-            return 0
+            return Written(0)
         now = naive_utc(self._now())
         async with self._database.acquire() as connection:
             kept = {row["trajectoryId"]: row for row in await connection.fetch(_KEPT, sorted(fresh))}
+            others = await _judged_by_others(connection, sorted(fresh))
+            if not self._replace:  # written since the run began
+                fresh = {i: entry for i, entry in fresh.items() if i not in others}
             entries = [self._merge(fresh[i], kept.get(i)) for i in sorted(fresh)]
             await connection.executemany(
                 _INSERT,
@@ -187,7 +216,7 @@ class ScoreWriter:
             )
             columns = [list(c) for c in zip(*((v.trajectory_id, v.score, v.reasoning) for v in entries), strict=True)]
             await connection.execute(_JUDGE, *columns, now)
-        return len(entries)
+        return Written(len(entries), *((len(others), 0) if self._replace else (0, len(others))))
 
     def _merge(self, entry: _Entry, kept: Row | None) -> _Entry:
         """Merges an entry with the other windows that the same judge has judged of this trajectory."""
@@ -198,6 +227,11 @@ class ScoreWriter:
         if len(components) == 1:
             return entry
         return _Entry(entry.trajectory_id, components, None, None, None)
+
+
+async def _judged_by_others(connection: Connection, ids: Sequence[str]) -> dict[str, str]:
+    """Reads the judge of each trajectory that another program has judged; "" where only the score is there."""
+    return {row["id"]: row["judge"] for row in await connection.fetch(_OTHERS, ids)}
 
 
 def _entries(scored: ScoredGroup, parts: Mapping[str, Sequence[str]]) -> dict[str, _Entry]:

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from mmo_rl.clock import window_at
+from mmo_rl.database.base import Written
 from mmo_rl.database.database import Database
 from mmo_rl.database.recorder import TrajectoryRecorder
 from mmo_rl.database.write_back import ScoreWriter
+from mmo_rl.errors import DatabaseError
 from mmo_rl.types import Action, Group, Judgment, Score, ScoredGroup, Step, Trajectory, Unscored
 
 START = datetime(2025, 1, 13, 14, tzinfo=UTC)
@@ -50,8 +52,15 @@ async def stored(database: Database) -> dict[str, dict[str, Any]]:
     return {row["trajectoryId"]: dict(row) for row in rows}
 
 
-async def writer(database: Database, *, model: str = "m", now: datetime = NOON) -> ScoreWriter:
-    made = ScoreWriter(database=database, judge_model=model, judge_version="1", criteria={"x": 1}, now=lambda: now)
+async def writer(database: Database, *, model: str = "m", now: datetime = NOON, replace: bool = False) -> ScoreWriter:
+    made = ScoreWriter(
+        database=database,
+        judge_model=model,
+        judge_version="mmo-rl 1",
+        criteria={"x": 1},
+        replace=replace,
+        now=lambda: now,
+    )
     await made.require()
     return made
 
@@ -67,7 +76,7 @@ async def recorded(database: Database) -> Database:
 async def test_scores_ranks_and_what_is_unscored(recorded: Database) -> None:
     writing = await writer(recorded)
     group = judged(0, [(played("a"), 0.2), (played("b"), 0.8), (played("c"), None)])
-    assert await writing.write(group, {}) == 2
+    assert await writing.write(group, {}) == Written(2)
     found = await stored(recorded)
     assert (found["a"]["aiJudgeReward"], found["a"]["rank"], found["a"]["normalizedScore"]) == (0.2, 2, 0.0)
     assert (found["b"]["aiJudgeReward"], found["b"]["rank"], found["b"]["normalizedScore"]) == (0.8, 1, 1.0)
@@ -115,3 +124,34 @@ async def test_what_was_joined_gives_its_score_to_each_part(recorded: Database) 
 async def test_a_trajectory_that_has_gone_is_not_judged(recorded: Database) -> None:
     await (await writer(recorded)).write(judged(0, [(played("gone"), 0.7), (played("c"), 0.1)]), {})
     assert (await stored(recorded))["c"]["aiJudgeReward"] == 0.1
+
+
+@pytest.mark.parametrize("place", ["reward_judgments", "aiJudgeReward alone"])
+async def test_judgments_of_others_are_replaced_only_when_asked(recorded: Database, place: str) -> None:
+    async with recorded.acquire() as connection:
+        await connection.execute("""update trajectories set "aiJudgeReward" = 0.9 where "trajectoryId" = 'a'""")
+        if place == "reward_judgments":
+            await connection.execute(
+                """insert into reward_judgments (id, "trajectoryId", "judgeModel", "judgeVersion", "overallScore",
+                    reasoning, "criteriaJson", "judgedAt")
+                    values ('r', 'a', 'deterministic', '1', 0.9, 'the game', '{}', now())"""
+            )
+    careful, asked = await writer(recorded), await writer(recorded, replace=True)
+    judge = "deterministic" if place == "reward_judgments" else place
+    with pytest.raises(DatabaseError, match=rf"1 of 2 trajectories have one \({judge}: 1\)") as refused:
+        await careful.require_free(["a", "b@2025-01-13T14:00"])
+    assert "judge.write_back=replace" in str(refused.value.hint)
+    await careful.require_free(["b", "c"])
+    await asked.require_free(["a", "b"])
+    group = judged(0, [(played("a"), 0.2), (played("b"), 0.8)])
+    assert await careful.write(group, {}) == Written(1, left=1)
+    found = await stored(recorded)
+    assert (found["a"]["aiJudgeReward"], found["b"]["aiJudgeReward"]) == (0.9, 0.8)
+    assert await asked.write(group, {}) == Written(2, replaced=1)
+    assert (await stored(recorded))["a"]["aiJudgeReward"] == 0.2
+    await careful.require_free(["a", "b"])  # they are ours now, and a second run changes nothing
+    assert await careful.write(group, {}) == Written(2)
+    async with recorded.acquire() as connection:
+        await connection.execute("""update trajectories set "aiJudgeReward" = 0.7 where "trajectoryId" = 'a'""")
+    with pytest.raises(DatabaseError, match="1 of 1"):
+        await careful.require_free(["a"])
