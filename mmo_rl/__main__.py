@@ -48,6 +48,10 @@ def main() -> int:
             sys.argv[1:] = ["--help", *_config_dir(sys.argv[1:])]
         _refuse_secrets(sys.argv[1:])
         _refuse_dashes(sys.argv[1:])
+        if any("latest" in argument for argument in sys.argv[1:]):
+            from mmo_rl.config.latest import with_latest
+
+            sys.argv[1:] = with_latest(sys.argv[1:])
         _start()
         if outcome.error is not None:
             raise outcome.error

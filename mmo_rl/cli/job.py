@@ -274,6 +274,7 @@ def _perform(settings: Settings, console: Console, folder: RunFolder | None, ove
 
 
 def _show_finished(folder: RunFolder, status: Status, console: Console) -> object:
+    from mmo_rl.loop.results import tell_checkpoint_of
     from mmo_rl.report.comparison import is_comparison, print_comparison
     from mmo_rl.report.judged_page import print_judged
     from mmo_rl.report.summary import is_judging
@@ -290,6 +291,7 @@ def _show_finished(folder: RunFolder, status: Status, console: Console) -> objec
         print_judged(console, folder)
     else:
         print_summary(console, summary, folder.path)
+        tell_checkpoint_of(console, folder.overrides(), folder)
     recorded = (folder.provenance() or {}).get("outside") or {}
     for name, _, now in changed_sources(recorded.get("sources") or {}):
         state = "is not there any more" if now == "missing" else "has changed since this run"

@@ -19,6 +19,7 @@ from hydra.version import VersionBase, setbase
 
 from mmo_rl.cli.job import Outcome, job, outcome
 from mmo_rl.command_line import search_path_arguments, set_search_path_arguments
+from mmo_rl.config.latest import with_latest
 from mmo_rl.config.project import shipped
 from mmo_rl.errors import ConfigError
 
@@ -73,7 +74,7 @@ def run(overrides: Sequence[str] = (), *, config_dir: str | Path | None = None) 
     vars(outcome).update(vars(Outcome()))
     try:
         with _composer(directory) as hydra:
-            hydra.run("config", job, list(overrides), with_log_configuration=False)
+            hydra.run("config", job, with_latest(overrides), with_log_configuration=False)
         if outcome.error is not None:
             raise outcome.error
     except Exception as error:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 BAR_FROM = 20
 """Least number of jobs whose check shows a progress bar."""
 
+RESULTS = {"train": "P&L gain $", "evaluate": "P&L B-A $", "judge": "oracle tau"}
+"""Heads of the column of results, with their unit, by task."""
 Overrides = list[str]
 Before = Literal["new", "done", "failed", "interrupted", "changed", "running"]
 """State of a job's folder before this sweep; ``changed`` is a run of another config, ``running`` one at work now."""
@@ -174,7 +176,32 @@ def report(jobs: Sequence[Job], ended: Sequence[Ended], console: Console) -> Non
     """Prints the table; raises `MmoRlError` where a job failed (`NotReady` where readiness is all that did)."""
     if not _tell_together(jobs, ended, console):
         print_table(jobs, ended, console)
+        tell_next(jobs, ended, console)
     raise_failures(ended)
+
+
+def tell_next(jobs: Sequence[Job], ended: Sequence[Ended], console: Console) -> None:
+    """Prints the commands that compare the finished jobs, and use the checkpoint of the best training."""
+    from mmo_rl.command_line import command_line
+    from mmo_rl.loop.results import tell_checkpoint_of
+
+    done = [
+        (job, end.value, job.folder)
+        for job, end in zip(jobs, ended, strict=True)
+        if end.status in ("done", "skipped") and job.folder is not None and job.task in RESULTS
+    ]
+    if not done:
+        return
+    if len(done) > 1:
+        sweeps = dict.fromkeys(place(folder.path.parent, Ended("done")) for _, _, folder in done)
+        runs = next(iter(sweeps)) if len(sweeps) == 1 else f"[{','.join(sweeps)}]"
+        line = command_line("task=compare", f"compare.runs={runs}")
+        console.print(f"  compare  {line}", highlight=False, soft_wrap=True, markup=False)
+    measured = [(value, job, folder) for job, value, folder in done if isinstance(value, float) and job.task == "train"]
+    if measured:
+        value, job, folder = max(measured, key=lambda one: one[0])
+        console.print(f"Best: {job.name}, {value:+.4g} $", highlight=False, soft_wrap=True, markup=False)
+        tell_checkpoint_of(console, job.overrides, folder)
 
 
 def print_table(jobs: Sequence[Job], ended: Sequence[Ended], console: Console) -> None:
@@ -183,7 +210,9 @@ def print_table(jobs: Sequence[Job], ended: Sequence[Ended], console: Console) -
         status = "skipped (was done)" if end.status == "skipped" else end.status
         started = job.folder is not None and end.status != "not started" and job.folder.path.exists()
         rows.append((job.name, status, end.told, place(job.folder.path, end) if started and job.folder else ""))
-    print_rows(("job", "status", "result", "run folder"), rows, console)
+    tasks = {job.task for job in jobs}
+    result = RESULTS.get(tasks.pop(), "result") if len(tasks) == 1 else "result"
+    print_rows(("job", "status", result, "run folder"), rows, console)
     counts = Counter(end.status for end in ended)
     console.print(", ".join(f"{n} {status}" for status, n in counts.items()), highlight=False)
 

@@ -61,7 +61,10 @@ def _folders(source: str, root: Path) -> list[RunFolder]:
     inside = sorted(p.parent for p in path.glob("*/status.json") if "." not in p.parent.name)
     if not inside:
         raise ConfigError(f"{path} holds no run", hint="from=runs/NAME/KEY, or from=runs/NAME for a sweep")
-    return [RunFolder(folder) for folder in inside]
+    runs = [RunFolder(folder) for folder in inside]
+    # Comparisons of policies lie among the trainings that they are about.
+    trainings = [run for run in runs if (run.config() or {}).get("task", "train") == "train"]
+    return trainings or runs
 
 
 def _overrides(folder: RunFolder) -> list[str]:

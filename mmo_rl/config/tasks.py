@@ -122,6 +122,15 @@ class ReplayOptions(Options):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunsOptions(Options):
+    """Options of ``task=runs``; ``name`` is an experiment or a pattern of names, ``limit`` the lines of the table."""
+
+    name: str | None = None
+    limit: Annotated[int, Field(ge=1)] = 30
+    format: Literal["table", "json"] = "table"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServeOptions(Options):
     """Options of ``task=serve``; the YAML file explains each."""
 
@@ -152,6 +161,7 @@ TASKS: Mapping[str, type[Options]] = {
     "outcomes": OutcomesOptions,
     "plan": PlanOptions,
     "replay": ReplayOptions,
+    "runs": RunsOptions,
     "serve": ServeOptions,
     "train": Options,
 }

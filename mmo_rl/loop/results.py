@@ -11,7 +11,9 @@ from mmo_rl.command_line import command_line
 from mmo_rl.config import extensions
 from mmo_rl.config.project import project_root
 from mmo_rl.config.settings import Settings, masked
+from mmo_rl.errors import PolicyError
 from mmo_rl.judge.findings import added, numbers
+from mmo_rl.lm.model import find_checkpoint
 from mmo_rl.loop.history import WARM_START, Iteration, total_usage
 from mmo_rl.report.judging import quality
 from mmo_rl.report.provenance import data_fingerprint, write_provenance
@@ -97,6 +99,15 @@ def tell_checkpoint(console: Console, overrides: Sequence[str], policy: PolicyVe
     ):
         lines.append(f"  {does:<8} {command_line(*task, *kept)}")
     console.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
+
+
+def tell_checkpoint_of(console: Console, overrides: Sequence[str], folder: RunFolder) -> None:
+    """Prints the same of a finished run, from its folder; nothing where it has no checkpoint on this machine."""
+    try:
+        policy = find_checkpoint(str(folder.path), name="")
+    except PolicyError:
+        return
+    tell_checkpoint(console, overrides, policy)
 
 
 def data_card(settings: Settings, overrides: Sequence[str], history: Sequence[Iteration]) -> JsonDict:

@@ -125,8 +125,10 @@ def compare_runs(
     metric, a config key or ``arm``, best first, the smallest first with a leading ``-``; ``where`` keeps the runs with
     these config values; ``against`` is the arm, by name or number, that all others are compared with.
 
-    Raises `ConfigError` where no finished run is left, where runs of several tasks are mixed, and for a key or an arm
-    that there is not.
+    Of runs of several tasks the trainings are compared (without one, the most frequent task), and the others are listed
+    as left out.
+
+    Raises `ConfigError` where no finished run is left, and for a key or an arm that there is not.
     """
     runs = _filtered(runs, where or {})
     done = [run for run in runs if run.finished]
@@ -138,7 +140,9 @@ def compare_runs(
             f"{'the run is not' if len(runs) == 1 else f'none of the {len(runs)} runs is'} finished ({listed}{first})",
             hint="run the same command again: it finishes them",
         )
-    task = _one_task(done)
+    task = _main_task(done)
+    left_out += [(run, f"of another task: 'compare.where={{task:{run.task}}}'") for run in done if run.task != task]
+    done = [run for run in done if run.task == task]
     keys = known_keys(done)
     columns = [_known(key, keys, "compare.by", "no config of these runs has") for key in by] or differing(done)
     full = columns if not by else [*columns, *(c for c in differing(done) if c not in columns)]
@@ -255,15 +259,10 @@ def _filtered(runs: Sequence[Run], where: Mapping[str, object]) -> list[Run]:
     return kept
 
 
-def _one_task(runs: Sequence[Run]) -> str:
+def _main_task(runs: Sequence[Run]) -> str:
+    """Chooses the task whose runs are compared: runs of different tasks have different numbers."""
     tasks = Counter(run.task for run in runs)
-    if len(tasks) > 1:
-        listed = ", ".join(f"{n} of task={task}" for task, n in tasks.most_common())
-        raise ConfigError(
-            f"runs of different tasks have different numbers: {listed}",
-            hint=f"choose one: 'compare.where={{task:{tasks.most_common(1)[0][0]}}}'",
-        )
-    return next(iter(tasks))
+    return "train" if "train" in tasks else tasks.most_common(1)[0][0]
 
 
 def _numbers(runs: Sequence[Run]) -> list[str]:

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path, PurePath
 from typing import TypeGuard
 
@@ -49,6 +50,48 @@ class Run:
     def finished(self) -> bool:
         """True where the numbers count: the run is done and has a summary."""
         return self.state == "done" and bool(self.summary)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listed:
+    """One line of a list of runs; ``since`` is its end, or its start where it has not ended."""
+
+    path: Path
+    name: str
+    task: str
+    state: str
+    since: datetime | None
+    summary: Mapping[str, SummaryValue]
+    overrides: tuple[str, ...]
+
+
+def list_runs(root: Path) -> list[Listed]:
+    """Lists the runs under ``root``/runs, newest first, without those that stand beside another. No rows are read."""
+    runs = root / "runs"
+    listed = [_listed(path) for path in _runs_in(runs, DEPTH) if not _is_beside(path)] if runs.is_dir() else []
+    return sorted(listed, key=lambda run: run.since or datetime.min.replace(tzinfo=UTC), reverse=True)
+
+
+def _listed(path: Path) -> Listed:
+    folder = RunFolder(path)
+    try:
+        status, summary, overrides = folder.status(), folder.summary() or {}, tuple(folder.overrides())
+    except (MmoRlError, OSError, ValueError):
+        return Listed(
+            path=path, name=path.parent.name, task="", state="unreadable", since=None, summary={}, overrides=()
+        )
+    status = status or {}
+    moment = status.get("ended") or status.get("started")
+    typed = dict(override.partition("=")[::2] for override in overrides)
+    return Listed(
+        path=path,
+        name=path.parent.name,
+        task=typed.get("task") or str((folder.config() or {}).get("task", "train")),
+        state=str(status.get("status", "unknown")),
+        since=datetime.fromisoformat(moment) if moment else None,
+        summary=summary,
+        overrides=overrides,
+    )
 
 
 def find_runs(patterns: Sequence[str], *, roots: Sequence[Path]) -> list[Run]:
