@@ -40,7 +40,7 @@ def test_help_teaches_tasks_groups_overrides_examples_and_exit_codes(cli: Cli, t
     for text in (
         "TASKS",
         *(f"task={name} " for name in task_names()),
-        "judge: heuristic, oracle, oracle_trajectory, outcome, panel, ruler",
+        "judge: heuristic, oracle, oracle_trajectory, outcome, panel, recorded, ruler",
         "experiments: base_model, context_vs_mixed, dropout, judge_template, learning_rate,",
         "EXAMPLES",
         "EXIT CODES",
