@@ -320,25 +320,35 @@ def _faults(error: ValidationError, content: dict[str, object], number: object) 
     return list(faults)[:3]
 
 
-_THINKING = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
-_FENCED = re.compile(r"\A```[A-Za-z]*\s*\n(.*)\n?```\Z", re.DOTALL)
+_LANGUAGE = re.compile(r"[A-Za-z]*")
 
 
 def _entries(text: str) -> list[object]:
     """Decodes the list of scores. Raises `InvalidAnswer`."""
-    text = _THINKING.sub("", text).strip()
-    if fenced := _FENCED.match(text):
-        text = fenced.group(1)
-    if not text:
+    if not text.strip():
         raise InvalidAnswer("it is empty")
     try:
-        data: object = json.loads(text)
+        data = _json(text)
     except (ValueError, RecursionError) as error:
         raise InvalidAnswer(f"it is not JSON ({error})") from error
     entries = data.get("scores") if isinstance(data, dict) else data
     if not isinstance(entries, list):
         raise InvalidAnswer('it has no list "scores"')
     return entries
+
+
+def _json(text: str) -> object:
+    """Decodes an answer that is JSON: as it is, after its thoughts (of which some servers keep the closing tag alone),
+    or in a Markdown fence, whatever is said around that. Raises `ValueError` or `RecursionError`."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        answer = text.rpartition("</think>")[2].strip()
+        start, end = answer.find("```"), answer.rfind("```")
+        if start >= 0 and end > start:
+            answer = answer[start + 3 : end]
+            answer = answer[_LANGUAGE.match(answer).end() :]  # type: ignore[union-attr]
+        return json.loads(answer)
 
 
 def _short(value: object) -> str:

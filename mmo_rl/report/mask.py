@@ -29,12 +29,13 @@ _WORD = (
     r"(?<!pad_)(?<!eos_)(?<!bos_)(?<!unk_)token|dsn)"
 )
 _NAME = rf"(?:{_WORD}|\bkey)"
+# Each part that may be tried at every place of a text has a bound: the time is linear in the length of any text.
 _URL_PASSWORD = re.compile(
-    r"""(?P<head>[a-z][a-z0-9+.-]*://[^\s:/@'"]*:)(?:[^\s/'"]*|(?!\d+/)[^\s'"]*)@""", re.IGNORECASE
+    r"""(?P<head>(?<=[a-z0-9+.-])://[^\s:/@'"]{0,512}:)(?:[^\s/'"]{0,512}|(?!\d+/)[^\s'"]{0,512})@""", re.IGNORECASE
 )
 _KEY_SHAPES = re.compile(
     r"\b(?:sk-[\w-]{16,}|hf_\w{16,}|gh[pousr]_\w{16,}|github_pat_\w{16,}|xox[abprs]-[\w-]{10,}|AKIA[0-9A-Z]{16}|"
-    r"wandb_v\d_\w{16,}|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]+)"
+    r"wandb_v\d_\w{16,}|eyJ[\w-]{10,512}\.[\w-]{10,}\.[\w-]+)"
 )
 _VALUE = r"""(?:"[^"]*"|'[^']*'|[^\s,;&'"}]+)"""
 _ASSIGNMENT = re.compile(rf"""(?P<head>(?<![\w-]){_NAME}['"]?\s?[=:]\s?){_VALUE}""", re.IGNORECASE)

@@ -15,7 +15,7 @@ from msgspec import structs
 from mmo_rl.database.database import Database
 from mmo_rl.database.judgments import StoredJudgments
 from mmo_rl.judge.presentation import split
-from mmo_rl.judge.prompt import RULER_TASK
+from mmo_rl.judge.prompt import RULER_TASK, InvalidAnswer, parse_answer
 from mmo_rl.types import Judgment, Score, ScoredGroup, Unscored
 from tests.harness.endpoint import Endpoint, Reply, completion
 from tests.judge.conftest import make_group, make_judge, make_trajectory, run, scores
@@ -286,3 +286,9 @@ async def test_an_unknown_cost_is_none(endpoint: Endpoint) -> None:
     await run(priced, make_group([0.1, 0.9]))
     assert priced.usage.calls == 2
     assert priced.usage.cost_usd is None
+
+
+@pytest.mark.parametrize("part", ["\n", "`", "```", "</think>", "{", "<think>"])
+def test_the_time_to_refuse_an_answer_is_linear_in_its_length(part: str) -> None:
+    with pytest.raises(InvalidAnswer):
+        parse_answer("```json\n" + part * (400_000 // len(part)) + "x", ("1", "2"))

@@ -71,7 +71,18 @@ def honest_text(request: Request) -> str:
     return str(body["choices"][0]["message"]["content"])
 
 
-@pytest.mark.parametrize("script", [honest, permuted, int_ids, string_scores, fenced, thinking])
+def closing_tag_alone(request: Request, number: int) -> Reply:
+    return completion(f'{{"scores": []}} or not?\n</think>\n{honest_text(request)}')
+
+
+def a_sentence_and_a_fence(request: Request, number: int) -> Reply:
+    return completion(f"Here are the scores:\n\n```json\n{honest_text(request)}\n```\nI hope that this helps.")
+
+
+@pytest.mark.parametrize(
+    "script",
+    [honest, permuted, int_ids, string_scores, fenced, thinking, closing_tag_alone, a_sentence_and_a_fence],
+)
 async def test_each_score_belongs_to_its_id(endpoint: Endpoint, script: Any) -> None:
     endpoint.script = script
     judge = make_judge(endpoint)
