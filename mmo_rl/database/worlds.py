@@ -43,7 +43,7 @@ async def reserve_hours(database: Database, *, scenario_id: str, hours: int, now
             start = _midnight(recorded + timedelta(microseconds=1))
         if start + length > now:
             raise DatabaseError(
-                f"{counted(hours, 'simulated hour')} are no longer left before {now:%Y-%m-%d}",
+                f"no {counted(hours, 'simulated hour is', 'simulated hours are')} left before {now:%Y-%m-%d}",
                 hint="start with a fresh database: set MMO_RL_HOME to a new folder",
             )
         await connection.execute(

@@ -160,7 +160,7 @@ async def test_rewards_that_teach_nothing_end_the_run_and_publish_nothing(tmp_pa
         "no group carries signal, so nothing was trained: of 2 groups 2 have one member, which there is nothing to "
         "compare with",
         "the reward of ",
-        "there is no best to imitate: all of 10 rewards are equal",
+        "there is no best to imitate: all 10 rewards are equal",
     )
     for name, error in zip(("equal", "one", "nan", "warm"), errors, strict=True):
         assert f"mmo-rl: {error}" in told, told[-3500:]

@@ -36,7 +36,7 @@ def test_the_best_share_over_all_groups_is_imitated() -> None:
 
 def test_without_a_best_there_is_nothing_to_imitate() -> None:
     flat = [group("a", 0.5, 0.5), group("b", 0.5)]
-    with pytest.raises(TrainerError, match="all of 3 rewards are equal"):
+    with pytest.raises(TrainerError, match="all 3 rewards are equal"):
         best_answers(flat, share=0.5)
     assert best_answers(flat, share=1.0) == flat
     broken = replace(flat[0], samples=tuple(replace(s, reward=math.nan) for s in flat[0].samples))
