@@ -207,7 +207,11 @@ class SearchSweeper(CheckedSweeper):
 
 
 def _print(search: Search, space: Space, console: Console) -> None:
-    """Prints the table of all trials, the best, and what its runs measured on the held-out markets."""
+    """Prints the table of all trials, the best, what its runs measured on the held-out markets, and the commands that
+    use its checkpoint."""
+    from mmo_rl.loop.results import tell_checkpoint_of
+    from mmo_rl.report.run_folder import RunFolder
+
     rows = []
     for trial in search.trials():
         end, folders = ended_of(trial), folders_of(trial)
@@ -222,6 +226,8 @@ def _print(search: Search, space: Space, console: Console) -> None:
         parameters = " ".join(named(best.params, space.searched))
         lines = [f"best: trial {best.number}, {parameters}: {best.value:.4g}", *tested(folders_of(best))]
         console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+        if folders := folders_of(best):
+            tell_checkpoint_of(console, RunFolder(folders[0]).overrides(), RunFolder(folders[0]))
 
 
 def _in_a_line(error: BaseException) -> ConfigError:

@@ -248,7 +248,8 @@ def raise_failures(ended: Sequence[Ended]) -> None:
         raise NotReady(f"{part(len(failures), len(ended), 'job')} {'is' if len(failures) == 1 else 'are'} not ready")
     reasons = [end.error for end in failures if isinstance(end.error, ConfigError)]
     if len(reasons) == len(ended):
-        raise ConfigError(f"none of the {len(ended)} jobs could start: {reasons[0].message}", hint=reasons[0].hint)
+        which = "the job could not" if len(ended) == 1 else f"none of the {len(ended)} jobs could"
+        raise ConfigError(f"{which} start: {reasons[0].message}", hint=reasons[0].hint)
     raise MmoRlError(
         f"{part(len(failures), len(ended), 'job')} failed",
         hint="the log.txt in their folders says why; the same command repeats only those",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import cast
 
 from mmo_rl.config.building import build
+from mmo_rl.config.project import project_root
 from mmo_rl.config.schema import Node, Problem, check_node
 from mmo_rl.errors import ConfigError
 from mmo_rl.lm.base import ModelParts
@@ -49,7 +50,7 @@ def served_models(runs: str | Sequence[str], model: Node | None, *, home: Path) 
 
 def _run_of(text: str) -> Path | None:
     """The run folder that is meant, None where it is a folder of weights."""
-    folder = Path(text).expanduser().resolve()
+    folder = _folder(text)
     if not folder.is_dir():
         raise ConfigError(f"serve.runs: {text} is no folder", hint=HINT)
     if holds_weights(folder):
@@ -70,8 +71,14 @@ def _of_run(folder: Path, home: Path) -> ServedModel:
     return ServedModel(spec.name, spec, checkpoints=folder / "checkpoints")
 
 
+def _folder(text: str) -> Path:
+    """Finds a folder below the working directory, else below the project's root, as comparisons do."""
+    path = Path(text).expanduser()
+    return (path if path.exists() else project_root() / path).resolve()
+
+
 def _of_weights(text: str, model: Node | None, home: Path) -> ServedModel:
-    folder = Path(text).expanduser().resolve()
+    folder = _folder(text)
     number = int(folder.name) if folder.name.isdecimal() else 0
     run = folder.parent.parent
     if folder.parent.name == "checkpoints" and (run / "config.yaml").is_file():
