@@ -26,7 +26,8 @@ class Where:
 
     ``scenario`` as recorded; ``run`` the name of an experiment that played or collected, or ``NAME/KEY`` for one of its
     runs; ``model`` that of any recorded LLM call of a trajectory (``script/*`` for scripts); ``agent`` its id; ``role``
-    its archetype. None does not choose; what has no value is chosen by ``*`` alone.
+    its archetype or ``npcRole``, or both (``trader/insider``). None does not choose; what has no value is chosen
+    by ``*`` alone.
     """
 
     scenario: Names = None
@@ -62,7 +63,8 @@ class Where:
 
     def matches(self, *, scenario: str | None, agent: str, role: str | None, models: Collection[str]) -> bool:
         """Tells if a trajectory is chosen."""
-        values = {"scenario": [scenario], "run": [scenario], "model": models, "agent": [agent], "role": [role]}
+        roles = [role, *(role or "").split("/")]  # trader/insider is chosen by either part too
+        values = {"scenario": [scenario], "run": [scenario], "model": models, "agent": [agent], "role": roles}
         return all(
             any(value is not None and re.fullmatch(pattern, value) for value in values[key] for pattern in patterns)
             for key, patterns in self.patterns.items()

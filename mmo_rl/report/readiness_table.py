@@ -92,6 +92,11 @@ def lines(report: ReadinessReport) -> list[str]:
         )
     if report.quality is not None:
         said += _quality(report.quality)
+    if mixed := sum(window.mixes_insiders for window in report.per_window):
+        said.append(
+            f"{counted(mixed, 'window compares', 'windows compare')} insiders with others: insiders know more, which"
+            " the judge rewards as skill; sampler.group_by=window_role compares agents within their role"
+        )
     if report.outside_lookback is not None:
         said.append(str(report.outside_lookback))
     said += [f"left out: {count} x {reason}" for reason, count in sorted(report.rejected.items())]

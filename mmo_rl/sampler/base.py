@@ -111,7 +111,7 @@ class Readiness:
     ``pnl_high`` in game dollars, None where no P&L was recorded. ``trainable_calls`` and ``with_logprobs`` count LLM
     calls, None where no step was read. Where agents are compared within their role (``roles``: active agents by role,
     else None), ``active_agents`` is that of the largest role, and ``usable`` trajectories are those of roles with
-    enough agents.
+    enough agents. ``mixes_insiders``: agents that know more (role ``insider``) are compared with others.
     """
 
     window_id: str
@@ -128,6 +128,7 @@ class Readiness:
     complete: bool
     reason: str | None
     usable: int = 0
+    mixes_insiders: bool = False
     roles: Mapping[str, int] | None = None
 
     @property

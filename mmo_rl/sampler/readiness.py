@@ -109,8 +109,14 @@ def _readiness(stats: WindowStats, rules: SamplingRules, counter: QualityCounter
         complete=stats.complete,
         reason=reason,
         usable=sum(len(group) for role, group in groups.items() if _agents(readable[role]) >= min_agents),
+        mixes_insiders=any(len({is_insider(m.role) for m in group}) > 1 for group in active.values()),
         roles={role or "(none)": _agents(group) for role, group in readable.items()} if rules.by_role else None,
     )
+
+
+def is_insider(role: str | None) -> bool:
+    """Tells if a role, or a part of it (``trader/insider``), is that of agents who were told what others were not."""
+    return "insider" in (role or "").lower().split("/")
 
 
 def _largest(groups: Mapping[str | None, Collection[Member]]) -> int:

@@ -13,7 +13,7 @@ from mmo_rl.origins import EVERYTHING, Where
 from mmo_rl.source.columns import Table
 from mmo_rl.types import WindowQuery
 
-COLUMNS = {"scenario": "scenarioId", "run": "scenarioId", "agent": "agentId", "role": "archetype"}
+COLUMNS = {"scenario": "scenarioId", "run": "scenarioId", "agent": "agentId"}
 
 NO_LOGS = Table("llm_call_logs", {})
 
@@ -50,6 +50,10 @@ class Chosen:
             exact = key in self.where.exact
             if key == "model":
                 conditions.append(_model(table, self.logs, parameter, exact=exact))
+            elif key == "role":  # trader/insider is chosen by either part too
+                part = _one_of("part", key, parameter, exact=exact)
+                parts = f"{table.role()} || string_to_array({table.role()}, '/')"
+                conditions.append(f"exists (select from unnest({parts}) part where {part})")
             else:
                 conditions.append(_one_of(table.text(COLUMNS[key]), key, parameter, exact=exact))
         if self.simulated:

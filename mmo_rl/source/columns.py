@@ -87,6 +87,15 @@ class Table:
             return "null::text"
         return found[0] if found[1] in TEXTS else f"{found[0]}::text"
 
+    def role(self) -> str:
+        """Builds an expression: the role that agents are grouped by, as `mmo_rl.source.values.agent_role` does."""
+        if not self.has("npcRole"):
+            return self.text("archetype")
+        part = f"nullif({self.text('npcRole')}, '')"
+        if not self.has("archetype"):
+            return part
+        return f"nullif(concat_ws('/', nullif({self.text('archetype')}, ''), {part}), '')"
+
     def json(self, column: str) -> str:
         """Builds an expression: JSON as the bytes of its text."""
         return f"convert_to({self.text(column)}, 'UTF8')" if self.has(column) else "null::bytea"

@@ -16,6 +16,7 @@ from mmo_rl.source.jsontext import Unreadable, decode_json
 from mmo_rl.source.slices import home_window
 from mmo_rl.source.values import (
     Fields,
+    agent_role,
     as_bool,
     as_fields,
     as_int,
@@ -87,7 +88,10 @@ def _trajectory(row: Fields, identity: str | None, calls: Sequence[Fields]) -> T
             pick(row, "finalBalance", "final_balance"), metrics.get("finalBalance"), metrics.get("final_balance")
         ),
         final_status=as_text(pick(row, "finalStatus", "final_status") or metrics.get("finalStatus")) or "completed",
-        role=as_text(pick(row, "archetype", "role") or metadata.get("archetype")),
+        role=agent_role(
+            as_text(pick(row, "archetype", "role") or metadata.get("archetype")),
+            as_text(pick(row, "npcRole", "npc_role") or metadata.get("npcRole")),
+        ),
         scenario_id=as_text(pick(row, "scenarioId", "scenario_id")),
         is_training_data=as_bool(
             pick(row, "isTrainingData", "is_training_data"),

@@ -7,7 +7,7 @@ from mmo_rl.window_ids import ID_PATTERN
 
 EPOCH = "timestamp '1970-01-01'"
 NUMBERS = ("finalBalance", "finalPnL", "totalReward", "aiJudgeReward")
-ROW_TEXTS = ("agentId", "scenarioId", "finalStatus", "archetype")
+ROW_TEXTS = ("agentId", "scenarioId", "finalStatus", "archetype", "npcRole")
 
 
 def several_hours_sql(table: Table) -> str:

@@ -109,3 +109,11 @@ def as_time(value: object) -> datetime | None:
     except (OverflowError, ValueError):
         return None
     return None
+
+
+def agent_role(archetype: str | None, npc_role: str | None) -> str | None:
+    """Joins an agent's archetype with its ``npcRole`` (insider, affiliated, observer): ``trader/insider``; None where
+    neither is recorded."""
+    if archetype and npc_role in archetype.split("/"):  # joined before it was stored
+        return archetype
+    return "/".join(filter(None, (archetype, npc_role))) or None

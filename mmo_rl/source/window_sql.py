@@ -44,7 +44,7 @@ def named_counts_sql(table: Table, chosen: Chosen, *, by_role: bool) -> str:
         if table.has(column)
     )
     usable = f"{trainable or 'true'} and {steps} >= $2"
-    role = table.text("archetype") if by_role else "null::text"
+    role = table.role() if by_role else "null::text"
     return f"""
         with counted as materialized (
             select {table.text("windowId")} as name, {role} as role, count(*) as members,
@@ -55,7 +55,7 @@ def named_counts_sql(table: Table, chosen: Chosen, *, by_role: bool) -> str:
                    min({pnl}) filter (where {usable}) as pnl_low, max({pnl}) filter (where {usable}) as pnl_high,
                    max({end_sql(table)}) as ended, max({table.integer("windowHours")}) as hours
             from trajectories where {chosen.sql(table, "$1")}
-            group by {table.text("windowId")}{f", {role}" if by_role and table.has("archetype") else ""}
+            group by {table.text("windowId")}{f", {role}" if by_role and role != "null::text" else ""}
         ), known as materialized (
             select coalesce(bool_and(name is not null and {USUAL} and coalesce(hours, 1) <= 1), false) as usual,
                    max(name collate "C") as newest
@@ -233,7 +233,7 @@ def _common_sql(table: Table, chosen: Chosen, *, hourly: bool, narrowed: bool, n
         ), chosen as (
             select {table.text("trajectoryId")} as id, {table.text("agentId")} as agent,
                    {table.integer("episodeLength")} as steps, {table.number("finalPnL")} as pnl,
-                   {table.text("archetype")} as role, {table.flag("isTrainingData", default=True)} as training,
+                   {table.role()} as role, {table.flag("isTrainingData", default=True)} as training,
                    {table.flag("isEvaluation", default=False)} as evaluation, {identity} as name,
                    {table.time("startTime")} as "startTime", {end_sql(table)} as "endTime", {several} as several_hours
             from trajectories

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from mmo_rl.clock import milliseconds, window_at
+from mmo_rl.report.readiness_table import lines
 from mmo_rl.sampler.base import ClockFaults, SamplingRules, StepQuality
 from mmo_rl.sampler.quality import QualityCounter, total
 from mmo_rl.sampler.readiness import assess, report
@@ -125,3 +127,15 @@ def test_logprobs_count_only_with_the_ids_of_their_tokens() -> None:
     quality.add(recorded("floor", 0, calls=(floor,)), now=START)
     found = quality.quality
     assert (found.trainable_calls, found.with_logprobs, found.logprobs_without_ids) == (3, 0, 2)
+
+
+def test_insiders_that_are_compared_with_others_are_named() -> None:
+    members = [
+        replace(member, role=role) for member, role in zip(agents(4), ("x/Insider", "insider", "x", None), strict=True)
+    ]
+    mixed, apart = window(*members), window(*members[:2])
+    checked = report([mixed, apart], rules(min_agents=2), rejected={})
+    assert [row.mixes_insiders for row in checked.per_window] == [True, False]
+    assert any("1 window compares insiders with others" in line for line in lines(checked))
+    by_role = report([mixed], rules(min_agents=2, by_role=True), rejected={})
+    assert not any("insiders" in line for line in lines(by_role))

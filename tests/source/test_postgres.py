@@ -13,6 +13,7 @@ import asyncpg
 import pytest
 
 from mmo_rl.errors import SourceError
+from mmo_rl.origins import Where
 from mmo_rl.source.base import SourceParts
 from mmo_rl.source.postgres import PostgresSource
 from mmo_rl.types import Group, SelectedWindow, Selection, Span, WindowQuery, WindowStats
@@ -312,3 +313,29 @@ async def test_a_database_without_the_tables_names_the_next_command(database_url
         assert caught.value.hint == "mmo-rl task=migrate source=postgres"
     finally:
         await connection.close()
+
+
+async def test_what_an_agent_knew_is_part_of_its_role(ours: Connections) -> None:
+    await ours.connection.execute('alter table trajectories add "npcRole" text')
+    for identity, more in (
+        ("a", {"archetype": "trader", "npcRole": "insider"}),
+        ("b", {"archetype": "trader", "npcRole": "observer"}),
+        ("c", {"archetype": "", "npcRole": "observer"}),
+        ("d", {"archetype": "trader"}),
+        ("e", {"npcRole": ""}),
+    ):
+        await add(ours, identity, "2025-06-01 10:20", **more)
+    roles = {"a": "trader/insider", "b": "trader/observer", "c": "observer", "d": "trader", "e": None}
+    reader = source(ours)
+    (stats,) = await reader.windows(WindowQuery())
+    assert {member.trajectory_id: member.role for member in stats.members} == roles
+    (group,) = await read(reader, choose([stats]))
+    assert {member.trajectory_id: member.role for member in group.members} == roles
+    counted = await reader.counts(WindowQuery(by_role=True))
+    assert sorted(count.role or "" for count in counted) == sorted(role or "" for role in roles.values())
+    for role, chosen in (("insider", "a"), ("observer", "bc"), ("trader", "abd"), ("trader/*", "ab")):
+        (stats,) = await source(ours, where=Where(role=role)).windows(WindowQuery())
+        assert "".join(sorted(member.trajectory_id for member in stats.members)) == chosen
+    await ours.connection.execute("alter table trajectories drop archetype")
+    (stats,) = await source(ours).windows(WindowQuery())
+    assert [member.role for member in stats.members] == ["insider", "observer", "observer", None, None]
