@@ -25,7 +25,7 @@ from mmo_rl.database.judgments import StoredJudgments
 from mmo_rl.database.outcomes import DerivedOutcomes
 from mmo_rl.database.recorder import TrajectoryRecorder
 from mmo_rl.database.registry import ModelRegistry
-from mmo_rl.evaluate.base import Evaluator, EvaluatorParts, PolicyComparer
+from mmo_rl.evaluate.base import Evaluator, EvaluatorParts, PolicyComparer, RecordedComparer
 from mmo_rl.judge.base import Judge, JudgeParts
 from mmo_rl.lm.base import BaseModel, ModelParts
 from mmo_rl.market.arena import MarketArena
@@ -39,6 +39,7 @@ from mmo_rl.trainer.base import Trainer, TrainerParts
 from mmo_rl.vocabulary import SHIPPED, Vocabulary
 
 T = TypeVar("T")
+Measurer = Evaluator | PolicyComparer | RecordedComparer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +61,7 @@ class Components:
     judge: Judge
     trainer: Trainer
     collector: Collector | None
-    evaluator: Evaluator | PolicyComparer | None
+    evaluator: Measurer | None
     report: Report
     databases: tuple[Database, ...] = field(repr=False)
 
@@ -110,7 +111,7 @@ def compose(settings: Settings, *, run_folder: RunFolder | None = None) -> Compo
         collector=None if collect is None else compose_collector(collect, arena=arena, recorder=recorder),
         evaluator=None
         if evaluate is None
-        else cast(Evaluator | PolicyComparer, build(evaluate, EvaluatorParts(arena=arena, measured=measured))),
+        else cast(Measurer, build(evaluate, EvaluatorParts(arena=arena, measured=measured))),
         report=cast(Report, build(settings.node("report"), ReportParts(folder=folder))),
         databases=tuple({id(d): d for d in (database, source_database) if d is not None}.values()),
     )

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing_extensions import get_protocol_members, is_protocol
 
 from mmo_rl.database.base import Database
-from mmo_rl.evaluate.base import Evaluator, PolicyComparer
+from mmo_rl.evaluate.base import Evaluator, PolicyComparer, RecordedComparer
 from mmo_rl.judge.base import Judge
 from mmo_rl.lm.base import BaseModel
 from mmo_rl.market.base import Collector
@@ -35,7 +35,7 @@ PROTOCOLS: Mapping[str, tuple[type, ...]] = {
     "trainer": (Trainer,),
     "market": (MarketSpec,),
     "collect": (Collector,),
-    "evaluate": (Evaluator, PolicyComparer),
+    "evaluate": (Evaluator, PolicyComparer, RecordedComparer),
     "report": (Report,),
 }
 """The types of which a component of a group has to be one."""

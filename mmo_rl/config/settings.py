@@ -39,7 +39,7 @@ from mmo_rl.config.strategies import unknown_players
 from mmo_rl.config.tasks import TASKS, TOP_KEYS, Options
 from mmo_rl.config.upgrade import upgraded
 from mmo_rl.errors import ConfigError
-from mmo_rl.evaluate.base import Evaluator
+from mmo_rl.evaluate.base import Evaluator, RecordedComparer
 from mmo_rl.report.mask import mask, mask_tree
 from mmo_rl.trainer.base import Capabilities, Trainer
 
@@ -190,7 +190,7 @@ def _wrong_evaluator(task: str, node: Node | None) -> Iterator[Problem]:
     if node is None or task not in ("train", "evaluate"):
         return
     kind = load(node[TARGET])
-    measures = isinstance(kind, type) and issubclass(kind, Evaluator)
+    measures = isinstance(kind, type) and (issubclass(kind, Evaluator) or issubclass(kind, RecordedComparer))
     if task == "train" and not measures:
         yield Problem("evaluate", "evaluate=pair is for task=evaluate; a training run measures itself: evaluate=market")
     if task == "evaluate" and measures:

@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Protocol, cast
 from mmo_rl.database.outcomes import outcome_rows
 from mmo_rl.database.rows import to_json, trajectory_row
 from mmo_rl.source.base import Play, RecordedOutcomes
-from mmo_rl.types import JsonDict, Trajectory
+from mmo_rl.types import Trajectory
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,6 +24,7 @@ OUTCOMES = "market-outcomes.jsonl"
 """The file beside a Parquet file; an import reads it by this name."""
 BATCH = 50
 """Trajectories in memory, and rows of one row group, at most."""
+Row = dict[str, object]
 STAMPS = ("createdAt", "updatedAt")
 
 
@@ -37,9 +38,9 @@ class Dumped:
 
 
 class _Writer(Protocol):
-    def trajectory(self, row: JsonDict) -> None: ...
+    def trajectory(self, row: Row) -> None: ...
 
-    def outcome(self, row: JsonDict) -> None: ...
+    def outcome(self, row: Row) -> None: ...
 
     def close(self) -> None: ...
 
@@ -81,13 +82,13 @@ async def dump(play: Play, output: Path, *, advance: Callable[[int], None], now:
     return Dumped(trajectories, outcomes, tuple(written))
 
 
-def trajectory_line(trajectory: Trajectory, *, now: datetime) -> JsonDict:
+def trajectory_line(trajectory: Trajectory, *, now: datetime) -> Row:
     """Builds the row of ``trajectories`` in values that JSON has; times in ISO 8601, UTC."""
     row = {**trajectory_row(trajectory, window_hours=1, now=now), "archetype": trajectory.role}
     return {key: _plain(value) for key, value in row.items() if key not in STAMPS}
 
 
-def _outcome_lines(recorded: RecordedOutcomes) -> list[JsonDict]:
+def _outcome_lines(recorded: RecordedOutcomes) -> list[Row]:
     rows = outcome_rows(recorded.truth, origin=recorded.scenario_id)
     return [{key: _plain(value) for key, value in row.items()} for row in rows]
 
@@ -105,11 +106,11 @@ class _JsonWriter:
         opened = gzip.open if gzipped else open
         self._file = cast(IO[str], opened(path, "wt", encoding="utf-8"))
 
-    def trajectory(self, row: JsonDict) -> None:
+    def trajectory(self, row: Row) -> None:
         nested = {key: json.loads(str(value)) for key, value in row.items() if key.endswith("Json")}
         self._write({**row, **nested})
 
-    def outcome(self, row: JsonDict) -> None:
+    def outcome(self, row: Row) -> None:
         self._write(row)
 
     def close(self) -> None:
@@ -128,14 +129,14 @@ class _ParquetWriter:
         self._outcomes = _JsonWriter(outcomes, gzipped=False)
         self._schema = _schema()
         self._file = pq.ParquetWriter(path, self._schema, compression="zstd")
-        self._rows: list[JsonDict] = []
+        self._rows: list[Row] = []
 
-    def trajectory(self, row: JsonDict) -> None:
+    def trajectory(self, row: Row) -> None:
         self._rows.append(row)
         if len(self._rows) >= BATCH:
             self._flush()
 
-    def outcome(self, row: JsonDict) -> None:
+    def outcome(self, row: Row) -> None:
         self._outcomes.outcome(row)
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from mmo_rl.market.base import Arena, Scripted
 from mmo_rl.policy.base import Policy
+from mmo_rl.stats.interval import Interval
 from mmo_rl.types import Measured, Parts, Rollout
 
 Decoding = Literal["sampled", "greedy"]
@@ -48,6 +49,45 @@ class Validating(Protocol):
     def validation(self) -> Evaluator | None:
         """Returns the evaluator on those markets; None where the config asks for none."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Change of one judged decision (or trajectory, by the judge's credit) from base to trained policy.
+
+    ``change`` in its log-probability, in nats; ``log_weight`` that of trained against recorded policy (None: the
+    latter's log-probability is not known); ``group`` are those that it was compared with when it was judged.
+    """
+
+    window: str
+    group: str
+    reward: float
+    change: float
+    log_weight: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedVerdict:
+    """Comparison of two policies on recorded decisions; ``refusal`` says why there is no ``reward_change``."""
+
+    windows: int
+    decisions: int
+    rank_agreement: Interval | None
+    margin: Interval | None
+    reward_change: Interval | None
+    effective: float | None
+    refusal: str | None
+
+
+@runtime_checkable
+class RecordedComparer(Protocol):
+    """Compares base and trained policy on held-out recorded windows; plays nothing."""
+
+    def windows_at_most(self) -> int:
+        """Returns the number of held-out windows that are read, the newest ones."""
+        ...
+
+    def verdict(self, changes: Sequence[Change]) -> RecordedVerdict: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from mmo_rl.clock import utc_now
 from mmo_rl.config.composition import Components, Session
 from mmo_rl.config.settings import Settings
 from mmo_rl.database.worlds import reserve_hours
-from mmo_rl.evaluate.base import Decoding, Evaluator, Validating
+from mmo_rl.evaluate.base import Decoding, Evaluator, RecordedComparer, RecordedVerdict, Validating
 from mmo_rl.judge.base import Judge
 from mmo_rl.judge.findings import numbers, since
 from mmo_rl.loop.collapse import KEY as FAILED_SHARE_KEY
@@ -23,6 +23,14 @@ from mmo_rl.loop.collapse import Collapse, collapse_at_the_end, collapse_in_play
 from mmo_rl.loop.history import WARM_START, Iteration, Past, earnings, spending, spent, summed, warm_numbers
 from mmo_rl.loop.judgments import keep_judgments, refuse_if_poor
 from mmo_rl.loop.publish import ALONE, Publisher, with_company
+from mmo_rl.loop.recorded import (
+    asked_to_measure,
+    compared,
+    from_elsewhere,
+    held_out_selection,
+    refuse_unable,
+    sentences,
+)
 from mmo_rl.loop.refusals import refuse_if_none
 from mmo_rl.loop.results import add_seconds, data_card
 from mmo_rl.market.base import Collector
@@ -81,6 +89,7 @@ class Loop:
     stages: Stages
     collector: Collector | None
     evaluator: Evaluator | None
+    comparer: RecordedComparer | None
     publisher: Publisher | None
     world: World | None
 
@@ -100,7 +109,11 @@ class Loop:
         components = session.components
         trains = components.trainer.capabilities.trains
         collector = components.collector if trains else None
-        evaluator = cast(Evaluator | None, components.evaluator) if trains else None
+        chosen = components.evaluator if trains else None
+        evaluator = chosen if isinstance(chosen, Evaluator) else None
+        comparer = chosen if isinstance(chosen, RecordedComparer) else None
+        if comparer is not None:
+            refuse_unable(components)
         present = {"collect": components.collector, "evaluate": components.evaluator}
         if not trains and (off := [name for name, component in present.items() if component is not None]):
             console.print(f"This trainer makes no policy; switched off: {', '.join(off)}", soft_wrap=True)
@@ -133,6 +146,7 @@ class Loop:
             stages=stages,
             collector=collector,
             evaluator=evaluator,
+            comparer=comparer,
             publisher=publisher if trains else None,
             world=world,
         )
@@ -381,7 +395,9 @@ class Loop:
 
     async def _evaluate(self, policy: PolicyVersion) -> Evaluations:
         """Measures base and trained policy on the same held-out markets, sampled and greedy, and the oracle."""
-        if self.evaluator is None:
+        if self.comparer is not None:
+            return Evaluations(recorded=await self._compare(self.comparer, policy))
+        if self.evaluator is None or await self._is_foreign():
             return Evaluations()
         players = self.components.players
         contestants = {
@@ -399,7 +415,41 @@ class Loop:
                 with self.stages.stage("evaluate", f"validate {player}") as advance:
                     key = f"validation_{player}"
                     measured[key] = await validation.evaluate(contestant, "sampled", on_tick=advance)
-        return Evaluations(**measured)
+        return Evaluations(
+            base=measured["base"],
+            trained=measured["trained"],
+            base_greedy=measured["base_greedy"],
+            trained_greedy=measured["trained_greedy"],
+            oracle=measured["oracle"],
+            validation_base=measured.get("validation_base"),
+            validation_trained=measured.get("validation_trained"),
+        )
+
+    async def _is_foreign(self) -> bool:
+        """Tells if the policy was trained on play of another market and nobody asked to measure it on the simulated
+        one; says so."""
+        if self.world is not None or asked_to_measure(self.overrides):
+            return False
+        if not await from_elsewhere(self.components, [done.selection for done in self.past.iterations]):
+            return False
+        self.stages.say(
+            "not measured: it was trained on play that is not of the simulated market; evaluate=recorded"
+            " sampler.holdout=0.2 measures on held-out windows of it, evaluate=market in the simulated market after all"
+        )
+        return True
+
+    async def _compare(self, comparer: RecordedComparer, policy: PolicyVersion) -> RecordedVerdict:
+        """Compares base and trained policy on held-out windows of recorded play."""
+        world = None if self.world is None else self.world.scenario_id
+        selections = [done.selection for done in self.past.iterations]
+        with self.stages.stage("evaluate", "select held-out windows"):
+            selection = await held_out_selection(self.components, comparer, selections, scenario_id=world)
+        scored = await self._score(selection, "judge held-out windows") if selection.used else []
+        with self.stages.stage("evaluate", "score recorded decisions"):
+            verdict = await compared(self.components, comparer, scored, policy)
+        for line in sentences(verdict):
+            self.stages.say(line)
+        return verdict
 
     def _meter(self) -> _Meter:
         return _Meter(self.components, self.stages)

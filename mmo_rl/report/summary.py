@@ -11,6 +11,8 @@ same keys under ``eval/greedy/`` of greedy decoding, which shows learning beyond
     eval/oracle_share_*        P&L as a share of the oracle's on the same markets, where the oracle certainly earns
     eval/win_rate_*            share of rollouts that ended above 0, in [0, 1]; ``eval/win_rate_change`` paired
     eval/error_rate_*          failed actions by all actions, in [0, 1]; ``eval/error_rate_change`` paired
+    eval/recorded/*            of evaluate=recorded alone (`mmo_rl.evaluate.recorded`): rank agreement, margin in nats,
+                               change of the importance-weighted reward (null: refused), effective decisions
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from mmo_rl.evaluate.base import RecordedVerdict
 from mmo_rl.numbers import finite_number
 from mmo_rl.report.judging import KEYS
 from mmo_rl.stats.bootstrap import Value, improvement_pct, mean_interval, oracle_share, paired_difference
@@ -48,6 +51,7 @@ class Evaluations:
     oracle: Measured | None = None
     validation_base: Measured | None = None
     validation_trained: Measured | None = None
+    recorded: RecordedVerdict | None = None
 
 
 def build_summary(
@@ -90,6 +94,8 @@ def build_summary(
     if e.validation_base is not None and e.validation_trained is not None:
         change = paired_difference(e.validation_base, e.validation_trained, "pnl", seed=seed, resamples=resamples)
         summary |= _interval(VALIDATED, change)
+    if e.recorded is not None:
+        summary |= _recorded(e.recorded)
     oracle = None if e.oracle is None else mean_interval(e.oracle, "pnl", seed=seed, resamples=resamples)
     summary |= _interval("eval/pnl_oracle", oracle)
     measured = next((m for m in (e.trained, e.base, e.trained_greedy, e.base_greedy) if m is not None), None)
@@ -98,6 +104,17 @@ def build_summary(
     summary |= {f"time/{stage}_s": None for stage in STAGES}
     summary |= {f"time/{stage}_s": round(seconds, 3) for stage, seconds in stage_seconds.items()}
     return summary
+
+
+def _recorded(verdict: RecordedVerdict) -> Summary:
+    return {
+        "eval/recorded/windows": verdict.windows,
+        "eval/recorded/decisions": verdict.decisions,
+        **_interval("eval/recorded/rank_agreement", verdict.rank_agreement),
+        **_interval("eval/recorded/margin", verdict.margin),
+        **_interval("eval/recorded/reward_change", verdict.reward_change),
+        "eval/recorded/effective_decisions": verdict.effective,
+    }
 
 
 def _trained_how(trained: Sequence[Trained]) -> dict[str, float]:

@@ -33,6 +33,23 @@ async def select(
     return replace(sampler.draw(choice, windows, prefix=prefix), until=until)
 
 
+async def held_out(
+    source: Source, sampler: Sampler, *, used_windows: Collection[str], scenario_id: str | None, most: int
+) -> Selection:
+    """Selects the newest ``most`` of the windows that the sampler holds out, every ready member of them."""
+    query, prefix = sampler.query(scenario_id), scenario_id or ""
+    counts = await source.counts(query)
+    whole = sampler.with_rules(holdout=0.0, max_windows=2**31, max_dropout=0.0, reuse=False)
+    choice = whole.choose(counts, 0)
+    in_time = sorted(choice.windows, key=lambda window: window.start)
+    first = len(in_time) - int(len(in_time) * sampler.rules.holdout)
+    kept = tuple(window for window in in_time[first:] if window.id not in set(used_windows))[-most:]
+    ids = {window.id for window in kept}
+    choice = replace(choice, windows=kept, groups=frozenset(key for key in choice.groups if key[0] in ids))
+    windows = await source.windows(whole.members_query(query, choice, prefix=prefix)) if kept else []
+    return whole.draw(choice, windows, prefix=prefix)
+
+
 async def selections(source: Source, sampler: Sampler, *, iterations: int) -> list[Selection]:
     """Selects for that many iterations over recorded play, up to the first that nothing is left for; that one is
     included where it is the first of all, since it has the reasons."""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from mmo_rl.types import JsonDict
 
-
-def example_lines() -> list[JsonDict]:
+def example_lines() -> list[dict[str, object]]:
     """Builds a trajectory of one step with one LLM call, and the outcomes of a ticker and of a question."""
-    call: JsonDict = {
+    call: dict[str, object] = {
         "model": "my-model",
         "modelVersion": "3",
         "messages": [
@@ -18,7 +16,7 @@ def example_lines() -> list[JsonDict]:
         "temperature": 0.7,
         "purpose": "action",
     }
-    step: JsonDict = {
+    step: dict[str, object] = {
         "stepNumber": 0,
         "timestamp": "2026-01-05T14:05:00.000Z",
         "environmentState": {"agentBalance": 10000.0, "agentPnL": 0.0},
