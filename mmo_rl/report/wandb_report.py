@@ -105,6 +105,7 @@ class WandbReport:
             self._guarded("could not start offline either", lambda: self._init(config, "offline"))
         if self._run is not None:
             log.info("W&B run: %s", self.location)
+            self._guarded("lost the iterations of an earlier start", self._log_earlier)
 
     def iteration(self, iteration: int, metrics: Mapping[str, float]) -> None:
         self._files.iteration(iteration, metrics)
@@ -168,6 +169,12 @@ class WandbReport:
             policy.add_reference(weights.resolve().as_uri(), checksum=False)
         self._run.log_artifact(policy)
 
+    def _log_earlier(self) -> None:
+        """Logs the iterations of an earlier start that W&B does not have: a kill loses those of the last seconds, and
+        an offline run that is continued begins with none, in a folder of its own."""
+        for row in self._folder.read("metrics")[self._run.starting_step :]:
+            self._run.log(_present(row))
+
     def _init(self, config: Mapping[str, object], mode: Literal["online", "offline", "disabled"]) -> None:
         self._leave()
         environment = _inside(self._folder)
@@ -176,6 +183,9 @@ class WandbReport:
 
         import wandb
 
+        if mode == "offline":  # of several folders with one id `wandb sync` would take each for the whole run
+            for earlier in self._folder.path.glob("wandb/offline-run-*"):
+                earlier.rename(earlier.with_name(f"superseded-{earlier.name}"))
         run = wandb.init(
             project=self._project,
             entity=self._entity,

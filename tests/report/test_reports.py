@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import logging
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -305,3 +307,30 @@ def test_weights_are_not_copied_for_an_offline_run(tmp_path: Path) -> None:
     sizes = {p: p.stat().st_size for p in (folder.path / "wandb").rglob("*") if p.is_file()}
     assert sum(sizes.values()) < 500_000, sizes
     assert weights.stat().st_size == 3_000_000
+
+
+def test_a_run_that_was_killed_is_whole_in_the_last_of_its_offline_folders(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "pilot" / "k1")
+    started = f"""
+import os, sys
+from pathlib import Path
+from mmo_rl.report.base import ReportParts
+from mmo_rl.report.run_folder import RunFolder
+from mmo_rl.report.wandb_report import WandbReport
+report = WandbReport(mode="offline", parts=ReportParts(folder=RunFolder(Path({str(folder.path)!r}))))
+report.start({{"seed": 0}})
+number = int(sys.argv[1])
+report.iteration(number, {{"play/pnl": 1.5 * number}})
+os._exit(9)
+"""
+    for number in (0, 1):  # the second time it dies again, and goes on with what the first one left
+        ended = subprocess.run([sys.executable, "-c", started, str(number)], check=False, capture_output=True)
+        assert ended.returncode == 9, ended.stderr
+    report = WandbReport(mode="offline", parts=ReportParts(folder=folder))
+    report.start({"seed": 0})
+    report.iteration(2, {"play/pnl": 3.0})
+    report.finish({"eval/pnl_base": 2.0})
+    report.close(failed=False)
+    kept = [(row["iteration"], row["play/pnl"]) for row in history(only_wandb_file(folder))]
+    assert kept == [(0, 0.0), (1, 1.5), (2, 3.0)]
+    assert len(list(folder.path.glob("wandb/superseded-offline-run-*"))) == 2
