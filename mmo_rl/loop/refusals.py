@@ -10,6 +10,10 @@ from mmo_rl.errors import JudgeError, TrainerError
 from mmo_rl.types import Score, ScoredGroup, Trained, TrainingGroup, Unscored
 from mmo_rl.wording import counted
 
+MOST_FAILED = 0.5
+"""Share of failed actions above which they, and not the judge, are why no reward differs."""
+ANSWER_CHARACTERS = 160
+
 
 def no_signal(
     groups: Sequence[TrainingGroup], scored: Sequence[ScoredGroup], trained: Trained | None = None
@@ -29,6 +33,8 @@ def no_signal(
             f"context, and what is left of {counted(len(groups), 'group')} has no rewards that differ",
             hint="model.context_length=N, where the model can; or play with shorter prompts",
         )
+    if (told := _failed_actions(scored)) is not None:
+        return told
     alone = sum(len(group.samples) == 1 for group in groups)
     equal = f"in {len(groups) - alone} all rewards are equal" if alone < len(groups) else ""
     one = (
@@ -39,6 +45,31 @@ def no_signal(
         + " and ".join(part for part in (one, equal) if part),
         hint="the run's judgments.jsonl has the scores; choose a judge that tells them apart (judge=NAME), or "
         "more agents a window (sampler.min_agents=N, collect.agents=N)",
+    )
+
+
+def _failed_actions(scored: Sequence[ScoredGroup]) -> TrainerError | None:
+    """The error where most of the recorded actions failed, with the commonest reason and an answer that met it; None
+    where they did not."""
+    steps = [step for item in scored for member in item.group.members for step in member.steps]
+    failed = [step for step in steps if not step.action.success]
+    if len(failed) <= MOST_FAILED * len(steps):
+        return None
+    reason, times = Counter(step.action.error or "no reason recorded" for step in failed).most_common(1)[0]
+    answers = (
+        call.response
+        for step in failed
+        if (step.action.error or "no reason recorded") == reason
+        for call in step.llm_calls
+        if call.purpose == "action"
+    )
+    answer = next(answers, None)
+    example = "" if answer is None else f", for example after the answer {answer[:ANSWER_CHARACTERS]!r}"
+    return TrainerError(
+        f"no group carries signal, so nothing was trained: {len(failed):,} of {counted(len(steps), 'action')} failed,"
+        f" and agents who fail alike are scored alike; {times:,} times: {reason[:ANSWER_CHARACTERS]}{example}",
+        hint="the policy does not answer as the market asks: trainer.warm_start=0.1 imitates recorded play first; or"
+        " another model=NAME",
     )
 
 

@@ -49,7 +49,8 @@ def _table(checked: Sequence[Readiness]) -> Table:
     )
     table = Table(box=None, padding=(0, 1, 0, 0), caption=caption, caption_justify="left")
     table.add_column("window (UTC)", no_wrap=True)
-    for heading in ("agents", "traj.", "steps", "P&L", "calls", "logp"):
+    failures = any(window.failed_share for window in checked)  # the column costs room on a narrow terminal
+    for heading in ("agents", "traj.", "steps", "P&L", *(["fail"] if failures else []), "calls", "logp"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("outc.", no_wrap=True)
     table.add_column("ready")
@@ -60,6 +61,7 @@ def _table(checked: Sequence[Readiness]) -> Table:
             str(window.trajectories),
             f"{window.steps:,}",
             _range(window),
+            *(["-" if window.failed_share is None else f"{window.failed_share:.0%}"] if failures else []),
             "-" if window.trainable_calls is None else f"{window.trainable_calls:,}",
             "-" if not window.trainable_calls else f"{(window.with_logprobs or 0) / window.trainable_calls:.0%}",
             "yes" if window.has_outcomes else "no",

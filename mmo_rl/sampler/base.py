@@ -112,6 +112,7 @@ class Readiness:
     calls, None where no step was read. Where agents are compared within their role (``roles``: active agents by role,
     else None), ``active_agents`` is that of the largest role, and ``usable`` trajectories are those of roles with
     enough agents. ``mixes_insiders``: agents that know more (role ``insider``) are compared with others.
+    ``failed_share`` in [0, 1] of the actions that were read failed.
     """
 
     window_id: str
@@ -129,6 +130,7 @@ class Readiness:
     reason: str | None
     usable: int = 0
     mixes_insiders: bool = False
+    failed_share: float | None = None
     roles: Mapping[str, int] | None = None
 
     @property
@@ -191,6 +193,7 @@ class StepQuality:
     calls: int = 0
     calls_with_prompt: int = 0
     trainable_calls: int = 0
+    failed_actions: int = 0
     with_logprobs: int = 0
     logprobs_without_ids: int = 0
     actions_with_result: int = 0

@@ -46,6 +46,7 @@ class QualityCounter:
             counts["trades"] += read.trade
             if read.unknown_trade:
                 self._unknown[step.action.action_type] += 1
+            counts["failed_actions"] += not step.action.success
             counts["calls"] += len(step.llm_calls)
             counts["calls_with_prompt"] += sum(
                 any(message["content"].strip() for message in call.messages) for call in step.llm_calls

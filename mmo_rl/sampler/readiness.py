@@ -109,6 +109,7 @@ def _readiness(stats: WindowStats, rules: SamplingRules, counter: QualityCounter
         complete=stats.complete,
         reason=reason,
         usable=sum(len(group) for role, group in groups.items() if _agents(readable[role]) >= min_agents),
+        failed_share=quality.failed_actions / quality.steps if quality is not None and quality.steps else None,
         mixes_insiders=any(len({is_insider(m.role) for m in group}) > 1 for group in active.values()),
         roles={role or "(none)": _agents(group) for role, group in readable.items()} if rules.by_role else None,
     )

@@ -147,6 +147,8 @@ async def test_the_task_on_a_database(database: Database, tmp_path: Path, capsys
             "with_logprobs": 0,
             "complete": True,
             "usable": 2,
+            "mixes_insiders": False,
+            "failed_share": 0.0,
             "roles": None,
         }
     ]
