@@ -21,13 +21,15 @@ from mmo_rl.database.outcomes import DerivedOutcomes
 from mmo_rl.database.recorder import TrajectoryRecorder
 from mmo_rl.database.registry import ModelRegistry
 from mmo_rl.database.write_back import ScoreWriter
-from mmo_rl.evaluate.base import Evaluator
+from mmo_rl.evaluate.base import Evaluator, RecordedComparer
 from mmo_rl.evaluate.market import MarketEvaluator
 from mmo_rl.evaluate.pair import PairEvaluator
+from mmo_rl.evaluate.recorded import RecordedEvaluator
 from mmo_rl.judge.base import AsksModel, Judge, JudgmentCache
 from mmo_rl.judge.heuristic import HeuristicJudge
 from mmo_rl.judge.oracle import OracleJudge
 from mmo_rl.judge.panel import PanelJudge
+from mmo_rl.judge.recorded import RecordedJudge
 from mmo_rl.judge.ruler import RulerJudge
 from mmo_rl.lm.base import BaseModel
 from mmo_rl.lm.model import ModelSpec
@@ -43,7 +45,7 @@ from mmo_rl.report.run_folder import RunFolder
 from mmo_rl.report.wandb_report import WandbReport
 from mmo_rl.sampler.base import Sampler
 from mmo_rl.sampler.windows import WindowSampler
-from mmo_rl.source.base import Play, RejectionLog, Source
+from mmo_rl.source.base import Play, RejectionLog, Source, Traceable
 from mmo_rl.source.jsonl import JsonlSource
 from mmo_rl.source.postgres import PostgresSource
 from mmo_rl.trainer.art_backend import ArtLocalTrainer, TinkerTrainer
@@ -75,7 +77,7 @@ def sampler(component: WindowSampler) -> Sampler:
     return component
 
 
-def judge(component: OracleJudge | HeuristicJudge | PanelJudge | RulerJudge) -> Judge:
+def judge(component: OracleJudge | HeuristicJudge | PanelJudge | RecordedJudge | RulerJudge) -> Judge:
     return component
 
 
@@ -89,7 +91,7 @@ def collect(component: SimulatedCollector) -> Collector:
     return component
 
 
-def evaluate(component: MarketEvaluator) -> Evaluator:
+def evaluate(component: MarketEvaluator | RecordedEvaluator) -> Evaluator | RecordedComparer:
     return component
 
 
@@ -98,6 +100,10 @@ def report(component: LocalReport | WandbReport) -> Report:
 
 
 # --- capabilities, and collaborators from other rooms -----------------------------------------------------------------
+
+
+def traceable(component: PostgresSource | JsonlSource) -> Traceable:
+    return component
 
 
 def asks_model(component: RulerJudge | PanelJudge) -> AsksModel:
