@@ -415,6 +415,7 @@ class Loop:
                 with self.stages.stage("evaluate", f"validate {player}") as advance:
                     key = f"validation_{player}"
                     measured[key] = await validation.evaluate(contestant, "sampled", on_tick=advance)
+        self.folder.write_evaluations(measured)
         return Evaluations(
             base=measured["base"],
             trained=measured["trained"],

@@ -13,6 +13,7 @@ import secrets
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypedDict, cast, overload, runtime_checkable
 
@@ -21,7 +22,7 @@ from mmo_rl.clock import utc_now
 from mmo_rl.errors import ConfigError, MmoRlError
 from mmo_rl.milestones import reached
 from mmo_rl.report.mask import mask, mask_arguments, mask_tree
-from mmo_rl.types import JsonDict
+from mmo_rl.types import JsonDict, Measured
 
 State = Literal["running", "done", "failed", "interrupted"]
 Rows = Literal["metrics", "judgments", "checkpoints"]
@@ -190,6 +191,16 @@ class RunFolder:
         kept = [row for row in rows if not isinstance(row.get("iteration"), int) or row["iteration"] <= iteration]
         if len(kept) < len(rows):
             self._write_text(f"{name}.jsonl", "".join(_dumps(row) + "\n" for row in kept))
+
+    def write_evaluations(self, measured: Mapping[str, Measured]) -> None:
+        """Replaces evaluations.jsonl by a row a market and seat of each measurement, named by its key (``base``,
+        ``trained_greedy``, ``validation_base`` ...): whoever doubts an interval computes it again."""
+        rows = [
+            {"measured": key, "policy": found.policy, "decoding": found.decoding, **asdict(rollout)}
+            for key, found in measured.items()
+            for rollout in found.rollouts
+        ]
+        self._write_text("evaluations.jsonl", "".join(_dumps(row) + "\n" for row in rows))
 
     # --- documents ------------------------------------------------------------------------------------------------
 

@@ -65,6 +65,11 @@ def test_the_loop_from_play_to_report_and_nothing_is_done_twice(trained: tuple[P
     assert summary["data/windows_used"] == 4 and summary["data/trajectories_available"] == 20 > used >= 4 * 3
     assert summary["data/dropout_rate"] > 0
     assert summary["train/gradient_steps"] > 0 and summary["train/tokens"] > 0
+    measured = project.rows("evaluations")
+    pnl = {key: [row["pnl"] for row in measured if row["measured"] == key] for key in ("base", "trained", "oracle")}
+    assert all(len(found) == 4 * 2 for found in pnl.values())
+    for key in ("base", "trained"):
+        assert sum(pnl[key]) / 8 == pytest.approx(summary[f"eval/pnl_{key}"])
     planned = json.loads((folder / "plan.json").read_text())
     assert planned["data/windows_used"] == 4 and planned["data/trajectories_used"] == pytest.approx(used, abs=4)
     assert planned["judge/calls"] == summary["judge/calls"] == 0

@@ -46,8 +46,8 @@ from tests.docs.pages import (
 
 FINISHED_RUNS = ("runs/default/0123456789", "runs/trial/0123456789")
 """Placeholders of the pages: `loader` makes these folders, with the config of a default run."""
-NOT_OURS = {"source", "export", "eval", "cd", "git", "producer"}
-"""First words of lines that call neither mmo-rl nor make: the shell's own, and a game's program."""
+NOT_OURS = {"source", "export", "eval", "cd", "git", "producer", "wandb"}
+"""First words of lines that call neither mmo-rl nor make: the shell's own, a game's program, and W&B's."""
 NOT_INSTALLED = {"hydra/launcher=ray"}
 """Choices that need a package which ``make install`` leaves out: their commands are only checked without them."""
 FLAGS_ALONE = {("--help",), ("--version",)}
