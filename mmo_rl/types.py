@@ -469,10 +469,12 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Unscored:
-    """Missing judgment of one trajectory, with its reason. It is counted and never treated as 0."""
+    """Missing judgment of one trajectory, with its reason. It is counted and never treated as 0. ``answer`` is the text
+    of a judge that could not be used."""
 
     trajectory_id: str
     reason: str
+    answer: str = ""
 
 
 Judgment = Score | Unscored

@@ -34,9 +34,10 @@ LINE = 320
 class Reply:
     """Reply to one request.
 
-    ``text`` is empty and ``finish_reason`` None where the endpoint gave none; token counts are None where it did not
-    count. Token ids (vLLM's ``return_token_ids``, or the names of tokens) and logprobs (``logprobs``, one a completion
-    token) are None unless the request asked for them and the endpoint gave them whole.
+    ``text`` is empty and ``finish_reason`` None where the endpoint gave none; ``reasoning`` holds the thoughts that a
+    server keeps apart from the answer. Token counts are None where it did not count. Token ids (vLLM's
+    ``return_token_ids``, or the names of tokens) and logprobs (``logprobs``, one a completion token) are None unless
+    the request asked for them and the endpoint gave them whole.
     """
 
     text: str
@@ -44,6 +45,7 @@ class Reply:
     refusal: str | None
     prompt_tokens: int | None
     completion_tokens: int | None
+    reasoning: str = ""
     prompt_token_ids: tuple[int, ...] | None = None
     token_ids: tuple[int, ...] | None = None
     logprobs: tuple[float, ...] | None = None
@@ -153,8 +155,18 @@ class _Logprobs(BaseModel):
         return tuple(int(number) for number in numbers)
 
 
+def _spoken(content: object) -> str | None:
+    """Reads an answer that is text, or a list of parts: the text of its text parts, joined."""
+    if isinstance(content, list):
+        parts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
+        return "".join(part for part in parts if isinstance(part, str))
+    return content if isinstance(content, str) else None
+
+
 class _Message(BaseModel):
-    content: _Text = None
+    content: Annotated[str | None, PlainValidator(_spoken)] = None
+    reasoning_content: _Text = None
+    reasoning: _Text = None
     refusal: _Text = None
 
 
@@ -197,6 +209,7 @@ def parse_reply(body: str) -> Reply:
         refusal=choice.message.refusal,
         prompt_tokens=usage.prompt_tokens,
         completion_tokens=usage.completion_tokens,
+        reasoning=choice.message.reasoning_content or choice.message.reasoning or "",
         prompt_token_ids=completion.prompt_token_ids,
         token_ids=choice.token_ids or logprobs.named_ids,
         logprobs=logprobs.of_all,

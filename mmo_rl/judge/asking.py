@@ -94,6 +94,8 @@ class Asker:
         try:
             return self._scores(reply, by_id)
         except InvalidAnswer as invalid:
+            if invalid.in_vain:
+                raise
             again = [*messages, *correction(reply.text, str(invalid), list(by_id))]
         return self._scores(await self._call(again), by_id)
 
@@ -107,13 +109,30 @@ class Asker:
         )
 
     def _scores(self, reply: Reply, by_id: Mapping[str, Play]) -> tuple[Score, ...]:
-        """Parses the scores of a reply, in the order of presentation. Raises `InvalidAnswer`."""
+        """Parses the scores of a reply, in the order of presentation. Raises `InvalidAnswer` with the refused text."""
+        try:
+            return self._read(reply, by_id)
+        except InvalidAnswer as invalid:
+            raise InvalidAnswer(str(invalid), answer=reply.text or reply.reasoning, in_vain=invalid.in_vain) from None
+
+    def _read(self, reply: Reply, by_id: Mapping[str, Play]) -> tuple[Score, ...]:
         if reply.finish_reason == "length":
-            raise InvalidAnswer("it was cut off at the token limit (finish_reason=length); keep explanations short")
+            spent = "" if reply.completion_tokens is None else f" after {reply.completion_tokens:,} tokens"
+            limit = f"judge.max_completion_tokens={self._max_completion_tokens}"
+            if not reply.text.strip():
+                raise InvalidAnswer(
+                    f"it was cut off{spent} before it began: the token limit went to thinking (finish_reason=length);"
+                    f" raise {limit}",
+                    in_vain=True,
+                )
+            raise InvalidAnswer(
+                f"it was cut off at the token limit{spent} (finish_reason=length, {limit}); keep explanations short"
+            )
         if reply.refusal or reply.finish_reason == "content_filter":
             raise InvalidAnswer(f"it was refused ({reply.refusal or 'content_filter'})")
         steps = {i: list(play.steps) for i, play in by_id.items()} if self._credit == "decision" else None
-        answers = parse_answer(reply.text, list(by_id), steps)
+        # A verdict without any other text stands among the thoughts of some servers.
+        answers = parse_answer(reply.text if reply.text.strip() else reply.reasoning, list(by_id), steps)
         return tuple(Score(i, answers[i].score, answers[i].explanation, answers[i].decisions) for i in by_id)
 
     def _usable(self, kept: tuple[Judgment, ...] | None, by_id: Mapping[str, Play]) -> tuple[Score, ...] | None:

@@ -122,7 +122,14 @@ class Answer:
 
 
 class InvalidAnswer(ValueError):
-    """Error for an answer without one usable score for each id; the message, for the judge, says what was wrong."""
+    """Error for an answer without one usable score for each id; the message, for the judge, says what was wrong.
+
+    ``answer`` is the refused text, where it is known; ``in_vain``: the same request would be answered the same."""
+
+    def __init__(self, message: str, *, answer: str = "", in_vain: bool = False) -> None:
+        super().__init__(message)
+        self.answer = answer
+        self.in_vain = in_vain
 
 
 def presented_ids(count: int) -> tuple[str, ...]:

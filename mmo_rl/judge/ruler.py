@@ -323,7 +323,7 @@ class RulerJudge:
         self._findings.add_members(part.members)
         sequence = orders(len(ids), self._repeats, seed=self._seed)
 
-        async def repeat(number: int) -> dict[str, Score] | str | None:
+        async def repeat(number: int) -> dict[str, Score] | Refused | None:
             return await self._attempt(part, sequence[number], failures, cycle=number // len(ids))
 
         async with aclosing(gather_ordered(range(self._repeats), repeat, limit=self._repeats)) as results:
@@ -332,8 +332,8 @@ class RulerJudge:
             return None
         rounds = [(order, a) for order, a in zip(sequence, answers, strict=True) if isinstance(a, dict)]
         if not rounds:
-            reason = next(answer for answer in answers if isinstance(answer, str))
-            return [Unscored(trajectory_id, reason) for trajectory_id in ids]
+            refused = next(answer for answer in answers if isinstance(answer, Refused))
+            return [Unscored(trajectory_id, refused.reason, refused.answer) for trajectory_id in ids]
         self._findings.add_answers(
             [{ids[n]: (place, a[ids[n]].value) for place, n in enumerate(order)} for order, a in rounds],
             repeats=self._repeats,
@@ -344,7 +344,7 @@ class RulerJudge:
 
     async def _attempt(
         self, part: Part, order: Sequence[int], failures: Counter[str], *, cycle: int = 0
-    ) -> dict[str, Score] | str | None:
+    ) -> dict[str, Score] | Refused | None:
         """Asks once: returns the scores, the reason for having none, or None where the budget does not reach for it."""
         try:
             return await self._asker.ask(part, order, seed=self._cycle_seed(cycle))
@@ -353,9 +353,9 @@ class RulerJudge:
         except CallFailed as failure:
             self._raise_if_unusable(failure)
             failures[failure.reason] += 1
-            return f"judge call failed: {failure.reason}"
+            return Refused(f"judge call failed: {failure.reason}")
         except InvalidAnswer as invalid:
-            return f"invalid answer: {invalid}"
+            return Refused(f"invalid answer: {invalid}", invalid.answer)
 
     def _cycle_seed(self, cycle: int) -> int:
         """Returns the seed of a cycle of orders, so that a repeated order is a request of its own."""
@@ -399,6 +399,14 @@ class RulerJudge:
                 f"the judge {self.model} cannot be used: {failure.reason}",
                 hint=f"{hint}; or judge without a language model: judge=oracle",
             ) from failure
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Request without scores: the reason, and the beginning of the answer that could not be used."""
+
+    reason: str
+    answer: str = ""
 
 
 def _median(scores: Sequence[Score]) -> Score:

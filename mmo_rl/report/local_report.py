@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from mmo_rl.report.base import ReportParts
 from mmo_rl.report.run_folder import JudgmentRow
-from mmo_rl.types import Score, ScoredGroup
+from mmo_rl.types import Score, ScoredGroup, Unscored
+
+ANSWER_CHARACTERS = 4000
+"""Characters of a judge's refused answer that are kept."""
 
 
 class LocalReport:
@@ -46,6 +49,10 @@ class LocalReport:
             for group in groups
             for trajectory_id, judgment in group.judgments.items()
         ]
+        unscored = {i: j for group in groups for i, j in group.judgments.items() if isinstance(j, Unscored)}
+        for row in rows:
+            if (missing := unscored.get(row["trajectory_id"])) is not None and missing.answer:
+                row["answer"] = missing.answer[:ANSWER_CHARACTERS]
         self._folder.append("judgments", *rows)
         return rows
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypedDict, cast, overload, runtime_checkable
+from typing import Any, Literal, NotRequired, Protocol, TypedDict, cast, overload, runtime_checkable
 
 from mmo_rl import files
 from mmo_rl.clock import utc_now
@@ -46,7 +46,7 @@ class Status(TypedDict, total=False):
 
 class JudgmentRow(TypedDict):
     """A row of judgments.jsonl: ``score`` in [0, 1], or null with the ``reason``; ``oracle`` is the oracle's score of
-    the same member, ``pnl`` in game dollars (null: unknown)."""
+    the same member, ``pnl`` in game dollars (null: unknown), ``answer`` a judge's text that could not be used."""
 
     iteration: int
     window_id: str
@@ -58,6 +58,7 @@ class JudgmentRow(TypedDict):
     spread: float | None
     oracle: float | None
     pnl: float | None
+    answer: NotRequired[str]
 
 
 LOCK_WAIT_S = 1.0

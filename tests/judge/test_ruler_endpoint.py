@@ -6,12 +6,16 @@ import asyncio
 import json
 import socket
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mmo_rl.errors import ConfigError, JudgeError
 from mmo_rl.judge.ruler import RulerJudge
+from mmo_rl.report.base import ReportParts
+from mmo_rl.report.local_report import LocalReport
+from mmo_rl.report.run_folder import RunFolder
 from mmo_rl.types import Group, Score, ScoredGroup, Unscored
 from tests.harness.endpoint import Endpoint, Reply, Request, completion
 from tests.judge import conftest
@@ -368,3 +372,51 @@ async def test_the_request_carries_the_schema(endpoint: Endpoint) -> None:
     assert body["max_completion_tokens"] == 500
     assert body["response_format"]["json_schema"]["strict"] is True
     assert json.loads(json.dumps(body["response_format"]))["json_schema"]["schema"]["required"] == ["scores"]
+
+
+def in_another_place(place: str) -> Any:
+    """An honest verdict that is no plain ``content``."""
+
+    def script(request: Request, number: int) -> Reply:
+        text = honest_text(request)
+        reply = completion("")
+        assert isinstance(reply.body, dict)
+        half = len(text) // 2
+        parts = [{"type": "text", "text": text[:half]}, {"type": "text", "text": text[half:]}]
+        message: dict[str, Any] = {"parts": {"content": parts}}.get(place, {"content": None, place: text})
+        reply.body["choices"][0]["message"].update(message)
+        return reply
+
+    return script
+
+
+@pytest.mark.parametrize("place", ["parts", "reasoning_content", "reasoning"])
+async def test_a_verdict_in_text_parts_or_among_the_thoughts_is_read(endpoint: Endpoint, place: str) -> None:
+    endpoint.script = in_another_place(place)
+    [scored] = await run(make_judge(endpoint), make_group(SKILLS))
+    assert values(scored) == BY_ID and len(endpoint.requests) == 1
+
+
+async def test_a_limit_that_went_to_thinking_is_named_and_not_asked_for_again(endpoint: Endpoint) -> None:
+    def thought(request: Request, number: int) -> Reply:
+        reply = completion("", finish_reason="length", usage=(10, 777))
+        assert isinstance(reply.body, dict)
+        reply.body["choices"][0]["message"].update(content=None, reasoning_content="Let me compare them one by one")
+        return reply
+
+    endpoint.script = thought
+    [scored] = await run(make_judge(endpoint), make_group(SKILLS))
+    [reason] = reasons(scored)
+    assert "777 tokens" in reason and "raise judge.max_completion_tokens=" in reason and "thinking" in reason
+    assert len(endpoint.requests) == 1
+
+
+async def test_the_refused_answer_is_kept_beside_the_judgments(endpoint: Endpoint, tmp_path: Path) -> None:
+    endpoint.script = raw("They were all quite good.")
+    [scored] = await run(make_judge(endpoint), make_group(SKILLS))
+    report = LocalReport(parts=ReportParts(folder=RunFolder(tmp_path)))
+    rows = report.judgments(0, [scored])
+    assert {row["answer"] for row in rows} == {"They were all quite good."}
+    endpoint.script = honest
+    [scored] = await run(make_judge(endpoint), make_group(SKILLS))
+    assert not any("answer" in row for row in report.judgments(1, [scored]))
