@@ -1,7 +1,8 @@
 """Collapse of a policy in training: hardly any of its own actions is valid, iteration after iteration.
 
 A run has collapsed where `FAILED_SHARE` of the policy's actions failed in each of the last `ITERATIONS` that it played
-itself, or where the trained policy fails so at the end, measured on held-out markets, and the base model does not.
+itself, or where the trained policy fails so at the end on held-out markets, and at most `SOUND_SHARE` of the base
+model's actions do.
 """
 
 from __future__ import annotations
