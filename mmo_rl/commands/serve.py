@@ -8,6 +8,7 @@ import errno
 import importlib.util
 import json
 import os
+import shlex
 import signal
 import socket
 from collections.abc import Iterator, Sequence
@@ -23,7 +24,7 @@ from mmo_rl.errors import ConfigError
 from mmo_rl.lm.load import load_version, require_device
 from mmo_rl.lm.model import require_whole
 from mmo_rl.serve.versions import Catalogue, ServedModel, ServedVersion
-from mmo_rl.types import PolicyVersion
+from mmo_rl.types import Message, PolicyVersion
 from mmo_rl.wording import counted
 
 if TYPE_CHECKING:
@@ -101,7 +102,9 @@ async def run(context: Context, options: ServeOptions) -> None:
             limit_concurrency=2 * options.max_queue + CONNECTIONS,
         )
         server = Server(config)
-        _tell(console, models, options.host, listening.getsockname()[1], key_variable=options.api_key_env)
+        prompt = context.components.arena.example_prompt()
+        port = listening.getsockname()[1]
+        _tell(console, models, options.host, port, prompt, key_variable=options.api_key_env)
         _stop_on_signals(server, engine, console)
         await server.serve([listening])
     console.print("stopped")
@@ -157,18 +160,26 @@ def _stop_on_signals(server: uvicorn.Server, engine: Engine, console: Console) -
         loop.add_signal_handler(number, stop)
 
 
-def _tell(console: Console, models: Sequence[ServedModel], host: str, port: int, *, key_variable: str | None) -> None:
+def _tell(
+    console: Console,
+    models: Sequence[ServedModel],
+    host: str,
+    port: int,
+    prompt: Sequence[Message],
+    *,
+    key_variable: str | None,
+) -> None:
     shown = f"[{host}]" if ":" in host else host
     url = f"http://{shown}:{port}/v1"
     name = models[0].name
     newest = list(models[0].versions().values())[-1].id  # so that what is recorded names the version that played
-    body = json.dumps({"model": name, "messages": [{"role": "user", "content": "news NOVA soars @wire"}]})
+    body = shlex.quote(json.dumps({"model": name, "messages": list(prompt)}))
     bearer = f' -H "authorization: Bearer ${key_variable}"' if key_variable else ""
     key = f'os.environ["{key_variable}"]' if key_variable else '"none"'
     lines = [
         f"serving at {url} (Ctrl-C stops)",
         *(f"  {model.name}: {', '.join(v.id for v in model.versions().values())}" for model in models),
-        f"  curl {url}/chat/completions -H 'content-type: application/json'{bearer} -d '{body}'",
+        f"  curl {url}/chat/completions -H 'content-type: application/json'{bearer} -d {body}",
         f'  openai.OpenAI(base_url="{url}", api_key={key}).chat.completions.create(model="{name}", messages=[...])',
         f"  mmo-rl task=collect policy=endpoint policy.endpoint.base_url={url} policy.model={newest}",
     ]

@@ -120,6 +120,12 @@ class MarketArena:
                 on_tick(tick + 1, total)
         return [episode for table in tables for episode in table.episodes()]
 
+    def example_prompt(self) -> tuple[Message, ...]:
+        """Returns the messages that a policy is shown first in a market, that of seed 0."""
+        table = _Table(World(spec=self._spec, seed=0, agents=1), [None], rng(0, "script", 0))
+        table.look()
+        return table.prompts(None)[0]
+
 
 @cache
 def _warn_of_unfair_maker() -> None:

@@ -151,6 +151,10 @@ class Arena(Protocol):
 
     def rules(self) -> Mapping[str, object]: ...
 
+    def example_prompt(self) -> tuple[Message, ...]:
+        """Returns the messages that a policy is shown first in a market: what it was trained to answer."""
+        ...
+
     async def play(
         self,
         policy: Policy | None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shutil
 import socket
 import threading
@@ -22,6 +23,9 @@ import uvicorn
 from mmo_rl.chat.endpoint import Endpoint
 from mmo_rl.lm.load import load_model
 from mmo_rl.lm.model import SHIPPED, ModelSpec
+from mmo_rl.market.actions import Order, parse_action
+from mmo_rl.market.arena import MarketArena
+from mmo_rl.market.spec import MarketSpec
 from mmo_rl.policy.base import Completion, completion_seed
 from mmo_rl.policy.endpoint import EndpointPolicy
 from mmo_rl.policy.local import LocalPolicy
@@ -343,3 +347,12 @@ def test_answers_are_not_held_back_for_acknowledgements() -> None:
         connection, _ = listening.accept()
         with connection:
             assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_the_example_that_is_printed_and_documented_is_answered_by_an_order(url: str) -> None:
+    prompt = MarketArena(spec=MarketSpec()).example_prompt()
+    answer = post(url, messages=list(prompt), temperature=0).json()["choices"][0]["message"]["content"]
+    assert isinstance(parse_action(answer, max_size=5), Order), answer
+    page = Path(__file__).parents[2].joinpath("docs", "serving.md").read_text("utf-8")
+    shown = "".join(re.findall(r'^    "(.*)"$', page, re.MULTILINE)).replace("\\n", "\n")
+    assert shown == prompt[-1]["content"]
