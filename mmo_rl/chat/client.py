@@ -6,7 +6,7 @@ import asyncio
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal, Protocol
 
 from mmo_rl.chat.endpoint import OPENAI_BASE_URL, Endpoint
@@ -26,11 +26,12 @@ from mmo_rl.chat.wire import (
 from mmo_rl.clock import utc_now
 from mmo_rl.concurrency import Backoff, retry
 
-Cause = Literal["key", "address", "down", "slow", "refused"]
-"""Cause of a failed call: the key was refused; nothing such at this address; no server listens; no answer in time; this
+Cause = Literal["key", "quota", "later", "address", "down", "slow", "refused"]
+"""Cause of a failed call: the key was refused; its account has nothing left; the server asked for a longer wait than
+``max_backoff_s``; nothing such at this address; no server listens; no answer in time; this
 request failed (which says little about the next one)."""
 
-HOPELESS: frozenset[Cause] = frozenset({"key", "address", "down", "slow"})
+HOPELESS: frozenset[Cause] = frozenset({"key", "quota", "later", "address", "down", "slow"})
 """Causes that make every call fail where none has been answered yet."""
 
 
@@ -241,12 +242,23 @@ class ChatClient:
             return CallFailed(f"{self._where}: {reason}", "down" if _refused(error) else "refused")
         if isinstance(error, openai.APIStatusError):
             cause: Cause = "refused"
-            if error.status_code in {401, 403} or error.code == "insufficient_quota":
+            wait_s = self._requested_s(error)
+            if error.code == "insufficient_quota":
+                cause = "quota"
+            elif wait_s is not None and wait_s > self._endpoint.max_backoff_s:
+                until = self._clock() + timedelta(seconds=min(wait_s, _LONGEST_WAIT_S))
+                reason += f"; asked to wait until {until:%Y-%m-%d %H:%M} UTC"
+                cause = "later"
+            elif error.status_code in {401, 403}:
                 cause = "key"
             elif error.status_code in {404, 405}:
                 cause = "address"
             return CallFailed(reason, cause, error.status_code)
         return CallFailed(reason, "refused")
+
+
+_LONGEST_WAIT_S = 366 * 86400.0
+"""A wait longer than this is a mistake of the server: no date is made of it."""
 
 
 def _refused(error: BaseException) -> bool:
@@ -262,6 +274,9 @@ def remedy(failure: CallFailed, *, node: str, variable: str | None) -> str | Non
     ``node`` is the endpoint's config node (``judge.endpoint``), ``variable`` the one that holds the key.
     """
     return {
+        "quota": f"the account of {variable or 'the endpoint'} has no quota left: see its plan and billing, or name"
+        f" another endpoint with {node}.base_url; the same command goes on",
+        "later": "the same command goes on then; what was answered is kept",
         "key": f"put a valid key into {variable}: export {variable}=..."
         if variable
         else f"name the variable that holds the key: {node}.api_key_env=OPENAI_API_KEY",

@@ -10,6 +10,7 @@ Source: RULER, OpenPipe ART (https://art.openpipe.ai/fundamentals/ruler).
 from __future__ import annotations
 
 import logging
+import re
 import statistics
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
@@ -253,7 +254,9 @@ class RulerJudge:
             reason, count = failures.most_common(1)[0]
             raise JudgeError(
                 f"the judge {self.model} scored nothing: {count} of {failures.total()} failures were: {reason}",
-                hint="check judge.model and judge.endpoint.base_url (an endpoint without JSON schemas needs "
+                hint=SHORTER
+                if _TOO_LONG.search(reason)
+                else "check judge.model and judge.endpoint.base_url (an endpoint without JSON schemas needs "
                 "judge.response_format=json_object), or use judge=oracle",
             )
 
@@ -399,6 +402,13 @@ class RulerJudge:
                 f"the judge {self.model} cannot be used: {failure.reason}",
                 hint=f"{hint}; or judge without a language model: judge=oracle",
             ) from failure
+
+
+_TOO_LONG = re.compile(r"context.?(length|window|size)|maximum context|too many tokens", re.IGNORECASE)
+SHORTER = (
+    "tell the model's context, judge.context_tokens=N (prompts are shortened to fit), or compare fewer members at once:"
+    " sampler.max_per_window=N"
+)
 
 
 @dataclass(frozen=True, slots=True)

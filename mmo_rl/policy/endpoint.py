@@ -124,7 +124,9 @@ class EndpointPolicy:
                 reply = await self._client.complete(messages, {**parameters, **_EXTRAS[tried]})
             except CallFailed as failure:
                 settled = len(_EXTRAS) - 1 if self._settled is None else self._settled
-                if failure.status not in {400, 422, 501} or tried >= settled:
+                unsaid = failure.status in {400, 422, 501}
+                unsaid |= failure.status == 403 and "logprob" in failure.reason.lower()  # "not allowed to request ..."
+                if not unsaid or tried >= settled:
                     raise
                 _log.info("%s: asked again without %s", failure.reason, sorted(_EXTRAS[tried]))
                 tried += 1

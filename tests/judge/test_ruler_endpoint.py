@@ -420,3 +420,31 @@ async def test_the_refused_answer_is_kept_beside_the_judgments(endpoint: Endpoin
     endpoint.script = honest
     [scored] = await run(make_judge(endpoint), make_group(SKILLS))
     assert not any("answer" in row for row in report.judgments(1, [scored]))
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected", "never"),
+    [
+        (
+            Reply(429, {"error": {"message": "You exceeded your quota", "code": "insufficient_quota"}}),
+            "plan and billing",
+            "valid key",
+        ),
+        (
+            Reply(429, {"error": {"message": "come back later"}}, {"Retry-After": "86400"}),
+            "asked to wait until 20",
+            "valid key",
+        ),
+        (
+            Reply(400, {"error": {"message": "This model's maximum context length is 4096 tokens"}}),
+            "judge.context_tokens=N",
+            "response_format",
+        ),
+    ],
+    ids=["quota", "retry-after", "context"],
+)
+async def test_the_advice_fits_the_failure(endpoint: Endpoint, reply: Reply, expected: str, never: str) -> None:
+    endpoint.script = lambda request, number: reply
+    with pytest.raises(JudgeError) as caught:
+        await run(make_judge(endpoint), make_group(SKILLS))
+    assert expected in str(caught.value) and never not in str(caught.value)

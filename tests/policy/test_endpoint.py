@@ -176,3 +176,14 @@ async def test_the_key_comes_from_the_variable_alone(endpoint: Endpoint, monkeyp
     with pytest.raises(ConfigError, match="MY_KEY is not set") as caught:
         await ask(EndpointPolicy(model="m", endpoint=chat.Endpoint(api_key_env="MY_KEY")), "a")
     assert caught.value.hint is not None and "policy.endpoint.base_url" in caught.value.hint
+
+
+async def test_a_key_that_may_not_ask_for_logprobs_is_asked_without(endpoint: Endpoint) -> None:
+    def script(request: Request, number: int) -> Reply:
+        if "logprobs" in request.body:
+            return refusal(403, "You are not allowed to request logprobs from this model")
+        return echo(request, number)
+
+    endpoint.script = script
+    answers = await ask(make(endpoint, concurrency=1), "a", "b")
+    assert [answer.text for answer in answers] == ["a", "b"] and answers[0].logprobs is None
