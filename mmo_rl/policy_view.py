@@ -26,8 +26,8 @@ def policy_calls(step: Step, assistant_turns: AssistantTurns = "action") -> tupl
         _policy_call(call)
         for call in step.llm_calls
         if (assistant_turns == "all" or call.purpose == "action")
-        and call.response
-        and any(m["content"] for m in call.messages)
+        and (call.response or call.tool_calls)
+        and any(m.get("content") or m.get("tool_calls") for m in call.messages)
     )
 
 
@@ -41,6 +41,8 @@ def _policy_call(call: LLMCall) -> PolicyCall:
         call.logprobs,
         call.model,
         call.model_version,
+        call.tool_calls,
+        call.tools,
     )
 
 

@@ -14,8 +14,10 @@ from typing import Annotated, Any, Literal, TypedDict
 import msgspec
 
 JsonDict = dict[str, Any]
-Message = Mapping[str, str]
-"""One chat message: ``{"role": "system" | "user" | "assistant", "content": text}``."""
+JsonObjects = tuple[JsonDict, ...]
+Message = Mapping[str, Any]
+"""One chat message as the API of its time says it: ``role``; ``content``, a text, null or text parts; ``tool_calls``,
+``tool_call_id``, ``name`` (`mmo_rl.messages` checks and renders it)."""
 RecordedMs = Annotated[float, msgspec.Meta(ge=1e11, lt=4e12)]
 """Milliseconds since 1970, from 1973 to 2096: a smaller number counts seconds in recordings; up to the largest one a
 float tells microseconds apart."""
@@ -62,7 +64,8 @@ class LLMCall(_Recorded, frozen=True, kw_only=True):
 
     Read its prompt from `messages`: ``chat``, where more was said than the two prompts hold, else these.
     ``prompt_token_ids``, ``token_ids`` and ``logprobs`` are present where the server gave them; ``token_ids`` and
-    ``logprobs`` have one entry a completion token, the end-of-sequence token included.
+    ``logprobs`` have one entry a completion token, the end-of-sequence token included. ``tool_calls`` belong to the
+    answer, ``tools`` were offered.
     """
 
     model: str
@@ -86,6 +89,8 @@ class LLMCall(_Recorded, frozen=True, kw_only=True):
     token_ids: tuple[int, ...] | None = None
     logprobs: tuple[float, ...] | None = None
     timestamp_ms: RecordedMs | None = msgspec.field(name="timestamp", default=None)
+    tool_calls: JsonObjects | None = None
+    tools: JsonObjects | None = None
 
     @property
     def messages(self) -> tuple[Message, ...]:
@@ -109,8 +114,9 @@ class PromptFields(TypedDict):
 def prompt_fields(messages: Sequence[Message]) -> PromptFields:
     """Splits chat messages into the fields of an `LLMCall`: the game's two prompts, and all messages where there are
     more than these."""
-    system = next((m.get("content", "") for m in messages if m.get("role") == "system"), "")
-    user = next((m.get("content", "") for m in reversed(messages) if m.get("role") == "user"), "")
+    texts = [m for m in messages if isinstance(m.get("content"), str)]
+    system = next((m["content"] for m in texts if m.get("role") == "system"), "")
+    user = next((m["content"] for m in reversed(texts) if m.get("role") == "user"), "")
     plain = [{"role": role, "content": text} for role, text in (("system", system), ("user", user)) if text]
     copies = [dict(message) for message in messages]
     return {"system_prompt": system, "user_prompt": user, "chat": None if copies == plain else tuple(copies)}
@@ -540,6 +546,8 @@ class PolicyCall:
     logprobs: tuple[float, ...] | None = None
     model: str | None = None
     model_version: str | None = None
+    tool_calls: JsonObjects | None = None
+    tools: JsonObjects | None = None
 
 
 @dataclass(frozen=True, slots=True)

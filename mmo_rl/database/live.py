@@ -12,6 +12,7 @@ from typing import Self, SupportsFloat
 from mmo_rl.clock import EPOCH, milliseconds
 from mmo_rl.database.rows import to_json
 from mmo_rl.errors import DatabaseError
+from mmo_rl.messages import message_fault
 from mmo_rl.types import Action, JsonDict, LLMCall, Message, Step, Trajectory, prompt_fields
 
 log = logging.getLogger(__name__)
@@ -182,21 +183,25 @@ class LiveStep:
         prompt_token_ids: Sequence[int] | None = None,
         token_ids: Sequence[int] | None = None,
         logprobs: Sequence[float] | None = None,
+        tool_calls: Sequence[Mapping[str, object]] | None = None,
+        tools: Sequence[Mapping[str, object]] | None = None,
     ) -> None:
         """Records one call exactly as it was made; only calls with ``purpose`` "action" are trained on.
 
         Token ids and logprobs as the server gave them (one a completion token, the end token included) make training
-        exact. Raises `ValueError` for no message, and for logprobs that do not match the tokens.
+        exact. An answer may be ``tool_calls``, with an empty ``response``; ``tools`` are those that were offered.
+        Raises `ValueError` for no message, and for logprobs that do not match the tokens.
         """
-        if not messages or not all(isinstance(m.get(k), str) for m in messages for k in ("role", "content")):
-            raise ValueError('messages must be one or more of {"role": TEXT, "content": TEXT}')
+        fault = next(filter(None, map(message_fault, messages)), None) if messages else "no message"
+        if fault is not None:
+            raise ValueError(f'messages must be one or more of {{"role": TEXT, "content": TEXT}}, and one is: {fault}')
         if token_ids is not None and logprobs is not None and len(token_ids) != len(logprobs):
             raise ValueError(f"{len(logprobs)} logprobs for {len(token_ids)} tokens: there must be one for each")
         self._calls.append(
             LLMCall(
                 call_id=f"{self._trajectory.trajectory_id}-call-{self._number}-{len(self._calls)}",
                 model=model,
-                **prompt_fields([{str(k): str(v) for k, v in message.items()} for message in messages]),
+                **prompt_fields([_copy(message) for message in messages]),
                 response=response,
                 purpose=purpose,
                 model_version=model_version,
@@ -210,6 +215,8 @@ class LiveStep:
                 token_ids=None if token_ids is None else tuple(token_ids),
                 logprobs=None if logprobs is None else tuple(logprobs),
                 timestamp_ms=milliseconds(_moment(self._trajectory._now())),
+                tool_calls=tuple(map(_copy, tool_calls)) if tool_calls else None,
+                tools=tuple(map(_copy, tools)) if tools else None,
             )
         )
 

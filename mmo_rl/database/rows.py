@@ -129,6 +129,8 @@ def call_json(call: LLMCall) -> JsonDict:
         "promptTokens": call.prompt_tokens,
         "completionTokens": call.completion_tokens,
         "totalTokens": call.total_tokens,
+        "toolCalls": call.tool_calls,
+        "tools": call.tools,
     }
     return required | _without_none(optional)
 
@@ -149,7 +151,14 @@ def call_row(trajectory_id: str, step: Step, index: int, call: LLMCall, *, now: 
     unknown = [
         key for key, value in (("temperature", call.temperature), ("maxTokens", call.max_tokens)) if value is None
     ]
-    metadata = _without_none({"modelVersion": call.model_version, "unknown": unknown or None})
+    metadata = _without_none(
+        {
+            "modelVersion": call.model_version,
+            "unknown": unknown or None,
+            "toolCalls": call.tool_calls,
+            "tools": call.tools,
+        }
+    )
     total_tokens = call.total_tokens
     if total_tokens is None and prompt_tokens is not None and completion_tokens is not None:
         total_tokens = prompt_tokens + completion_tokens

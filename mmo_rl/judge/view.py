@@ -14,6 +14,7 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 
+from mmo_rl.messages import answer_text, content_text
 from mmo_rl.types import GroundTruth, Group, JsonDict, LLMCall, Step, Trajectory, Window
 from mmo_rl.vocabulary import Vocabulary
 
@@ -181,8 +182,9 @@ def _came_true(name: str | None, truth: GroundTruth | None) -> JsonDict | None:
 
 def _call_view(call: LLMCall) -> CallView:
     """Builds the view of one LLM call."""
-    last = {message["role"]: message["content"] for message in call.messages}
-    return CallView(call.purpose, last.get("system"), last.get("user"), call.response, call.reasoning)
+    last = {message["role"]: content_text(message.get("content")) for message in call.messages}
+    answer = answer_text(call.response, call.tool_calls)
+    return CallView(call.purpose, last.get("system"), last.get("user"), answer, call.reasoning)
 
 
 # --- encoding -------------------------------------------------------------------------------------------------------

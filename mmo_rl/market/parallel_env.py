@@ -136,4 +136,4 @@ parallel_env = MarketEnv
 
 
 def _text(observation: Observation) -> str:
-    return render(observation)[1]["content"]
+    return str(render(observation)[1]["content"])

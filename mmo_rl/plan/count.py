@@ -14,6 +14,7 @@ from mmo_rl.errors import ConfigError
 from mmo_rl.evaluate.base import Evaluator, Validating
 from mmo_rl.judge.base import AsksModel, Judge, JudgeRequest
 from mmo_rl.market.base import Arena
+from mmo_rl.messages import answer_text
 from mmo_rl.moments import MomentRule
 from mmo_rl.plan.dry_play import DryPolicy, DryRun
 from mmo_rl.plan.tokens import Tokens
@@ -367,7 +368,7 @@ class _Tally:
         """Tokens of the answers and of the prompts. Recorded ids count where they are of this model: then its prompt
         has as many here as it had there."""
         prompts = self._policy_tokens.prompts([call.messages for call in calls])
-        answers = self._policy_tokens.answers([call.response for call in calls])
+        answers = self._policy_tokens.answers([answer_text(call.response, call.tool_calls) for call in calls])
         return sum(
             len(call.token_ids or ())
             if call.token_ids is not None and len(call.prompt_token_ids or ()) == prompt

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from mmo_rl.messages import message_fault
 from mmo_rl.types import Step
 
 _DECODER = msgspec.json.Decoder(tuple[Step, ...])
@@ -26,7 +27,9 @@ def canonical_steps(text: bytes | str) -> tuple[Step, ...] | None:
         for call in step.llm_calls:
             if not call.purpose or not (call.user_prompt or call.system_prompt or call.chat):
                 return None
-            if call.chat is not None and not (call.chat and all({"role", "content"} <= m.keys() for m in call.chat)):
+            if call.chat is not None and (not call.chat or any(map(message_fault, call.chat))):
+                return None
+            if call.tool_calls == () or call.tools == ():
                 return None
             if call.logprobs is not None and call.token_ids is not None and len(call.logprobs) != len(call.token_ids):
                 return None

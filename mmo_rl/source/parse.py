@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from mmo_rl.clock import milliseconds
+from mmo_rl.messages import content_text, message_fault
 from mmo_rl.source.canonical import canonical_steps
 from mmo_rl.source.jsontext import Unreadable, decode_json
 from mmo_rl.source.slices import home_window
@@ -27,7 +28,7 @@ from mmo_rl.source.values import (
     as_time,
     pick,
 )
-from mmo_rl.types import Action, JsonDict, LLMCall, Message, Rejection, Step, Trajectory
+from mmo_rl.types import Action, JsonDict, JsonObjects, LLMCall, Message, Rejection, Step, Trajectory
 from mmo_rl.window_ids import named_start
 
 CALLS = ("llmCalls", "llm_calls", "calls", "llm")
@@ -223,7 +224,17 @@ def _action(found: object, place: str) -> Action:
 def _call(found: object, place: str) -> LLMCall:
     if not isinstance(found, Mapping):
         raise Unreadable(place, found, "not a call")
-    response = as_text(pick(found, "response", "output", "text"))
+    metadata = _mapping(decode_json(found.get("metadata"), f"{place}.metadata"))
+    tool_calls = _objects(pick(found, "toolCalls", "tool_calls") or metadata.get("toolCalls"), f"{place}.toolCalls")
+    tools = _objects(found.get("tools") or metadata.get("tools"), f"{place}.tools")
+    answer = pick(found, "response", "output", "text")
+    if isinstance(answer, list) and answer:
+        if fault := message_fault({"role": "assistant", "content": answer}):
+            raise Unreadable(f"{place}.response", answer, fault)
+        answer = content_text(answer)
+    response = as_text(answer) or ("" if tool_calls else None)
+    if response is None:
+        response = as_text(pick(found, "response", "output", "text"))
     if response is None:
         raise Unreadable(f"{place}.response", None, "an LLM call without a response")
     chat = _chat(found, place)
@@ -231,7 +242,6 @@ def _call(found: object, place: str) -> LLMCall:
     user = as_text(pick(found, "userPrompt", "user_prompt", "prompt")) or ""
     if not chat and not system and not user:
         raise Unreadable(f"{place}.userPrompt", None, "an LLM call without a prompt")
-    metadata = _mapping(decode_json(found.get("metadata"), f"{place}.metadata"))
     unknown = metadata.get("unknown")
     unknown = unknown if isinstance(unknown, list) else []
     token_ids = _integers(pick(found, "tokenIds", "token_ids"))
@@ -263,6 +273,8 @@ def _call(found: object, place: str) -> LLMCall:
         token_ids=token_ids,
         logprobs=logprobs,
         timestamp_ms=as_milliseconds(found.get("timestamp")),
+        tool_calls=tool_calls,
+        tools=tools,
     )
 
 
@@ -271,9 +283,9 @@ def _chat(found: Fields, place: str) -> tuple[Message, ...] | None:
     listed = decode_json(pick(found, "messages", "messagesJson", "messages_json"), f"{place}.messages")
     if isinstance(listed, list) and listed:
         for item in listed:
-            if not isinstance(item, Mapping) or not all(isinstance(item.get(k), str) for k in ("role", "content")):
-                raise Unreadable(f"{place}.messages", item, "not a message")
-        return tuple({str(k): v for k, v in item.items() if isinstance(v, str)} for item in listed)
+            if fault := message_fault(item):
+                raise Unreadable(f"{place}.messages", item, fault)
+        return tuple(_dict(item) for item in listed)
     return None
 
 
@@ -287,6 +299,16 @@ def _object(row: Fields, *names: str) -> JsonDict:
 
 def _mapping(value: object) -> JsonDict:
     return _dict(as_fields(value))
+
+
+def _objects(value: object, place: str) -> JsonObjects | None:
+    """Reads a list of objects, or its text; None where there is none or it is empty."""
+    listed = decode_json(value, place)
+    if not listed:
+        return None
+    if not isinstance(listed, list) or not all(isinstance(item, Mapping) for item in listed):
+        raise Unreadable(place, value, "not a list of objects")
+    return tuple(_dict(item) for item in listed)
 
 
 def _part(item: Fields, name: str) -> JsonDict | None:

@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING
 
 from mmo_rl.errors import TrainerError
 from mmo_rl.lm.encode import Encoder, History, prompt_messages
+from mmo_rl.messages import answer_message
 from mmo_rl.numbers import is_logprob
-from mmo_rl.types import PolicyCall, TrainingGroup, TrainingSample
+from mmo_rl.types import JsonDict, PolicyCall, TrainingGroup, TrainingSample
 
 if TYPE_CHECKING:
     import art
     from openai.types.chat.chat_completion import Choice
 
 UNKNOWN = float("nan")
-Answer = Callable[[PolicyCall], "Choice | dict[str, str]"]
+Answer = Callable[[PolicyCall], "Choice | JsonDict"]
 """Form of an answer in a trajectory: with its tokens, or as plain text."""
 
 
@@ -81,7 +82,7 @@ def token_choice(
     choice = Choice(
         finish_reason="stop",
         index=0,
-        message=ChatCompletionMessage(role="assistant", content=call.response),
+        message=ChatCompletionMessage.model_validate(answer_message(call.response, call.tool_calls)),
         logprobs=ChoiceLogprobs(
             content=[
                 ChatCompletionTokenLogprob(token=f"token_id:{token}", logprob=logprob, top_logprobs=[])
@@ -108,10 +109,10 @@ def _trajectory(module: ModuleType, sample: TrainingSample, answer: Answer) -> a
     )
 
 
-def _recorded(call: PolicyCall) -> Choice | dict[str, str]:
+def _recorded(call: PolicyCall) -> Choice | JsonDict:
     """Makes an answer with the recorded tokens, or plain text where there are none."""
     if not has_tokens(call):
-        return {"role": "assistant", "content": call.response}
+        return answer_message(call.response, call.tool_calls)
     return token_choice(call, tokens=call.token_ids or (), logprobs=call.logprobs or (), prompt=call.prompt_token_ids)
 
 

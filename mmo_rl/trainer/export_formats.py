@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from mmo_rl.messages import TEMPLATE_KEYS, answer_message
 from mmo_rl.trainer.signal import NO_SPREAD
 from mmo_rl.types import JsonDict, Message, PolicyCall, TrainingGroup, TrainingSample
 
@@ -122,7 +123,7 @@ def dpo_rows(groups: Sequence[TrainingGroup], *, min_margin: float) -> Rows:
             left_out["odd_one_out"] += len(answers) % 2
             for better, worse in zip(answers[:half], reversed(answers[-half:]), strict=True):
                 margin = worse[0] - better[0]
-                if better[2].response == worse[2].response:
+                if _answer(better[2]) == _answer(worse[2]):
                     left_out["same_answer"] += 2
                 elif margin <= NO_SPREAD or margin < min_margin:
                     left_out["margin_too_small"] += 2
@@ -157,11 +158,12 @@ def _answers(groups: Sequence[TrainingGroup]) -> Iterator[tuple[TrainingGroup, T
 
 def _messages(messages: Sequence[Message]) -> list[JsonDict]:
     # Only what a chat template reads: a recorded message may carry further keys.
-    return [{"role": m["role"], "content": m["content"]} for m in messages]
+    kept = ("role", "content", *TEMPLATE_KEYS)
+    return [{key: m[key] for key in kept if key in m} for m in messages]
 
 
 def _answer(call: PolicyCall) -> JsonDict:
-    return {"role": "assistant", "content": call.response}
+    return answer_message(call.response, call.tool_calls)
 
 
 def _shuffle(group: TrainingGroup, sample: TrainingSample) -> str:
