@@ -15,6 +15,7 @@ from mmo_rl.source.files import (
     RandomAccess,
     copy,
     failure,
+    foreign_format,
     kind,
     open_unpacked,
     standard_input,
@@ -30,6 +31,7 @@ from mmo_rl.source.values import Fields, as_int, as_text, pick
 from mmo_rl.types import Member, Rejection, Trajectory
 
 STANDARD_INPUT = "-"
+UNOWNED = "an LLM call without its trajectory: its row of trajectories is not among what is read"
 CALL_LOGS, OUTCOMES = "llm-call-logs", "market-outcomes"
 BESIDE = {CALL_LOGS: LoggedCall, OUTCOMES: OutcomeRow}
 """Files of other tables that are read too; of them nothing else is wanted."""
@@ -89,6 +91,12 @@ class Exports:
         for path in files:
             for place, part in self._parts(path):
                 self._add(path, place, part)
+        for identity in sorted(self._calls.keys() - self.entries.keys()):
+            for call in self._calls[identity]:
+                if len(files) > 1 and call.path != files[0] and not Path(self._path).expanduser().is_dir():
+                    continue  # a log of the whole table beside a file of some of its trajectories
+                found = f"{call.path.name} at byte {call.offset}"
+                self._rejections.add(Rejection(identity, "llm_call_logs", found, UNOWNED))
         if not self.entries:
             name = "standard input" if self._path == STANDARD_INPUT else self._path
             why = self._rejections.summary() if self._rejections.counts else "it is empty"
@@ -149,6 +157,8 @@ class Exports:
 
     def _parts(self, path: Path) -> Iterator[tuple[Place, Part]]:
         try:
+            if (named := foreign_format(path)) is not None:
+                raise SourceError(f"{path.name} is {named[0]}, which is not read", hint=named[1])
             with open_unpacked(path) as file:
                 whole = kind(path) == ".json"
                 for found in values(file, name=path.name, max_bytes=self._max_bytes, document=whole):

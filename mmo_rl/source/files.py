@@ -20,9 +20,12 @@ from mmo_rl.types import Rejection
 
 SUFFIXES = (".jsonl", ".ndjson", ".json")
 GZIP = b"\x1f\x8b"
+PARQUET, ZIP = b"PAR1", b"PK\x03\x04"
+AS_LINES = "polars.{read}('{name}').write_ndjson('rows.jsonl')"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 MOST_UNPACKED = 32
 _SKIPPED_AT_ONCE = 1 << 20
+_CSV_HEAD = re.compile(rb'"?[A-Za-z_]\w*"?(?:[,;\t]"?[A-Za-z_]\w*"?)+\r?$')
 _NAME = re.compile(rb'"(?:trajectoryId|trajectory_id)" ?: ?"([^"\\]{1,200})"')
 
 
@@ -36,6 +39,28 @@ def open_unpacked(path: Path) -> BinaryIO:
 def is_gzipped(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(len(GZIP)) == GZIP
+
+
+def foreign_format(path: Path) -> tuple[str, str] | None:
+    """Recognises a file of another format by its content: its name, and the command that converts it; None for text
+    that may be JSON."""
+    head = b""
+    with contextlib.suppress(EOFError, OSError, zlib.error), open_unpacked(path) as file:
+        head = file.read(4096)
+    if head.startswith(PARQUET):
+        return "a Parquet file", _as_lines("read_parquet", path)
+    if head.startswith(ZIP):
+        return "a ZIP archive (.eval of Inspect?)", (
+            f"unzip it, or write an Inspect log as JSON: inspect log convert --to json {path} --output-dir FOLDER"
+        )
+    line = head.removeprefix(BYTE_ORDER_MARK).lstrip().split(b"\n", 1)[0]
+    if _CSV_HEAD.match(line):
+        return "a CSV table", _as_lines("read_csv", path)
+    return None
+
+
+def _as_lines(read: str, path: Path) -> str:
+    return f'write it as JSON lines: python -c "import polars; {AS_LINES.format(read=read, name=path)}"'
 
 
 def standard_input() -> BinaryIO:

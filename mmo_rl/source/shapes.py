@@ -13,6 +13,7 @@ from mmo_rl.source.values import Fields, as_fields, as_list, as_number, as_text,
 from mmo_rl.types import JsonDict, Rejection
 from mmo_rl.window_ids import named_start
 
+STARTS, WINDOWS = ("startTime", "start_time", "timestamp"), ("windowId", "window_id")
 FULL, TRAINING_EXPORT, TRADES = 0, 1, 2
 """Rank of a shape by completeness; of a trajectory that is found twice, the one with the lower number counts."""
 JUDGMENT_KEYS = ("overallScore", "overall_score", "judgeModel", "judge_model")
@@ -110,26 +111,31 @@ def _art(value: Fields, prefix: Sequence[object] = (), scenario: object = None) 
     metadata = as_fields(value.get("metadata"))
     context = as_fields(metadata.get("environmentContext"))
     metrics = next((m for m in (metadata.get("metrics"), value.get("metrics")) if isinstance(m, Mapping)), {})
-    messages = [_message(m) for m in as_list(pick(value, "messages", "messages_and_choices"))]
+    said = as_list(pick(value, "messages", "messages_and_choices"))
+    messages = [_message(m) for m in said]
+    tokens = [_choice_tokens(m) for m in said]
     shared = [_message(m) for m in prefix]
     if messages[: len(shared)] != shared:
         messages = shared + messages
+        tokens = [{} for _ in shared] + tokens
     separate = bool(context) or "gameKnowledge" in metadata
-    steps = list(_answers(messages, separate=separate, model=as_text(value.get("model"))))
+    steps = list(_answers(messages, tokens, separate=separate, value=value))
     actions = context.get("actionsTaken")
     if isinstance(actions, list) and len(actions) == len(steps):
         for step, action in zip(steps, actions, strict=True):
             step["action"] = {"actionType": action}
-    scenario = pick(metadata, "scenarioId", "scenario_id") or scenario
-    window = next((i for i in (pick(metadata, "windowId", "window_id"), scenario) if named_start(as_text(i))), None)
+    scenario = pick(metadata, "scenarioId", "scenario_id") or pick(value, "scenarioId", "scenario_id") or scenario
+    window = next(
+        (i for i in (pick(metadata, *WINDOWS), pick(value, *WINDOWS), scenario) if named_start(as_text(i))), None
+    )
     kept = {k: v for k, v in metadata.items() if k not in ("trajectoryId", "agentId", "scenarioId", "metrics")}
     row = {
-        "trajectoryId": pick(metadata, "trajectoryId", "trajectory_id") or value.get("trajectoryId"),
-        "agentId": pick(metadata, "agentId", "agent_id") or value.get("agentId"),
+        "trajectoryId": pick(metadata, "trajectoryId", "trajectory_id") or pick(value, "trajectoryId", "trajectory_id"),
+        "agentId": pick(metadata, "agentId", "agent_id") or pick(value, "agentId", "agent_id"),
         "scenarioId": scenario,
         "windowId": window,
-        "startTime": pick(metadata, "startTime", "start_time", "timestamp"),
-        "endTime": pick(metadata, "endTime", "end_time"),
+        "startTime": pick(metadata, "startTime", "start_time", "timestamp") or pick(value, *STARTS),
+        "endTime": pick(metadata, "endTime", "end_time") or pick(value, "endTime", "end_time"),
         "finalPnL": pick(context, "finalPnL"),
         "finalBalance": pick(context, "finalBalance"),
         "archetype": pick(metadata, "archetype", "role"),
@@ -145,14 +151,44 @@ def _message(found: object) -> object:
     return found["message"] if isinstance(found, Mapping) and isinstance(found.get("message"), Mapping) else found
 
 
-def _answers(messages: Sequence[object], *, separate: bool, model: str | None) -> Iterator[JsonDict]:
+def _choice_tokens(found: object) -> Fields:
+    """Reads the token ids and logprobs of a recorded choice; none of a plain message."""
+    if not isinstance(found, Mapping) or not isinstance(found.get("message"), Mapping):
+        return {}
+    listed = [as_fields(token) for token in as_list(as_fields(found.get("logprobs")).get("content"))]
+    names = [(as_text(token.get("token")) or "").removeprefix("token_id:") for token in listed]
+    ids = as_list(found.get("token_ids")) or [
+        int(name)
+        for name, token in zip(names, listed, strict=True)
+        if (name.isascii() and name.isdigit() and str(token.get("token")).startswith("token_id:"))
+    ]
+    if not ids or len(ids) != len(listed):
+        return {"tokenIds": found.get("token_ids"), "promptTokenIds": found.get("prompt_token_ids")}
+    return {
+        "tokenIds": ids,
+        "logprobs": [token.get("logprob") for token in listed],
+        "promptTokenIds": found.get("prompt_token_ids"),
+    }
+
+
+def _answers(
+    messages: Sequence[object], tokens: Sequence[Fields], *, separate: bool, value: Fields
+) -> Iterator[JsonDict]:
     system = [m for m in messages if _role(m) == "system"]
     prompt: list[object] = []
-    for message in messages:
+    for message, recorded in zip(messages, tokens, strict=True):
         if _role(message) != "assistant":
             prompt.append(message)
             continue
-        call = {"messages": list(prompt), "response": as_fields(message).get("content"), "model": model}
+        said = as_fields(message)
+        call = {
+            "messages": list(prompt),
+            "response": said.get("content"),
+            "model": value.get("model"),
+            "toolCalls": said.get("tool_calls"),
+            "tools": value.get("tools"),
+            **recorded,
+        }
         yield {"llmCalls": [call]}
         prompt = list(system) if separate else [*prompt, message]
 
