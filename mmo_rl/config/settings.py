@@ -289,11 +289,13 @@ class _Named:
 
 def refuse_secrets(overrides: list[str]) -> None:
     """Raises `ConfigError` where an override holds a password or key; the message does not repeat it."""
-    problems = [
-        Problem(key.lstrip("+~"), _SECRET_ADVICE)
-        for key, _, value in (o.partition("=") for o in overrides)
-        if value and (_is_secret(value) or (_SECRET_NAME.search(key) and value not in ("null", "''", '""')))
-    ]
+    problems = []
+    for key, _, value in (o.partition("=") for o in overrides):
+        named = _SECRET_NAME.search(key) and value not in ("null", "''", '""')
+        if value and (_is_secret(value) or named):
+            problems.append(Problem(key.lstrip("+~"), _SECRET_ADVICE))
+        elif not {"$", "("} & set(value) and any(_is_no_variable(key, v.strip(" '\"")) for v in value.split(",")):
+            problems.append(Problem(key.lstrip("+~"), _VARIABLE_ADVICE))
     if problems:
         raise _error(problems)
 
@@ -303,6 +305,12 @@ _SECRET_ADVICE = (
     "holds a password or key, which would end up in logs and folder names; put it into an environment variable and "
     "give that one's name (source.dsn_env=DATABASE_URL, judge.api_key_env=OPENAI_API_KEY)"
 )
+_VARIABLE_ADVICE = (
+    "must be the name of an environment variable (letters, digits, _); this may be the secret itself, "
+    "which would be stored with the run; put it into a variable: export NAME=..., and give NAME here"
+)
+_VARIABLE_KEY = re.compile(r"(?:^|[._])(?:api_key|dsn)_env$")
+_VARIABLE = re.compile(r"(?![0-9a-f]{32,}$)[A-Za-z_][A-Za-z0-9_]*")
 _SECRET_NAME = re.compile(r"(?i)(^|[._+])(password|passwd|secret|token|api_?key)$")
 _LIBPQ_PASSWORD = re.compile(r"(?i)(?:^|[?&\s'\"])(?:password|sslpassword)\s*=\s*[^\s&]")
 
@@ -311,10 +319,17 @@ def _is_secret(text: str) -> bool:
     return mask(text, environ={}) != text or _LIBPQ_PASSWORD.search(text) is not None
 
 
+def _is_no_variable(key: str, value: str) -> bool:
+    """Tells a value of ``api_key_env`` or ``dsn_env`` that cannot be a variable's name: likely the secret itself."""
+    return bool(value) and _VARIABLE_KEY.search(key) is not None and _VARIABLE.fullmatch(value) is None
+
+
 def _secrets(tree: Node) -> Iterator[Problem]:
     for key, value in _leaves(tree):
         if isinstance(value, str) and len(value) < 2000 and _is_secret(value):
             yield Problem(key, _SECRET_ADVICE)
+        elif isinstance(value, str) and value != "???" and _is_no_variable(key, value):
+            yield Problem(key, _VARIABLE_ADVICE)
 
 
 def _missing(tree: Node) -> Iterator[Problem]:

@@ -1,8 +1,8 @@
 """Masking of secrets in everything that a run writes.
 
 Three nets, because each alone has holes: values of environment variables whose names say that they are secret; shapes
-that give a secret away (a password in a URL, the key formats of well-known services); and names in front of a value
-(``judge.api_key=...``, ``password: ...``).
+that give a secret away (a password or key in a URL, the key formats of well-known services); and names in front of a
+value (``judge.api_key=...``, ``password: ...``).
 """
 
 from __future__ import annotations
@@ -32,6 +32,11 @@ _NAME = rf"(?:{_WORD}|\bkey)"
 # Each part that may be tried at every place of a text has a bound: the time is linear in the length of any text.
 _URL_PASSWORD = re.compile(
     r"""(?P<head>(?<=[a-z0-9+.-])://[^\s:/@'"]{0,512}:)(?:[^\s/'"]{0,512}|(?!\d+/)[^\s'"]{0,512})@""", re.IGNORECASE
+)
+_URL_PARAMETER = re.compile(
+    r"""(?P<head>[?&](?:(?:api|access|subscription)[_-]?key|key|(?:access[_-]|auth[_-])?token|secret|sig(?:nature)?)=)"""
+    r"""[^\s&#'"<>]{6,}""",
+    re.IGNORECASE,
 )
 _KEY_SHAPES = re.compile(
     r"\b(?:sk-[\w-]{16,}|hf_\w{16,}|gh[pousr]_\w{16,}|github_pat_\w{16,}|xox[abprs]-[\w-]{10,}|AKIA[0-9A-Z]{16}|"
@@ -63,6 +68,7 @@ def masker(*, environ: Mapping[str, str] | None = None) -> Callable[[str], str]:
         for secret in secrets:
             text = text.replace(secret, MASK)
         text = _URL_PASSWORD.sub(rf"\g<head>{MASK}@", text)
+        text = _URL_PARAMETER.sub(rf"\g<head>{MASK}", text)
         text = _KEY_SHAPES.sub(MASK, text)
         return _LITERAL.sub(rf"\g<head>{MASK}", text)
 

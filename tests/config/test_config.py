@@ -137,6 +137,30 @@ def test_a_literal_password_is_refused_and_not_repeated(value: str) -> None:
     assert "s3cretpw" not in message
 
 
+@pytest.mark.parametrize("value", ["planted-key-0001", "0123456789abcdef" * 2 + "01234567", "db.host/game"])
+def test_a_secret_in_the_place_of_a_variables_name_is_refused_and_not_repeated(value: str) -> None:
+    for key in ("judge.endpoint.api_key_env", "source.dsn_env"):
+        with pytest.raises(ConfigError, match=f"{key}: must be the name of an environment variable") as caught:
+            refuse_secrets([f"{key}={value}"])
+        assert value not in str(caught.value)
+    message = refused("judge=ruler", f"judge.endpoint.api_key_env='{value}'")
+    assert "judge.endpoint.api_key_env: must be the name of an environment variable" in message
+    assert value not in message
+
+
+@pytest.mark.parametrize("value", ["KEY_1", "'my_key'", "A,B", "choice(A,B)", "${oc.env:NAME}", "null", ""])
+def test_names_of_variables_are_taken(value: str) -> None:
+    refuse_secrets([f"judge.endpoint.api_key_env={value}"])
+
+
+@pytest.mark.parametrize("name", ["key", "api_key", "api-key", "subscription-key", "access_token", "sig"])
+def test_a_key_among_the_parameters_of_an_address_is_refused(name: str) -> None:
+    address = f"https://models.example/v1?version=2&{name}=planted0001"
+    with pytest.raises(ConfigError, match="base_url: holds a password or key") as caught:
+        refuse_secrets([f"judge.endpoint.base_url='{address}'"])
+    assert "planted0001" not in str(caught.value)
+
+
 def test_an_unset_interpolation_names_its_key() -> None:
     assert "NO_SUCH_VARIABLE" in refused("name=${oc.env:NO_SUCH_VARIABLE}")
 

@@ -112,3 +112,9 @@ def test_the_time_is_linear_in_any_text(part: str) -> None:
 def test_the_password_of_a_url_is_masked_in_any_text(before: str, password: str, after: str) -> None:
     assume(password not in before + after + "postgres://bob:@db.example/game")
     assert password not in mask(f"{before} postgres://bob:{password}@db.example/game {after}", environ={})
+
+
+def test_a_key_among_the_parameters_of_an_address_is_masked() -> None:
+    text = "GET https://models.example/v1?version=2&key=planted0001&page=3: 403"
+    assert mask(text, environ={}) == "GET https://models.example/v1?version=2&key=***&page=3: 403"
+    assert mask('url = base + "?key=" + key', environ={}) == 'url = base + "?key=" + key'
