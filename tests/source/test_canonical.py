@@ -65,3 +65,13 @@ def test_whatever_else_is_written_is_read_alike_or_left_to_the_tolerant_way(part
 def test_what_is_no_list_of_steps_is_left_to_the_tolerant_way() -> None:
     for text in ("", "[]", "{}", "null", "[1]", "[{", "[" * 100_000, json.dumps([STEP, STEP])):
         assert canonical_steps(text) is None
+
+
+def test_keys_of_newer_recorders_are_read_fast() -> None:
+    call = {**CALL, "metadata": {"provider": "x"}, "newest": 1}
+    step = {**STEP, "llmCalls": [call], "action": {**ACTION, "actionName": "BUY"}, "stepWeight": 0.5}
+    text = json.dumps([step])
+    fast = canonical_steps(text)
+    assert fast is not None and fast == tolerant(text)
+    named = json.dumps([{**step, "llmCalls": [{**call, "metadata": {"modelVersion": "v"}}]}])
+    assert canonical_steps(named) is None
