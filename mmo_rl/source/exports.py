@@ -66,12 +66,18 @@ class Entry:
     member: Member
     models: tuple[str, ...] = ()
 
+    @property
+    def rank(self) -> tuple[int, int, float]:
+        """Sort key of two recordings of one trajectory: the fuller shape, more steps, the later end come first."""
+        return self.detail, -self.member.actions, -self.end.timestamp()
+
 
 class Exports:
     """An index of the trajectories in a file, a folder or (``-``) standard input, which is kept in a temporary file.
 
-    `scan` reads everything once. Of a trajectory that is found twice, the first counts, or the one of the shape that
-    keeps more of what was recorded. What cannot be read goes to ``rejections``.
+    `scan` reads everything once. Of a trajectory that is found twice, the one of the shape that keeps more of what
+    was recorded counts, then the one with more steps, the later end, the first. What cannot be read goes to
+    ``rejections``.
     """
 
     def __init__(self, path: str, *, max_bytes: int, rejections: Rejections) -> None:
@@ -191,7 +197,7 @@ class Exports:
             place = f"{entry.place.path.name} at byte {entry.place.offset}"
             first = f"{known.place.path.name} at byte {known.place.offset}"
             self._rejections.add(Rejection(identity, place, f"first in {first}", "more than once"))
-        if known is None or entry.detail < known.detail:
+        if known is None or entry.rank < known.rank:
             self.entries[identity] = entry
 
     def _read(self, place: Place) -> Part | None:

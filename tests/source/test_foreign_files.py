@@ -78,3 +78,24 @@ def test_choices_keep_their_tokens() -> None:
     found = art(messages=None, messages_and_choices=[{"role": "user", "content": "x"}, choice])
     call = found.steps[0].llm_calls[0]
     assert (call.token_ids, call.logprobs, call.prompt_token_ids) == ((7, 2), (-0.5, 0.0), None)
+
+
+@pytest.mark.parametrize("order", [(1, 3), (3, 1)])
+def test_of_a_trajectory_that_is_there_twice_the_one_with_more_steps_counts(
+    tmp_path: Path, order: tuple[int, int]
+) -> None:
+    rows = [
+        {
+            "trajectoryId": "t",
+            "agentId": "a",
+            "startTime": 1763125800000,
+            "steps": [{"timestamp": 1763125800123 + n, "action": "HOLD"} for n in range(steps)],
+        }
+        for steps in order
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    exports, rejections = scan(path)
+    found = exports.load("t")
+    assert found is not None and len(found.steps) == 3
+    assert rejections.counts == {"more than once": 1}
