@@ -53,6 +53,8 @@ def show(copied: Copied, play: Play, database: Database, console: Console) -> No
     table.add_column(justify="right")
     table.add_row("trajectories imported", f"{copied.imported:,}")
     table.add_row("already there", f"{copied.already_there:,}")
+    if copied.already_there_shorter:
+        table.add_row("of these with fewer steps than now (kept as they are)", f"{copied.already_there_shorter:,}")
     for reason, count in sorted(play.rejections.counts.items()):
         table.add_row(f"rejected: {reason}", f"{count:,}")
     if copied.outcomes or copied.outcomes_already_there:

@@ -27,6 +27,7 @@ class Copied:
 
     imported: int = 0
     already_there: int = 0
+    already_there_shorter: int = 0
     outcomes: int = 0
     outcomes_already_there: int = 0
     refusal: str | None = None
@@ -56,9 +57,10 @@ class PlayCopy:
                     continue
                 if item.trajectory_id in known:
                     self._copied.already_there += 1
+                    self._copied.already_there_shorter += known[item.trajectory_id] < len(item.steps)
                     self._advance(1)
                 else:
-                    known.add(item.trajectory_id)
+                    known[item.trajectory_id] = len(item.steps)
                     new.append(item)
             await self._copy_trajectories(new)
             self._advance(len(new))
@@ -112,13 +114,15 @@ class PlayCopy:
         await self._recorder.record_outcomes(truth, scenario_id=scenario_id)
         self._copied.outcomes += 1
 
-    async def _stored_ids(self, identity: str | None = None) -> set[str]:
-        """Reads the ids of all trajectories in the database; of ``identity`` alone where it is given."""
+    async def _stored_ids(self, identity: str | None = None) -> dict[str, int]:
+        """Reads the step counts of all stored trajectories by id; of ``identity`` alone where it is given."""
         async with self._database.read_only().acquire() as connection:
             rows = await connection.fetch(
-                'select "trajectoryId" as id from trajectories where $1::text is null or "trajectoryId" = $1', identity
+                'select "trajectoryId" as id, "episodeLength" as steps from trajectories '
+                'where $1::text is null or "trajectoryId" = $1',
+                identity,
             )
-        return {row["id"] for row in rows}
+        return {row["id"]: row["steps"] for row in rows}
 
 
 async def batches(

@@ -173,3 +173,13 @@ async def test_what_is_copied_reads_back_as_the_source_reads_it(
     (expected,) = [item async for item in reader.stream()]
     await copied(database, path)
     assert await stored(database) == {"t": expected}
+
+
+async def test_a_trajectory_that_is_there_with_fewer_steps_is_said(database: Database, tmp_path: Path) -> None:
+    whole = row("t")
+    whole["steps"] = [{**whole["steps"][0], "stepNumber": number} for number in range(3)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row("t")), "utf-8")
+    assert (await copied(database, path))[0] == Copied(imported=1)
+    path.write_text(json.dumps(whole), "utf-8")
+    assert (await copied(database, path))[0] == Copied(already_there=1, already_there_shorter=1)
