@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from mmo_rl.lm.tokenizer import train_tokenizer
+from mmo_rl.messages import content_text
 from mmo_rl.types import Message
 
 if TYPE_CHECKING:
@@ -38,7 +39,11 @@ def clone(
     from transformers import LlamaConfig, LlamaForCausalLM
 
     examples = [example for stage in stages for example in stage]
-    texts = (text for prompt, answer in examples[-10_000:] for text in (*(m["content"] for m in prompt), answer))
+    texts = (
+        text
+        for prompt, answer in examples[-10_000:]
+        for text in (*(content_text(m.get("content")) for m in prompt), answer)
+    )
     tokenizer = train_tokenizer(texts, vocab_size=vocab_size)
     torch.manual_seed(seed)
     model = LlamaForCausalLM(

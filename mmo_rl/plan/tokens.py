@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from mmo_rl.errors import PolicyError
 from mmo_rl.lm.gguf import is_gguf, read_gguf
+from mmo_rl.messages import content_text
 from mmo_rl.types import Message
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ class Estimate:
 
     def prompts(self, prompts: Sequence[Sequence[Message]]) -> list[int]:
         return [
-            sum(_estimate(m["content"]) + CHAT_TOKENS_A_MESSAGE for m in prompt) + CHAT_TOKENS_AT_THE_END
+            sum(_estimate(content_text(m.get("content"))) + CHAT_TOKENS_A_MESSAGE for m in prompt)
+            + CHAT_TOKENS_AT_THE_END
             for prompt in prompts
         ]
 
@@ -74,7 +76,10 @@ class OpenAITokens:
 
     def prompts(self, prompts: Sequence[Sequence[Message]]) -> list[int]:
         return [
-            sum(len(self.encoding.encode_ordinary(m["content"])) + CHAT_TOKENS_A_MESSAGE for m in prompt)
+            sum(
+                len(self.encoding.encode_ordinary(content_text(m.get("content")))) + CHAT_TOKENS_A_MESSAGE
+                for m in prompt
+            )
             + CHAT_TOKENS_AT_THE_END
             for prompt in prompts
         ]

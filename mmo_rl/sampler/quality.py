@@ -8,6 +8,7 @@ from dataclasses import fields
 from datetime import datetime, timedelta
 from itertools import pairwise
 
+from mmo_rl.messages import content_text
 from mmo_rl.numbers import is_logprob
 from mmo_rl.policy_view import policy_calls
 from mmo_rl.sampler.base import ClockFaults, StepQuality
@@ -49,7 +50,8 @@ class QualityCounter:
             counts["failed_actions"] += not step.action.success
             counts["calls"] += len(step.llm_calls)
             counts["calls_with_prompt"] += sum(
-                any(message["content"].strip() for message in call.messages) for call in step.llm_calls
+                any(content_text(message.get("content")).strip() for message in call.messages)
+                for call in step.llm_calls
             )
             trainable = policy_calls(step)
             counts["trainable_calls"] += len(trainable)
