@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -39,7 +40,6 @@ FEATURES: Mapping[FormatName, list[JsonDict]] = {
                 _feature("call", dtype="int64"),
             ],
         ),
-        _feature("metrics", struct=[]),
         _feature("promptTokenIds", list="int64"),
         _feature("tokenIds", list="int64"),
         _feature("logprobs", list="float64"),
@@ -67,6 +67,7 @@ def total(name: FormatName, files: Sequence[JsonDict]) -> JsonDict:
         "rows": 0,
         **counts,
         "left_out": dict(left_out),
+        "sha256": hashlib.sha256(" ".join(str(file["sha256"]) for file in files).encode()).hexdigest(),
     }
 
 
@@ -85,7 +86,12 @@ def readme(run: str, formats: Mapping[FormatName, JsonDict]) -> str:
     present = [name for name, whole in formats.items() if whole["files"]]
     header = {
         "configs": [{"config_name": name, "data_files": f"{FILES[name]}-*.jsonl"} for name in present],
-        "dataset_info": [{"config_name": name, "features": FEATURES[name]} for name in present],
+        # `datasets` names its cache by this text and by the folder's name alone: without the content's digest, one
+        # run's export would be answered with another's rows.
+        "dataset_info": [
+            {"config_name": name, "description": f"sha256 {formats[name]['sha256']}", "features": FEATURES[name]}
+            for name in present
+        ],
     }
     lines = [
         f"| `{name}` | {whole['rows']:,} | {whole['what']} | {_reasons(whole['left_out'])} |"

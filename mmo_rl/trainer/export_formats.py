@@ -47,7 +47,6 @@ def art_rows(groups: Sequence[TrainingGroup]) -> Rows:
                 "step": sample.step,
                 "call": number,
             },
-            "metrics": {},
             **{name: list(values) for name, values in tokens.items() if values is not None},
         }
         rows.append(row)

@@ -115,7 +115,7 @@ async def test_the_card_counts_what_the_files_hold(scored: Make, tmp_path: Path)
     told = trainer.describe({"judge": {"credit": "decision"}, "data": {"trajectories": 2}})
     assert told.startswith("8 histories of 4 trajectories in 2 groups, 4 with logprobs; 4 chats; 4 pairs: ")
     card = json.loads((tmp_path / "export" / "card.json").read_text())
-    assert card["formats"]["art"] == {
+    assert {key: value for key, value in card["formats"]["art"].items() if key != "sha256"} == {
         "what": "ART JSONL: every answer with its prompt, reward and group",
         "files": ["iteration-0000.jsonl", "iteration-0001.jsonl"],
         "rows": 8,
@@ -307,3 +307,17 @@ async def test_what_cannot_be_exported_is_one_message(scored: Make, tmp_path: Pa
         await exporter(tmp_path, path=str(tmp_path / "file" / "x")).train([group], iteration=0)
     with pytest.raises(TrainerError, match="cannot write"):
         await exporter(tmp_path, path=str(tmp_path / "file")).resume(0)
+
+
+async def test_two_exports_have_two_identities_and_no_empty_struct(tmp_path: Path) -> None:
+    """`datasets` keys its cache by the card's YAML; Parquet refuses a struct without fields."""
+    headers = []
+    for name, reward in (("a", 0.9), ("b", 0.8), ("again", 0.9)):
+        trainer = exporter(tmp_path / name)
+        await trainer.train([asked("p", ("x", reward), ("y", 0.0), ("z", 0.0))], iteration=0)
+        trainer.describe({})
+        headers.append((tmp_path / name / "export" / "README.md").read_text().split("---\n")[1])
+    assert headers[0] != headers[1]
+    assert headers[0] == headers[2]
+    assert "struct: []" not in headers[0]
+    assert all("metrics" not in row for row in lines(tmp_path / "a"))
