@@ -15,7 +15,7 @@ from mmo_rl.errors import TrainerError
 from mmo_rl.files import write_text
 from mmo_rl.trainer.base import AssistantTurns, Capabilities, OnStep, TrainerParts, TrainingRules
 from mmo_rl.trainer.export_card import FILES, readme, said, total
-from mmo_rl.trainer.export_formats import FormatName, Rows, art_rows, chat_rows, dpo_rows
+from mmo_rl.trainer.export_formats import FormatName, Rows, art_rows, chat_rows, dpo_rows, messages_with_tools
 from mmo_rl.trainer.signal import require_finite
 from mmo_rl.types import JsonDict, PolicyVersion, Trained, TrainingGroup
 
@@ -134,6 +134,7 @@ class ExportTrainer:
             "rows": len(rows.rows),
             "left_out": dict(rows.left_out),
             **rows.facts,
+            **({"messages_with_tools": tools} if (tools := messages_with_tools(rows.rows)) else {}),
             "sha256": hashlib.sha256(text.encode()).hexdigest() if text else None,
         }
 

@@ -25,11 +25,27 @@ def _feature(name: str, **kind: Any) -> JsonDict:
     return {"name": name, **(kind or {"dtype": "string"})}
 
 
-_MESSAGES = [_feature("role"), _feature("content")]
-# Told in full, because what was not recorded is not in a row: two files of one format may differ in their columns.
-FEATURES: Mapping[FormatName, list[JsonDict]] = {
-    "art": [
-        _feature("messages", list=_MESSAGES),
+_FUNCTION = [_feature("name"), _feature("arguments")]
+_TOOL_CALL = [_feature("id"), _feature("type"), _feature("function", struct=_FUNCTION)]
+_TOOLS = [_feature("tool_calls", list=_TOOL_CALL), _feature("tool_call_id"), _feature("name")]
+
+
+def features(name: FormatName, *, tools: bool) -> list[JsonDict]:
+    """Lists the columns of a format, as ``dataset_info`` of a Hugging Face dataset card; ``tools``: some messages carry
+    tool calls or results.
+
+    Told in full, because what was not recorded is not in a row: two files of one format may differ in their columns.
+    """
+    messages = [_feature("role"), _feature("content"), *(_TOOLS if tools else [])]
+    if name == "chat":
+        return [_feature("messages", list=[*messages, _feature("weight", dtype="int64")])]
+    if name == "dpo":
+        return [
+            *(_feature(column, list=messages) for column in ("prompt", "chosen", "rejected")),
+            *(_feature(column, dtype="float64") for column in ("score_chosen", "score_rejected")),
+        ]
+    return [
+        _feature("messages", list=messages),
         _feature("reward", dtype="float64"),
         _feature(
             "metadata",
@@ -43,14 +59,7 @@ FEATURES: Mapping[FormatName, list[JsonDict]] = {
         _feature("promptTokenIds", list="int64"),
         _feature("tokenIds", list="int64"),
         _feature("logprobs", list="float64"),
-    ],
-    "chat": [_feature("messages", list=[*_MESSAGES, _feature("weight", dtype="int64")])],
-    "dpo": [
-        *(_feature(name, list=_MESSAGES) for name in ("prompt", "chosen", "rejected")),
-        *(_feature(name, dtype="float64") for name in ("score_chosen", "score_rejected")),
-    ],
-}
-"""The columns of each format, as ``dataset_info`` of a Hugging Face dataset card."""
+    ]
 
 
 def total(name: FormatName, files: Sequence[JsonDict]) -> JsonDict:
@@ -89,7 +98,11 @@ def readme(run: str, formats: Mapping[FormatName, JsonDict]) -> str:
         # `datasets` names its cache by this text and by the folder's name alone: without the content's digest, one
         # run's export would be answered with another's rows.
         "dataset_info": [
-            {"config_name": name, "description": f"sha256 {formats[name]['sha256']}", "features": FEATURES[name]}
+            {
+                "config_name": name,
+                "description": f"sha256 {formats[name]['sha256']}",
+                "features": features(name, tools=bool(formats[name].get("messages_with_tools"))),
+            }
             for name in present
         ],
     }

@@ -59,6 +59,12 @@ def art_rows(groups: Sequence[TrainingGroup]) -> Rows:
     return Rows(rows, facts=facts)
 
 
+def messages_with_tools(rows: Sequence[JsonDict]) -> int:
+    """Counts the messages that carry tool calls or a tool's result."""
+    lists = (row[key] for row in rows for key in ("messages", "prompt", "chosen", "rejected") if key in row)
+    return sum(any(key in message for key in TEMPLATE_KEYS) for messages in lists for message in messages)
+
+
 def chat_rows(groups: Sequence[TrainingGroup], *, best_share: float) -> Rows:
     """Makes chats for supervised fine-tuning of the best, ``{"messages": [...]}`` as OpenAI's fine-tuning takes them.
 

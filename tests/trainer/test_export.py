@@ -275,6 +275,30 @@ async def test_the_dataset_card_names_every_column_of_every_file(scored: Make, t
             assert row.get("metadata", {}).keys() <= {p["name"] for p in columns.get("metadata", {}).get("struct", [])}
 
 
+async def test_tool_calls_and_results_are_columns_of_the_card_where_there_are_any(tmp_path: Path) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "buy", "arguments": "{}"}}
+    prompt = (
+        {"role": "user", "content": "t0"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "content": "done"},
+    )
+    samples = [
+        TrainingSample(name, None, (PolicyCall(prompt, "", None, None, None, tool_calls=(call,)),), reward)
+        for name, reward in (("good", 1.0), ("bad", 0.0))
+    ]
+    trainer = exporter(tmp_path)
+    await trainer.train([TrainingGroup("g", tuple(samples))], iteration=0)
+    trainer.describe({})
+    header = yaml.safe_load((tmp_path / "export" / "README.md").read_text().split("---\n")[1])
+    (columns,) = (info["features"] for info in header["dataset_info"] if info["config_name"] == "art")
+    messages = next(column for column in columns if column["name"] == "messages")["list"]
+    (file,) = (tmp_path / "export").glob("iteration-*.jsonl")
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    said = {key for row in rows for message in row["messages"] for key in message}
+    assert said == {"role", "content", "tool_calls", "tool_call_id"}
+    assert {part["name"] for part in messages} == said | {"name"}
+
+
 async def test_whose_answers_are_exported_is_told(scored: Make, tmp_path: Path) -> None:
     trainer = exporter(tmp_path, assistant_turns="all")
     groups = training_groups([scored(steps=2)], trainer.assistant_turns)
