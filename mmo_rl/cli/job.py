@@ -210,6 +210,8 @@ def _perform_in(
         with folder.locked(), logging_to(folder.log_path):
             before = (folder.status() or {}).get("status")
             new = before is None
+            if before == "running":  # the lock is ours: who wrote this was killed
+                before = "interrupted"
             if before in ("failed", "interrupted"):
                 console.print(f"This run was {before} before; it continues in {folder.path}", soft_wrap=True)
             folder.set_status("running", config_sha256=sha256)

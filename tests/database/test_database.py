@@ -227,7 +227,7 @@ async def test_what_is_wrong_is_told_at_first_use_and_again_until_it_is_right(
     database = Database(dsn_env=VARIABLE, home=tmp_path)
     with pytest.raises(DatabaseError, match=f"variable {VARIABLE} is not set") as caught:
         await database.require_tables()
-    assert caught.value.exit_code == 1
+    assert caught.value.exit_code == 2
     monkeypatch.setenv(VARIABLE, "mysql://me:s3cr3t@host/game")
     with pytest.raises(DatabaseError, match="not a PostgreSQL connection string"):
         await database.refusal()

@@ -136,8 +136,10 @@ def trajectories(draw: st.DrawFn) -> Trajectory:
         is_training_data=draw(st.booleans()),
         is_evaluation=draw(st.booleans()),
         # A P&L that was not recorded may be taken from the metrics, a role from the metadata.
-        metrics=draw(objects.filter(lambda o: not o.keys() & {"finalPnL", "finalBalance"})),
+        metrics=draw(objects.filter(lambda o: not o.keys() & {"finalPnL", "finalBalance", "totalReward"})),
         metadata=draw(objects.filter(lambda o: "archetype" not in o)),
+        # The table's total cannot be empty: 0 is missing where no step has a reward, and a total where one has.
+        rewards={"totalReward": draw(floats)} if any(step.reward is not None for step in steps) else {},
     )
 
 

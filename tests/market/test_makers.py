@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmo_rl.market.arena import MarketArena
+from mmo_rl.market.arena import MarketArena, _warn_of_unfair_maker
 from mmo_rl.market.makers import MAKERS, CompleteSetMaker, Game2025Maker, LmsrMaker, MakerName, PriceLimitError
 from mmo_rl.market.spec import MarketSpec
 
@@ -64,6 +64,7 @@ def test_an_lmsr_and_complete_sets_of_the_same_liquidity_are_equally_deep_at_eve
 async def test_the_games_own_rule_of_2025_loses_the_winners_money_and_says_so_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    _warn_of_unfair_maker.cache_clear()
     maker = Game2025Maker(liquidity=1000.0, probability=0.5)
     shares = maker.buy(yes=True, amount=100.0)
     assert shares == pytest.approx(1000.0 - 1000.0 * 1000.0 / 1100.0)
