@@ -83,6 +83,7 @@ def test_an_interrupted_run_ends_with_the_numbers_of_an_unbroken_one(earlier: Pr
     shutil.rmtree(folder)
     earlier.run(*COMMAND, "seed=1")
     earlier_row, other_row = metrics[0], read_rows(folder / "metrics.jsonl")[0]
+    other_row = {k: v for k, v in other_row.items() if k in earlier_row}  # the earlier code had fewer numbers
     assert exact(earlier_row) == exact(other_row)
     assert rounded(earlier_row) == pytest.approx(rounded(other_row), rel=1e-5)
     assert untimed(metrics[1]) == untimed(read_rows(folder / "metrics.jsonl")[1])
