@@ -41,9 +41,12 @@ def _one_test_leaves_the_next_no_tracebacks(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture(scope="session", autouse=True)
 def _interrupts_are_heeded() -> None:
-    """A shell that starts the tests in the background has them ignore Ctrl-C, and with them all that they start."""
+    """A shell that starts the tests in the background has them ignore Ctrl-C, and nohup the end of the terminal; all
+    that they start inherits it."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

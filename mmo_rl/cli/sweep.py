@@ -182,7 +182,7 @@ def report(jobs: Sequence[Job], ended: Sequence[Ended], console: Console) -> Non
 
 def tell_next(jobs: Sequence[Job], ended: Sequence[Ended], console: Console) -> None:
     """Prints the commands that compare the finished jobs, and use the checkpoint of the best training."""
-    from mmo_rl.command_line import command_line
+    from mmo_rl.command_line import command_line, override
     from mmo_rl.loop.results import tell_checkpoint_of
 
     done = [
@@ -194,8 +194,8 @@ def tell_next(jobs: Sequence[Job], ended: Sequence[Ended], console: Console) -> 
         return
     if len(done) > 1:
         sweeps = dict.fromkeys(place(folder.path.parent, Ended("done")) for _, _, folder in done)
-        runs = next(iter(sweeps)) if len(sweeps) == 1 else f"[{','.join(sweeps)}]"
-        line = command_line("task=compare", f"compare.runs={runs}")
+        runs = next(iter(sweeps)) if len(sweeps) == 1 else list(sweeps)
+        line = command_line("task=compare", override("compare.runs", runs))
         console.print(f"  compare  {line}", highlight=False, soft_wrap=True, markup=False)
     measured = [(value, job, folder) for job, value, folder in done if isinstance(value, float) and job.task == "train"]
     if measured:

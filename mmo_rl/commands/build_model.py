@@ -6,6 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import cast
 
+from mmo_rl.command_line import command_line, override
 from mmo_rl.commands.base import Command, Context
 from mmo_rl.config.building import build
 from mmo_rl.config.tasks import BuildModelOptions
@@ -34,7 +35,7 @@ async def run(context: Context, options: BuildModelOptions) -> None:
     parameters = sum(p.numel() for p in model.parameters())
     context.console.print(
         f"{parameters / 1e6:.2f} M parameters in {folder}, cloned in {stages.seconds['clone']:.0f} s; "
-        f"try it: mmo-rl model.path={folder} name=rebuilt"
+        f"try it: {command_line(override('model.path', str(folder)), 'name=rebuilt')}"
     )
 
 

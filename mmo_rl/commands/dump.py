@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mmo_rl.clock import utc_now
-from mmo_rl.command_line import command_line
+from mmo_rl.command_line import command_line, override
 from mmo_rl.commands.base import Command, Context
 from mmo_rl.commands.import_play import playable, progress
 from mmo_rl.config.tasks import DumpOptions
@@ -40,7 +40,8 @@ async def run(context: Context, options: DumpOptions) -> None:
         *(f"{count:,} x {reason}" for reason, count in sorted(play.rejections.counts.items())),
     ]
     if output.suffix != ".parquet":
-        lines.append(f"Read it: {command_line('task=import', 'source=jsonl', f'source.path={output}')}")
+        read = command_line("task=import", "source=jsonl", override("source.path", str(output)))
+        lines.append(f"Read it: {read}")
     for line in lines:
         context.console.print(line, highlight=False, soft_wrap=True, markup=False)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mmo_rl.command_line import command_line
+from mmo_rl.command_line import command_line, override
 from mmo_rl.commands.base import Command, Context
 from mmo_rl.config import extensions
 from mmo_rl.config.experiment_file import experiment, swept_overrides
@@ -28,10 +28,9 @@ async def run(context: Context, options: NewExperimentOptions) -> None:
     folder of a sweep, with what its runs share and the grid of what differs. The file composes to the very config of
     the runs, or nothing is written: `ConfigError` says what does not fit."""
     name = context.settings.name
-    if not any(override.partition("=")[0] == "name" for override in context.overrides):
-        raise ConfigError(
-            "the experiment has no name", hint=f"mmo-rl task=new_experiment name=my_question from={options.source}"
-        )
+    if not any(given.partition("=")[0] == "name" for given in context.overrides):
+        hint = command_line("task=new_experiment", "name=my_question", override("from", options.source))
+        raise ConfigError("the experiment has no name", hint=hint)
     folders = _folders(options.source, project_root())
     extensions.take_search_path(folders[0].provenance())
     content, jobs = experiment([_overrides(folder) for folder in folders], name=name)

@@ -26,7 +26,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypedDict
 
-from mmo_rl.command_line import search_path_arguments, set_search_path_arguments
+from mmo_rl.command_line import override, search_path_arguments, set_search_path_arguments
 from mmo_rl.config.hints import near
 from mmo_rl.config.project import project_root, registered
 
@@ -103,10 +103,8 @@ def use_search_path(sources: Iterable[Source]) -> None:
     _state.search_path = tuple(f"{source.schema}://{source.path}" for source in added)
     directories = [source.path for source in added if source.provider == _COMMAND_LINE[0]]
     paths = [f"{source.schema}://{source.path}" for source in added if source.provider == _COMMAND_LINE[1]]
-    listed = ",".join(f"'{path}'" for path in paths)
-    set_search_path_arguments(
-        [*(a for d in directories for a in ("--config-dir", d)), *([f"hydra.searchpath=[{listed}]"] if paths else [])]
-    )
+    searched = [override("hydra.searchpath", paths)] if paths else []
+    set_search_path_arguments([*(a for d in directories for a in ("--config-dir", d)), *searched])
     _forget_changed()
 
 
@@ -119,8 +117,7 @@ def take_search_path(recorded: Mapping[str, Any] | None) -> None:
 
 def search_path_override() -> list[str]:
     """Returns the override that gives Hydra what this process has added to the search path; none where it has not."""
-    listed = ",".join(f"'{path}'" for path in _state.search_path)
-    return [f"hydra.searchpath=[{listed}]"] if listed else []
+    return [override("hydra.searchpath", _state.search_path)] if _state.search_path else []
 
 
 def find(path: str) -> object:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 
-from mmo_rl.command_line import command_line
+from mmo_rl.command_line import command_line, override
 from mmo_rl.config import extensions
 from mmo_rl.config.project import project_root
 from mmo_rl.config.settings import Settings, masked
@@ -93,9 +93,9 @@ def tell_checkpoint(console: Console, overrides: Sequence[str], policy: PolicyVe
     ]
     lines = [f"Checkpoint: {policy.path}"]
     for does, task in (
-        ("measure", ["task=evaluate", f"evaluate.b={policy.path}"]),
-        ("play", ["task=collect", f"policy.path={policy.path}"]),
-        ("serve", ["task=serve", f"serve.runs=[{policy.path}]"]),
+        ("measure", ["task=evaluate", override("evaluate.b", policy.path)]),
+        ("play", ["task=collect", override("policy.path", policy.path)]),
+        ("serve", ["task=serve", override("serve.runs", [policy.path])]),
     ):
         lines.append(f"  {does:<8} {command_line(*task, *kept)}")
     console.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)

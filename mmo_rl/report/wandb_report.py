@@ -27,6 +27,9 @@ Mode = Literal["auto", "online", "offline", "disabled"]
 INIT_TIMEOUT_S = 30.0
 FINISH_TIMEOUT_S = 120.0
 NAME_LENGTH = 100
+TAG_LENGTH, PROJECT_LENGTH = 64, 128
+PROJECT_REFUSES = frozenset("/\\#?%:")
+"""W&B's own limits: characters of a tag and of a project's name, and what the latter may not hold."""
 BEST = {"play/pnl": "max", "play/win_rate": "max", "play/error_rate": "min"}
 """Metrics of which the best iteration is worth knowing beside the last."""
 JUDGED_COLUMNS = ("iteration", "window_id", "group_id", "trajectory_id", "score", "spread", "reason", "oracle", "pnl")
@@ -73,6 +76,23 @@ class WandbReport:
         self._lost = False
         self._run: Any = None
         self._environment: Any = None
+
+    @staticmethod
+    def check_keys(*, project: str = "mmo-rl", tags: Sequence[str] = (), **_: object) -> None:
+        """Raises `ConfigError` for a project or a tag that W&B refuses: it would do so after the run has begun, and the
+        run would end without any W&B run."""
+        if not project or len(project) > PROJECT_LENGTH or set(project) & PROJECT_REFUSES:
+            raise ConfigError(
+                f"report.project: found {project!r}, expected 1 to {PROJECT_LENGTH} characters without"
+                f" {' '.join(sorted(PROJECT_REFUSES))}",
+                hint="an entity has a key of its own: report.entity=my-team report.project=my-project",
+            )
+        for tag in tags:
+            if not 1 <= len(tag) <= TAG_LENGTH:
+                raise ConfigError(
+                    f"report.tags: found {tag!r} of {len(tag)} characters, expected 1 to {TAG_LENGTH}",
+                    hint="a longer text belongs into name=... or into the experiment's file",
+                )
 
     @property
     def location(self) -> str | None:
@@ -193,7 +213,7 @@ class WandbReport:
             name=self._name(),
             group=self._folder.path.parent.name,
             job_type=str(config.get("task", "train")),
-            tags=self._tags,
+            tags=self._tags or _environment_tags(),
             dir=str(self._folder.path),
             config={**dict(flat(mask_tree(jsonable(config)))), **self._typed()},
             mode=mode,
@@ -268,6 +288,11 @@ def _selected(rows: Sequence[JsonDict], judgments: Sequence[JudgmentRow]) -> dic
     for row in () if chosen else judgments:
         found.setdefault(row["iteration"], {}).setdefault(row["window_id"], []).append(row["trajectory_id"])
     return found
+
+
+def _environment_tags() -> list[str]:
+    """Returns the tags that ``WANDB_TAGS`` names, as W&B reads it."""
+    return [tag for tag in os.environ.get("WANDB_TAGS", "").split(",") if 1 <= len(tag) <= TAG_LENGTH]
 
 
 def _restart_service() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import struct
 import subprocess
 import sys
@@ -334,3 +335,32 @@ os._exit(9)
     kept = [(row["iteration"], row["play/pnl"]) for row in history(only_wandb_file(folder))]
     assert kept == [(0, 0.0), (1, 1.5), (2, 3.0)]
     assert len(list(folder.path.glob("wandb/superseded-offline-run-*"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"tags": ["x" * 65]}, "65 characters, expected 1 to 64"),
+        ({"tags": ["fine", ""]}, "found '' of 0 characters"),
+        ({"project": "a/b"}, "report.project: found 'a/b'"),
+        ({"project": ""}, "report.project: found ''"),
+        ({"project": "p" * 129}, "expected 1 to 128 characters"),
+    ],
+)
+def test_what_wandb_would_refuse_is_refused_before_the_start(keys: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        WandbReport.check_keys(**keys)
+    WandbReport.check_keys(project="p" * 128, tags=["x" * 64])
+
+
+def test_tags_of_the_environment_are_used_where_the_config_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_TAGS", "nightly,gpu")
+    for number, (tags, expected) in enumerate(((["own"], ["own"]), ([], ["nightly", "gpu"]))):
+        report = WandbReport(
+            mode="offline", tags=tags, parts=ReportParts(folder=RunFolder(tmp_path / "p" / str(number)))
+        )
+        report.start({"seed": 0})
+        assert sorted(report._run.tags) == sorted(expected)
+        report.close(failed=False)
