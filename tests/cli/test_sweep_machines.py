@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import pytest
+
+from tests.harness.database import rows
+from tests.harness.project import Project
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -30,15 +31,7 @@ def killed_sweep() -> Any:
 def worker(folder: Path, dsn: str, *overrides: str) -> subprocess.Popen[str]:
     """mmo-rl as on a machine of its own: other folders, the same server."""
     folder.mkdir(exist_ok=True)
-    mine = {"MMO_RL_ROOT": str(folder), "MMO_RL_HOME": str(folder / "home"), "DATABASE_URL": dsn, "KEY": "none"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "mmo_rl", "source=postgres", *overrides],
-        cwd=folder,
-        env=os.environ | mine,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
+    return Project.at(folder, DATABASE_URL=dsn, KEY="none").start("source=postgres", *overrides)
 
 
 @pytest.mark.slow
@@ -50,7 +43,7 @@ async def test_workers_with_homes_of_their_own_share_data_judgments_and_registry
     server = judge.start()
     play = (*shared.SMALL, "task=collect", "collect.windows=3", "collect.agents=6")
     recorded = worker(tmp_path / "first", migrated_url, *play)
-    told, _ = recorded.communicate(timeout=300)
+    told = recorded.communicate(timeout=300)
     assert recorded.returncode == 0, told
     train = [
         *shared.SMALL,
@@ -64,7 +57,7 @@ async def test_workers_with_homes_of_their_own_share_data_judgments_and_registry
         for name, rate in (("first", "1e-4"), ("second", "1e-3"))
     ]
     try:
-        outputs = [w.communicate(timeout=300)[0] for w in workers]
+        outputs = [w.communicate(timeout=300) for w in workers]
     finally:
         server.shutdown()
         server.server_close()
@@ -76,11 +69,7 @@ async def test_workers_with_homes_of_their_own_share_data_judgments_and_registry
     ]
     assert sum(s["judge/calls"] for s in summaries) == len(asked)
     assert all(s["train/gradient_steps"] > 0 for s in summaries)
-    connection = await asyncpg.connect(migrated_url)
-    try:
-        assert await connection.fetchval("select count(*) from trained_models") == 2
-    finally:
-        await connection.close()
+    assert len(await rows(migrated_url, "select from trained_models")) == 2
 
 
 @pytest.mark.slow

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -92,7 +91,7 @@ PIPE = [sys.executable, "-m", "mmo_rl", "task=import", "source=jsonl", "source.p
 
 
 async def piped(url: str, folder: Path) -> asyncio.subprocess.Process:
-    environment = {**os.environ, "DATABASE_URL": url, "MMO_RL_ROOT": str(folder), "MMO_RL_HOME": str(folder / "home")}
+    environment = Project.at(folder, DATABASE_URL=url).environment
     return await asyncio.create_subprocess_exec(
         *PIPE, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         env={**environment, "COLUMNS": "100"},

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.harness.project import Project
+
 # As small as the loop can be and still have something to compare: two seats of the model and one scripted trader, whose
 # orders are valid where the model's seldom are; an adapter instead of all weights; rows computed one or two at a time.
 SMALL = (
@@ -40,8 +42,7 @@ def test_smollm2_goes_once_round_the_loop(smollm2: Path, smollm2_cache: Path, tm
     home = tmp_path / "home"
     home.mkdir()
     (home / "models").symlink_to(smollm2_cache)
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "MMO_RL_", "DATABASE_"))}
-    environment = kept | {"MMO_RL_ROOT": str(tmp_path), "MMO_RL_HOME": str(home)}
+    environment = Project.at(tmp_path, home).environment
     command = [sys.executable, "-m", "mmo_rl", "model=smollm2_135m", f"model.path={smollm2}", *SMALL]
     started = time.perf_counter()
     with (tmp_path / "out").open("w+") as out:

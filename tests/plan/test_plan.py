@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.utils import create_config_search_path
-from hydra.types import RunMode
-from omegaconf import OmegaConf
 from rich.console import Console
 
 from mmo_rl.commands import collect
 from mmo_rl.commands.base import Context
 from mmo_rl.commands.plan import run
 from mmo_rl.config.composition import Session, compose
-from mmo_rl.config.project import shipped
-from mmo_rl.config.settings import validate
 from mmo_rl.config.tasks import Options, PlanOptions
 from mmo_rl.errors import SourceError
 from mmo_rl.plan.bill import Plan, bill, expected, savings, sharing
 from mmo_rl.plan.table import as_json, row, show
 from mmo_rl.plan.tokens import Estimate, tokens_of_judge, tokens_of_model
+from tests.harness.config import compose_settings
+from tests.harness.project import Project
 
 SMALL = ("iterations=2", "collect.windows=3", "evaluate.markets=4", "evaluate.agents=2")
 
@@ -42,9 +35,7 @@ async def plan_of(home: Path, *overrides: str, **options: Any) -> Plan:
 
 
 async def done(task: Any, options: Options, home: Path, *overrides: str) -> Any:
-    loader = ConfigLoaderImpl(create_config_search_path(f"file://{shipped('conf')}"))
-    config = loader.load_configuration("config", [f"home={home}", *overrides], run_mode=RunMode.RUN)
-    settings = validate(OmegaConf.masked_copy(config, [str(k) for k in config if k != "hydra"]))
+    settings = compose_settings(f"home={home}", *overrides)
     console = Console()
     async with Session(compose(settings)) as session:
         context = Context(settings=settings, session=session, console=console, folder=None, overrides=overrides)
@@ -196,23 +187,16 @@ async def test_the_table_has_a_row_a_job_and_a_total(tmp_path: Path) -> None:
     assert told["total"]["judge_calls_free"] == 6
 
 
-def test_a_sweep_is_one_table_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("MMO_RL_", "WANDB_"))}
+def test_a_sweep_is_one_table_and_leaves_nothing_behind(project: Project) -> None:
     small = ("judge=ruler", "iterations=1", "collect.windows=2", "evaluate=none", "plan.changes=false")
     swept = ("model=qwen2_5_3b,qwen3_14b", "sampler.max_dropout=0,0.3,0.7", "sampler.target_trajectories=8")
-    ran = subprocess.run(
-        [sys.executable, "-m", "mmo_rl", "-m", "task=plan", *swept, *small],
-        cwd=tmp_path,
-        env=environment | {"MMO_RL_ROOT": str(tmp_path), "MMO_RL_HOME": str(tmp_path / "home")},
-        capture_output=True,
-        text=True,
-    )
-    assert ran.returncode == 0, ran.stderr
-    table = ran.stdout.split("\n\n")[0].splitlines()
+    ran = project.attempt("-m", "task=plan", *swept, *small)
+    assert ran.code == 0, ran.err
+    table = ran.out.split("\n\n")[0].splitlines()
     assert [line.split()[0] for line in table[:7]] == ["job", *["model=qwen2_5_3b"] * 3, *["model=qwen3_14b"] * 3]
     assert next(line for line in table[7:] if line.split()).startswith("total")
-    assert not (tmp_path / "runs").exists()
-    assert not (tmp_path / "home" / "postgres").exists()
+    assert not (project.root / "runs").exists()
+    assert not (project.home / "postgres").exists()
 
 
 # --- tokens -----------------------------------------------------------------------------------------------------------

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -17,6 +15,7 @@ from typing import Any
 import pytest
 
 from mmo_rl.database.database import Database
+from tests.harness.project import Project
 from tests.trainer.fake_wandb_training import KEY, Fake, serving
 
 SMALL = ("collect.windows=2", "collect.agents=5", "evaluate.markets=2", "evaluate.agents=2", "iterations=2")
@@ -58,17 +57,8 @@ def root() -> Iterator[Path]:
 
 
 def start(root: Path, *arguments: str, key: str | None = KEY) -> subprocess.Popen[str]:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "MMO_RL_", "DATABASE_"))}
-    if key is not None:
-        kept["WANDB_API_KEY"] = key
-    return subprocess.Popen(
-        [sys.executable, "-c", BASE_INSTALL, "trainer=serverless", "report=local", *arguments],
-        cwd=root,
-        env=kept | {"MMO_RL_ROOT": str(root), "MMO_RL_HOME": str(root / "home"), "COLUMNS": "160"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    project = Project.at(root) if key is None else Project.at(root, WANDB_API_KEY=key)
+    return project.start("trainer=serverless", "report=local", *arguments, program=("-c", BASE_INSTALL))
 
 
 def ended(process: subprocess.Popen[str], *, code: int) -> str:
