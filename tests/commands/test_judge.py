@@ -57,12 +57,13 @@ def test_a_killed_one_goes_on_and_asks_nothing_twice(project: Project, endpoint:
     project.run("task=migrate", "source=postgres")
     project.run("task=outcomes", "source=postgres")
     endpoint.script = by_place
-    third_is_claimed = "killed:judgment claimed:3"  # the first two are stored, and nothing is on its way
-    project.execute(*asking(endpoint, "judge.write_back=true"), code=-signal.SIGKILL, accident=third_is_claimed)
-    assert len(endpoint.requests) == len(queried(project, "select key from mmo_rl.judgments")) == 2
+    two_are_stored = "killed:judgment stored:2"  # the third may be on its way
+    project.execute(*asking(endpoint, "judge.write_back=true"), code=-signal.SIGKILL, accident=two_are_stored)
+    assert len(queried(project, "select key from mmo_rl.judgments")) == 2
     out = project.run(*asking(endpoint, "judge.write_back=true"))
     prompts = [request.user for request in endpoint.requests]
-    assert len(set(prompts)) == len(prompts) > 3
+    assert all(prompts.count(stored) == 1 for stored in prompts[:2]), "what is stored is not asked again"
+    assert len(prompts) - len(set(prompts)) <= 1 and len(set(prompts)) > 3
     judged = project.rows("judgments")
     assert len({row["trajectory_id"] for row in judged}) == len(judged) == project.summary()["data/trajectories_used"]
     summary = project.summary()
