@@ -103,7 +103,7 @@ def _outside_private_folders(named: Path, private: Path) -> Path:
     named.parent.mkdir(parents=True, exist_ok=True)
     key = hashlib.sha256(str(private).encode()).hexdigest()[:16]
     system = _system_folder()
-    _remove_orphans(system)
+    _name_orphans(system)
     folder = system / key
     folder.mkdir(mode=0o700, exist_ok=True)
     origin = Origin(str(private), named.parent.stat().st_dev, platform.node())
@@ -115,8 +115,9 @@ def _outside_private_folders(named: Path, private: Path) -> Path:
     return folder
 
 
-def _remove_orphans(system: Path) -> None:
-    """Removes the databases of homes that are gone.
+def _name_orphans(system: Path) -> None:
+    """Names the databases of homes that are gone, in the log. None is removed: a home that was renamed looks the same,
+    and its link still leads here.
 
     Gone is a home that nobody uses and that is missing from the file system that it was on: one whose disk is not
     mounted, and one of another host, are left alone.
@@ -136,8 +137,7 @@ def _remove_orphans(system: Path) -> None:
             except BlockingIOError:
                 continue
             if nearest != home and nearest.stat().st_dev == origin.device and platform.node() == origin.host:
-                _log.warning("removing %s, the embedded database of %s, which is gone", note.parent, home)
-                shutil.rmtree(note.parent, ignore_errors=True)
+                _log.warning("%s is the embedded database of %s, which was moved or removed", note.parent, home)
 
 
 def _system_folder() -> Path:

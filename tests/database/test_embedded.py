@@ -376,7 +376,9 @@ async def test_any_umask_makes_a_system_folder_for_all_later_runs(
 
 
 @pytest.mark.skipif(not AS_ROOT, reason="only root has private homes to protect from another user")
-def test_databases_of_homes_that_are_gone_are_removed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_databases_of_homes_that_are_gone_are_named_and_kept(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     system, home = folder / "system", folder / "home"
     system.mkdir(mode=0o755)
     home.mkdir(mode=0o700)
@@ -391,7 +393,9 @@ def test_databases_of_homes_that_are_gone_are_removed(folder: Path, monkeypatch:
     with (places[1] / "holders").open("a") as holders:
         fcntl.flock(holders, fcntl.LOCK_SH)
         placement.place(home / "new" / "postgres")
-    assert [(place / "data").exists() for place in places] == [False, True, True, True]
+    assert [(place / "data").exists() for place in places] == [True] * 4
+    named = [record.getMessage() for record in caplog.records if "moved or removed" in record.getMessage()]
+    assert len(named) == 1 and str(places[0]) in named[0]
 
 
 @pytest.mark.skipif(not AS_ROOT, reason="an ordinary user runs the programs where they are")
