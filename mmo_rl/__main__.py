@@ -19,6 +19,7 @@ from mmo_rl.cli.swept_keys import for_each_job
 from mmo_rl.config.project import shipped
 from mmo_rl.config.renamed import renamed_overrides
 from mmo_rl.errors import ConfigError, MmoRlError
+from mmo_rl.plain_text import harmless
 from mmo_rl.version import __version__
 
 INTERRUPTED = 130
@@ -42,7 +43,7 @@ def main() -> int:
     _interrupt_when_ended()
     try:
         if (answer := _answer_without_hydra(sys.argv[1:])) is not None:
-            print(answer)
+            print(harmless(answer))
             return 0
         if {"--help", "-h"} & set(sys.argv[1:]):  # Hydra would compose the overrides first, and refuse those of a sweep
             sys.argv[1:] = ["--help", *_config_dir(sys.argv[1:])]
@@ -70,9 +71,9 @@ def main() -> int:
         if wants_traceback:
             import traceback
 
-            print(mask("".join(traceback.format_exception(error))), file=sys.stderr, end="")
+            print(harmless(mask("".join(traceback.format_exception(error)))), file=sys.stderr, end="")
         told = error if isinstance(error, MmoRlError) else explain(error, sys.argv[1:])
-        print(mask(f"mmo-rl: {told}"), file=sys.stderr)
+        print(harmless(mask(f"mmo-rl: {told}")), file=sys.stderr)
         return told.exit_code
 
 

@@ -30,7 +30,8 @@ from mmo_rl.errors import ConfigError
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
-    from rich.console import Console
+
+    from mmo_rl.terminal import Terminal
 
 VALIDATION = "evaluate.validation_markets"
 
@@ -81,7 +82,7 @@ class SearchSweeper(CheckedSweeper):
 
     def sweep(self, arguments: list[str]) -> object:
         """Runs the trials of a command line's overrides; returns the best value."""
-        from rich.console import Console
+        from mmo_rl.terminal import Terminal
 
         assert self.hydra_context is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
@@ -89,33 +90,27 @@ class SearchSweeper(CheckedSweeper):
         points = math.prod(map(len, space.grid().values())) if self._sampler == "grid" else 0
         first = self._first(space)
         space, first = self._validating(space, first)
-        console = Console()
+        console = Terminal()
         assert first.folder is not None
         with opened(first.folder.path.parent / "optuna.db", job=first, space=space, direction=self._direction) as study:
             search = Search(
                 study, space, n_trials=self._n_trials, sampler=self._sampler, seed=self._seed, n_jobs=self._n_jobs
             )
             if search.finished or search.again:
-                console.print(
+                console.say(
                     f"This search goes on: {search.finished} of {self._n_trials} trials are finished, {search.again} "
-                    "failed or were killed before and run again",
-                    highlight=False,
-                    soft_wrap=True,
+                    "failed or were killed before and run again"
                 )
             elif other_studies(study):
-                console.print(
-                    "The command or its configuration is another than before: a new search begins", soft_wrap=True
-                )
+                console.say("The command or its configuration is another than before: a new search begins")
             if points > self._n_trials:
-                console.print(
+                console.say(
                     f"The grid has {points} points, of which hydra.sweeper.n_trials={self._n_trials} are tried; "
-                    f"all of them: hydra.sweeper.n_trials={points}",
-                    highlight=False,
-                    soft_wrap=True,
+                    f"all of them: hydra.sweeper.n_trials={points}"
                 )
             return self._run(search, space, console)
 
-    def _run(self, search: Search, space: Space, console: Console) -> float | None:
+    def _run(self, search: Search, space: Space, console: Terminal) -> float | None:
         ends: list[Ended] = []
         while trials := search.ask():
             told: set[int] = set()
@@ -206,7 +201,7 @@ class SearchSweeper(CheckedSweeper):
         return space, self._first(space)
 
 
-def _print(search: Search, space: Space, console: Console) -> None:
+def _print(search: Search, space: Space, console: Terminal) -> None:
     """Prints the table of all trials, the best, what its runs measured on the held-out markets, and the commands that
     use its checkpoint."""
     from mmo_rl.loop.results import tell_checkpoint_of
@@ -224,8 +219,8 @@ def _print(search: Search, space: Space, console: Console) -> None:
     best = search.best()
     if best is not None:
         parameters = " ".join(named(best.params, space.searched))
-        lines = [f"best: trial {best.number}, {parameters}: {best.value:.4g}", *tested(folders_of(best))]
-        console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+        for line in (f"best: trial {best.number}, {parameters}: {best.value:.4g}", *tested(folders_of(best))):
+            console.say(line)
         if folders := folders_of(best):
             tell_checkpoint_of(console, RunFolder(folders[0]).overrides(), RunFolder(folders[0]))
 

@@ -19,10 +19,10 @@ from mmo_rl.cli.launch import JobRunner
 from mmo_rl.cli.launchers import launcher_missing, require_counts, require_one_controller, require_shared_database
 from mmo_rl.cli.sweep import Job, Overrides, announce, checked, expanded, print_table, report
 from mmo_rl.config.extensions import Source, use_search_path
-from mmo_rl.config.project import hidden_choices
+from mmo_rl.config.project import hidden_choices, project_root
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from mmo_rl.terminal import Terminal
 
 
 class CheckedSweeper(BasicSweeper):
@@ -52,16 +52,16 @@ class CheckedSweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> object:
         """Runs the jobs of a command line's overrides; returns their results."""
-        from rich.console import Console
+        from mmo_rl.terminal import Terminal
 
         assert self.hydra_context is not None
         assert self.config is not None
         overrides = expanded(
             self._split(self.params, arguments), self._compose, self._split, {k: str(v) for k, v in self.params.items()}
         )
-        console = Console()
+        console = Terminal()
         for line in hidden_choices(self.config.hydra.runtime.choices):
-            console.print(line, highlight=False, soft_wrap=True)
+            console.say(line)
         jobs = self.checked(overrides)
         announce(jobs, console)
         runner = self.runner(jobs, console)
@@ -71,8 +71,10 @@ class CheckedSweeper(BasicSweeper):
             print_table(jobs, runner.so_far(), console)
             raise
         finally:
-            with suppress(OSError):  # launchers make the sweep's folder, and no job may be in it
-                Path(self.config.hydra.sweep.dir).rmdir()
+            folder = Path(self.config.hydra.sweep.dir)
+            if folder.resolve() != project_root():  # which is that of tasks that leave no run folder
+                with suppress(OSError):  # launchers make the sweep's folder, and no job may be in it
+                    folder.rmdir()
         report(jobs, ended, console)
         return [end.value for end in ended]
 
@@ -101,7 +103,7 @@ class CheckedSweeper(BasicSweeper):
         ((*overrides,),) = self.split_arguments(parsed, None)
         return overrides
 
-    def runner(self, jobs: Sequence[Job], console: Console) -> JobRunner:
+    def runner(self, jobs: Sequence[Job], console: Terminal) -> JobRunner:
         """Makes the runner of these jobs with Hydra's launcher."""
         assert self.launcher is not None
         one_by_one = isinstance(self.launcher, BasicLauncher)

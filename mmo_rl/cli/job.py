@@ -25,11 +25,10 @@ from mmo_rl.config.project import hidden_choices, project_root
 from mmo_rl.errors import ConfigError, MmoRlError, NotReady
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from mmo_rl.config.inputs import Input
     from mmo_rl.config.settings import Settings
     from mmo_rl.report.run_folder import RunFolder, Status
+    from mmo_rl.terminal import Terminal
 
 log = logging.getLogger(__name__)
 
@@ -134,18 +133,17 @@ def _run(cfg: DictConfig, output_dir: Path, overrides: tuple[str, ...]) -> objec
 
 
 def _run_job(cfg: DictConfig, output_dir: Path, overrides: tuple[str, ...]) -> object:
-    from rich.console import Console
-
     from mmo_rl.cli.run_log import logging_to
     from mmo_rl.config.fingerprint import Identity
     from mmo_rl.config.inputs import refuse_mixture
     from mmo_rl.config.settings import config_sha256, validate
+    from mmo_rl.terminal import Terminal
 
     settings = validate(cfg)
-    console = Console(quiet=_is_aside() and not _leaves_no_folder(output_dir))
+    console = Terminal(quiet=_is_aside() and not _leaves_no_folder(output_dir))
     if HydraConfig.get().mode != RunMode.MULTIRUN:  # a sweep says it once
         for line in hidden_choices(HydraConfig.get().runtime.choices):
-            Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True)
+            Terminal(stderr=True).say(line)
     if _leaves_no_folder(output_dir):
         check_task(settings, overrides)
         with logging_to(settings.home / "log.txt"):
@@ -163,22 +161,17 @@ def _run_job(cfg: DictConfig, output_dir: Path, overrides: tuple[str, ...]) -> o
     check_task(settings, overrides)
     if status is not None and status["status"] != "running" and not known:
         console.print("The configuration has changed since this run.")
-        console.print(f"The old folder is now {move_aside(folder.path)}", soft_wrap=True)
+        console.say(f"The old folder is now {move_aside(folder.path)}")
     elif status is not None and status["status"] == "done":
         for line in changed:
-            console.print(line, soft_wrap=True, markup=False, highlight=False)
-        console.print(
-            f"It is done again; the finished run is now {move_aside(folder.path)}",
-            soft_wrap=True,
-            markup=False,
-            highlight=False,
-        )
+            console.say(line)
+        console.say(f"It is done again; the finished run is now {move_aside(folder.path)}")
     else:
         refuse_mixture(folder, changed)
     return _perform_in(folder, sha256, identity.inputs, settings, console, overrides)
 
 
-def _told(task: str, result: object, console: Console) -> object:
+def _told(task: str, result: object, console: Terminal) -> object:
     """Prints the result of a task that leaves the printing to its ``tell``; a sweep prints those of all jobs at
     once."""
     from mmo_rl.commands import command_of
@@ -194,7 +187,7 @@ def _perform_in(
     sha256: str,
     inputs: Mapping[str, Input],
     settings: Settings,
-    console: Console,
+    console: Terminal,
     overrides: tuple[str, ...],
 ) -> object:
     """Runs the task inside its folder, which it takes for this process. A wrong configuration that only the task could
@@ -213,7 +206,7 @@ def _perform_in(
             if before == "running":  # the lock is ours: who wrote this was killed
                 before = "interrupted"
             if before in ("failed", "interrupted"):
-                console.print(f"This run was {before} before; it continues in {folder.path}", soft_wrap=True)
+                console.say(f"This run was {before} before; it continues in {folder.path}")
             folder.set_status("running", config_sha256=sha256)
             folder.write_config(masked(settings))
             folder.write_overrides(overrides)
@@ -225,7 +218,7 @@ def _perform_in(
         raise
 
 
-def _performed_in(folder: RunFolder, settings: Settings, console: Console, overrides: tuple[str, ...]) -> object:
+def _performed_in(folder: RunFolder, settings: Settings, console: Terminal, overrides: tuple[str, ...]) -> object:
     """Runs the task inside its folder, which this process holds, and writes its end to status.json in any case."""
     try:
         result = _perform(settings, console, folder, overrides)
@@ -255,7 +248,7 @@ def _reader_left(error: BaseException) -> bool:
     return isinstance(error, BrokenPipeError) or isinstance(error.__context__, BrokenPipeError)
 
 
-def _perform(settings: Settings, console: Console, folder: RunFolder | None, overrides: tuple[str, ...]) -> object:
+def _perform(settings: Settings, console: Terminal, folder: RunFolder | None, overrides: tuple[str, ...]) -> object:
     from mmo_rl.commands import command_of
     from mmo_rl.commands.base import Context
     from mmo_rl.config.composition import Session, compose
@@ -275,7 +268,7 @@ def _perform(settings: Settings, console: Console, folder: RunFolder | None, ove
         raise
 
 
-def _show_finished(folder: RunFolder, status: Status, console: Console) -> object:
+def _show_finished(folder: RunFolder, status: Status, console: Terminal) -> object:
     from mmo_rl.loop.results import tell_checkpoint_of
     from mmo_rl.report.comparison import is_comparison, print_comparison
     from mmo_rl.report.judged_page import print_judged
@@ -286,7 +279,7 @@ def _show_finished(folder: RunFolder, status: Status, console: Console) -> objec
     if is_comparison(summary) and ((folder.config() or {}).get("evaluate") or {}).get("format") == "json":
         print_comparison(console, summary, folder.path, machine=True)
         return status.get("result")
-    console.print(f"This run is finished ({status.get('ended')}); nothing is done again.", soft_wrap=True)
+    console.say(f"This run is finished ({status.get('ended')}); nothing is done again.")
     if is_comparison(summary):
         print_comparison(console, summary, folder.path)
     elif is_judging(summary):
@@ -297,7 +290,7 @@ def _show_finished(folder: RunFolder, status: Status, console: Console) -> objec
     recorded = (folder.provenance() or {}).get("outside") or {}
     for name, _, now in changed_sources(recorded.get("sources") or {}):
         state = "is not there any more" if now == "missing" else "has changed since this run"
-        console.print(f"{name} {state}: the numbers are those of the code before.", soft_wrap=True)
+        console.say(f"{name} {state}: the numbers are those of the code before.")
     console.print("To run it anew, give it another seed or name, or delete its folder.")
     return status.get("result")
 

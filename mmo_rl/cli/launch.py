@@ -16,7 +16,7 @@ from mmo_rl.errors import MmoRlError, NotReady
 from mmo_rl.wording import counted
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from mmo_rl.terminal import Terminal
 
 Launch = Callable[[Sequence[Sequence[str]], int], Sequence[JobReturn]]
 """Method ``launch`` of a launcher: the overrides of jobs, and the number of the first."""
@@ -33,7 +33,7 @@ class JobRunner:
     ``one_by_one`` is for a launcher that works in this process: jobs are launched singly and show their own bars.
     """
 
-    def __init__(self, jobs: Sequence[Job], launch: Launch, *, one_by_one: bool, console: Console) -> None:
+    def __init__(self, jobs: Sequence[Job], launch: Launch, *, one_by_one: bool, console: Terminal) -> None:
         self._jobs = jobs
         self._launch = launch
         self._one_by_one = one_by_one
@@ -93,7 +93,7 @@ class JobRunner:
     def _attempt(self, chunk: Sequence[int], *, last: bool) -> None:
         if self._one_by_one and len(self._jobs) > 1 and self._jobs[chunk[0]].folder is not None:
             told = f"job {chunk[0] + 1}/{len(self._jobs)}  {self._jobs[chunk[0]].name}"
-            self._console.print(told, style="bold", highlight=False, markup=False, soft_wrap=True)
+            self._console.say(told, style="bold")
         started = {i: self._started(i) for i in chunk}
         overrides = [carrying(self._jobs[i].overrides, self._jobs[i].config) for i in chunk]
         try:
@@ -133,12 +133,9 @@ class JobRunner:
             )
             self.ended.update({i: Ended("failed", error=killed) for i in lost})
         elif lost:
-            self._console.print(
+            self._console.say(
                 f"A worker process died (out of memory?): {counted(len(lost), 'job goes', 'jobs go')} on in a new one. "
-                f"If it happens again, type hydra.launcher.n_jobs=1. ({reason})",
-                highlight=False,
-                markup=False,
-                soft_wrap=True,
+                f"If it happens again, type hydra.launcher.n_jobs=1. ({reason})"
             )
 
     def _started(self, i: int) -> str | None:

@@ -11,17 +11,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO, cast
 
-from rich.console import Console
-
+from mmo_rl.cli.log_format import LineFormatter
 from mmo_rl.errors import ConfigError
-from mmo_rl.report.mask import mask
+from mmo_rl.terminal import Terminal
 
 log = logging.getLogger(__name__)
 
 
-def console_of_log() -> Console:
+def console_of_log() -> Terminal:
     """Returns a console of which every line is a line of the log."""
-    return Console(file=cast(TextIO, _Lines()), width=120, force_terminal=False, color_system=None)
+    return Terminal(file=cast(TextIO, _Lines()), width=120, force_terminal=False)
 
 
 @contextlib.contextmanager
@@ -39,7 +38,7 @@ def logging_to(path: Path) -> Iterator[None]:
             hint="make its folder writable, or choose others: MMO_RL_HOME=DIR for data, MMO_RL_ROOT=DIR for runs",
         ) from None
     handler.addFilter(_NotRepeated())
-    handler.setFormatter(_Masking("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
     root.addHandler(handler)
     try:
@@ -62,13 +61,6 @@ class _Lines(io.TextIOBase):
             if line.strip():
                 log.info("%s", line.rstrip())
         return len(text)
-
-
-class _Masking(logging.Formatter):
-    """Formatter that masks secrets."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return mask(super().format(record))
 
 
 class _ToDisk(logging.FileHandler):

@@ -19,10 +19,9 @@ from mmo_rl.errors import ConfigError, MmoRlError, NotReady
 from mmo_rl.wording import counted, part
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from mmo_rl.config.fingerprint import Identity
     from mmo_rl.report.run_folder import RunFolder
+    from mmo_rl.terminal import Terminal
 
 BAR_FROM = 20
 """Least number of jobs whose check shows a progress bar."""
@@ -96,20 +95,21 @@ class Ended:
 def checked(sweep: Sequence[Overrides], compose: Callable[[Overrides], DictConfig]) -> list[Job]:
     """Composes and validates every job, once; two that are the same become one. Raises one `ConfigError` that names
     each bad job by its overrides."""
-    from rich.progress import track
+    from mmo_rl.terminal import Terminal, progress_bars
 
     jobs: dict[str, Job] = {}
     wrong: list[str] = []
     everywhere = set.intersection(*map(set, sweep)) if len(sweep) > 1 else set()
     few = len(sweep) < BAR_FROM or not sys.stdout.isatty()
-    for overrides in track(sweep, "checking the jobs", transient=True, disable=few):
-        name = " ".join(o for o in overrides if o not in everywhere) or "(defaults)"
-        try:
-            job = checked_job(name, overrides, compose)
-        except ConfigError as error:
-            wrong.append(f"{' '.join(overrides)}\n    {error.message}")
-        else:
-            jobs.setdefault(job.key, job)
+    with progress_bars(Terminal(quiet=few)) as bars:
+        for overrides in bars.track(sweep, description="checking the jobs"):
+            name = " ".join(o for o in overrides if o not in everywhere) or "(defaults)"
+            try:
+                job = checked_job(name, overrides, compose)
+            except ConfigError as error:
+                wrong.append(f"{' '.join(overrides)}\n    {error.message}")
+            else:
+                jobs.setdefault(job.key, job)
     if wrong:
         listed = "\n  ".join([*wrong[:10], *([f"... and {len(wrong) - 10} more"] if len(wrong) > 10 else [])])
         raise ConfigError(
@@ -154,7 +154,7 @@ def params_of(config: DictConfig) -> dict[str, str]:
     return {str(key): str(value) for key, value in (config.hydra.sweeper.get("params") or {}).items()}
 
 
-def announce(jobs: Sequence[Job], console: Console) -> None:
+def announce(jobs: Sequence[Job], console: Terminal) -> None:
     """Prints the number of jobs by the state that an earlier sweep left; nothing where all are new."""
     counts = Counter(job.before for job in jobs)
     told = {
@@ -166,13 +166,13 @@ def announce(jobs: Sequence[Job], console: Console) -> None:
         "new": "new",
     }
     if set(counts) != {"new"} and any(job.folder is not None for job in jobs):
-        console.print(f"{counted(len(jobs), 'job')}, of which", highlight=False)
+        console.print(f"{counted(len(jobs), 'job')}, of which")
         for state, words in told.items():
             if counts[state]:  # type: ignore[index]
-                console.print(f"  {counts[state]:>3} {words}", highlight=False)  # type: ignore[index]
+                console.print(f"  {counts[state]:>3} {words}")  # type: ignore[index]
 
 
-def report(jobs: Sequence[Job], ended: Sequence[Ended], console: Console) -> None:
+def report(jobs: Sequence[Job], ended: Sequence[Ended], console: Terminal) -> None:
     """Prints the table; raises `MmoRlError` where a job failed (`NotReady` where readiness is all that did)."""
     if not _tell_together(jobs, ended, console):
         print_table(jobs, ended, console)
@@ -180,7 +180,7 @@ def report(jobs: Sequence[Job], ended: Sequence[Ended], console: Console) -> Non
     raise_failures(ended)
 
 
-def tell_next(jobs: Sequence[Job], ended: Sequence[Ended], console: Console) -> None:
+def tell_next(jobs: Sequence[Job], ended: Sequence[Ended], console: Terminal) -> None:
     """Prints the commands that compare the finished jobs, and use the checkpoint of the best training."""
     from mmo_rl.command_line import command_line, override
     from mmo_rl.loop.results import tell_checkpoint_of
@@ -196,15 +196,15 @@ def tell_next(jobs: Sequence[Job], ended: Sequence[Ended], console: Console) -> 
         sweeps = dict.fromkeys(place(folder.path.parent, Ended("done")) for _, _, folder in done)
         runs = next(iter(sweeps)) if len(sweeps) == 1 else list(sweeps)
         line = command_line("task=compare", override("compare.runs", runs))
-        console.print(f"  compare  {line}", highlight=False, soft_wrap=True, markup=False)
+        console.say(f"  compare  {line}")
     measured = [(value, job, folder) for job, value, folder in done if isinstance(value, float) and job.task == "train"]
     if measured:
         value, job, folder = max(measured, key=lambda one: one[0])
-        console.print(f"Best: {job.name}, {value:+.4g} $", highlight=False, soft_wrap=True, markup=False)
+        console.say(f"Best: {job.name}, {value:+.4g} $")
         tell_checkpoint_of(console, job.overrides, folder)
 
 
-def print_table(jobs: Sequence[Job], ended: Sequence[Ended], console: Console) -> None:
+def print_table(jobs: Sequence[Job], ended: Sequence[Ended], console: Terminal) -> None:
     rows = []
     for job, end in zip(jobs, ended, strict=True):
         status = "skipped (was done)" if end.status == "skipped" else end.status
@@ -214,22 +214,22 @@ def print_table(jobs: Sequence[Job], ended: Sequence[Ended], console: Console) -
     result = RESULTS.get(tasks.pop(), "result") if len(tasks) == 1 else "result"
     print_rows(("job", "status", result, "run folder"), rows, console)
     counts = Counter(end.status for end in ended)
-    console.print(", ".join(f"{n} {status}" for status, n in counts.items()), highlight=False)
+    console.print(", ".join(f"{n} {status}" for status, n in counts.items()))
 
 
-def print_rows(heads: Sequence[str], rows: Sequence[Sequence[str]], console: Console) -> None:
+def print_rows(heads: Sequence[str], rows: Sequence[Sequence[str]], console: Terminal) -> None:
     """Prints a table: each row one line, so that a file of it can be searched; on a terminal long cells are folded."""
-    from rich.console import Console as AnyConsole
-    from rich.markup import escape
     from rich.table import Table
+
+    from mmo_rl.plain_text import one_line
+    from mmo_rl.terminal import ONE_LINE
 
     table = Table(*heads, box=None, pad_edge=False)
     for column in table.columns:
         column.overflow = "fold"
     for row in rows:
-        table.add_row(*map(escape, row))
-    wide = console if console.is_terminal else AnyConsole(file=console.file, width=10_000)
-    wide.print(table, highlight=False)
+        table.add_row(*map(one_line, row))
+    (console if console.is_terminal else console.widened(ONE_LINE)).print(table)
 
 
 def place(folder: Path, end: Ended) -> str:
@@ -256,7 +256,7 @@ def raise_failures(ended: Sequence[Ended]) -> None:
     )
 
 
-def _tell_together(jobs: Sequence[Job], ended: Sequence[Ended], console: Console) -> bool:
+def _tell_together(jobs: Sequence[Job], ended: Sequence[Ended], console: Terminal) -> bool:
     """Lets the task print the results of all jobs at once; returns False where it does not, or where a job failed."""
     from mmo_rl.commands import command_of
 

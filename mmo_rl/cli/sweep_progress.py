@@ -16,9 +16,10 @@ from mmo_rl.clock import utc_now
 from mmo_rl.errors import MmoRlError
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import RenderableType
 
     from mmo_rl.cli.sweep import Job
+    from mmo_rl.terminal import Terminal
 
 POLL_S = 1.0
 
@@ -54,7 +55,7 @@ class Watch:
     """Progress display that reads the folders of ``jobs`` every `POLL_S` seconds while it is entered: a live table on a
     terminal, elsewhere a line when a job starts or ends. ``done`` jobs were done before."""
 
-    def __init__(self, jobs: Sequence[Job], console: Console, done: int) -> None:
+    def __init__(self, jobs: Sequence[Job], console: Terminal, done: int) -> None:
         self._jobs = [job for job in jobs if job.folder is not None]
         self._console = console
         self._skipped = done
@@ -108,11 +109,10 @@ class Watch:
         self._told[job.key] = state
         if seen.status != "running" or not self._console.is_terminal:
             line = f"{seen.status:<11} {job.name}  {seen.told}".rstrip()
-            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+            self._console.say(line)
 
     def _table(self) -> RenderableType:
         from rich.console import Group
-        from rich.markup import escape
         from rich.progress_bar import ProgressBar
         from rich.table import Table
 
@@ -132,7 +132,7 @@ class Watch:
             now = self._seen.get(job.key)
             if now is not None and now.status == "running" and now.since is not None:
                 elapsed = _elapsed((utc_now() - now.since).total_seconds())
-                rows.add_row(escape(f"  {job.name}"), f"iteration {now.iterations} of {job.iterations}", elapsed)
+                rows.add_row(f"  {job.name}", f"iteration {now.iterations} of {job.iterations}", elapsed)
         return Group(whole, rows)
 
 

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from rich.console import Console
-
 from mmo_rl.config.composition import Components, Session
 from mmo_rl.config.settings import Settings
 from mmo_rl.config.tasks import Options
 from mmo_rl.report.run_folder import RunFolder
+from mmo_rl.terminal import Terminal
 
 O = TypeVar("O", bound=Options, contravariant=True)  # noqa: E741
 R = TypeVar("R", covariant=True)
@@ -26,7 +25,7 @@ class Context:
 
     settings: Settings
     session: Session
-    console: Console
+    console: Terminal
     folder: RunFolder | None
     overrides: tuple[str, ...]
 
@@ -60,4 +59,4 @@ class Command(Generic[O, R]):
 
     run: Callable[[Context, O], Awaitable[R]]
     check: Callable[[Settings, Sequence[str]], None] | None = None
-    tell: Callable[[Sequence[tuple[str, R]], Console], None] | None = None
+    tell: Callable[[Sequence[tuple[str, R]], Terminal], None] | None = None

@@ -48,7 +48,7 @@ async def run(context: Context, options: CheckOptions) -> None:
         sys.stdout.write(json.dumps(checked.as_json() | {"origins": lines, "next": following}) + "\n")
     else:
         for line in lines:
-            context.console.print(line, highlight=False, soft_wrap=True, markup=False)
+            context.console.say(line)
         show(checked, following, context.console)
     if not checked.ready:
         raise not_ready(checked, following, rules)
@@ -58,12 +58,10 @@ async def _examined(
     source: Source, windows: Sequence[WindowStats], vocabulary: Vocabulary
 ) -> dict[str, QualityCounter]:
     """Examines the steps of the windows, with a progress bar on the terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from mmo_rl.terminal import Terminal, progress_bars
 
-    columns = (TextColumn("reading steps"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task("")
+    with progress_bars(Terminal(stderr=True), remaining=True) as progress:
+        bar = progress.add_task("reading steps")
         return await examine(
             source,
             windows,

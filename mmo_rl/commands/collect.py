@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from rich.console import Console
 from rich.table import Table
 
 from mmo_rl.clock import utc_now
@@ -17,6 +16,7 @@ from mmo_rl.database.worlds import reserve_hours
 from mmo_rl.errors import ConfigError
 from mmo_rl.market.base import Collected
 from mmo_rl.report.progress import Stages
+from mmo_rl.terminal import Terminal
 from mmo_rl.wording import counted
 
 MAX_WINDOWS = 20
@@ -51,7 +51,7 @@ async def run(context: Context, options: Options) -> None:
     _show(played, collector.player_names(policy), context.console)
 
 
-def _show(played: Collected, names: Mapping[str, str], console: Console) -> None:
+def _show(played: Collected, names: Mapping[str, str], console: Terminal) -> None:
     by_window: dict[str, list[Stay]] = {window.id: [] for window in played.windows}
     by_player: dict[str, list[Stay]] = {name: [] for name in names.values()}
     for stay in played.stays:
@@ -59,21 +59,19 @@ def _show(played: Collected, names: Mapping[str, str], console: Console) -> None
         by_player[names.get(stay.agent_id, stay.agent_id)].append(stay)
     if played.resumed:
         new = len(by_window) - played.resumed
-        console.print(
+        console.say(
             f"{counted(played.resumed, 'window was', 'windows were')} recorded before, "
             f"{new} {'is' if new == 1 else 'are'} new"
-            + ("" if new else "; for others give it another seed (seed=1) or name"),
-            soft_wrap=True,
+            + ("" if new else "; for others give it another seed (seed=1) or name")
         )
     console.print(_rankings(by_window))
     if len(by_window) > MAX_WINDOWS:
         console.print(f"... and {counted(len(by_window) - MAX_WINDOWS, 'window')} more", style="dim")
     console.print(_by_player(by_player))
-    console.print(
+    console.say(
         f"{counted(len(by_window), 'window')}, {counted(len(played.stays), 'trajectory', 'trajectories')}, "
         f"errors {played.error_rate:.1%}; "
-        "look at them: mmo-rl task=check",
-        soft_wrap=True,
+        "look at them: mmo-rl task=check"
     )
 
 

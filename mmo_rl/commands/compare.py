@@ -11,6 +11,7 @@ from mmo_rl.commands.base import Command, Context
 from mmo_rl.config.project import job_key, project_root
 from mmo_rl.config.tasks import CompareOptions
 from mmo_rl.errors import ConfigError
+from mmo_rl.plain_text import harmless
 from mmo_rl.report.compare_page import compare_page
 from mmo_rl.report.compare_table import as_csv, as_markdown, json_text, print_compared
 from mmo_rl.report.compared import Compared, compare_runs
@@ -45,12 +46,15 @@ async def run(context: Context, options: CompareOptions) -> None:
     _write(folder, compared, _listed(options.curves), context)
     if options.wandb_report and options.wandb is not None:
         link = write_wandb_report(compared, options.wandb)
-        context.console.print(f"W&B report {link}", soft_wrap=True, highlight=False)
+        context.console.say(f"W&B report {link}")
     if options.format == "table":
         print_compared(compared, context.console)
-        context.console.print(f"\npage       {folder.path / 'compare.html'}", soft_wrap=True, highlight=False)
+        context.console.print()
+        context.console.say(f"page       {folder.path / 'compare.html'}")
     else:
-        sys.stdout.write({"markdown": as_markdown, "csv": as_csv, "json": json_text}[options.format](compared))
+        sys.stdout.write(
+            harmless({"markdown": as_markdown, "csv": as_csv, "json": json_text}[options.format](compared))
+        )
 
 
 def _found(patterns: Sequence[str], wandb: str | None) -> list[Run]:

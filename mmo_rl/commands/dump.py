@@ -43,7 +43,7 @@ async def run(context: Context, options: DumpOptions) -> None:
         read = command_line("task=import", "source=jsonl", override("source.path", str(output)))
         lines.append(f"Read it: {read}")
     for line in lines:
-        context.console.print(line, highlight=False, soft_wrap=True, markup=False)
+        context.console.say(line)
 
 
 COMMAND = Command(run=run)

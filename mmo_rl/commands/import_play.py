@@ -7,8 +7,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from mmo_rl.commands.base import Command, Context
@@ -18,6 +16,7 @@ from mmo_rl.database.play_copy import REFUSED, Copied, PlayCopy
 from mmo_rl.errors import ConfigError, SourceError
 from mmo_rl.source.base import Play, Source, source_overrides
 from mmo_rl.source.example import example_lines
+from mmo_rl.terminal import Terminal, progress_bars
 
 
 async def run(context: Context, options: ImportOptions) -> int | None:
@@ -46,7 +45,7 @@ async def run(context: Context, options: ImportOptions) -> int | None:
     return None if copied.imported or copied.already_there else 1
 
 
-def show(copied: Copied, play: Play, database: Database, console: Console) -> None:
+def show(copied: Copied, play: Play, database: Database, console: Terminal) -> None:
     """Prints the counts, the reasons of rejections and refusals, and the next command."""
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     table.add_column()
@@ -64,15 +63,15 @@ def show(copied: Copied, play: Play, database: Database, console: Console) -> No
     if not copied.imported and not copied.outcomes and copied.refusal is None:
         console.print("Nothing to do: all of it is already there")
     if copied.refusal is not None:
-        console.print(f"{REFUSED}, the first time: {copied.refusal}", soft_wrap=True, markup=False, highlight=False)
+        console.say(f"{REFUSED}, the first time: {copied.refusal}")
     if play.rejections.counts and play.rejections.path is not None:
-        console.print(f"Each rejection is in {play.rejections.path}", soft_wrap=True, markup=False, highlight=False)
+        console.say(f"Each rejection is in {play.rejections.path}")
     if copied.refusal is not None and not copied.imported and not copied.already_there:
         if not database.embedded:
             console.print("database=embedded stores it on this machine, where any agent is welcome")
         return
     check = f"mmo-rl task=check{source_overrides(database.dsn_env)}"
-    console.print(f"Stored in {database.name}. Next: {check}", soft_wrap=True, markup=False)
+    console.say(f"Stored in {database.name}. Next: {check}")
 
 
 # --- inside ---------------------------------------------------------------------------------------------------------
@@ -101,10 +100,9 @@ def playable(source: Source) -> Play:
 
 
 @contextmanager
-def progress(console: Console, total: int | None, label: str) -> Iterator[Callable[[int], None]]:
+def progress(console: Terminal, total: int | None, label: str) -> Iterator[Callable[[int], None]]:
     """Shows a progress bar, or where ``total`` is not known, a count."""
-    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
+    with progress_bars(console) as bar:
         task = bar.add_task(label, total=total)
         yield lambda count: bar.advance(task, count)
 

@@ -115,7 +115,7 @@ async def run(context: Context, options: JudgeOptions) -> float | None:
             said += f"; {counted(replaced, 'judgment')} of others replaced"
         if left_alone:
             said += f"; {counted(left_alone, 'trajectory', 'trajectories')} left as others judged them since the start"
-        context.console.print(said, soft_wrap=True)
+        context.console.say(said)
     tau = summary["judge/oracle_tau"]
     return tau if isinstance(tau, float) else None
 

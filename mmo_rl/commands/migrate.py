@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.table import Table
 
 from mmo_rl.commands.base import Command, Context
 from mmo_rl.config.tasks import MigrateOptions
 from mmo_rl.database.base import MigrationResult
 from mmo_rl.source.base import WINDOWS_INDEX
+from mmo_rl.terminal import Terminal
 
 
 async def run(context: Context, options: MigrateOptions) -> None:
@@ -17,15 +17,15 @@ async def run(context: Context, options: MigrateOptions) -> None:
     show(await database.migrate(index=options.index), database.name, context.console)
 
 
-def show(result: MigrationResult, name: str, console: Console) -> None:
+def show(result: MigrationResult, name: str, console: Terminal) -> None:
     """Prints the change of revision, and the rows of every table before and after."""
     if result.before == result.after:
         done = f"nothing to do: at revision {result.after} already"
     else:
         done = f"revision {result.before or 'none'} -> {result.after}"
-    console.print(f"{name}: {done}", soft_wrap=True, markup=False)
+    console.say(f"{name}: {done}")
     if result.indexed:
-        console.print(f"index {WINDOWS_INDEX} made: windows are counted without a look at the rows", soft_wrap=True)
+        console.say(f"index {WINDOWS_INDEX} made: windows are counted without a look at the rows")
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("table")
     table.add_column("rows before", justify="right")

@@ -46,7 +46,8 @@ async def run(context: Context, options: NewExperimentOptions) -> None:
     except BaseException:
         path.unlink() if before is None else write_text(path, before)
         raise
-    context.console.print(f"Written: {path}\nRun it:  {_command(name, jobs)}", soft_wrap=True)
+    context.console.say(f"Written: {path}")
+    context.console.say(f"Run it:  {_command(name, jobs)}")
 
 
 def _folders(source: str, root: Path) -> list[RunFolder]:

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from rich.console import Console
 from rich.table import Table
 
 from mmo_rl.command_line import command_line
@@ -17,6 +16,7 @@ from mmo_rl.errors import ConfigError, SourceError
 from mmo_rl.report.progress import Stages
 from mmo_rl.sampler.lookback import older_windows
 from mmo_rl.sampler.origins import origin_lines
+from mmo_rl.terminal import Terminal
 from mmo_rl.types import Selection
 from mmo_rl.wording import counted
 
@@ -41,7 +41,7 @@ async def run(context: Context, options: OutcomesOptions) -> None:
             "no window has been recorded", hint="mmo-rl task=collect records some, mmo-rl task=import copies some"
         )
     for line in await origin_lines(source, [stats.everything for stats in recorded]):
-        context.console.print(line, highlight=False, soft_wrap=True, markup=False)
+        context.console.say(line)
     older = await older_windows(source, query, recorded, sampler.rules)
     complete = [stats for stats in recorded if stats.complete]
     final = set() if options.recompute else await tracker.final(stats.window for stats in complete)
@@ -63,13 +63,11 @@ async def run(context: Context, options: OutcomesOptions) -> None:
         *(f"{count} x {reason}" for reason, count in sorted(source.rejected.items())),
     ]
     for line in filter(None, lines):
-        context.console.print(line, highlight=False, soft_wrap=True)
-    context.console.print(
-        f"Stored in {components.database.name}. Look at it: {check_command(context.overrides)}", soft_wrap=True
-    )
+        context.console.say(line)
+    context.console.say(f"Stored in {components.database.name}. Look at it: {check_command(context.overrides)}")
 
 
-def show(console: Console, found: Sequence[Tracked]) -> None:
+def show(console: Terminal, found: Sequence[Tracked]) -> None:
     """Prints a row a window, the newest where there are many, and the counts of prices that make no outcome."""
     if not found:
         return
@@ -98,9 +96,9 @@ def show(console: Console, found: Sequence[Tracked]) -> None:
         console.print(f"and {counted(hidden, 'older window')}")
     rows = sum(len(t.tickers) + len(t.questions) for t in found)
     stored = sum(tracked.state == "stored" for tracked in found)
-    console.print(f"{_count(rows, 'outcome')} of {_count(stored, 'window')} stored", highlight=False)
+    console.print(f"{_count(rows, 'outcome')} of {_count(stored, 'window')} stored")
     for reason, count in sorted(skipped.items()):
-        console.print(f"left out: {count} {reason}", highlight=False)
+        console.say(f"left out: {count} {reason}")
 
 
 def _count(number: int, noun: str) -> str:

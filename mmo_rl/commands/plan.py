@@ -6,13 +6,12 @@ import json
 import sys
 from collections.abc import Sequence
 
-from rich.console import Console
-
 from mmo_rl.commands.base import Command, Context
 from mmo_rl.config.tasks import PlanOptions
 from mmo_rl.plan.bill import Plan
 from mmo_rl.plan.make import make_plan
 from mmo_rl.plan.table import as_json, show
+from mmo_rl.terminal import Terminal
 
 
 async def run(context: Context, options: PlanOptions) -> Plan:
@@ -21,7 +20,7 @@ async def run(context: Context, options: PlanOptions) -> Plan:
     return await make_plan(context.settings, context.components, context.overrides, options)
 
 
-def tell(jobs: Sequence[tuple[str, Plan]], console: Console) -> None:
+def tell(jobs: Sequence[tuple[str, Plan]], console: Terminal) -> None:
     """Prints the plans of one job or of all jobs of a sweep, by name."""
     if any(plan.format == "json" for _, plan in jobs):
         sys.stdout.write(json.dumps(as_json(jobs)) + "\n")

@@ -10,9 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from mmo_rl.commands.base import Command, Context
 from mmo_rl.commands.judge import selected
@@ -36,6 +34,7 @@ from mmo_rl.report.mask import MASK
 from mmo_rl.report.provenance import data_fingerprint, surroundings
 from mmo_rl.report.run_folder import RunFolder, move_aside
 from mmo_rl.sampler.select import selections
+from mmo_rl.terminal import Terminal
 from mmo_rl.types import JsonDict
 from mmo_rl.wording import counted
 
@@ -145,23 +144,21 @@ def _counted(data: JsonDict) -> str:
     return f"{trajectories} in {counted(data['windows'], 'window')} ({data['ids_sha256'][:8]})"
 
 
-def _wait_for(console: Console, again: RunFolder) -> None:
+def _wait_for(console: Terminal, again: RunFolder) -> None:
     """A replay that was killed outright leaves the process of its run at work, which holds the folder: its numbers are
     those asked for, so it is waited for."""
     status = again.status()
     if status is None or status["status"] != "running":
         return
-    console.print(
-        f"Its run is at work already, as pid {status['pid']} on {status['host']}, and is waited for: {again.log_path}",
-        soft_wrap=True,
-        highlight=False,
+    console.say(
+        f"Its run is at work already, as pid {status['pid']} on {status['host']}, and is waited for: {again.log_path}"
     )
     while status is not None and status["status"] == "running":
         time.sleep(POLL_S)
         status = again.status()
 
 
-def _keep_apart(console: Console, again: RunFolder, root: Path) -> None:
+def _keep_apart(console: Terminal, again: RunFolder, root: Path) -> None:
     """A finished replay that other code or packages made says nothing about those here: it is moved aside."""
     status = again.status()
     if status is None or status["status"] != "done":
@@ -169,7 +166,7 @@ def _keep_apart(console: Console, again: RunFolder, root: Path) -> None:
     here, _ = surroundings(root)
     if any(d.numbers_may_change for d in environment_differences(again.provenance() or {}, here)):
         console.print("The code or its packages have changed since the last replay.")
-        console.print(f"The old folder is now {move_aside(again.path)}", soft_wrap=True)
+        console.say(f"The old folder is now {move_aside(again.path)}")
 
 
 def _work_tree(context: Context, folder: RunFolder, recorded: JsonDict) -> Path:
@@ -238,7 +235,7 @@ def _repeat(overrides: Sequence[str], folder: Path, tree: Path | None, *, home: 
         )
 
 
-def _compare(console: Console, recorded: RunFolder, again: RunFolder) -> int:
+def _compare(console: Terminal, recorded: RunFolder, again: RunFolder) -> int:
     before, now = numbers(recorded), numbers(again)
     differences = number_differences(before, now)
     data = [((f.provenance() or {}).get("data") or {}).get("ids_sha256") for f in (recorded, again)]
@@ -251,13 +248,14 @@ def _compare(console: Console, recorded: RunFolder, again: RunFolder) -> int:
         differences,
         nothing=f"All {len(before)} numbers are equal to the last digit.",
     )
-    console.print(f"recorded   {recorded.path}\nreplayed   {again.path}", soft_wrap=True, highlight=False)
+    console.say(f"recorded   {recorded.path}")
+    console.say(f"replayed   {again.path}")
     return int(bool(differences))
 
 
-def _tell(console: Console, title: str, differences: Sequence[Difference], *, nothing: str) -> None:
+def _tell(console: Terminal, title: str, differences: Sequence[Difference], *, nothing: str) -> None:
     if not differences:
-        console.print(nothing, highlight=False)
+        console.print(nothing)
         return
     table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
     table.add_column("")
@@ -265,7 +263,7 @@ def _tell(console: Console, title: str, differences: Sequence[Difference], *, no
     table.add_column("here", overflow="fold")
     for difference in differences[:SHOWN]:
         style = "" if difference.numbers_may_change else "dim"
-        table.add_row(*(Text(t, style=style) for t in (difference.subject, difference.recorded, difference.here)))
+        table.add_row(difference.subject, difference.recorded, difference.here, style=style)
     if len(differences) > SHOWN:
         table.add_row(f"... and {len(differences) - SHOWN} more", "", "")
     console.print(table)

@@ -9,16 +9,16 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from mmo_rl.clock import utc_now
 from mmo_rl.commands.base import Command, Context
 from mmo_rl.config.project import project_root
 from mmo_rl.config.tasks import RunsOptions
 from mmo_rl.errors import ConfigError
+from mmo_rl.plain_text import one_line
 from mmo_rl.report.runs import Listed, list_runs
+from mmo_rl.terminal import ONE_LINE, Terminal
 
 HEADLINES: Mapping[str, tuple[str, str]] = {
     "train": ("eval/pnl_improvement", "P&L {:+,.0f} $"),
@@ -43,16 +43,15 @@ async def run(context: Context, options: RunsOptions) -> None:
         context.console.print(f"... and {len(found) - options.limit} older ones: runs.limit={len(found)}")
 
 
-def _show(runs: Sequence[Listed], root: Path, console: Console) -> None:
+def _show(runs: Sequence[Listed], root: Path, console: Terminal) -> None:
     table = Table(box=None, pad_edge=False)
     for head in ("run", "task", "state", "age", "result", "typed"):
         table.add_column(head, overflow="fold", no_wrap=head in ("task", "state", "age"))
     for run in runs:
         cells = (_place(run, root), run.task, run.state, _age(run.since), _headline(run), " ".join(run.overrides))
-        table.add_row(*map(Text, cells))
-    wide = console if console.is_terminal else Console(file=console.file, width=10_000)
-    wide.print(table, highlight=False)
-    console.print("latest is the newest finished training: mmo-rl task=evaluate evaluate.b=latest", highlight=False)
+        table.add_row(*map(one_line, cells))
+    (console if console.is_terminal else console.widened(ONE_LINE)).print(table)
+    console.print("latest is the newest finished training: mmo-rl task=evaluate evaluate.b=latest")
 
 
 def _as_json(run: Listed, root: Path) -> dict[str, object]:

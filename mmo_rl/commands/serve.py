@@ -14,8 +14,6 @@ import socket
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, cast
 
-from rich.console import Console
-
 from mmo_rl.commands.base import Command, Context
 from mmo_rl.config.served import served_models
 from mmo_rl.config.settings import Settings
@@ -24,6 +22,7 @@ from mmo_rl.errors import ConfigError
 from mmo_rl.lm.load import load_version, require_device
 from mmo_rl.lm.model import require_whole
 from mmo_rl.serve.versions import Catalogue, ServedModel, ServedVersion
+from mmo_rl.terminal import Terminal
 from mmo_rl.types import Message, PolicyVersion
 from mmo_rl.wording import counted
 
@@ -88,7 +87,7 @@ async def run(context: Context, options: ServeOptions) -> None:
         max_queue=options.max_queue,
         max_completion_tokens=options.max_completion_tokens,
     )
-    note = (lambda line: console.print(line, markup=False, highlight=False)) if options.verbose else None
+    note = (lambda line: console.print(line)) if options.verbose else None
     with listening, engine:
         hosts = frozenset(LOOPBACK) if options.host in LOOPBACK else None
         max_body = int(options.max_body_mb * 1e6)
@@ -142,7 +141,7 @@ def _listen(host: str, port: int) -> socket.socket:
         ) from None
 
 
-def _stop_on_signals(server: uvicorn.Server, engine: Engine, console: Console) -> None:
+def _stop_on_signals(server: uvicorn.Server, engine: Engine, console: Terminal) -> None:
     def stop() -> None:
         if server.should_exit:
             server.force_exit = True
@@ -161,7 +160,7 @@ def _stop_on_signals(server: uvicorn.Server, engine: Engine, console: Console) -
 
 
 def _tell(
-    console: Console,
+    console: Terminal,
     models: Sequence[ServedModel],
     host: str,
     port: int,
@@ -186,7 +185,7 @@ def _tell(
     if host not in LOOPBACK and key_variable is None:
         lines.append("  anybody who reaches this address can use it; serve.api_key_env=NAME asks for a key")
     for line in lines:
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+        console.say(line)
     console.file.flush()
 
 

@@ -27,7 +27,7 @@ async def run(context: Context, options: Options) -> float | None:
     failed = True
     _check_machine(context)
     if unlike := recipe_differences(settings):
-        context.console.print(unlike, highlight=False, markup=False, soft_wrap=True)
+        context.console.say(unlike)
     try:
         _note_provenance(context, past)
         with Stages(console=context.console, iterations=settings.iterations, done=len(past.iterations)) as stages:
@@ -60,7 +60,7 @@ async def run(context: Context, options: Options) -> float | None:
     if collapsed is not None:
         raise collapsed.error()
     if finished.collapse is not None:
-        context.console.print(finished.collapse.found, markup=False, soft_wrap=True)
+        context.console.say(finished.collapse.found)
     improvement = summary.get(VALIDATED, summary["eval/pnl_improvement"])
     return improvement if isinstance(improvement, float) else None
 
@@ -86,7 +86,7 @@ def _note_provenance(context: Context, past: Past) -> None:
 def _tell(context: Context, finished: Finished, summary: Summary) -> None:
     if finished.exported is not None:
         print_selection(context.console, summary)
-        context.console.print(f"Exported: {finished.exported}", highlight=False, soft_wrap=True)
+        context.console.say(f"Exported: {finished.exported}")
         return
     print_summary(context.console, summary, context.run_folder.path)
     tell_checkpoint(context.console, context.overrides, finished.policy)

@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import cast
 
-from rich.console import Console
-
 from mmo_rl.clock import utc_now
 from mmo_rl.config.composition import Components, Session
 from mmo_rl.config.settings import Settings
@@ -43,6 +41,7 @@ from mmo_rl.report.summary import Evaluations
 from mmo_rl.sampler.origins import origin_lines
 from mmo_rl.sampler.refusals import nothing_selected, nothing_to_imitate
 from mmo_rl.sampler.select import select, used
+from mmo_rl.terminal import Terminal
 from mmo_rl.trainer.base import Exporter, LostVersion, WarmStarter
 from mmo_rl.types import Group, Measured, PolicyVersion, ScoredGroup, Selection, Trained
 from mmo_rl.wording import counted
@@ -103,7 +102,7 @@ class Loop:
         folder: RunFolder,
         past: Past,
         stages: Stages,
-        console: Console,
+        console: Terminal,
     ) -> Loop:
         """Opens what the run needs, so that faults of it are found before anything is spent."""
         components = session.components
@@ -116,9 +115,9 @@ class Loop:
             refuse_unable(components)
         present = {"collect": components.collector, "evaluate": components.evaluator}
         if not trains and (off := [name for name, component in present.items() if component is not None]):
-            console.print(f"This trainer makes no policy; switched off: {', '.join(off)}", soft_wrap=True)
+            console.say(f"This trainer makes no policy; switched off: {', '.join(off)}")
         if (collector or evaluator) and (unused := components.players.unused_in_training()):
-            console.print(unused, soft_wrap=True)
+            console.say(unused)
         for database in components.databases:
             await database.open()
         await components.database.require_tables()

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from rich.console import Console
-
 from mmo_rl.command_line import command_line, override
 from mmo_rl.config import extensions
 from mmo_rl.config.project import project_root
@@ -19,6 +17,7 @@ from mmo_rl.report.judging import quality
 from mmo_rl.report.provenance import data_fingerprint, write_provenance
 from mmo_rl.report.run_folder import RunFolder
 from mmo_rl.report.summary import Evaluations, Summary, build_summary
+from mmo_rl.terminal import Terminal
 from mmo_rl.types import JsonDict, PolicyVersion, Selection
 
 
@@ -83,7 +82,7 @@ def summarize(
     )
 
 
-def tell_checkpoint(console: Console, overrides: Sequence[str], policy: PolicyVersion) -> None:
+def tell_checkpoint(console: Terminal, overrides: Sequence[str], policy: PolicyVersion) -> None:
     """Prints the folder of the trained policy, and the commands that measure, play and serve it."""
     here = ("trainer.device", "policy.device", "policy.batch_size")
     kept = [
@@ -98,10 +97,11 @@ def tell_checkpoint(console: Console, overrides: Sequence[str], policy: PolicyVe
         ("serve", ["task=serve", override("serve.runs", [policy.path])]),
     ):
         lines.append(f"  {does:<8} {command_line(*task, *kept)}")
-    console.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
+    for line in lines:
+        console.say(line)
 
 
-def tell_checkpoint_of(console: Console, overrides: Sequence[str], folder: RunFolder) -> None:
+def tell_checkpoint_of(console: Terminal, overrides: Sequence[str], folder: RunFolder) -> None:
     """Prints the same of a finished run, from its folder; nothing where it has no checkpoint on this machine."""
     try:
         policy = find_checkpoint(str(folder.path), name="")

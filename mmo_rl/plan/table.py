@@ -10,7 +10,7 @@ from mmo_rl.plan.bill import FORMULAS, Bill, Plan, Saving, bill, savings, sharin
 from mmo_rl.wording import counted, duration
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from mmo_rl.terminal import Terminal
 
 MAX_SAVINGS = 4
 MAX_WIDTH = 180
@@ -36,8 +36,7 @@ def billed(plans: Sequence[Plan]) -> list[Bill]:
     return [bill(plan, kept=kept) for plan in plans]
 
 
-def show(jobs: Sequence[tuple[str, Plan]], console: Console) -> None:
-    from rich.console import Console
+def show(jobs: Sequence[tuple[str, Plan]], console: Terminal) -> None:
     from rich.table import Table
 
     plans = [plan for _, plan in jobs]
@@ -51,10 +50,9 @@ def show(jobs: Sequence[tuple[str, Plan]], console: Console) -> None:
         table.add_section()
         table.add_row(*total_row(plans, bills), style="bold")
     # A terminal that is too narrow breaks the lines; numbers cut short would be worse.
-    wide = Console(file=console.file, width=max(console.width, MAX_WIDTH), no_color=console.no_color)
-    wide.print(table)
+    console.widened(MAX_WIDTH).print(table)
     for line in lines(jobs, bills):
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+        console.say(line)
 
 
 def row(name: str, plan: Plan, due: Bill) -> list[str]:

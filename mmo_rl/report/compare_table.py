@@ -7,7 +7,7 @@ import io
 import json
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mmo_rl.report.arms import Arm, said
 from mmo_rl.report.compared import Compared, Estimate, Pair, by_seed, estimate, unit_of
@@ -16,7 +16,9 @@ from mmo_rl.report.run_folder import jsonable
 from mmo_rl.wording import counted
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.text import Text
+
+    from mmo_rl.terminal import Terminal
 
 NARROWEST = 26
 """Characters of a metric's column on the terminal."""
@@ -94,10 +96,9 @@ def legend(compared: Compared) -> str:
     return "; ".join(parts or ["no interval: one seed each"])
 
 
-def print_compared(compared: Compared, console: Console) -> None:
+def print_compared(compared: Compared, console: Terminal) -> None:
     """The table of arms, the differences in the main metric, what was left out and what to know."""
     from rich.table import Table
-    from rich.text import Text
 
     given = sum(max(len(c), *(len(said(a.values[c])) for a in compared.arms)) + 2 for c in compared.columns)
     fitting = max(1, (console.width - given - 12) // NARROWEST)
@@ -129,30 +130,29 @@ def print_compared(compared: Compared, console: Console) -> None:
     if len(compared.arms) > ARMS_SHOWN:
         console.print(f"and {len(compared.arms) - ARMS_SHOWN} more arms, all in the page", style="dim")
     if more:
-        console.print(Text(f"also in the page, CSV and JSON: {', '.join(more)}", style="dim"))
+        console.print(f"also in the page, CSV and JSON: {', '.join(more)}", style="dim")
     _print_pairs(compared, console)
     for note in compared.notes:
-        console.print(Text(f"! {note}", style="yellow"))
+        console.say(f"! {note}", style="yellow")
     for run, why in compared.left_out[:10]:
-        console.print(Text(f"left out: {run.id} ({run.state}): {why}", style="dim"), soft_wrap=True)
+        console.say(f"left out: {run.id} ({run.state}): {why}", style="dim")
     if len(compared.left_out) > 10:
-        console.print(Text(f"left out: {len(compared.left_out) - 10} more, all in the page", style="dim"))
+        console.print(f"left out: {len(compared.left_out) - 10} more, all in the page", style="dim")
 
 
-def _cell(arm: Arm, key: str) -> Any:
-    from rich.text import Text
+def _cell(arm: Arm, key: str) -> Text:
+    from mmo_rl.terminal import styled
 
     found = estimate(arm, key)
-    text = Text(number(found.value, key))
-    if found.low is not None:
-        text.append(f" {interval(found, key)}", style="dim")
-    if found.n < found.of:
-        text.append(f" {found.n} of {found.of}", style="dim")
-    return text
+    around = f" {interval(found, key)}" if found.low is not None else ""
+    known = f" {found.n} of {found.of}" if found.n < found.of else ""
+    return styled(number(found.value, key), (f"{around}{known}", "dim"))
 
 
-def _print_pairs(compared: Compared, console: Console) -> None:
+def _print_pairs(compared: Compared, console: Terminal) -> None:
     from rich.table import Table
+
+    from mmo_rl.terminal import styled
 
     pairs = compared.pairs[compared.main]
     if not pairs:
@@ -177,7 +177,7 @@ def _print_pairs(compared: Compared, console: Console) -> None:
             told(pair, compared.main),
             str(pair.n),
             *(probability(p) for p in (pair.p, pair.p_holm, pair.p_sign_flip)),
-            f"[{style}]{sentence(pair)}[/]",
+            styled((sentence(pair), style)),
         )
     console.print()
     console.print(table)

@@ -17,7 +17,9 @@ from mmo_rl.report.words import Cell, Kind, Verdict, cell
 from mmo_rl.wording import counted
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.text import Text
+
+    from mmo_rl.terminal import Terminal
 
 ROWS: tuple[tuple[str, str, Unit, bool | None], ...] = (
     ("P&L, $", "pnl", "usd", True),
@@ -105,7 +107,7 @@ def scenario_note(summary: Mapping[str, object]) -> str:
     return f"intervals of {100 * level:.1f}% hold for all {len(scenarios(summary))} together (Bonferroni)"
 
 
-def print_comparison(console: Console, summary: Mapping[str, object], path: Path, *, machine: bool = False) -> None:
+def print_comparison(console: Terminal, summary: Mapping[str, object], path: Path, *, machine: bool = False) -> None:
     """The tables, the verdict and where the files are; or, for a ``machine``, one JSON object on standard output."""
     if machine:
         import sys
@@ -114,7 +116,6 @@ def print_comparison(console: Console, summary: Mapping[str, object], path: Path
         sys.stdout.write(json.dumps(jsonable(told), allow_nan=False) + "\n")
         return
     from rich.table import Table
-    from rich.text import Text
 
     table = Table(title=f"A: {summary['ab/a']}   B: {summary['ab/b']}", title_justify="left", box=None)
     for name in ("", "A", "B", "B minus A"):
@@ -132,15 +133,16 @@ def print_comparison(console: Console, summary: Mapping[str, object], path: Path
         console.print(parts)
     result = ab_verdict(summary)
     style = {"better": "green", "worse": "red"}.get(result.kind, "yellow")
-    console.print(Text(result.title, style=f"bold {style}"), soft_wrap=True)
-    console.print(Text(result.detail))
-    console.print(Text(f"report     {path / 'report.html'}"), soft_wrap=True)
+    console.say(result.title, style=f"bold {style}")
+    console.print(result.detail)
+    console.say(f"report     {path / 'report.html'}")
 
 
-def _text(shown_cell: Cell) -> str:
-    colour = {True: "green", False: "red", None: ""}[shown_cell.good]
-    value = f"[{colour}]{shown_cell.value}[/{colour}]" if colour else shown_cell.value
-    return f"{value} [dim]\\{shown_cell.interval}[/dim]" if shown_cell.interval else value
+def _text(shown_cell: Cell) -> Text:
+    from mmo_rl.terminal import styled
+
+    value = (shown_cell.value, {True: "green", False: "red", None: ""}[shown_cell.good])
+    return styled(value, (f" {shown_cell.interval}", "dim")) if shown_cell.interval else styled(value)
 
 
 def write_comparison(folder: RunFolder) -> Path:

@@ -11,9 +11,8 @@ from mmo_rl.report.judging import agreement, by_group
 from mmo_rl.report.numbers import MINUS, MISSING
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from mmo_rl.report.run_folder import RunFolder
+    from mmo_rl.terminal import Terminal
 
 MAX_ROWS = 40
 
@@ -93,10 +92,9 @@ def about_judge(config: Mapping[str, object] | None) -> str:
     return ""
 
 
-def print_judged(console: Console, folder: RunFolder) -> None:
+def print_judged(console: Terminal, folder: RunFolder) -> None:
     """A row a window, the newest where there are many, then how good the judge was; from the folder's files alone."""
     from rich.table import Table
-    from rich.text import Text
 
     groups = list(by_group(folder.read("judgments")).values())
     if not groups:
@@ -121,17 +119,16 @@ def print_judged(console: Console, folder: RunFolder) -> None:
     summary = folder.summary() or {}
     for line in judged_lines(summary):
         interval = f" [{line.interval}]" if line.interval else ""
-        console.print(f"{line.label}: {line.value}{interval}", highlight=False, soft_wrap=True)
+        console.say(f"{line.label}: {line.value}{interval}")
     if about := about_judge(folder.config()):
-        console.print(about, soft_wrap=True)
+        console.say(about)
     if summary:
         cost = summary.get("judge/cost_usd")
         console.print(
             f"{summary.get('judge/calls'):,} calls, {summary.get('judge/cache_hits'):,} cached, "
             + ("cost unknown" if cost is None else f"${cost:,.4f}"),
-            highlight=False,
         )
     console.print()
     for label, name in (("judgments", "judgments.jsonl"), ("report", "report.html")):
         if (folder.path / name).exists():
-            console.print(Text(f"{label:<11}{folder.path / name}"), soft_wrap=True)
+            console.say(f"{label:<11}{folder.path / name}")

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, Self
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from mmo_rl.terminal import Terminal
 
 log = logging.getLogger(__name__)
 
@@ -23,19 +23,12 @@ class Advance(Protocol):
 class Stages:
     """Names and times the stages of a run; ``seconds`` holds the wall seconds of each so far."""
 
-    def __init__(self, *, console: Console, iterations: int, done: int = 0, label: str = "iterations") -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    def __init__(self, *, console: Terminal, iterations: int, done: int = 0, label: str = "iterations") -> None:
+        from mmo_rl.terminal import progress_bars
 
         self.seconds: dict[str, float] = {}
         self._console = console
-        self._progress = Progress(
-            TextColumn("{task.description:<22}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=console,
-            transient=True,
-        )
+        self._progress = progress_bars(console)
         self._whole = self._progress.add_task(label, total=iterations, completed=done)
 
     def __enter__(self) -> Self:
@@ -69,9 +62,9 @@ class Stages:
         """Counts an iteration as done and prints a line about it above the bars."""
         self._progress.advance(self._whole)
         log.info("%s", line)
-        self._console.print(line, highlight=False, soft_wrap=True)
+        self._console.say(line)
 
     def say(self, line: str) -> None:
         """Prints a line above the bars and logs it."""
         log.info("%s", line)
-        self._console.print(line, highlight=False, soft_wrap=True)
+        self._console.say(line)

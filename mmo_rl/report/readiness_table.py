@@ -10,8 +10,9 @@ from mmo_rl.sampler.base import Readiness, ReadinessReport, RecordedWindow, Step
 from mmo_rl.wording import counted
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
+
+    from mmo_rl.terminal import Terminal
 
 MAX_ROWS = 40
 MAX_WORDS = 5
@@ -25,14 +26,14 @@ CLOCK_FAULTS = {
 """Descriptions of the fields of `mmo_rl.sampler.base.ClockFaults`."""
 
 
-def show(report: ReadinessReport, next_command: str, console: Console) -> None:
+def show(report: ReadinessReport, next_command: str, console: Terminal) -> None:
     """Prints the table, the totals and the result; of many windows the newest have a row."""
     if report.per_window:
         console.print(_table(report.per_window))
     for line in lines(report):
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+        console.say(line)
     if report.ready:
-        console.print(f"READY. Next: {next_command}", soft_wrap=True, markup=False, highlight=False)
+        console.say(f"READY. Next: {next_command}")
     else:
         console.print("NOT READY")
 

@@ -183,7 +183,9 @@ def is_leaf(value: object) -> TypeGuard[ConfigValue]:
 def _matching(pattern: str, roots: Sequence[Path]) -> list[Path]:
     expanded = str(Path(pattern).expanduser())
     for root in dict.fromkeys(roots):
-        paths = sorted(Path(p) for p in glob.glob(str(Path(glob.escape(str(root))) / expanded)))
+        literal = root / expanded  # a folder may be called exp[v2]
+        found = [] if literal.is_dir() else glob.glob(str(Path(glob.escape(str(root))) / expanded))
+        paths = [literal] if literal.is_dir() else sorted(map(Path, found))
         runs = [run for path in paths if path.is_dir() for run in _runs_in(path, DEPTH)]
         if runs:
             return [run.resolve() for run in runs]

@@ -9,7 +9,7 @@ from mmo_rl.numbers import finite_number
 from mmo_rl.wording import counted
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from mmo_rl.terminal import Terminal
 
 REASONS = {
     "too_few_agents": "of windows with too few agents",
@@ -57,7 +57,7 @@ def shares(summary: Mapping[str, object]) -> str | None:
     return f"{counted(agents, 'agent')}; {most}"
 
 
-def print_selection(console: Console, summary: Mapping[str, object]) -> None:
+def print_selection(console: Terminal, summary: Mapping[str, object]) -> None:
     """Prints a row for each kind of trajectory."""
     from rich.table import Table
 
@@ -72,5 +72,5 @@ def print_selection(console: Console, summary: Mapping[str, object]) -> None:
         table.add_row(count, what)
     console.print(table)
     if (said := shares(summary)) is not None:
-        console.print(said, soft_wrap=True, highlight=False)
+        console.say(said)
     console.print()

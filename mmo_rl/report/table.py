@@ -12,18 +12,20 @@ from mmo_rl.report.summary import DECODINGS
 from mmo_rl.report.words import Cell, lines, run_verdict
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.text import Text
+
+    from mmo_rl.terminal import Terminal
 
 _COLOUR = {"better": "green", "worse": "red", "unclear": "yellow", "missing": "dim"}
 
 
-def print_summary(console: Console, summary: Mapping[str, object], run_folder_path: Path) -> None:
+def print_summary(console: Terminal, summary: Mapping[str, object], run_folder_path: Path) -> None:
     """Prints base against trained with 95 % intervals, sampled and greedy, the selection, the result and the
     paths of the files."""
     from rich.padding import Padding
     from rich.table import Table
-    from rich.text import Text
+
+    from mmo_rl.terminal import styled
 
     table = Table(title=_title(summary), title_justify="left", title_style="", box=None, padding=(0, 2, 0, 0))
     table.add_column("", no_wrap=True)
@@ -32,22 +34,22 @@ def print_summary(console: Console, summary: Mapping[str, object], run_folder_pa
     for decoding in DECODINGS:
         rows = lines(summary, decoding)
         if rows:
-            table.add_row(Text(decoding, style="dim italic"))
+            table.add_row(styled((decoding, "dim italic")))
         for row in rows:
             table.add_row(row.label, *(_text(cell) for cell in (row.base, row.trained, row.change)))
     if table.row_count:
         console.print(Padding(table, (1, 0)))
     print_selection(console, summary)
     if (judged := judged_sentence(summary)) is not None:
-        console.print(judged, soft_wrap=True, highlight=False)
+        console.say(judged)
         console.print()
     result = run_verdict(summary)
-    console.print(Text(result.title, style=f"bold {_COLOUR[result.kind]}"))
-    console.print(Text(result.detail))
+    console.print(result.title, style=f"bold {_COLOUR[result.kind]}")
+    console.print(result.detail)
     console.print()
     for label, path in (("run folder", run_folder_path), ("report", run_folder_path / "report.html")):
         # Never wrapped: a path that is broken over two lines can be neither clicked nor copied.
-        console.print(Text(f"{label:<11}{path}"), soft_wrap=True)
+        console.say(f"{label:<11}{path}")
 
 
 def _title(summary: Mapping[str, object]) -> str:
@@ -58,10 +60,7 @@ def _title(summary: Mapping[str, object]) -> str:
 
 
 def _text(cell: Cell) -> Text:
-    from rich.text import Text
+    from mmo_rl.terminal import styled
 
-    style = "" if cell.good is None else "green" if cell.good else "red"
-    text = Text(cell.value, style=style)
-    if cell.interval:
-        text.append(f" {cell.interval}", style="dim")
-    return text
+    value = (cell.value, "" if cell.good is None else "green" if cell.good else "red")
+    return styled(value, (f" {cell.interval}", "dim")) if cell.interval else styled(value)

@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
-from rich.console import Console
 
 from mmo_rl.cli.sweep import Job
 from mmo_rl.cli.sweep_progress import Watch, look
 from mmo_rl.config.fingerprint import Identity
 from mmo_rl.config.machine import jobs_at_once
 from mmo_rl.report.run_folder import RunFolder
+from mmo_rl.terminal import Terminal
 from tests.harness.project import Output
 
 # In the place of training, in every process: what a job does is told by its seed, and what was done is written down.
@@ -187,7 +187,7 @@ def test_the_watch_tells_how_far_each_job_is(tmp_path: Path) -> None:
     )
     other = replace(job, name="seed=1", overrides=["seed=1"], folder=RunFolder(tmp_path / "1"))
     out = io.StringIO()
-    watch = Watch([job, other], Console(file=out, width=120, force_terminal=False), done=1)
+    watch = Watch([job, other], Terminal(file=out, width=120, force_terminal=False), done=1)
     assert look(job).status == "waiting"
     folder: Any = job.folder
     with folder.locked():
@@ -195,7 +195,7 @@ def test_the_watch_tells_how_far_each_job_is(tmp_path: Path) -> None:
         folder.append("metrics", {"iteration": 0}, {"iteration": 1})
         watch._look()
         shown = io.StringIO()
-        Console(file=shown, width=120).print(watch._table())
+        Terminal(file=shown, width=120).print(watch._table())
         assert "seed=0" in shown.getvalue() and "iteration 2 of 3" in shown.getvalue()
         assert "jobs 1/3" in shown.getvalue() and "1 running, 0 failed" in shown.getvalue()
         folder.set_status("done", result=1.25)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from mmo_rl.clock import milliseconds, window_at
 from mmo_rl.commands.check import next_command, not_ready, run
@@ -25,6 +24,7 @@ from mmo_rl.sampler.readiness import report
 from mmo_rl.sampler.windows import WindowSampler
 from mmo_rl.source.base import SourceParts
 from mmo_rl.source.postgres import PostgresSource
+from mmo_rl.terminal import Terminal
 from mmo_rl.types import Action, LLMCall, Member, Step, Trajectory, WindowStats
 from tests.harness.config import make_context
 from tests.harness.config import printed as printed_by
@@ -47,7 +47,7 @@ RULES = WindowSampler(min_agents=5, min_actions=5, seed=0).rules
 
 def printed(*windows: WindowStats, rejected: Mapping[str, int] | None = None) -> str:
     output = io.StringIO()
-    show(report(windows, RULES, rejected=rejected or {}), "mmo-rl collect=none", Console(file=output, width=80))
+    show(report(windows, RULES, rejected=rejected or {}), "mmo-rl collect=none", Terminal(file=output, width=80))
     return output.getvalue()
 
 

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from mmo_rl.commands.replay import _wait_for
 from mmo_rl.report.differences import config_differences
 from mmo_rl.report.run_folder import RunFolder
+from mmo_rl.terminal import Terminal
 from tests.harness.database import execute
 from tests.harness.project import Project
 
@@ -150,7 +150,7 @@ def test_the_run_that_a_killed_replay_left_at_work_is_waited_for(tmp_path: Path)
         assert process.stdin is not None and process.stdout is not None
         assert process.stdout.readline() == "at work\n"
 
-        class EndsIt(Console):
+        class EndsIt(Terminal):
             def print(self, *objects: Any, **more: Any) -> None:
                 super().print(*objects, **more)
                 process.stdin.close()  # type: ignore[union-attr]
@@ -158,7 +158,7 @@ def test_the_run_that_a_killed_replay_left_at_work_is_waited_for(tmp_path: Path)
         _wait_for(EndsIt(file=(out := io.StringIO()), width=500), again)
     assert f"at work already, as pid {process.pid}" in out.getvalue()
     assert (again.status() or {})["status"] == "done"
-    _wait_for(Console(file=(quiet := io.StringIO())), again)
+    _wait_for(Terminal(file=(quiet := io.StringIO())), again)
     assert quiet.getvalue() == ""
 
 

@@ -11,12 +11,12 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 
 from mmo_rl.commands.base import Context
 from mmo_rl.config.composition import Components, Session, compose
 from mmo_rl.config.project import shipped
 from mmo_rl.config.settings import Settings, validate
+from mmo_rl.terminal import Terminal
 
 
 def compose_config(*overrides: str) -> DictConfig:
@@ -36,7 +36,7 @@ def make_context(*overrides: str, home: Path, width: int = 80, **components: Any
     names. What it prints is kept for `printed`."""
     settings = compose_settings(f"home={home}", *overrides)
     made: Components = replace(compose(settings), **components)
-    console = Console(file=io.StringIO(), width=width)
+    console = Terminal(file=io.StringIO(), width=width)
     return Context(settings=settings, session=Session(made), console=console, folder=None, overrides=overrides)
 
 

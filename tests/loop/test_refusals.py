@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 from datetime import UTC, datetime, timedelta
 
-from rich.console import Console
-
 from mmo_rl.clock import milliseconds, window_at
 from mmo_rl.loop.refusals import no_signal
 from mmo_rl.policy_view import training_groups
@@ -14,6 +12,7 @@ from mmo_rl.report.readiness_table import show
 from mmo_rl.sampler.quality import QualityCounter
 from mmo_rl.sampler.readiness import report
 from mmo_rl.sampler.windows import WindowSampler
+from mmo_rl.terminal import Terminal
 from mmo_rl.types import Action, Group, LLMCall, Member, Score, ScoredGroup, Step, Trajectory, WindowStats
 from mmo_rl.vocabulary import SHIPPED
 
@@ -57,7 +56,7 @@ def test_the_table_of_a_check_has_failed_actions_where_there_are_any() -> None:
         counter = QualityCounter(SHIPPED)
         for name in ("a", "b"):
             counter.add(played(name, failed, failed, failed, False), now=WINDOW.start + timedelta(days=1))
-        console = Console(width=100, record=True, file=io.StringIO())
+        console = Terminal(width=100, record=True, file=io.StringIO())
         show(report([stats], rules, counters={WINDOW.id: counter}, rejected={}), "next", console)
         text = console.export_text()
         assert ("fail" in text.splitlines()[0]) == (shown is not None) and (shown is None or shown in text)

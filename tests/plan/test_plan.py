@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from mmo_rl.commands import collect
 from mmo_rl.commands.base import Context
@@ -18,6 +17,7 @@ from mmo_rl.errors import SourceError
 from mmo_rl.plan.bill import Plan, bill, expected, savings, sharing
 from mmo_rl.plan.table import as_json, row, show
 from mmo_rl.plan.tokens import Estimate, tokens_of_judge, tokens_of_model
+from mmo_rl.terminal import Terminal
 from tests.harness.config import compose_settings
 from tests.harness.project import Project
 
@@ -36,7 +36,7 @@ async def plan_of(home: Path, *overrides: str, **options: Any) -> Plan:
 
 async def done(task: Any, options: Options, home: Path, *overrides: str) -> Any:
     settings = compose_settings(f"home={home}", *overrides)
-    console = Console()
+    console = Terminal()
     async with Session(compose(settings)) as session:
         context = Context(settings=settings, session=session, console=console, folder=None, overrides=overrides)
         return await task(context, options)
@@ -179,8 +179,10 @@ async def test_savings_are_planned_and_not_guessed(tmp_path: Path) -> None:
 
 async def test_the_table_has_a_row_a_job_and_a_total(tmp_path: Path) -> None:
     plan = await plan_of(tmp_path, "judge=ruler", *SMALL)
-    console = Console(width=200, record=True, quiet=False)
-    show([("sampler.max_dropout=0", plan), ("sampler.max_dropout=0.3", plan)], console)
+    console = Terminal(width=200, record=True, quiet=False)
+    show([("collect.strategies=[informed]", plan), ("collect.strategies=[balanced,noop]", plan)], console)
+    printed = console.export_text()
+    assert "strategies=[informed] " in printed and "strategies=[balanced,noop] " in printed
     told = as_json([("a", plan), ("b", plan)])
     assert [job["judge_calls"] for job in told["jobs"]] == [6, 0]
     assert told["total"]["judge_calls"] == 6
@@ -195,7 +197,7 @@ def test_a_sweep_is_one_table_and_leaves_nothing_behind(project: Project) -> Non
     table = ran.out.split("\n\n")[0].splitlines()
     assert [line.split()[0] for line in table[:7]] == ["job", *["model=qwen2_5_3b"] * 3, *["model=qwen3_14b"] * 3]
     assert next(line for line in table[7:] if line.split()).startswith("total")
-    assert not (project.root / "runs").exists()
+    assert project.root.is_dir() and not (project.root / "runs").exists()
     assert not (project.home / "postgres").exists()
 
 

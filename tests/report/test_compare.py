@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from mmo_rl.errors import ConfigError
 from mmo_rl.report.arms import differing
@@ -20,6 +19,7 @@ from mmo_rl.report.compare_table import as_csv, as_json, as_markdown, number, pr
 from mmo_rl.report.compared import compare_runs, estimate, unit_of
 from mmo_rl.report.run_folder import RunFolder
 from mmo_rl.report.runs import Run, find_runs, read_run
+from mmo_rl.terminal import Terminal
 
 ORACLE = {"_target_": "mmo_rl.judge.oracle.OracleJudge", "credit": "decision"}
 
@@ -316,7 +316,7 @@ def test_markdown_can_be_pasted(tmp_path: Path) -> None:
 
 
 def printed(compared: Any) -> str:
-    console = Console(width=160)
+    console = Terminal(width=160)
     with console.capture() as captured:
         print_compared(compared, console)
     return captured.get()

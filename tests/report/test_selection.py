@@ -1,12 +1,11 @@
 import io
 from datetime import UTC, datetime
 
-from rich.console import Console
-
 from mmo_rl.clock import window_at
 from mmo_rl.report.iteration import iteration_metrics
 from mmo_rl.report.selection import print_selection, selection_rows
 from mmo_rl.report.summary import Evaluations, build_summary
+from mmo_rl.terminal import Terminal
 from mmo_rl.types import JudgeUsage, PolicyVersion, SelectedWindow, Selection, Trained
 
 WINDOW = window_at(datetime(2025, 6, 1, 10, tzinfo=UTC), 1.0)
@@ -35,7 +34,7 @@ def test_everything_that_was_left_out_has_a_row_and_a_reason() -> None:
         seed=0,
     )
     assert (summary["data/windows_used"], summary["data/agents"]) == (1, 2)
-    console = Console(file=io.StringIO(), width=100)
+    console = Terminal(file=io.StringIO(), width=100)
     print_selection(console, summary)
     assert isinstance(console.file, io.StringIO)
     assert [line.strip() for line in console.file.getvalue().splitlines() if line.strip()] == [
@@ -57,7 +56,7 @@ def test_an_iteration_reports_the_same() -> None:
 
 
 def test_nothing_selected_prints_nothing() -> None:
-    console = Console(file=io.StringIO(), width=100)
+    console = Terminal(file=io.StringIO(), width=100)
     print_selection(console, {})
     assert isinstance(console.file, io.StringIO)
     assert console.file.getvalue() == ""

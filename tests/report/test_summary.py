@@ -6,13 +6,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from mmo_rl.clock import milliseconds
 from mmo_rl.report.iteration import iteration_metrics
 from mmo_rl.report.summary import Evaluations, Summary, build_summary
 from mmo_rl.report.table import print_summary
 from mmo_rl.report.words import MINUS, amount, lines, run_verdict
+from mmo_rl.terminal import Terminal
 from mmo_rl.types import (
     Action,
     Group,
@@ -211,7 +211,7 @@ def test_the_table_is_made_of_the_stored_summary_alone(tmp_path: Path) -> None:
     )
     stored = json.loads(json.dumps(summarise(e)))
     out = io.StringIO()
-    print_summary(Console(file=out, width=80), stored, tmp_path)
+    print_summary(Terminal(file=out, width=80), stored, tmp_path)
     text = out.getvalue()
     assert max(len(line) for line in text.splitlines() if str(tmp_path) not in line) <= 80
     for expected in (
@@ -227,7 +227,7 @@ def test_the_table_is_made_of_the_stored_summary_alone(tmp_path: Path) -> None:
         assert expected in text
     assert str(tmp_path / "report.html") in text
     out = io.StringIO()
-    print_summary(Console(file=out, width=80), {}, tmp_path)
+    print_summary(Terminal(file=out, width=80), {}, tmp_path)
     assert "Not evaluated" in out.getvalue()
 
 
