@@ -121,7 +121,8 @@ def test_a_role_with_brackets_ends_no_judging(tmp_path: Path) -> None:
 # --- the log ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_message_forges_no_line_of_the_log(tmp_path: Path) -> None:
+def test_a_message_forges_no_line_of_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # pytest-xdist cannot send what pytest's own would keep
     path = tmp_path / "log.txt"
     log = logging.getLogger("mmo_rl.test_terminal")
     log.setLevel(logging.INFO)

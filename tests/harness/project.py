@@ -81,6 +81,7 @@ class Project:
             for name, value in {"HYDRA_FULL_ERROR": "0", **self.variables}.items():
                 patch.setenv(name, value)
             patch.chdir(cwd or self.root)
+            _forget_wandb()
             code = call_main(arguments, patch)
         return Ran(code, out.getvalue(), err.getvalue())
 
@@ -196,6 +197,21 @@ def call_main(arguments: Sequence[str], patch: pytest.MonkeyPatch) -> int:
             return main()
         except SystemExit as left:
             return left.code if isinstance(left.code, int) else 1
+
+
+def _forget_wandb() -> None:
+    """Ends W&B's service where the last command of this process had other variables: it keeps the address and the key
+    of its first use."""
+    global _wandb_variables
+    variables = {name: value for name, value in os.environ.items() if name.startswith("WANDB_")}
+    if _wandb_variables not in (None, variables):
+        import wandb
+
+        wandb.teardown()
+    _wandb_variables = variables
+
+
+_wandb_variables: dict[str, str] | None = None
 
 
 def read_json(path: Path) -> dict[str, Any]:
