@@ -2,49 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Annotated
 
 from pydantic import Field
 
-from mmo_rl.types import Credit, Group, JudgeUsage, Judgment, Score, ScoredGroup, Tallies, Trajectory, Unscored
+from mmo_rl.judge.free import FreeJudge
+from mmo_rl.types import Group, Judgment, Score, Trajectory, Unscored
 
 
-class StrictJudge:
+class StrictJudge(FreeJudge):
     """Scores the place of a trajectory's P&L in its group, less ``penalty`` for each failed action.
 
-    The keyword arguments are the keys of the YAML file, with their types and ranges; the members are those of
-    `mmo_rl.judge.base.Judge`.
+    The keyword arguments are the keys of the YAML file, with their types and ranges.
     """
 
-    credit: Credit = "trajectory"
-    needs_truth = False
-    min_agreement: float | None = None
-
     def __init__(self, *, penalty: Annotated[float, Field(ge=0, le=1)] = 0.2) -> None:
+        super().__init__(credit="trajectory")
         self._penalty = penalty
 
-    @property
-    def usage(self) -> JudgeUsage:
-        """Asks no language model, so it costs nothing."""
-        return JudgeUsage()
-
-    @property
-    def findings(self) -> Mapping[str, float]:
-        return {}
-
-    @property
-    def tallies(self) -> Tallies:
-        return {}
-
-    async def score(self, groups: AsyncIterator[Group]) -> AsyncGenerator[ScoredGroup, None]:
-        """Scores group after group as they come."""
-        async for group in groups:
-            judgments = {member.trajectory_id: self._judge(member, group) for member in group.members}
-            yield ScoredGroup(group, judgments, self.credit)
-
-    async def aclose(self) -> None:
-        """Holds nothing open."""
+    def judgments(self, group: Group) -> dict[str, Judgment]:
+        """Scores every member of a group, by trajectory id."""
+        return {member.trajectory_id: self._judge(member, group) for member in group.members}
 
     def _judge(self, member: Trajectory, group: Group) -> Judgment:
         if member.final_pnl is None:

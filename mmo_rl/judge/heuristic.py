@@ -12,29 +12,26 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Annotated
 
 from pydantic import Field
 
 from mmo_rl.errors import ConfigError
 from mmo_rl.judge.base import JudgeParts
-from mmo_rl.types import Credit, Group, JudgeUsage, Judgment, Score, ScoredGroup, Step, Tallies, Trajectory, Unscored
+from mmo_rl.judge.free import FreeJudge
+from mmo_rl.types import Group, Judgment, Score, Step, Trajectory, Unscored
 from mmo_rl.wording import counted
 
 _STATE_PNL = "agentPnL"
 
 
-class HeuristicJudge:
+class HeuristicJudge(FreeJudge):
     """Judge that scores trajectories by the formula of this module, without ground truth and at no cost.
 
     It rewards activity for its own sake, which a policy can exploit by acting often.
 
     Credit is by trajectory. A member without a recorded final P&L is `Unscored`.
     """
-
-    credit: Credit = "trajectory"
-    needs_truth = False
 
     def __init__(
         self,
@@ -46,8 +43,8 @@ class HeuristicJudge:
         min_agreement: Annotated[float, Field(ge=-1, le=1)] | None = None,
         parts: JudgeParts = JudgeParts(),  # noqa: B008  # frozen
     ) -> None:
+        super().__init__(min_agreement=min_agreement)
         self._vocabulary = parts.vocabulary
-        self.min_agreement = min_agreement
         self._weights = (pnl_weight, win_weight, activity_weight)
         self._full_activity = full_activity
 
@@ -59,26 +56,10 @@ class HeuristicJudge:
         if pnl_weight + win_weight + activity_weight <= 0:
             raise ConfigError("all weights of judge=heuristic are 0", hint="set judge.pnl_weight=0.5")
 
-    @property
-    def usage(self) -> JudgeUsage:
-        return JudgeUsage()
-
-    @property
-    def findings(self) -> Mapping[str, float]:
-        return {}
-
-    @property
-    def tallies(self) -> Tallies:
-        return {}
-
-    async def score(self, groups: AsyncIterator[Group]) -> AsyncGenerator[ScoredGroup, None]:
-        """Scores group after group as they come."""
-        async for group in groups:
-            pnls = [pnl for m in group.members if (pnl := _number(m.final_pnl)) is not None]
-            yield ScoredGroup(group, {m.trajectory_id: self._judge(m, pnls) for m in group.members}, self.credit)
-
-    async def aclose(self) -> None:
-        """Does nothing: it holds no connection."""
+    def judgments(self, group: Group) -> dict[str, Judgment]:
+        """Scores every member of a group, by trajectory id."""
+        pnls = [pnl for member in group.members if (pnl := _number(member.final_pnl)) is not None]
+        return {member.trajectory_id: self._judge(member, pnls) for member in group.members}
 
     def _judge(self, member: Trajectory, pnls: list[float]) -> Judgment:
         """Scores one member; ``pnls`` are those of its group."""

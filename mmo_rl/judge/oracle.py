@@ -14,23 +14,21 @@ YES at 95 %.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import Field
 
 from mmo_rl.judge.base import JudgeParts
-from mmo_rl.judge.findings import numbers
+from mmo_rl.judge.free import FreeJudge
 from mmo_rl.positions import NoTrade, Positions, Trade, Unknown
 from mmo_rl.types import (
     Credit,
     GroundTruth,
     Group,
-    JudgeUsage,
     Judgment,
     QuestionOutcome,
     Score,
-    ScoredGroup,
     Tallies,
     TickerOutcome,
     Trajectory,
@@ -43,7 +41,7 @@ Read = Trade | NoTrade | Unknown
 Outcomes = Mapping[str, TickerOutcome | QuestionOutcome]
 
 
-class OracleJudge:
+class OracleJudge(FreeJudge):
     """Judge that scores decisions against ground truth, at no cost.
 
     ``credit`` "decision" also gives every step its own score; "trajectory" only the mean. A trade without a recorded
@@ -64,45 +62,25 @@ class OracleJudge:
         min_agreement: Annotated[float, Field(ge=-1, le=1)] | None = None,
         parts: JudgeParts = JudgeParts(),  # noqa: B008  # frozen
     ) -> None:
+        super().__init__(credit=credit, min_agreement=min_agreement)
         self._vocabulary = parts.vocabulary
-        self._unknown_actions = 0
-        self.min_agreement = min_agreement
-        self.credit: Credit = credit
         self._error_penalty = error_penalty
         self._full_move = full_move
-        self._unscored_decisions = 0
-
-    @property
-    def usage(self) -> JudgeUsage:
-        return JudgeUsage()
-
-    @property
-    def findings(self) -> Mapping[str, float]:
-        return numbers(self.tallies)
+        self._unknown_actions = 0
 
     @property
     def tallies(self) -> Tallies:
-        counts = {"unscored_decisions": self._unscored_decisions, "unknown_actions": self._unknown_actions}
-        return {name: (float(count),) for name, count in counts.items() if count}
-
-    async def score(self, groups: AsyncIterator[Group]) -> AsyncGenerator[ScoredGroup, None]:
-        """Scores group after group as they come."""
-        async for group in groups:
-            scored = ScoredGroup(group, self.judgments(group), self.credit)
-            self._unscored_decisions += scored.unscored_decisions
-            self._unknown_actions += sum(
-                self._vocabulary.read(step.action).unknown_trade
-                for member in group.members
-                for step in member.steps
-                if step.action.success
-            )
-            yield scored
-
-    async def aclose(self) -> None:
-        """Does nothing: it holds no connection."""
+        unknown = {"unknown_actions": (float(self._unknown_actions),)} if self._unknown_actions else {}
+        return {**super().tallies, **unknown}
 
     def judgments(self, group: Group) -> dict[str, Judgment]:
         """Scores every member of a group, by trajectory id."""
+        self._unknown_actions += sum(
+            self._vocabulary.read(step.action).unknown_trade
+            for member in group.members
+            for step in member.steps
+            if step.action.success
+        )
         if group.truth is None:
             return {
                 member.trajectory_id: Unscored(member.trajectory_id, "no ground truth recorded for this window")

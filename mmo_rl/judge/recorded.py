@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from mmo_rl.types import Credit, Group, JudgeUsage, Judgment, Score, ScoredGroup, Tallies, Trajectory, Unscored
+from mmo_rl.judge.free import FreeJudge
+from mmo_rl.types import Credit, Group, Judgment, Score, Trajectory, Unscored
 
 Name = Literal["total_reward", "ai_judge_reward", "reward_judgment", "step_rewards"]
 Normalisation = Literal["rank", "min_max", "none"]
@@ -29,14 +30,12 @@ RECORDED = {
 """The names of `Trajectory.rewards`, by field."""
 
 
-class RecordedJudge:
+class RecordedJudge(FreeJudge):
     """Judge that scores trajectories by a recorded reward, without ground truth and at no cost.
 
     A member without that reward is `Unscored`, as is one whose reward is outside [0, 1] where nothing is normalised.
     ``credit`` "decision" gives each step the place of its own ``step.reward``; a step without one is unscored.
     """
-
-    needs_truth = False
 
     def __init__(
         self,
@@ -46,33 +45,9 @@ class RecordedJudge:
         credit: Credit = "trajectory",
         min_agreement: Annotated[float, Field(ge=-1, le=1)] | None = None,
     ) -> None:
+        super().__init__(credit=credit, min_agreement=min_agreement)
         self.field = field
         self.normalise = normalise
-        self.credit: Credit = credit
-        self.min_agreement = min_agreement
-        self._unscored_decisions = 0
-
-    @property
-    def usage(self) -> JudgeUsage:
-        return JudgeUsage()
-
-    @property
-    def findings(self) -> Mapping[str, float]:
-        return {name: count for name, (count,) in self.tallies.items()}
-
-    @property
-    def tallies(self) -> Tallies:
-        return {"unscored_decisions": (float(self._unscored_decisions),)} if self._unscored_decisions else {}
-
-    async def score(self, groups: AsyncIterator[Group]) -> AsyncGenerator[ScoredGroup, None]:
-        """Scores group after group as they come."""
-        async for group in groups:
-            scored = ScoredGroup(group, self.judgments(group), self.credit)
-            self._unscored_decisions += scored.unscored_decisions
-            yield scored
-
-    async def aclose(self) -> None:
-        """Does nothing: it holds no connection."""
 
     def judgments(self, group: Group) -> dict[str, Judgment]:
         """Scores every member of a group, by trajectory id."""
