@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mmo_rl.errors import TrainerError
 from mmo_rl.loop.history import Iteration
-from mmo_rl.types import JsonDict, PolicyVersion, ScoredGroup
+from mmo_rl.types import JsonDict, Measured, PolicyVersion, ScoredGroup
 
 FAILED_SHARE = 0.95
 ITERATIONS = 3
@@ -58,54 +58,49 @@ def failed_share(scored: Sequence[ScoredGroup], *, model: str) -> float | None:
     return sum(failed) / len(failed) if failed else None
 
 
-def collapse_in_play(
-    history: Sequence[Iteration], metrics: Sequence[JsonDict], *, start: PolicyVersion
-) -> Collapse | None:
-    """Finds a collapse in the last iterations, by the rows of metrics.jsonl; ``start`` is the version that played the
+@dataclass(frozen=True, slots=True)
+class CollapseWatch:
+    """Watch of a run for a collapse: its iterations, the rows of its metrics.jsonl, and the version that played the
     first."""
-    played = _played(history, metrics, start)
-    last = played[-ITERATIONS:]
-    if len(last) < ITERATIONS or any(share < FAILED_SHARE for _, _, share in last):
-        return None
-    lowest = min(share for _, _, share in last)
-    found = (
-        f"the policy has collapsed: {lowest:.0%}{'' if lowest == 1 else ' or more'} of its actions failed in each of "
-        f"iterations {last[0][0] + 1} to {last[-1][0] + 1}"
-    )
-    return Collapse(found, _last_good(played))
 
+    history: Sequence[Iteration]
+    metrics: Sequence[JsonDict]
+    start: PolicyVersion
 
-def collapse_at_the_end(
-    history: Sequence[Iteration],
-    metrics: Sequence[JsonDict],
-    *,
-    start: PolicyVersion,
-    base: float | None,
-    trained: float | None,
-) -> Collapse | None:
-    """Finds a collapse in the shares of failed actions (None: not measured) of base model and trained policy."""
-    if base is None or trained is None or base > SOUND_SHARE or trained < FAILED_SHARE:
-        return None
-    found = (
-        f"the policy has collapsed: {trained:.0%} of the trained policy's actions failed on the held-out markets, "
-        f"and {base:.0%} of the base model's"
-    )
-    return Collapse(found, _last_good(_played(history, metrics, start)) or start)
+    def in_play(self) -> Collapse | None:
+        """Finds a collapse in the last iterations."""
+        played = self._played()
+        last = played[-ITERATIONS:]
+        if len(last) < ITERATIONS or any(share < FAILED_SHARE for _, _, share in last):
+            return None
+        lowest = min(share for _, _, share in last)
+        found = (
+            f"the policy has collapsed: {lowest:.0%}{'' if lowest == 1 else ' or more'} of its actions failed in each "
+            f"of iterations {last[0][0] + 1} to {last[-1][0] + 1}"
+        )
+        return Collapse(found, _last_good(played))
 
+    def at_the_end(self, *, base: Measured | None, trained: Measured | None) -> Collapse | None:
+        """Finds a collapse in the failed actions of base model and trained policy (None: not measured)."""
+        if base is None or trained is None or base.error_rate > SOUND_SHARE or trained.error_rate < FAILED_SHARE:
+            return None
+        found = (
+            f"the policy has collapsed: {trained.error_rate:.0%} of the trained policy's actions failed on the "
+            f"held-out markets, and {base.error_rate:.0%} of the base model's"
+        )
+        return Collapse(found, _last_good(self._played()) or self.start)
 
-def _played(
-    history: Sequence[Iteration], metrics: Sequence[JsonDict], start: PolicyVersion
-) -> list[tuple[int, PolicyVersion, float]]:
-    """Lists the iterations that the policy played, with the version that did and the share of its actions that
-    failed."""
-    shares = {row.get("iteration"): row.get(KEY) for row in metrics}
-    player, played = start, []
-    for done in history:
-        share = shares.get(done.iteration)
-        if share is not None:
-            played.append((done.iteration, player, float(share)))
-        player = done.trained.policy
-    return played
+    def _played(self) -> list[tuple[int, PolicyVersion, float]]:
+        """Lists the iterations that the policy played, with the version that did and the share of its actions that
+        failed."""
+        shares = {row.get("iteration"): row.get(KEY) for row in self.metrics}
+        player, played = self.start, []
+        for done in self.history:
+            share = shares.get(done.iteration)
+            if share is not None:
+                played.append((done.iteration, player, float(share)))
+            player = done.trained.policy
+        return played
 
 
 def _last_good(played: Sequence[tuple[int, PolicyVersion, float]]) -> PolicyVersion | None:

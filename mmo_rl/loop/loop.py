@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import cast
@@ -13,29 +11,23 @@ from mmo_rl.clock import utc_now
 from mmo_rl.config.composition import Components, Session
 from mmo_rl.config.settings import Settings
 from mmo_rl.database.worlds import reserve_hours
-from mmo_rl.evaluate.base import Decoding, Evaluator, RecordedComparer, RecordedVerdict, Validating
-from mmo_rl.judge.base import Judge
-from mmo_rl.judge.findings import numbers, since
+from mmo_rl.judge.findings import numbers
 from mmo_rl.loop.collapse import KEY as FAILED_SHARE_KEY
-from mmo_rl.loop.collapse import Collapse, collapse_at_the_end, collapse_in_play, failed_share
-from mmo_rl.loop.history import WARM_START, Iteration, Past, earnings, spending, spent, summed, warm_numbers
+from mmo_rl.loop.collapse import Collapse, CollapseWatch, failed_share
+from mmo_rl.loop.history import WARM_START, Iteration, Past, earnings, summed, warm_numbers
+from mmo_rl.loop.iteration_line import iteration_line
 from mmo_rl.loop.judgments import keep_judgments, refuse_if_poor
-from mmo_rl.loop.publish import ALONE, Publisher, with_company
-from mmo_rl.loop.recorded import (
-    asked_to_measure,
-    compared,
-    from_elsewhere,
-    held_out_selection,
-    refuse_unable,
-    sentences,
-)
+from mmo_rl.loop.measure import Measurement
+from mmo_rl.loop.meter import Meter
+from mmo_rl.loop.publish import Publisher, with_company
 from mmo_rl.loop.refusals import refuse_if_none
 from mmo_rl.loop.results import add_seconds, data_card
+from mmo_rl.loop.score import score
 from mmo_rl.market.base import Collector
 from mmo_rl.policy_view import training_groups
 from mmo_rl.report.iteration import iteration_metrics
 from mmo_rl.report.judging import quality
-from mmo_rl.report.progress import Advance, Stages
+from mmo_rl.report.progress import Stages
 from mmo_rl.report.run_folder import JudgmentRow, RunFolder
 from mmo_rl.report.summary import Evaluations
 from mmo_rl.sampler.origins import origin_lines
@@ -43,16 +35,8 @@ from mmo_rl.sampler.refusals import nothing_selected, nothing_to_imitate
 from mmo_rl.sampler.select import select, used
 from mmo_rl.terminal import Terminal
 from mmo_rl.trainer.base import Exporter, LostVersion, WarmStarter
-from mmo_rl.types import Group, Measured, PolicyVersion, ScoredGroup, Selection, Trained
+from mmo_rl.types import PolicyVersion, ScoredGroup, Selection, Trained
 from mmo_rl.wording import counted
-
-CONTESTS: tuple[tuple[str, str, Decoding], ...] = (
-    ("base", "base", "sampled"),
-    ("trained", "trained", "sampled"),
-    ("base_greedy", "base", "greedy"),
-    ("trained_greedy", "trained", "greedy"),
-)
-"""Measurements at the end of a run: field of `Evaluations`, player, decoding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +61,7 @@ class Finished:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loop:
     """One run: its components, its folder and its past. ``publisher`` is None where the trainer makes no policy,
-    ``world`` and ``collector`` where the run plays nothing, ``evaluator`` where it measures nothing."""
+    ``world`` and ``collector`` where the run plays nothing."""
 
     settings: Settings
     overrides: Sequence[str]
@@ -87,8 +71,7 @@ class Loop:
     past: Past
     stages: Stages
     collector: Collector | None
-    evaluator: Evaluator | None
-    comparer: RecordedComparer | None
+    measurement: Measurement
     publisher: Publisher | None
     world: World | None
 
@@ -108,15 +91,11 @@ class Loop:
         components = session.components
         trains = components.trainer.capabilities.trains
         collector = components.collector if trains else None
-        chosen = components.evaluator if trains else None
-        evaluator = chosen if isinstance(chosen, Evaluator) else None
-        comparer = chosen if isinstance(chosen, RecordedComparer) else None
-        if comparer is not None:
-            refuse_unable(components)
+        measurement = Measurement.of(session, folder=folder, stages=stages, overrides=overrides)
         present = {"collect": components.collector, "evaluate": components.evaluator}
         if not trains and (off := [name for name, component in present.items() if component is not None]):
             console.say(f"This trainer makes no policy; switched off: {', '.join(off)}")
-        if (collector or evaluator) and (unused := components.players.unused_in_training()):
+        if (collector or measurement.evaluator) and (unused := components.players.unused_in_training()):
             console.say(unused)
         for database in components.databases:
             await database.open()
@@ -144,8 +123,7 @@ class Loop:
             past=past,
             stages=stages,
             collector=collector,
-            evaluator=evaluator,
-            comparer=comparer,
+            measurement=measurement,
             publisher=publisher if trains else None,
             world=world,
         )
@@ -160,7 +138,7 @@ class Loop:
             selection = await self._select(iteration)
             if not selection.used:
                 break
-            scored = await self._score(selection, "judge")
+            scored = await score(self.components, self.stages, selection, label="judge")
             rows, unscored = self._judged(iteration, scored)
             trained = await self._train(iteration, scored, selection, policy)
             self._record(meter.finished(iteration, selection, trained, unscored), scored, rows, player)
@@ -168,8 +146,10 @@ class Loop:
             await self._prune()
             self._describe()
             self._heed_collapse()
-        evaluations = await self._evaluate(policy)
-        return Finished(policy, evaluations, self._describe(), self._collapse(evaluations))
+        selections = [done.selection for done in self.past.iterations]
+        evaluations = await self.measurement.run(policy, selections, scenario_id=self._scenario_id)
+        collapse = self._watch().at_the_end(base=evaluations.base, trained=evaluations.trained)
+        return Finished(policy, evaluations, self._describe(), collapse)
 
     # --- before the first iteration --------------------------------------------------------------------------------
 
@@ -212,7 +192,7 @@ class Loop:
         if not selection.used:
             raise nothing_to_imitate(selection, self.overrides)
         await self._tell_origin(selection)
-        scored = await self._score(selection, "judge for the warm start")
+        scored = await score(self.components, self.stages, selection, label="judge for the warm start")
         _, unscored = self._judged(WARM_START, scored)
         with self.stages.stage("train", "warm start"):
             trained, answers = await self.publisher.warm_start(scored, policy)
@@ -250,7 +230,7 @@ class Loop:
                 self.components.sampler,
                 iteration=iteration,
                 used_windows=used([done.selection for done in self.past.iterations]),
-                scenario_id=None if self.world is None else self.world.scenario_id,
+                scenario_id=self._scenario_id,
             )
         if not selection.used:
             if not self.past.iterations:
@@ -264,11 +244,6 @@ class Loop:
         """Prints the origin of what is trained on."""
         for line in await origin_lines(self.components.source, selection.windows):
             self.stages.say(line)
-
-    async def _score(self, selection: Selection, label: str) -> list[ScoredGroup]:
-        with self.stages.stage("judge", label) as advance:
-            async with aclosing(self.components.source.groups(selection)) as groups:
-                return [scored async for scored in _counted(self.components.judge, groups, selection, advance)]
 
     def _judged(self, iteration: int, scored: Sequence[ScoredGroup]) -> tuple[list[JudgmentRow], int]:
         """Keeps the judgments; returns their rows in judgments.jsonl and the number that could not be had. Raises
@@ -318,59 +293,27 @@ class Loop:
         self.components.report.iteration(done.iteration, metrics | warm_numbers(warm))
         self.folder.append("checkpoints", done.row())
         self.past.iterations.append(done)
-        self.stages.next_iteration(self._line(done, metrics))
+        line = iteration_line(done, metrics, iterations=self.settings.iterations, exports=self.publisher is None)
+        self.stages.next_iteration(line)
 
     def _heed_collapse(self) -> None:
         """Raises `TrainerError` where the policy has collapsed, or says so, as ``trainer.stop_on_collapse`` asks."""
         if self.publisher is None or self.collector is None:
             return
-        rows = self.folder.read("metrics")
-        collapse = collapse_in_play(self.past.iterations, rows, start=self._first_player())
+        collapse = self._watch().in_play()
         if collapse is not None and self.components.trainer.rules.stop_on_collapse:
             raise collapse.error()
         if collapse is not None:
             self.stages.say(collapse.found)
 
-    def _collapse(self, evaluations: Evaluations) -> Collapse | None:
-        """Finds a collapse in the measurements at the end."""
-        base, trained = evaluations.base, evaluations.trained
-        return collapse_at_the_end(
-            self.past.iterations,
-            self.folder.read("metrics"),
-            start=self._first_player(),
-            base=None if base is None else base.error_rate,
-            trained=None if trained is None else trained.error_rate,
-        )
+    def _watch(self) -> CollapseWatch:
+        return CollapseWatch(self.past.iterations, self.folder.read("metrics"), self._first_player())
 
     def _first_player(self) -> PolicyVersion:
         """Returns the version that the first iteration begins with."""
         if self.past.warm is not None:
             return self.past.warm.trained.policy
         return PolicyVersion(self.components.model.name, 0, self.components.model.location())
-
-    def _line(self, done: Iteration, metrics: Mapping[str, float]) -> str:
-        """One line about an iteration for the terminal."""
-        played = "".join(
-            f"  {label} {metrics[key]:{form}}"
-            for key, label, form in (
-                ("play/pnl", "P&L", "+8.1f"),
-                ("play/win_rate", "wins", "4.0%"),
-                ("play/error_rate", "errors", "5.1%"),
-            )
-            if key in metrics
-        )
-        if self.publisher is None:
-            effect = counted(round(done.trained.metrics["histories"]), "history", "histories")
-        elif done.trained.gradient_steps:
-            effect = counted(done.trained.gradient_steps, "gradient step")
-        else:
-            effect = "no group carries signal, the policy stays"
-        return (
-            f"iteration {done.iteration + 1:>2}/{self.settings.iterations}  "
-            f"{counted(len(done.selection.windows), 'window')}, "
-            f"{counted(done.selection.used, 'trajectory', 'trajectories')}{played}  "
-            f"{effect}, {sum(done.seconds.values()):.1f} s{_alone(done.trained)}"
-        )
 
     async def _prune(self) -> None:
         """Removes the checkpoints that the config does not ask to keep."""
@@ -390,106 +333,10 @@ class Loop:
         card = data_card(self.settings, self.overrides, self.past.iterations)
         return cast(Exporter, self.components.trainer).describe(card)
 
-    # --- after the last iteration ----------------------------------------------------------------------------------
+    @property
+    def _scenario_id(self) -> str | None:
+        """The scenario of what the run recorded; None where it plays nothing."""
+        return None if self.world is None else self.world.scenario_id
 
-    async def _evaluate(self, policy: PolicyVersion) -> Evaluations:
-        """Measures base and trained policy on the same held-out markets, sampled and greedy, and the oracle."""
-        if self.comparer is not None:
-            return Evaluations(recorded=await self._compare(self.comparer, policy))
-        if self.evaluator is None or await self._is_foreign():
-            return Evaluations()
-        players = self.components.players
-        contestants = {
-            "base": await self.session.opened(players.base()),
-            "trained": await self.session.opened(players.published(policy)),
-        }
-        measured: dict[str, Measured] = {}
-        for key, player, decoding in CONTESTS:
-            with self.stages.stage("evaluate", f"evaluate {key.replace('_', ' ')}") as advance:
-                measured[key] = await self.evaluator.evaluate(contestants[player], decoding, on_tick=advance)
-        with self.stages.stage("evaluate", "evaluate oracle"):
-            measured["oracle"] = await self.evaluator.oracle()
-        if isinstance(self.evaluator, Validating) and (validation := self.evaluator.validation()) is not None:
-            for player, contestant in contestants.items():
-                with self.stages.stage("evaluate", f"validate {player}") as advance:
-                    key = f"validation_{player}"
-                    measured[key] = await validation.evaluate(contestant, "sampled", on_tick=advance)
-        self.folder.write_evaluations(measured)
-        return Evaluations(
-            base=measured["base"],
-            trained=measured["trained"],
-            base_greedy=measured["base_greedy"],
-            trained_greedy=measured["trained_greedy"],
-            oracle=measured["oracle"],
-            validation_base=measured.get("validation_base"),
-            validation_trained=measured.get("validation_trained"),
-        )
-
-    async def _is_foreign(self) -> bool:
-        """Tells if the policy was trained on play of another market and nobody asked to measure it on the simulated
-        one; says so."""
-        if self.world is not None or asked_to_measure(self.overrides):
-            return False
-        if not await from_elsewhere(self.components, [done.selection for done in self.past.iterations]):
-            return False
-        self.stages.say(
-            "not measured: it was trained on play that is not of the simulated market; evaluate=recorded"
-            " sampler.holdout=0.2 measures on held-out windows of it, evaluate=market in the simulated market after all"
-        )
-        return True
-
-    async def _compare(self, comparer: RecordedComparer, policy: PolicyVersion) -> RecordedVerdict:
-        """Compares base and trained policy on held-out windows of recorded play."""
-        world = None if self.world is None else self.world.scenario_id
-        selections = [done.selection for done in self.past.iterations]
-        with self.stages.stage("evaluate", "select held-out windows"):
-            selection = await held_out_selection(self.components, comparer, selections, scenario_id=world)
-        scored = await self._score(selection, "judge held-out windows") if selection.used else []
-        with self.stages.stage("evaluate", "score recorded decisions"):
-            verdict = await compared(self.components, comparer, scored, policy)
-        for line in sentences(verdict):
-            self.stages.say(line)
-        return verdict
-
-    def _meter(self) -> _Meter:
-        return _Meter(self.components, self.stages)
-
-
-def _alone(trained: Trained) -> str:
-    """Words about the decisions that had no company."""
-    alone = int(trained.metrics.get(ALONE, 0))
-    return f", {alone:,} decisions alone at their moment (compared within their window)" if alone else ""
-
-
-class _Meter:
-    """Running totals at the start of an iteration, from which its own share is told at the end."""
-
-    def __init__(self, components: Components, stages: Stages) -> None:
-        self._judge, self._source, self._stages = components.judge, components.source, stages
-        self._usage, self._tallies = self._judge.usage, self._judge.tallies
-        self._rejected = Counter(self._source.rejected)
-        self._seconds = dict(stages.seconds)
-
-    def finished(self, iteration: int, selection: Selection, trained: Trained, unscored: int) -> Iteration:
-        """The finished iteration, with the judge's usage, the rejected rows and the seconds since the start."""
-        return Iteration(
-            iteration=iteration,
-            selection=selection,
-            trained=trained,
-            usage=spent(self._usage, self._judge.usage),
-            tallies=since(self._tallies, self._judge.tallies),
-            unscored=unscored,
-            rejected=dict(Counter(self._source.rejected) - self._rejected),
-            seconds={k: v - self._seconds.get(k, 0.0) for k, v in self._stages.seconds.items()},
-        )
-
-
-async def _counted(
-    judge: Judge, groups: AsyncIterator[Group], selection: Selection, advance: Advance
-) -> AsyncIterator[ScoredGroup]:
-    """Scores the groups and advances the bar with each."""
-    done = 0
-    async for group in judge.score(groups):
-        done += 1
-        advance(done, len(selection.windows), spending(judge.usage))
-        yield group
+    def _meter(self) -> Meter:
+        return Meter(self.components, self.stages)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from mmo_rl.loop.collapse import KEY, Collapse, collapse_at_the_end, collapse_in_play
+from mmo_rl.loop.collapse import KEY, Collapse, CollapseWatch
 from mmo_rl.loop.history import Iteration
-from mmo_rl.types import JsonDict, JudgeUsage, PolicyVersion, Selection, Trained
+from mmo_rl.types import JsonDict, JudgeUsage, Measured, PolicyVersion, Rollout, Selection, Trained
 from tests.harness.project import Project
 
 BASE = PolicyVersion("tiny", 0, "tiny")
@@ -38,7 +38,14 @@ def rows(*shares: float | None) -> list[JsonDict]:
 
 
 def found(*shares: float | None) -> Collapse | None:
-    return collapse_in_play(history(*(f"v{n + 1}" for n in range(len(shares)))), rows(*shares), start=BASE)
+    return CollapseWatch(history(*(f"v{n + 1}" for n in range(len(shares)))), rows(*shares), BASE).in_play()
+
+
+def failing(share: float | None) -> Measured | None:
+    """Results of a policy with this share of failed actions; None where that is."""
+    if share is None:
+        return None
+    return Measured("tiny", "sampled", (Rollout(0, 0, 0.0, actions=100, errors=round(share * 100)),))
 
 
 @pytest.mark.parametrize(
@@ -69,7 +76,7 @@ def test_a_model_that_never_could_is_told_what_it_needs() -> None:
 def test_a_version_that_was_removed_is_not_named(tmp_path: Path) -> None:
     (tmp_path / "0001").mkdir()
     past = history(*(str(tmp_path / f"{n:04d}") for n in (1, 2, 3, 4, 5, 6)))
-    collapse = collapse_in_play(past, rows(0.1, 0.1, 0.1, 1.0, 1.0, 1.0), start=BASE)
+    collapse = CollapseWatch(past, rows(0.1, 0.1, 0.1, 1.0, 1.0, 1.0), BASE).in_play()
     assert collapse is not None and collapse.last_good is not None and collapse.last_good.version == 1
 
 
@@ -78,7 +85,7 @@ def test_a_version_that_was_removed_is_not_named(tmp_path: Path) -> None:
     [(0.3, 1.0, True), (0.3, 0.94, False), (0.9, 1.0, False), (None, 1.0, False), (0.3, None, False)],
 )
 def test_a_run_that_is_over_is_measured(base: float | None, trained: float | None, *, collapsed: bool) -> None:
-    collapse = collapse_at_the_end(history("v1"), rows(0.1), start=BASE, base=base, trained=trained)
+    collapse = CollapseWatch(history("v1"), rows(0.1), BASE).at_the_end(base=failing(base), trained=failing(trained))
     assert (collapse is not None) == collapsed
     assert collapse is None or collapse.last_good == BASE
 
