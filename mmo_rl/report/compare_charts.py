@@ -9,7 +9,10 @@ from statistics import fmean
 
 from mmo_rl.numbers import finite_number
 from mmo_rl.report.arms import Arm, arms_of, config_value, said
-from mmo_rl.report.charts import Column, Dot, Point, Series, Spot, dot_plot, parallel, positions, scatter
+from mmo_rl.report.charts.curves import Point, Series
+from mmo_rl.report.charts.dot_plot import Dot, dot_plot
+from mmo_rl.report.charts.parallel import Column, parallel, positions
+from mmo_rl.report.charts.scatter import Spot, scatter
 from mmo_rl.report.compare_table import interval, number
 from mmo_rl.report.compared import Compared, by_seed, estimate, unit_of
 from mmo_rl.report.numbers import Unit, is_number, short

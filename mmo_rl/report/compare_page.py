@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mmo_rl.report.arms import Arm, arms_of, said
-from mmo_rl.report.charts import curves, panels
+from mmo_rl.report.charts.curves import curves, panels
 from mmo_rl.report.compare_charts import colour, forest, parameter, pareto, series, strands
 from mmo_rl.report.compare_table import headed, heading, interval, legend, number, probability, sentence, told
 from mmo_rl.report.compared import Compared, Pair, estimate, unit_of

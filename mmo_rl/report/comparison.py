@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmo_rl.numbers import finite_number
-from mmo_rl.report.charts import Dot, dot_plot
+from mmo_rl.report.charts.dot_plot import Dot, dot_plot
 from mmo_rl.report.numbers import Unit, amount
 from mmo_rl.report.page import page
 from mmo_rl.report.provenance import repeat_command

@@ -10,7 +10,8 @@ from datetime import datetime
 from pathlib import Path
 
 from mmo_rl.numbers import finite_number
-from mmo_rl.report.charts import Dot, Point, Series, curves, dot_plot, points_of
+from mmo_rl.report.charts.curves import Point, Series, curves, points_of
+from mmo_rl.report.charts.dot_plot import Dot, dot_plot
 from mmo_rl.report.judged_page import about_judge, judged_lines
 from mmo_rl.report.judging import most_disputed
 from mmo_rl.report.mask import mask_tree

@@ -7,20 +7,10 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from mmo_rl.report.charts import (
-    Column,
-    Dot,
-    Point,
-    Series,
-    Spot,
-    curves,
-    dot_plot,
-    panels,
-    parallel,
-    points_of,
-    positions,
-    scatter,
-)
+from mmo_rl.report.charts.curves import Point, Series, curves, panels, points_of
+from mmo_rl.report.charts.dot_plot import Dot, dot_plot
+from mmo_rl.report.charts.parallel import Column, parallel, positions
+from mmo_rl.report.charts.scatter import Spot, scatter
 from mmo_rl.report.numbers import Unit, short
 
 SVG = "{http://www.w3.org/2000/svg}"
