@@ -45,13 +45,9 @@ def contents(folder: Path) -> Iterator[tuple[Path, bytes]]:
     return ((path, path.read_bytes()) for path in sorted(folder.rglob("*")) if path.is_file() and path.name != ".lock")
 
 
-def rounded(row: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers that the earlier code summed in another order: bounds of intervals, and the loss."""
-    return {k: v for k, v in row.items() if k.endswith(("_low", "_high")) or k == "train/loss"}
-
-
-def exact(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in untimed(row).items() if k not in rounded(row)}
+def close(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers of a row for a comparison with what another processor computed, in another order of its sums."""
+    return {k: pytest.approx(v, rel=1e-4, abs=1e-7) if isinstance(v, float) else v for k, v in untimed(row).items()}
 
 
 def test_a_finished_run_is_shown_and_not_done_again(earlier: Project) -> None:
@@ -84,7 +80,6 @@ def test_an_interrupted_run_ends_with_the_numbers_of_an_unbroken_one(earlier: Pr
     earlier.run(*COMMAND, "seed=1")
     earlier_row, other_row = metrics[0], read_rows(folder / "metrics.jsonl")[0]
     other_row = {k: v for k, v in other_row.items() if k in earlier_row}  # the earlier code had fewer numbers
-    assert exact(earlier_row) == exact(other_row)
-    assert rounded(earlier_row) == pytest.approx(rounded(other_row), rel=1e-5)
-    assert untimed(metrics[1]) == untimed(read_rows(folder / "metrics.jsonl")[1])
-    assert untimed(read_json(folder / "summary.json")) == untimed(summary)
+    assert untimed(earlier_row) == close(other_row)
+    assert untimed(metrics[1]) == close(read_rows(folder / "metrics.jsonl")[1])
+    assert untimed(summary) == close(read_json(folder / "summary.json"))
