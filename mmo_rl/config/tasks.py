@@ -147,6 +147,21 @@ class ServeOptions(Options):
     verbose: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ViewOptions(Options):
+    """Options of ``task=view``: pages at an address (``do`` "serve"), as files of the folder ``output``, or one window
+    in the terminal (``do`` "window")."""
+
+    do: Literal["serve", "window"] = "serve"
+    runs: str | list[str] | None = None
+    output: str | None = None
+    window: str | None = None
+    agent: str | None = None
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8400
+    token_env: str | None = None
+
+
 TASKS: Mapping[str, type[Options]] = {
     "build_model": BuildModelOptions,
     "check": CheckOptions,
@@ -164,6 +179,7 @@ TASKS: Mapping[str, type[Options]] = {
     "runs": RunsOptions,
     "serve": ServeOptions,
     "train": Options,
+    "view": ViewOptions,
 }
 """The tasks by name, with their options."""
 

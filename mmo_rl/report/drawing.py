@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
+from mmo_rl.plain_text import harmless
+
 if TYPE_CHECKING:
     import altair as alt
 
@@ -72,7 +74,8 @@ class Drawing:
 
         sources = cast("list[dict[str, object]]", self.vega["data"])
         filled = [
-            source | {"values": data[str(source["name"])]} if source["name"] in data else source for source in sources
+            source | {"values": _drawable(data[str(source["name"])])} if source["name"] in data else source
+            for source in sources
         ]
         root = ET.fromstring(vl_convert.vega_to_svg({**self.vega, "data": filled}))
         for element in list(root.iter()):
@@ -85,6 +88,11 @@ class Drawing:
             "aria-label": label,
         }
         return root
+
+
+def _drawable(rows: Rows) -> list[dict[str, object]]:
+    """Rows without the characters that no SVG can hold: controls and halves of surrogate pairs."""
+    return [{key: harmless(v) if isinstance(v, str) else v for key, v in row.items()} for row in rows]
 
 
 def text_of(root: ET.Element) -> str:

@@ -61,7 +61,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     shutil.copytree(ROOT / "example", root, dirs_exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MMO_RL_ROOT", str(root))
-        patch.setenv("WANDB_API_KEY", "not-a-key")  # as the pages tell before the commands that ask for it
+        for name in ("WANDB_API_KEY", "VIEW_TOKEN"):  # as the pages tell before the commands that ask for them
+            patch.setenv(name, "not-a-key")
         patch.chdir(root)
         yield root
 

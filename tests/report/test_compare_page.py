@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 from itertools import product
 from pathlib import Path
@@ -14,8 +12,7 @@ import pytest
 from mmo_rl.report.compare_page import arms_verdict, compare_page
 from mmo_rl.report.compared import Compared, compare_runs
 from mmo_rl.report.runs import Run
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+from tests.harness.browser import browse, needs_browser
 
 
 def runs(rates: int, hours: int, seeds: int) -> list[Run]:
@@ -97,7 +94,7 @@ def test_a_metric_that_no_run_has_is_not_drawn() -> None:
     assert "Learning curves" not in page
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH: the page's script is not run")
+@needs_browser
 def test_a_browser_shows_it_without_complaint_and_sorts_by_a_click(tmp_path: Path) -> None:
     page = compare_page(compared(4, 3, 2))
     click = "document.querySelectorAll('#arms th')[2].click();"  # trainer.learning_rate
@@ -110,21 +107,10 @@ def test_a_browser_shows_it_without_complaint_and_sorts_by_a_click(tmp_path: Pat
       ]);"""
     path = tmp_path / "compare.html"
     path.write_text(page.replace("</script>\n</body>", f"{click}{measured}</script>\n</body>"), encoding="utf-8")
-    dom, console = browse(path, tmp_path / "profile")
+    dom, console = browse(path.as_uri(), tmp_path / "profile", width=500)
     assert console == []
     title = dom.split("<title>")[1].split("</title>")[0]
     order = ",".join(value for value in ("0.001", "0.0001", "0.00001") for _ in range(4))
     assert (
         title.replace("1e-05", "0.00001") == f'["{order}",true,28]'
     )  # 2 x 12 panels, 2 parameters, the front, the strands
-
-
-def browse(path: Path, profile: Path) -> tuple[str, list[str]]:
-    """The document after its scripts ran, and what the browser's console says."""
-    assert CHROMIUM is not None
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-    more = ["--enable-logging=stderr", "--log-level=0", "--window-size=500,900", f"--user-data-dir={profile}"]
-    done = subprocess.run(
-        [CHROMIUM, *flags, *more, "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=60, check=True
-    )
-    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]

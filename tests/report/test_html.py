@@ -2,19 +2,15 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
-
-import pytest
 
 from mmo_rl.report.html import write_report
 from mmo_rl.report.run_folder import RunFolder
 from mmo_rl.report.summary import Evaluations, build_summary
 from mmo_rl.types import JudgeUsage, Measured, Rollout
+from tests.harness.browser import browse, needs_browser
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 HOSTILE = "</script><script>throw 1</script><img src=http://evil.example/x>"
 
 
@@ -172,29 +168,14 @@ def test_one_iteration_and_one_market_make_a_page(tmp_path: Path) -> None:
     assert "unknown" in page.text  # the judge's cost
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH: the page's script is not run")
+@needs_browser
 def test_a_browser_shows_it_without_complaint(tmp_path: Path) -> None:
     path = write_report(finished(tmp_path / "pilot" / "k1"))
-    dom, console = browse(path, tmp_path / "profile")
+    dom, console = browse(path.as_uri(), tmp_path / "profile")
     assert console == []
     assert "The trained policy earns more" in dom
     broken = tmp_path / "broken.html"
     broken.write_text(
         path.read_text("utf-8").replace("<main>", '<main><img src="http://127.0.0.1:9/x.png">'), encoding="utf-8"
     )
-    assert any("Content Security Policy" in line for line in browse(broken, tmp_path / "profile2")[1])
-
-
-def browse(path: Path, profile: Path) -> tuple[str, list[str]]:
-    """The document after its scripts ran, and what the browser's console says."""
-    assert CHROMIUM is not None
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-    logging = ["--enable-logging=stderr", "--log-level=0"]
-    done = subprocess.run(
-        [CHROMIUM, *flags, *logging, f"--user-data-dir={profile}", "--dump-dom", path.as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    assert any("Content Security Policy" in line for line in browse(broken.as_uri(), tmp_path / "profile2")[1])
