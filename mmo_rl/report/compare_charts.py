@@ -73,7 +73,7 @@ def series(arm: Arm, key: str) -> Series:
             low, high = finite_number(row.get(f"{key}_low")), finite_number(row.get(f"{key}_high"))
             if len(arm.runs) == 1 and low is not None and high is not None:
                 bounds[at] = (low, high)
-    points = [Point(at, fmean(v), *bounds.get(at, (min(v), max(v)))) for at, v in sorted(values.items())]
+    points = [Point(at + 1, fmean(v), *bounds.get(at, (min(v), max(v)))) for at, v in sorted(values.items())]
     return Series(arm.short, _css(arm), tuple(points))
 
 

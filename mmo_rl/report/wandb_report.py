@@ -129,7 +129,7 @@ class WandbReport:
 
     def iteration(self, iteration: int, metrics: Mapping[str, float]) -> None:
         self._files.iteration(iteration, metrics)
-        row = {"iteration": iteration, **_present(metrics)}
+        row = _shown({"iteration": iteration, **_present(metrics)})
         self._guarded("lost an iteration", lambda: self._run.log(row), needs_run=True)
 
     def judgments(
@@ -157,7 +157,7 @@ class WandbReport:
     def _log_judgments(self) -> None:
         import wandb
 
-        rows = self._folder.read("judgments")[-JUDGED_ROWS:]
+        rows = [_shown(row) for row in self._folder.read("judgments")[-JUDGED_ROWS:]]
         masked = masker()
         if rows:
             data = [[masked(v) if isinstance(v := row.get(c), str) else v for c in self._columns] for row in rows]
@@ -172,7 +172,7 @@ class WandbReport:
                 f"selection-{self._run.id}", type="dataset", metadata={"iterations": len(selected)}
             )
             with selection.new_file("selection.jsonl") as lines:
-                lines.writelines(f"{json.dumps({'iteration': i, 'windows': w})}\n" for i, w in selected.items())
+                lines.writelines(f"{json.dumps(_shown({'iteration': i, 'windows': w}))}\n" for i, w in selected.items())
             self._run.log_artifact(selection)
         version = rows[-1].get("version") if rows else None
         weights = self._folder.path / "checkpoints" / f"{version or 0:04d}"
@@ -193,7 +193,7 @@ class WandbReport:
         """Logs the iterations of an earlier start that W&B does not have: a kill loses those of the last seconds, and
         an offline run that is continued begins with none, in a folder of its own."""
         for row in self._folder.read("metrics")[self._run.starting_step :]:
-            self._run.log(_present(row))
+            self._run.log(_shown(_present(row)))
 
     def _init(self, config: Mapping[str, object], mode: Literal["online", "offline", "disabled"]) -> None:
         self._leave()
@@ -288,6 +288,12 @@ def _selected(rows: Sequence[JsonDict], judgments: Sequence[JudgmentRow]) -> dic
     for row in () if chosen else judgments:
         found.setdefault(row["iteration"], {}).setdefault(row["window_id"], []).append(row["trajectory_id"])
     return found
+
+
+def _shown(row: Mapping[str, object]) -> dict[str, object]:
+    """A row as people see it: the files count iterations from 0, pages, terminal and W&B from 1 (a warm start is 0)."""
+    iteration = row.get("iteration")
+    return {**row, "iteration": iteration + 1} if isinstance(iteration, int) else dict(row)
 
 
 def _environment_tags() -> list[str]:

@@ -74,6 +74,7 @@ def _run(found: Any) -> Run:
     seed = config.get("seed")
     history = found.history(samples=ROWS, pandas=False) if state == "done" and summary else []
     rows = [dict(row) for row in history if isinstance(row.get("iteration"), (int, float))]
+    first = min((int(row["iteration"]) for row in rows), default=0)  # earlier versions counted from 0 there
     return Run(
         id=f"{found.group or found.project}/{found.id}",
         location=str(found.url),
@@ -84,7 +85,7 @@ def _run(found: Any) -> Run:
         config=config,
         overrides=tuple(str(override) for override in overrides),
         summary=summary,
-        rows=[{**row, "iteration": int(row["iteration"])} for row in rows],
+        rows=[{**row, "iteration": int(row["iteration"]) - min(first, 1)} for row in rows],
         commit=getattr(found, "commit", None),
         ended=str(getattr(found, "heartbeat_at", None) or found.created_at or ""),
     )

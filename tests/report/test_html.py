@@ -109,8 +109,8 @@ def test_the_numbers_are_inside_and_nothing_is_fetched(tmp_path: Path) -> None:
     data = json.loads(page.data)
     assert data["summary"] == folder.summary()
     assert data["metrics"] == folder.read("metrics")
-    assert "$10 ($5 to $15)\niteration 1" in page.text
-    assert html.count("\niteration 1</title>") == 2 * page.tags.count("figure"), "at the dot and in its column"
+    assert "$10 ($5 to $15)\niteration 2" in page.text
+    assert html.count("\niteration 2</title>") == 2 * page.tags.count("figure"), "at the dot and in its column"
 
 
 def test_an_oracle_far_away_is_named_and_not_drawn(tmp_path: Path) -> None:

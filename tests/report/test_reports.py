@@ -145,7 +145,7 @@ def test_two_jobs_of_one_process_are_two_wandb_runs_with_their_own_rows(tmp_path
     for seed, folder in enumerate(folders):
         path = only_wandb_file(folder)
         rows = history(path)
-        assert [row["iteration"] for row in rows] == list(range(2 + seed))
+        assert [row["iteration"] for row in rows] == list(range(1, 3 + seed))
         assert [row["play/pnl"] for row in rows] == [1.5 * i for i in range(2 + seed)]
         assert all("train/kl" not in row for row in rows)
         run = next(r.run for r in records(path) if r.WhichOneof("record_type") == "run")
@@ -252,7 +252,7 @@ def test_a_server_that_refuses_costs_one_warning_and_the_run_goes_on_offline(
     assert "could not go online" in warnings[0]
     assert "0123456789" * 4 not in warnings[0]
     assert len(folder.read("metrics")) == 2
-    assert [row["iteration"] for row in history(only_wandb_file(folder))] == [0, 1]
+    assert [row["iteration"] for row in history(only_wandb_file(folder))] == [1, 2]
 
 
 def test_wandb_breaking_in_the_middle_costs_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -333,7 +333,7 @@ os._exit(9)
     report.finish({"eval/pnl_base": 2.0})
     report.close(failed=False)
     kept = [(row["iteration"], row["play/pnl"]) for row in history(only_wandb_file(folder))]
-    assert kept == [(0, 0.0), (1, 1.5), (2, 3.0)]
+    assert kept == [(1, 0.0), (2, 1.5), (3, 3.0)]
     assert len(list(folder.path.glob("wandb/superseded-offline-run-*"))) == 2
 
 

@@ -64,7 +64,7 @@ def check(server: WandbServer, name: str) -> None:
     assert entry["groupName"] == name and entry["jobType"] == "train" and entry["project"] == "mmo-rl"
     config = {key: value["value"] for key, value in json.loads(entry["config"]).items() if key != "_wandb"}
     assert config["trainer.learning_rate"] == 0.5 and config["trainer.note"] == "***"
-    assert [(row["iteration"], row["play/pnl"]) for row in server.rows if "play/pnl" in row] == [(0, 30.0), (1, 20.0)]
+    assert [(row["iteration"], row["play/pnl"]) for row in server.rows if "play/pnl" in row] == [(1, 30.0), (2, 20.0)]
     summary = server.summaries[-1]
     assert summary["play/pnl"] == {"max": 30.0, "last": 20.0} and summary["eval/pnl_trained"] == 12.5
     by_type = {artifact["type"]: name for name, artifact in server.artifacts.items() if artifact.get("committed")}

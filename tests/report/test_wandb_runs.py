@@ -65,7 +65,7 @@ def server(httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     wandb.teardown()
 
 
-def answering(server: HTTPServer, runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def answering(server: HTTPServer, runs: list[dict[str, Any]], *, first: int = 1) -> list[dict[str, Any]]:
     """Answers what is asked of the project; gives the list of what was asked."""
     asked: list[dict[str, Any]] = []
 
@@ -106,7 +106,7 @@ def answering(server: HTTPServer, runs: list[dict[str, Any]]) -> list[dict[str, 
         elif "query ProjectInternalId" in query:
             data = {"project": {"id": "1", "internalId": "1"}}
         elif "history" in query:
-            rows = [json.dumps({"_step": i, "iteration": i, "play/pnl": 10.0 * i}) for i in range(2)]
+            rows = [json.dumps({"_step": i, "iteration": i + first, "play/pnl": 10.0 * i}) for i in range(2)]
             data = {"project": {"run": {"history": rows}}}
         elif "viewer" in query.lower():
             data = {
@@ -125,13 +125,14 @@ def answering(server: HTTPServer, runs: list[dict[str, Any]]) -> list[dict[str, 
     return asked
 
 
-def test_a_group_is_compared_as_its_folders_would_be(server: HTTPServer) -> None:
+@pytest.mark.parametrize("first", [0, 1], ids=["as earlier versions counted", "as people count"])
+def test_a_group_is_compared_as_its_folders_would_be(server: HTTPServer, first: int) -> None:
     runs = [node(f"r{rate}{seed}", seed=seed, rate=rate) for rate in (0.0, 0.5) for seed in (0, 1)]
     runs += [
         node("lost", seed=2, rate=0.0, state="crashed", summary={}),
         {**node("x", seed=0, rate=0.9), "group": "other"},
     ]
-    asked = answering(server, runs)
+    asked = answering(server, runs, first=first)
     found = wandb_runs("team/mmo-rl/dropout")
     compared = compare_runs(found)
     assert compared.columns == ("sampler.max_dropout",)
@@ -142,6 +143,7 @@ def test_a_group_is_compared_as_its_folders_would_be(server: HTTPServer) -> None
     assert [(run.id, run.state, why) for run, why in compared.left_out] == [
         ("dropout/lost", "interrupted", "W&B says crashed, no summary")
     ]
+    assert [row["iteration"] for row in compared.runs[0].rows] == [0, 1]
     assert compared.runs[0].rows[1]["play/pnl"] == 10.0
     assert compared.runs[0].overrides == ("sampler.max_dropout=0.0", "seed=0")
     assert {(q["variables"]["entity"], q["variables"]["project"]) for q in asked if "query Runs" in q["query"]} == {

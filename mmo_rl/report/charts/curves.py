@@ -18,7 +18,7 @@ MANY_POINTS = 60
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A value at an iteration with its band; None where it is missing."""
+    """A value at an iteration, counted from 1, with its band; None where it is missing."""
 
     iteration: int
     value: float | None
@@ -36,10 +36,10 @@ class Series:
 
 
 def points_of(rows: Sequence[Mapping[str, object]], key: str) -> tuple[Point, ...]:
-    """The points of one metric in rows of metrics.jsonl; bands by ``_low`` and ``_high``."""
+    """The points of one metric in rows of metrics.jsonl, which count iterations from 0; bands by ``_low`` and ``_high``."""
     iterations = ((finite_number(row.get("iteration")), row) for row in rows)
     return tuple(
-        Point(int(iteration), *(finite_number(row.get(key + end)) for end in ("", "_low", "_high")))
+        Point(int(iteration) + 1, *(finite_number(row.get(key + end)) for end in ("", "_low", "_high")))
         for iteration, row in iterations
         if iteration is not None
     )
