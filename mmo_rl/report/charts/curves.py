@@ -36,7 +36,7 @@ class Series:
 
 
 def points_of(rows: Sequence[Mapping[str, object]], key: str) -> tuple[Point, ...]:
-    """The points of one metric in rows of metrics.jsonl, which count iterations from 0; bands by ``_low`` and ``_high``."""
+    """The points of one metric in rows of metrics.jsonl (iterations from 0 there); bands by ``_low`` and ``_high``."""
     iterations = ((finite_number(row.get("iteration")), row) for row in rows)
     return tuple(
         Point(int(iteration) + 1, *(finite_number(row.get(key + end)) for end in ("", "_low", "_high")))
