@@ -97,7 +97,7 @@ def styled(*parts: str | tuple[str, str]) -> Text:
 
 
 def progress_bars(terminal: Terminal, *, remaining: bool = False) -> Progress:
-    """Makes transient progress bars: a description, the count done and the time, passed or ``remaining``."""
+    """Makes transient progress bars: description, count done, time passed and, with ``remaining``, time left."""
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -111,7 +111,8 @@ def progress_bars(terminal: Terminal, *, remaining: bool = False) -> Progress:
         TextColumn("{task.description:<22}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TimeRemainingColumn() if remaining else TimeElapsedColumn(),
+        TimeElapsedColumn(),
+        *((TextColumn("left"), TimeRemainingColumn()) if remaining else ()),
         console=terminal,
         transient=True,
     )

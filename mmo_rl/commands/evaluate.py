@@ -21,7 +21,7 @@ from mmo_rl.report.comparison import print_comparison, write_comparison
 from mmo_rl.report.progress import Stages
 from mmo_rl.report.run_folder import RunFolder
 from mmo_rl.stats.interval import level_of_looks
-from mmo_rl.types import JsonDict, Rollout
+from mmo_rl.types import JsonDict, Measured, Rollout
 
 
 def check(settings: Settings, overrides: Sequence[str]) -> None:
@@ -58,6 +58,10 @@ async def run(context: Context, options: Options) -> float | None:
                 report.iteration(number, {f"ab/{k}": v for k, v in numbers.items() if isinstance(v, float)})
                 stages.advance_to(len(played))
         summary = _summary(pair, list(arenas), played)
+        sides = {"a": (a.name, _a(played)), "b": (b.name, _b(played))}
+        folder.write_evaluations(
+            {side: Measured(name, pair.decoding, tuple(rollouts)) for side, (name, rollouts) in sides.items()}
+        )
         report.finish(summary)
         write_comparison(folder)
         failed = False

@@ -134,6 +134,9 @@ class PolicyComparer(Protocol):
     def looks(self) -> int: ...
 
     @property
+    def decoding(self) -> Decoding: ...
+
+    @property
     def format(self) -> Literal["table", "json"]: ...
 
     @property

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from mmo_rl.evaluate.base import Contestant, Look, OnTick
+from mmo_rl.evaluate.base import Contestant, Decoding, Look, OnTick
 from mmo_rl.evaluate.market import rollout
 from mmo_rl.market.base import Arena, Seat
 from mmo_rl.rng import derive_seed
@@ -62,6 +62,11 @@ class PairEvaluator:
             )
         if repeated := sorted({name for name in scenarios if scenarios.count(name) > 1}):
             raise ValueError(f"scenarios holds {', '.join(repeated)} more than once")
+
+    @property
+    def decoding(self) -> Decoding:
+        """Decoding of both policies, by their temperature."""
+        return "sampled" if self._temperature > 0 else "greedy"
 
     def part(self, look: int) -> range:
         """The numbers, within a scenario, of the markets that look ``look`` (from 0) adds."""

@@ -87,13 +87,16 @@ class Measurement:
             "trained": await self.session.opened(players.published(policy)),
         }
         measured: dict[str, Measured] = {}
-        for key, player, decoding in CONTESTS:
-            with self.stages.stage("evaluate", f"evaluate {key.replace('_', ' ')}") as advance:
-                measured[key] = await evaluator.evaluate(contestants[player], decoding, on_tick=advance)
-        with self.stages.stage("evaluate", "evaluate oracle"):
-            measured["oracle"] = await evaluator.oracle()
-        if isinstance(evaluator, Validating) and (validation := evaluator.validation()) is not None:
-            for player, contestant in contestants.items():
+        validation = evaluator.validation() if isinstance(evaluator, Validating) else None
+        validated = {} if validation is None else contestants
+        with self.stages.part("evaluation", stages=len(CONTESTS) + 1 + len(validated)):
+            for key, player, decoding in CONTESTS:
+                with self.stages.stage("evaluate", f"evaluate {key.replace('_', ' ')}") as advance:
+                    measured[key] = await evaluator.evaluate(contestants[player], decoding, on_tick=advance)
+            with self.stages.stage("evaluate", "evaluate oracle"):
+                measured["oracle"] = await evaluator.oracle()
+            for player, contestant in validated.items():
+                assert validation is not None
                 with self.stages.stage("evaluate", f"validate {player}") as advance:
                     key = f"validation_{player}"
                     measured[key] = await validation.evaluate(contestant, "sampled", on_tick=advance)

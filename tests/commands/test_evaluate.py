@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
@@ -28,6 +29,9 @@ def test_the_better_strategy_is_told_with_its_interval_and_a_page(project: Proje
     page = (folder(project.root) / "report.html").read_text()
     assert line.split(":")[1].strip().replace("+", "&#43;").split("&")[0] in page and "bull" in page
     assert "http" not in page.split("<body>")[1].replace("http-equiv", "").replace("http://www.w3.org/", "")
+    earned = {side: [r["pnl"] for r in project.rows("evaluations") if r["measured"] == side] for side in "ab"}
+    assert len(earned["a"]) == len(earned["b"]) == summary["ab/markets"] * summary["ab/agents"]
+    assert fmean(earned["b"]) - fmean(earned["a"]) == pytest.approx(summary["ab/pnl_difference"])
     again = project.attempt(*SMALL, "evaluate.a=noop", "evaluate.b=informed", "evaluate.scenarios=[default,bull]")
     assert "nothing is done again" in again.out and line in again.out
 
