@@ -76,8 +76,11 @@ def job(cfg: DictConfig) -> object:
 
 
 def check_task(settings: Settings, overrides: tuple[str, ...]) -> None:
-    """Runs the check that only the task can make of its config. Raises `ConfigError`."""
+    """Runs the checks of the command as it was typed, and the one that only the task can make. Raises `ConfigError`."""
     from mmo_rl.commands import command_of
+    from mmo_rl.config.spelling import refuse_joined_digits
+
+    refuse_joined_digits(settings.tree(), overrides)
 
     if (check := command_of(settings.task).check) is not None:
         check(settings, overrides)

@@ -29,6 +29,13 @@ def require_counts(config: DictConfig) -> None:
         value = config.hydra.launcher.get(key)
         if value is not None and not (type(value) is int and (value > 0 or (key == signed and value < 0))):
             wrong.append(f"hydra.launcher.{key}: found {show(value)}, expected a whole number from 1 on")
+    minutes, before_s = (config.hydra.launcher.get(key) for key in ("timeout_min", "signal_delay_s"))
+    if not wrong and before_s is not None and minutes is not None and 60 * minutes <= before_s:
+        wrong.append(
+            f"hydra.launcher.timeout_min={minutes} ends each job as it starts: it is told to stop"
+            f" hydra.launcher.signal_delay_s={before_s} seconds before its time is up; choose more minutes than"
+            f" {before_s // 60}, or fewer seconds"
+        )
     if wrong:
         raise ConfigError(wrong[0] if len(wrong) == 1 else "\n  ".join([f"{len(wrong)} things are wrong", *wrong]))
 

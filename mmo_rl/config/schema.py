@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 import sys
 import types
 import typing
@@ -228,6 +229,9 @@ def check_values(values: Mapping[Parameter, object], path: str, problems: list[P
             found = str(value).lower()
             problems.append(Problem(where, f"found {found}, expected {describe(parameter.annotation)}"))
             continue
+        if changed := _changed_text(where, value, parameter.annotation):
+            problems.append(changed)
+            continue
         try:
             model = _model_of(parameter.name, parameter.annotation)
         except Exception as error:
@@ -237,6 +241,24 @@ def check_values(values: Mapping[Parameter, object], path: str, problems: list[P
         except ValidationError as error:
             problems.extend(_problems(error, where, parameter.annotation))
     return good
+
+
+def _changed_text(where: str, value: object, annotation: object) -> Problem | None:
+    """Finds a value that was not read as it was written: YAML and overrides make a number of ``1.10`` or ``12345e6``,
+    also where a text is meant, and a text of ``007``, also where a number is."""
+    kinds = set(_flat(annotation))
+    values = value if isinstance(value, list | tuple) else [value]
+    if str in kinds and not kinds & {float, Any, object}:
+        for found in values:
+            if isinstance(found, float):
+                text = f"found the number {found}, expected text; quotes keep it as it is written: \"{where}='...'\""
+                return Problem(where, text)
+    if int in kinds and not kinds & {str, Any, object}:
+        for found in values:
+            if isinstance(found, str) and re.fullmatch(r"[+-]?0\d+", found):
+                text = f"found {found!r}, expected {describe(annotation)}; write {where}={int(found)}"
+                return Problem(where, text)
+    return None
 
 
 def describe(annotation: object) -> str:

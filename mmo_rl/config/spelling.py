@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from mmo_rl.command_line import override
 from mmo_rl.config.project import choice_folders, shipped
 from mmo_rl.config.schema import Problem
+from mmo_rl.errors import ConfigError
 
 LISTED = 10
 """Largest number of seeds that a message lists."""
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9._-]+")
 _SPAN = re.compile(r"(\d+)\s*(?:\.\.+|:|-)\s*(\d+)")
+_JOINED = re.compile(r"[+-]?\d+(?:_\d+)+")
 _SEVERAL = re.compile(r"\d+(?:\s*[,; ]\s*\d+)+")
 
 
@@ -26,6 +30,22 @@ def with_spelling(problem: Problem, found: object) -> Problem:
     if problem.key == "seed" and (seeds := _seeds(found)):
         return replace(problem, text=f"{problem.text}; several seeds are a sweep: mmo-rl -m seed={seeds}")
     return problem
+
+
+def refuse_joined_digits(tree: Mapping[str, object], overrides: Sequence[str]) -> None:
+    """Raises `ConfigError` for an override like ``name=2026_01_31`` of a text: it is read as the number 20260131."""
+    for typed in overrides:
+        key, _, value = typed.lstrip("+").partition("=")
+        if _JOINED.fullmatch(value) is None:
+            continue
+        found: object = tree
+        for part in key.split("."):
+            found = found.get(part) if isinstance(found, Mapping) else None
+        if isinstance(found, str):
+            raise ConfigError(
+                f"{typed} is read as {found}: digits that underscores join are a number",
+                hint=f'quotes keep it as it is written: "{override(key, value)}"',
+            )
 
 
 def as_name(text: str) -> str:

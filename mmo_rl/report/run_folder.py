@@ -14,6 +14,7 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal, NotRequired, Protocol, TypedDict, cast, overload, runtime_checkable
 
@@ -358,11 +359,11 @@ def move_aside(path: Path) -> Path:
 
 
 def jsonable(value: object) -> Any:
-    """Converts to JSON's own types: numbers that are not finite to null (missing is not a number), numpy scalars to
-    numbers, and anything unknown to its text."""
+    """Converts to JSON's own types: numbers that are not finite to null (missing is not a number), numpy scalars and
+    the decimals of databases to numbers, and anything unknown to its text."""
     if value is None or isinstance(value, (str, bool, int)):
         return value
-    if isinstance(value, float):
+    if isinstance(value, (float, Decimal)):
         return float(value) if math.isfinite(value) else None
     if isinstance(value, Mapping):
         return {str(k): jsonable(v) for k, v in value.items()}

@@ -11,11 +11,13 @@ import pytest
 from omegaconf import OmegaConf
 from pydantic import Field
 
+from mmo_rl.command_line import override
 from mmo_rl.config.building import build
 from mmo_rl.config.composition import compose as wire
 from mmo_rl.config.project import job_key, project_root, shipped
 from mmo_rl.config.schema import Problem, check_keys, check_node, schema_of
 from mmo_rl.config.settings import COMPONENTS, Settings, config_sha256, masked, refuse_secrets, task_names, validate
+from mmo_rl.config.spelling import refuse_joined_digits
 from mmo_rl.config.tasks import TASKS
 from mmo_rl.errors import ConfigError
 from mmo_rl.evaluate.base import Evaluator
@@ -25,6 +27,7 @@ from mmo_rl.lm.load import load_model
 from mmo_rl.lm.model import SHIPPED
 from mmo_rl.policy.local import LocalPolicy
 from tests.harness.config import compose_config as compose
+from tests.harness.config import compose_settings
 
 CONF = shipped("conf")
 CHOICES = [
@@ -102,10 +105,30 @@ def test_all_mistakes_are_told_at_once_a_line_each() -> None:
         ("sampler.max_dropout=null", "sampler.max_dropout: found null, expected a number"),
         ("sampler.min_agents=[5]", "sampler.min_agents: found [5], expected a whole number"),
         ("name=a/b", "name: found 'a/b', expected letters, digits, dots, dashes or underscores"),
+        ("seed=007", "seed: found '007', expected a whole number; write seed=7"),
+        ("seed=0x10", "seed: found '0x10', expected a whole number"),
+        ("name=1.10", "name: found the number 1.1, expected text; quotes keep it as it is written: \"name='...'\""),
+        ("name=12345678e90", "name: found the number 1.2345678e+97, expected text"),
+        ("report.tags=[v1,1.10]", "report.tags: found the number 1.1, expected text"),
+        ("trainer.learning_rate=-.5", "trainer.learning_rate: found -0.5, expected a"),
     ],
 )
 def test_wrong_types_and_ranges(override: str, told: str) -> None:
     assert refused(override).startswith(told)
+
+
+@pytest.mark.parametrize("text", ["1.10", "2026_01_31", "007", "12345678e90", "nan"])
+def test_quotes_keep_a_text_that_looks_like_a_number(text: str) -> None:
+    assert compose_settings(override("name", text)).name == text
+
+
+def test_digits_that_underscores_join_are_no_text() -> None:
+    tree = compose_settings("name=2026_01_31", "iterations=1_0").tree()
+    assert (tree["name"], tree["iterations"]) == ("20260131", 10)
+    with pytest.raises(ConfigError, match="name=2026_01_31 is read as 20260131") as caught:
+        refuse_joined_digits(tree, ["iterations=1_0", "name=2026_01_31"])
+    assert caught.value.hint == "quotes keep it as it is written: \"name='2026_01_31'\""
+    refuse_joined_digits(tree, ["iterations=1_0", "+typo=1_0"])
 
 
 def test_a_wrong_value_that_is_used_in_many_places_is_told_once() -> None:

@@ -26,6 +26,13 @@ def compose_config(*overrides: str) -> DictConfig:
     return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
 
 
+def compose_launcher(choice: str, *overrides: str) -> DictConfig:
+    """Composes the config of a sweep with this launcher, as Hydra does for its controller."""
+    loader = ConfigLoaderImpl(create_config_search_path(f"file://{shipped('conf')}"))
+    typed = [f"hydra/launcher={choice}", *overrides]
+    return loader.load_configuration("config", typed, run_mode=RunMode.MULTIRUN)
+
+
 def compose_settings(*overrides: str) -> Settings:
     """Composes and validates the config of these overrides."""
     return validate(compose_config(*overrides))

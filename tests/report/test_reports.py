@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from mmo_rl.report.local_report import LocalReport
 from mmo_rl.report.run_folder import RunFolder
 from mmo_rl.report.wandb_report import WandbReport, has_key
 from mmo_rl.types import Group, Score, ScoredGroup, Trajectory, Unscored, Window
+from tests.harness.project import Project
 
 SECRET = "sesame-open-7731"
 START = datetime(2025, 1, 1, tzinfo=UTC)
@@ -191,6 +193,37 @@ def test_no_secret_reaches_any_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         content = path.read_bytes()
         for secret in (SECRET, "hunter22", "literal-key-5"):
             assert secret.encode() not in content, path
+
+
+def test_a_job_that_fails_in_the_middle_leaves_the_next_one_a_run_of_its_own(project: Project) -> None:
+    # W&B itself logs the next run of a process into one that was left open, whatever name and config it is given.
+    play = project.root / "play.jsonl"
+    project.run("task=collect", "collect.windows=2", "collect.agents=4", "market.ticks=3")
+    project.run("task=dump", f"dump.output={play}")
+    offline = ("name=two", "report.mode=offline", "source=jsonl", "collect=none", "evaluate=none", "iterations=1",
+               "sampler.min_agents=2", "sampler.min_actions=1")  # fmt: skip
+    told = project.run("-m", *offline, f"source.path=none.jsonl,{play}", code=1)
+    assert "1 failed" in told and "1 done" in told
+    ends = {}
+    for folder in project.folders("two/*"):
+        path = only_wandb_file(RunFolder(folder))
+        found = records(path)
+        run = next(r.run for r in found if r.WhichOneof("record_type") == "run")
+        code = next(r.exit.exit_code for r in found if r.WhichOneof("record_type") == "exit")
+        config = {item.key: json.loads(item.value_json) for item in run.config.update}
+        ends[config["source.path"]] = (code, len(history(path)), config["job"] == folder.name)
+    assert ends == {"none.jsonl": (1, 0, True), str(play): (0, 1, True)}
+
+
+def test_decimals_of_a_database_are_numbers(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "pilot" / "k1")
+    report = WandbReport(mode="offline", parts=ReportParts(folder=folder))
+    report.start({"limit": Decimal("0.5")})
+    report.iteration(0, {"play/pnl": Decimal("1.25"), "play/win_rate": Decimal("NaN")})  # type: ignore[dict-item]
+    report.close(failed=False)
+    assert folder.read("metrics") == [{"iteration": 0, "play/pnl": 1.25, "play/win_rate": None}]
+    (row,) = history(only_wandb_file(folder))
+    assert row["play/pnl"] == 1.25 and "play/win_rate" not in row
 
 
 def test_a_failed_job_is_marked_failed(tmp_path: Path) -> None:
