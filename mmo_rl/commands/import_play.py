@@ -35,14 +35,14 @@ async def run(context: Context, options: ImportOptions) -> int | None:
     await database.require_tables()
     with progress(context.console, total, "import") as advance:
         copied = await PlayCopy(play, database, advance=advance).run()
-    if not copied.imported and not copied.already_there and copied.refusal is None:
+    if not copied.imported and not copied.already_there and not copied.replaced and copied.refusal is None:
         why = play.rejections.summary() if play.rejections.counts else "it is empty"
         raise SourceError(
             f"no trajectory could be read from the source: {why}",
             hint="source=jsonl source.path=... takes a file, a folder of .json and .jsonl files, or - (standard input)",
         )
     show(copied, play, database, context.console)
-    return None if copied.imported or copied.already_there else 1
+    return None if copied.imported or copied.already_there or copied.replaced else 1
 
 
 def show(copied: Copied, play: Play, database: Database, console: Terminal) -> None:
@@ -52,21 +52,23 @@ def show(copied: Copied, play: Play, database: Database, console: Terminal) -> N
     table.add_column(justify="right")
     table.add_row("trajectories imported", f"{copied.imported:,}")
     table.add_row("already there", f"{copied.already_there:,}")
-    if copied.already_there_shorter:
-        table.add_row("of these with fewer steps than now (kept as they are)", f"{copied.already_there_shorter:,}")
+    if copied.kept_shorter:
+        table.add_row("of these with fewer steps than now, in the game's own rows (kept)", f"{copied.kept_shorter:,}")
+    if copied.replaced:
+        table.add_row("replaced: they were half over before", f"{copied.replaced:,}")
     for reason, count in sorted(play.rejections.counts.items()):
         table.add_row(f"rejected: {reason}", f"{count:,}")
     if copied.outcomes or copied.outcomes_already_there:
         table.add_row("outcomes of windows imported", f"{copied.outcomes:,}")
         table.add_row("outcomes already there", f"{copied.outcomes_already_there:,}")
     console.print(table)
-    if not copied.imported and not copied.outcomes and copied.refusal is None:
+    if not copied.imported and not copied.replaced and not copied.outcomes and copied.refusal is None:
         console.print("Nothing to do: all of it is already there")
     if copied.refusal is not None:
         console.say(f"{REFUSED}, the first time: {copied.refusal}")
     if play.rejections.counts and play.rejections.path is not None:
         console.say(f"Each rejection is in {play.rejections.path}")
-    if copied.refusal is not None and not copied.imported and not copied.already_there:
+    if copied.refusal is not None and not copied.imported and not copied.already_there and not copied.replaced:
         if not database.embedded:
             console.print("database=embedded stores it on this machine, where any agent is welcome")
         return

@@ -23,18 +23,35 @@ MAX_WAIT_S = 0.5
 
 @dataclass
 class Copied:
-    """Counts of trajectories, and of windows with outcomes; ``refusal`` is the database's first message."""
+    """Counts of trajectories, and of windows with outcomes; ``refusal`` is the database's first message. ``replaced``
+    were there with fewer steps, or before they were over; ``kept_shorter`` too, in rows that a game wrote itself."""
 
     imported: int = 0
     already_there: int = 0
-    already_there_shorter: int = 0
+    replaced: int = 0
+    kept_shorter: int = 0
     outcomes: int = 0
     outcomes_already_there: int = 0
     refusal: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """A stored trajectory: its steps, whether it has a final P&L, and whether a recorder of ours wrote it."""
+
+    steps: int
+    over: bool
+    ours: bool
+
+    def is_part_of(self, trajectory: Trajectory) -> bool:
+        """Tells if ``trajectory`` goes on where this one ended, or says how it ended."""
+        steps, over = len(trajectory.steps), trajectory.final_pnl is not None
+        return self.steps < steps or (self.steps == steps and over and not self.over)
+
+
 class PlayCopy:
-    """Copy of ``play`` into ``database``: trajectories that are not there yet, by id, and outcomes.
+    """Copy of ``play`` into ``database``: trajectories that are not there yet, by id, those that were there when they
+    were half over, and outcomes.
 
     A transaction that is refused is repeated trajectory by trajectory, so that only those at fault are left out; they
     are added to the play's rejections. ``advance`` is called with the number of trajectories that are done.
@@ -55,19 +72,37 @@ class PlayCopy:
             for item in items:
                 if not isinstance(item, Trajectory):
                     continue
-                if item.trajectory_id in known:
-                    self._copied.already_there += 1
-                    self._copied.already_there_shorter += known[item.trajectory_id] < len(item.steps)
-                    self._advance(1)
-                else:
-                    known[item.trajectory_id] = len(item.steps)
+                stored = known.get(item.trajectory_id)
+                if stored is None:
                     new.append(item)
+                elif stored.is_part_of(item) and stored.ours:
+                    await self._copy_trajectories(new)  # it may be among these
+                    self._advance(len(new))
+                    new = []
+                    await self._replace(item)
+                else:
+                    self._copied.already_there += 1
+                    self._copied.kept_shorter += stored.is_part_of(item)
+                    self._advance(1)
+                    continue
+                known[item.trajectory_id] = _Stored(len(item.steps), item.final_pnl is not None, ours=True)
             await self._copy_trajectories(new)
             self._advance(len(new))
             for item in items:
                 if not isinstance(item, Trajectory):
                     await self._copy_outcomes(item)
         return self._copied
+
+    async def _replace(self, trajectory: Trajectory) -> None:
+        try:
+            await self._recorder.replace(trajectory)
+        except ConnectionLost:
+            raise
+        except (DatabaseError, RecursionError) as error:
+            self._refuse(trajectory, error)
+        else:
+            self._copied.replaced += 1
+        self._advance(1)
 
     async def _copy_trajectories(self, trajectories: Sequence[Trajectory]) -> None:
         if len(trajectories) > 1:
@@ -92,11 +127,14 @@ class PlayCopy:
             if trajectory.trajectory_id in await self._stored_ids(trajectory.trajectory_id):
                 self._copied.already_there += 1  # another import was faster
                 return
-            message = error.message if isinstance(error, MmoRlError) else "nested too deeply"
-            self._copied.refusal = self._copied.refusal or message
-            self._play.rejections.add(Rejection(trajectory.trajectory_id, "trajectories", message, REFUSED))
+            self._refuse(trajectory, error)
         else:
             self._copied.imported += 1
+
+    def _refuse(self, trajectory: Trajectory, error: Exception) -> None:
+        message = error.message if isinstance(error, MmoRlError) else "nested too deeply"
+        self._copied.refusal = self._copied.refusal or message
+        self._play.rejections.add(Rejection(trajectory.trajectory_id, "trajectories", message, REFUSED))
 
     async def _copy_outcomes(self, recorded: RecordedOutcomes) -> None:
         """Copies outcomes; those of no simulated world are left out where the database has its own of that window."""
@@ -114,15 +152,15 @@ class PlayCopy:
         await self._recorder.record_outcomes(truth, scenario_id=scenario_id)
         self._copied.outcomes += 1
 
-    async def _stored_ids(self, identity: str | None = None) -> dict[str, int]:
-        """Reads the step counts of all stored trajectories by id; of ``identity`` alone where it is given."""
+    async def _stored_ids(self, identity: str | None = None) -> dict[str, _Stored]:
+        """Reads all stored trajectories by id; ``identity`` alone where it is given."""
         async with self._database.read_only().acquire() as connection:
             rows = await connection.fetch(
-                'select "trajectoryId" as id, "episodeLength" as steps from trajectories '
-                'where $1::text is null or "trajectoryId" = $1',
+                'select "trajectoryId" as id, "episodeLength" as steps, "finalPnL" is not null as over,'
+                ' id = "trajectoryId" as ours from trajectories where $1::text is null or "trajectoryId" = $1',
                 identity,
             )
-        return {row["id"]: row["steps"] for row in rows}
+        return {row["id"]: _Stored(row["steps"], row["over"], row["ours"]) for row in rows}
 
 
 async def batches(

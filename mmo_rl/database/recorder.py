@@ -143,6 +143,23 @@ class TrajectoryRecorder:
                 hint="collect=none trains on what is there; database=embedded records on this machine",
             ) from None
 
+    async def replace(self, trajectory: Trajectory) -> None:
+        """Stores a finished trajectory in the place of one with the same id that a recorder wrote, in one transaction.
+        What a game wrote itself stays, and is an error as in `record`."""
+        identity = trajectory.trajectory_id
+        try:
+            async with self._database.acquire() as connection:
+                removed = await connection.fetchval(
+                    'delete from trajectories where "trajectoryId" = $1 and id = "trajectoryId" returning id', identity
+                )
+                if removed is not None:
+                    await connection.execute('delete from llm_call_logs where "trajectoryId" = $1', identity)
+                    await self._insert_into(connection, [trajectory], self._now())
+                    return
+        except asyncpg.PostgresError as error:
+            raise DatabaseError(f"the trajectory {identity} could not be replaced: {error}") from None
+        await self.record(trajectory)
+
     async def record_outcomes(self, truth: GroundTruth, *, scenario_id: str) -> None:
         """Replaces the outcomes that this scenario stored of the window.
 
@@ -266,6 +283,11 @@ class TrajectoryRecorder:
         return [trajectory for trajectory in trajectories if trajectory.trajectory_id not in stored]
 
     async def _insert(self, trajectories: Sequence[Trajectory], now: datetime) -> None:
+        async with self._database.acquire() as connection:
+            await self._insert_into(connection, trajectories, now)
+        reached("trajectories recorded", str(len(trajectories)))
+
+    async def _insert_into(self, connection: Connection, trajectories: Sequence[Trajectory], now: datetime) -> None:
         rows, calls = [], []
         for trajectory in trajectories:
             row = trajectory_row(trajectory, window_hours=self._hours.get(trajectory.window_id, 1), now=now)
@@ -275,16 +297,14 @@ class TrajectoryRecorder:
                 for step in trajectory.steps
                 for index, call in enumerate(step.llm_calls)
             ]
-        async with self._database.acquire() as connection:
-            for trajectory, row in zip(trajectories, rows, strict=True):
-                if trajectory.role is not None:
-                    if await self._role_column(connection):
-                        row["archetype"] = trajectory.role
-                    else:
-                        row["metadataJson"] = to_json(trajectory.metadata | {"archetype": trajectory.role})
-            await insert_rows(connection, "trajectories", rows)
-            await insert_rows(connection, "llm_call_logs", calls)
-        reached("trajectories recorded", str(len(trajectories)))
+        for trajectory, row in zip(trajectories, rows, strict=True):
+            if trajectory.role is not None:
+                if await self._role_column(connection):
+                    row["archetype"] = trajectory.role
+                else:
+                    row["metadataJson"] = to_json(trajectory.metadata | {"archetype": trajectory.role})
+        await insert_rows(connection, "trajectories", rows)
+        await insert_rows(connection, "llm_call_logs", calls)
 
     async def _role_column(self, connection: Connection) -> bool:
         if self._has_role is None:

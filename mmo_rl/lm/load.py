@@ -39,8 +39,8 @@ def load_model(
     bfloat16 on CUDA). ``threads`` of the processor compute from then on in this process, whatever the environment says
     (None: as it was).
 
-    Raises `PolicyError` where they cannot be loaded, are larger than what is free of this machine's memory, have layers
-    that are not attention, or the tokenizer has no chat template.
+    Raises `PolicyError` where they cannot be loaded, are larger than what is free of this machine's memory, not finite,
+    have layers that are not attention, or the tokenizer has no chat template.
     """
     if base is None:
         base = _base_of(Path(location))
@@ -97,7 +97,21 @@ def load_model(
             "be written with it at once",
             hint="choose a transformer with attention in every layer, such as Llama, Qwen2, Qwen3, Mistral or Gemma",
         )
+    _require_finite(model, location)
     return model.eval(), tokenizer
+
+
+def _require_finite(model: PreTrainedModel, location: str) -> None:
+    """Raises `PolicyError` where a weight is not a number: every answer would be noise, and look like a policy that
+    plays badly."""
+    broken = [name for name, weights in model.named_parameters() if not bool(weights.isfinite().all())]
+    if broken:
+        listed = ", ".join(broken[:3]) + (f" and {len(broken) - 3} more" if len(broken) > 3 else "")
+        raise PolicyError(
+            f"the weights at {location} are broken: NaN or infinity in {listed}",
+            hint="an earlier version of that run, or the base model; a training that got there needs a lower "
+            "trainer.learning_rate",
+        )
 
 
 def require_device(device: str) -> None:

@@ -175,11 +175,35 @@ async def test_what_is_copied_reads_back_as_the_source_reads_it(
     assert await stored(database) == {"t": expected}
 
 
-async def test_a_trajectory_that_is_there_with_fewer_steps_is_said(database: Database, tmp_path: Path) -> None:
-    whole = row("t")
-    whole["steps"] = [{**whole["steps"][0], "stepNumber": number} for number in range(3)]
+def grown(steps: int, **changes: Any) -> dict[str, Any]:
+    found = row("t", **changes)
+    return {**found, "steps": [{**found["steps"][0], "stepNumber": number} for number in range(steps)]}
+
+
+async def test_a_trajectory_that_was_half_over_is_replaced_by_the_whole_one(database: Database, tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
-    path.write_text(json.dumps(row("t")), "utf-8")
-    assert (await copied(database, path))[0] == Copied(imported=1)
-    path.write_text(json.dumps(whole), "utf-8")
-    assert (await copied(database, path))[0] == Copied(already_there=1, already_there_shorter=1)
+    for content, expected in (
+        ([grown(1, finalPnL=None)], Copied(imported=1)),
+        ([grown(3, finalPnL=None)], Copied(replaced=1)),
+        ([grown(2)], Copied(already_there=1)),  # over, and yet less than what is there
+        ([grown(3, finalPnL=7.0)], Copied(replaced=1)),  # as long, and over now
+        ([grown(3, finalPnL=8.0)], Copied(already_there=1)),
+    ):
+        path.write_text("\n".join(map(json.dumps, content)), "utf-8")
+        assert (await copied(database, path))[0] == expected
+    kept = (await stored(database))["t"]
+    assert (len(kept.steps), kept.final_pnl) == (3, 7.0)
+    async with database.acquire() as connection:
+        logged = await connection.fetchval("select count(*) from llm_call_logs")
+    assert logged == sum(len(step.llm_calls) for step in kept.steps)
+
+
+async def test_rows_that_a_game_wrote_are_kept_and_said(database: Database, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(grown(1)), "utf-8")
+    await copied(database, path)
+    async with database.acquire() as connection:
+        await connection.execute("update trajectories set id = 'a-games-own'")
+    path.write_text(json.dumps(grown(3)), "utf-8")
+    assert (await copied(database, path))[0] == Copied(already_there=1, kept_shorter=1)
+    assert len((await stored(database))["t"].steps) == 1

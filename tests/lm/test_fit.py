@@ -160,3 +160,18 @@ def test_a_run_finds_it_before_anything_starts(tmp_path: Path) -> None:
         file.write_text(POINTER)
         with pytest.raises(PolicyError, match="is a Git LFS pointer"):
             require_model(str(file if file.suffix == ".gguf" else file.parent))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_named_and_not_played(tmp_path: Path, value: float) -> None:
+    def broken(weights: Weights) -> Weights:
+        weights["model.norm.weight"][3] = value
+        return weights
+
+    error = refusal(copied(tmp_path / "m", weights=broken))
+    assert error.message.endswith("are broken: NaN or infinity in model.norm.weight")
+
+
+def test_an_adapter_that_is_no_numbers_is_named(adapter: Path, tmp_path: Path) -> None:
+    location = edited(adapter, tmp_path / "a", lambda w: {k: v * float("nan") for k, v in w.items()})
+    assert f"the weights at {location} are broken: NaN or infinity in " in refusal(location, str(TINY)).message
