@@ -16,6 +16,7 @@ from mmo_rl.judge.condense import Play, count_tokens
 from mmo_rl.judge.presentation import Part
 from mmo_rl.judge.prompt import (
     SCHEMA_VERSION,
+    Answer,
     InvalidAnswer,
     build_messages,
     correction,
@@ -24,6 +25,15 @@ from mmo_rl.judge.prompt import (
 )
 from mmo_rl.judge.spending import Ledger
 from mmo_rl.types import Credit, Judgment, Score
+
+
+class IncompleteAnswer(Exception):
+    """Answer that was bad twice: ``answer`` is its text, ``scores`` what it says that can be used, by trajectory id."""
+
+    def __init__(self, message: str, *, answer: str, scores: Mapping[str, Score]) -> None:
+        super().__init__(message)
+        self.answer = answer
+        self.scores = scores
 
 
 class Asker:
@@ -58,7 +68,7 @@ class Asker:
     async def ask(self, part: Part, order: Sequence[int], *, seed: int) -> dict[str, Score]:
         """Returns the scores by trajectory id, the members presented in ``order``.
 
-        Raises `CallFailed`, `BudgetReached`, and `InvalidAnswer` after the second bad answer.
+        Raises `CallFailed`, `BudgetReached`, and `IncompleteAnswer` after the second bad answer.
         """
         members = [part.members[n] for n in order]
         messages, key = self.request(part, order, seed=seed)
@@ -73,6 +83,10 @@ class Asker:
                         raise self._useless
                     try:
                         scores = await self._answered(messages, by_id)
+                    except InvalidAnswer as invalid:
+                        usable = [_bound(_score(answer), by_id) for answer in invalid.usable.values()]
+                        scores_of = {score.trajectory_id: score for score in usable}
+                        raise IncompleteAnswer(str(invalid), answer=invalid.answer, scores=scores_of) from None
                     except CallFailed as failure:
                         # Requests that wait for a slot fail with it.
                         if failure.cause in HOPELESS and not self._ledger.usage.calls:
@@ -113,7 +127,8 @@ class Asker:
         try:
             return self._read(reply, by_id)
         except InvalidAnswer as invalid:
-            raise InvalidAnswer(str(invalid), answer=reply.text or reply.reasoning, in_vain=invalid.in_vain) from None
+            answer = reply.text or reply.reasoning
+            raise InvalidAnswer(str(invalid), answer=answer, in_vain=invalid.in_vain, usable=invalid.usable) from None
 
     def _read(self, reply: Reply, by_id: Mapping[str, Play]) -> tuple[Score, ...]:
         if reply.finish_reason == "length":
@@ -133,7 +148,7 @@ class Asker:
         steps = {i: list(play.steps) for i, play in by_id.items()} if self._credit == "decision" else None
         # A verdict without any other text stands among the thoughts of some servers.
         answers = parse_answer(reply.text if reply.text.strip() else reply.reasoning, list(by_id), steps)
-        return tuple(Score(i, answers[i].score, answers[i].explanation, answers[i].decisions) for i in by_id)
+        return tuple(_score(answers[i]) for i in by_id)
 
     def _usable(self, kept: tuple[Judgment, ...] | None, by_id: Mapping[str, Play]) -> tuple[Score, ...] | None:
         """Returns cached judgments as scores where they are of exactly these members, else None."""
@@ -144,6 +159,11 @@ class Asker:
         """Hashes everything that the answer depends on."""
         request = [SCHEMA_VERSION, self._model, self._parameters, messages]
         return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+
+
+def _score(answer: Answer) -> Score:
+    """Makes a score under the presented id."""
+    return Score(answer.id, answer.score, answer.explanation, answer.decisions)
 
 
 def _bound(score: Score, by_id: Mapping[str, Play]) -> Score:

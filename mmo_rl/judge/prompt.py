@@ -124,12 +124,16 @@ class Answer:
 class InvalidAnswer(ValueError):
     """Error for an answer without one usable score for each id; the message, for the judge, says what was wrong.
 
-    ``answer`` is the refused text, where it is known; ``in_vain``: the same request would be answered the same."""
+    ``answer`` is the refused text, where it is known; ``in_vain``: the same request would be answered the same.
+    ``usable`` has the answers of it, by presented id, that nothing is wrong with."""
 
-    def __init__(self, message: str, *, answer: str = "", in_vain: bool = False) -> None:
+    def __init__(
+        self, message: str, *, answer: str = "", in_vain: bool = False, usable: Mapping[str, Answer] | None = None
+    ) -> None:
         super().__init__(message)
         self.answer = answer
         self.in_vain = in_vain
+        self.usable = usable or {}
 
 
 def presented_ids(count: int) -> tuple[str, ...]:
@@ -261,6 +265,7 @@ def parse_answer(text: str, ids: Sequence[str], steps: Mapping[str, Sequence[int
     """
     faults: list[str] = []
     seen: set[str] = set()
+    repeated: set[str] = set()
     found: dict[str, Answer] = {}
     for position, content in enumerate(_entries(text), start=1):
         if not isinstance(content, dict):
@@ -270,6 +275,7 @@ def parse_answer(text: str, ids: Sequence[str], steps: Mapping[str, Sequence[int
         if not isinstance(number, str) or number not in ids:
             faults.append(f"unknown trajectory ID {_short(number)}")
         elif number in seen:
+            repeated.add(number)
             faults.append(f"trajectory ID {number} appears more than once")
         else:
             seen.add(number)
@@ -281,7 +287,8 @@ def parse_answer(text: str, ids: Sequence[str], steps: Mapping[str, Sequence[int
     if missing:
         faults.append(f"trajectory ID {', '.join(missing)} is missing")
     if faults:
-        raise InvalidAnswer("; ".join(faults))
+        usable = {number: answer for number, answer in found.items() if number not in repeated}
+        raise InvalidAnswer("; ".join(faults), usable=usable)
     return found
 
 

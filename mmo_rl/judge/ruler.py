@@ -15,7 +15,7 @@ import statistics
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Annotated, Literal, Self
 
@@ -25,14 +25,14 @@ from mmo_rl.chat.client import CallFailed, ChatClient, remedy
 from mmo_rl.chat.endpoint import Endpoint
 from mmo_rl.concurrency import gather_ordered
 from mmo_rl.errors import ConfigError, JudgeError
-from mmo_rl.judge.asking import Asker
+from mmo_rl.judge.asking import Asker, IncompleteAnswer
 from mmo_rl.judge.base import JudgeParts, JudgeRequest
 from mmo_rl.judge.canary import KINDS, MEMBER, bad_play
 from mmo_rl.judge.condense import whole
 from mmo_rl.judge.findings import Findings
 from mmo_rl.judge.known_models import KnownModel, known_model
 from mmo_rl.judge.presentation import CORRECTION_TOKENS, Part, Presenter, TooLong, orders
-from mmo_rl.judge.prompt import InvalidAnswer, answer_schema
+from mmo_rl.judge.prompt import answer_schema
 from mmo_rl.judge.spending import Budget, BudgetReached, Ledger, Prices, Rates
 from mmo_rl.judge.template import Template
 from mmo_rl.rng import derive_seed, rng
@@ -60,7 +60,8 @@ class RulerJudge:
     of presentation follow from ``seed`` and from the members' play. With ``repeats`` each part is judged that often in
     different orders: a member's score is the median, its spread the range. An answer that does not give each id exactly
     once, with a finite score in [0, 1], is sent back once with its faults; after that its members are `Unscored`,
-    unless another repeat was answered. ``credit`` "decision" asks for a score of each decision as well, in the same
+    unless another repeat was answered; ``partial`` keeps those scores of it, two or more, that nothing is wrong with.
+    ``credit`` "decision" asks for a score of each decision as well, in the same
     call.
 
     A prompt takes at most ``context_tokens`` (None: litellm's table, else 32,768) less ``max_completion_tokens``: long
@@ -91,6 +92,7 @@ class RulerJudge:
         temperature: Annotated[float, Field(ge=0, le=2)] | None = None,
         response_format: Literal["json_schema", "json_object", "none"] = "json_schema",
         canary_rate: Annotated[float, Field(ge=0, le=1)] = 0.0,
+        partial: bool = False,
         min_agreement: Annotated[float, Field(ge=-1, le=1)] | None = None,
         endpoint: Endpoint = Endpoint(),  # noqa: B008  # frozen
         budget: Budget = Budget(),  # noqa: B008
@@ -110,6 +112,7 @@ class RulerJudge:
         self._temperature = temperature
         self._response_format = response_format
         self._canary_rate = canary_rate
+        self._partial = partial
         self._endpoint = endpoint
         self._budget = budget
         self._prices = prices
@@ -334,16 +337,24 @@ class RulerJudge:
         if None in answers:
             return None
         rounds = [(order, a) for order, a in zip(sequence, answers, strict=True) if isinstance(a, dict)]
-        if not rounds:
-            refused = next(answer for answer in answers if isinstance(answer, Refused))
-            return [Unscored(trajectory_id, refused.reason, refused.answer) for trajectory_id in ids]
-        self._findings.add_answers(
-            [{ids[n]: (place, a[ids[n]].value) for place, n in enumerate(order)} for order, a in rounds],
-            repeats=self._repeats,
-        )
-        scores = {trajectory_id: _median([a[trajectory_id] for _, a in rounds]) for trajectory_id in ids}
-        await self._try_canary(group, part, scores, failures)
-        return list(scores.values())
+        if rounds:
+            self._findings.add_answers(
+                [{ids[n]: (place, a[ids[n]].value) for place, n in enumerate(order)} for order, a in rounds],
+                repeats=self._repeats,
+            )
+        refused = [answer for answer in answers if isinstance(answer, Refused)]
+        given = [*(a for _, a in rounds), *(answer.scores for answer in refused)]
+        scores: dict[str, Score] = {}
+        judged: list[Judgment] = []
+        for trajectory_id in ids:
+            if own := [answer[trajectory_id] for answer in given if trajectory_id in answer]:
+                scores[trajectory_id] = _median(own)
+                judged.append(scores[trajectory_id])
+            else:
+                judged.append(Unscored(trajectory_id, refused[0].reason, refused[0].answer))
+        if len(scores) == len(ids):
+            await self._try_canary(group, part, scores, failures)
+        return judged
 
     async def _attempt(
         self, part: Part, order: Sequence[int], failures: Counter[str], *, cycle: int = 0
@@ -357,8 +368,9 @@ class RulerJudge:
             self._raise_if_unusable(failure)
             failures[failure.reason] += 1
             return Refused(f"judge call failed: {failure.reason}")
-        except InvalidAnswer as invalid:
-            return Refused(f"invalid answer: {invalid}", invalid.answer)
+        except IncompleteAnswer as invalid:
+            enough = self._partial and len(invalid.scores) > 1  # a score alone is relative to nobody
+            return Refused(f"invalid answer: {invalid}", invalid.answer, invalid.scores if enough else {})
 
     def _cycle_seed(self, cycle: int) -> int:
         """Returns the seed of a cycle of orders, so that a repeated order is a request of its own."""
@@ -413,10 +425,12 @@ SHORTER = (
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Request without scores: the reason, and the beginning of the answer that could not be used."""
+    """Request without all scores: the reason, the answer that could not be used, and the scores of it that are kept
+    all the same."""
 
     reason: str
     answer: str = ""
+    scores: Mapping[str, Score] = field(default_factory=dict)
 
 
 def _median(scores: Sequence[Score]) -> Score:

@@ -166,6 +166,30 @@ async def test_a_bad_answer_is_asked_for_once_more_then_unscored(endpoint: Endpo
     assert judge.usage.calls == 2
 
 
+@pytest.mark.parametrize(
+    ("case", "kept"), [("80%", (2, 3, 4)), ("missing id", (2, 3, 4)), ("repeated id", (3, 4)), ("prose", ())]
+)
+async def test_the_scores_that_nothing_is_wrong_with_are_kept_where_that_is_asked_for(
+    endpoint: Endpoint, case: str, kept: tuple[int, ...]
+) -> None:
+    endpoint.script, expected = BAD[case]
+    [scored] = await run(make_judge(endpoint, partial=True), make_group(SKILLS))
+    shown = endpoint.requests[0].ids
+    assert len(shown) == len(SKILLS)
+    assert sum(isinstance(j, Score) for j in scored.judgments.values()) == len(
+        [i for i in shown if int(i) in kept or (int(i) > 4 and kept)]
+    )
+    assert all(expected in reason for reason in reasons(scored))
+    assert len(endpoint.requests) == 2
+
+
+async def test_a_repeat_that_was_answered_fills_what_a_partial_one_lacks(endpoint: Endpoint) -> None:
+    partial = with_first(("1", "80%"))
+    endpoint.script = lambda request, number: (honest if number == 0 else partial)(request, number)
+    [scored] = await run(make_judge(endpoint, partial=True, repeats=2), make_group(SKILLS))
+    assert all(isinstance(judgment, Score) for judgment in scored.judgments.values())
+
+
 @pytest.mark.parametrize("case", BAD)
 async def test_the_second_answer_counts(endpoint: Endpoint, case: str) -> None:
     bad, _ = BAD[case]
