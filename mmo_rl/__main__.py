@@ -12,8 +12,10 @@ from pathlib import Path
 from types import FrameType
 
 import hydra
+import hydra._internal.hydra as hydra_internals
 from hydra.errors import HydraException
 
+from mmo_rl.cli.hydra_keys import CheckedConfigs
 from mmo_rl.cli.job import job, outcome
 from mmo_rl.cli.swept_keys import for_each_job
 from mmo_rl.config.project import shipped
@@ -110,6 +112,7 @@ def _config_dir(arguments: list[str]) -> list[str]:
 def _start() -> None:
     """Has Hydra compose the config and run the job; a command that Hydra refuses is tried again with former names of
     keys under their present ones, and with keys of swept choices set in each job alone."""
+    hydra_internals.ConfigLoaderImpl = CheckedConfigs  # type: ignore[attr-defined]  # it takes a loader from nobody
     start = hydra.main(version_base="1.3", config_path=str(shipped("conf")), config_name="config")(job)
     try:
         start()

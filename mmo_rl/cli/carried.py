@@ -10,10 +10,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from omegaconf import DictConfig
 
 import mmo_rl.config.project  # noqa: F401 (a worker that unpickles a config needs the resolvers that it names)
+from mmo_rl.cli.hydra_keys import CheckedConfigs
 
 
 class Carrier(str):
@@ -32,7 +32,7 @@ def carrying(overrides: Sequence[str], config: DictConfig) -> list[str]:
     return [first, *overrides[1:]]
 
 
-class CarriedConfigs(ConfigLoaderImpl):
+class CarriedConfigs(CheckedConfigs):
     """Config loader of Hydra that returns a copy of the carried config where the overrides carry one."""
 
     def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:

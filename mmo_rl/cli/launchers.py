@@ -70,8 +70,8 @@ def require_shared_database(config: DictConfig, jobs: Iterable[DictConfig]) -> N
 
 
 def require_one_controller(config: DictConfig, jobs: Mapping[str, DictConfig]) -> None:
-    """Raises `ConfigError` where a job, by its name, has a launcher, sweeper or callbacks of its own: those of the
-    whole sweep, ``config``, start it, and what its own say would be ignored."""
+    """Raises `ConfigError` where a job, by its name, has a launcher or sweeper of its own: those of the whole sweep,
+    ``config``, start it, and what its own say would be ignored."""
     for name, job in jobs.items():
         for group in ("launcher", "sweeper"):
             whole, own = (str(c.hydra.runtime.choices.get(f"hydra/{group}")) for c in (config, job))
@@ -81,7 +81,7 @@ def require_one_controller(config: DictConfig, jobs: Mapping[str, DictConfig]) -
                     hint=f"type it for the whole sweep: mmo-rl -m hydra/{group}={own} ..., or leave it out of {name};"
                     " or start each as a sweep of its own",
                 )
-        for node in ("launcher", "sweeper", "callbacks"):
+        for node in ("launcher", "sweeper"):
             whole_keys, own_keys = (_leaves(c.hydra.get(node)) for c in (config, job))
             for key, value in own_keys.items():
                 if key not in whole_keys or whole_keys[key] != value:

@@ -17,7 +17,6 @@ from mmo_rl.config.upgrade import upgraded
 from mmo_rl.errors import ConfigError
 from mmo_rl.files import write_text
 from mmo_rl.report.differences import config_differences
-from mmo_rl.report.mask import MASK
 from mmo_rl.report.run_folder import RunFolder
 
 RUNS_SHOWN = 12
@@ -33,7 +32,7 @@ async def run(context: Context, options: NewExperimentOptions) -> None:
         raise ConfigError("the experiment has no name", hint=hint)
     folders = _folders(options.source, project_root())
     extensions.take_search_path(folders[0].provenance())
-    content, jobs = experiment([_overrides(folder) for folder in folders], name=name)
+    content, jobs = experiment([folder.recipe() for folder in folders], name=name)
     path = project_root() / "experiments" / f"{name}.yaml"
     if path.exists() and not options.overwrite:
         raise ConfigError(
@@ -65,13 +64,6 @@ def _folders(source: str, root: Path) -> list[RunFolder]:
     # Comparisons of policies lie among the trainings that they are about.
     trainings = [run for run in runs if (run.config() or {}).get("task", "train") == "train"]
     return trainings or runs
-
-
-def _overrides(folder: RunFolder) -> list[str]:
-    overrides = folder.overrides()
-    if hidden := [o for o in overrides if MASK in o]:
-        raise ConfigError(f"{folder.path / 'overrides.yaml'} holds a masked value: {hidden[0]}")
-    return overrides
 
 
 def _require_same_config(name: str, content: Mapping[str, object], folders: Sequence[RunFolder]) -> None:

@@ -30,7 +30,6 @@ from mmo_rl.report.differences import (
     number_differences,
     numbers,
 )
-from mmo_rl.report.mask import MASK
 from mmo_rl.report.provenance import data_fingerprint, surroundings
 from mmo_rl.report.run_folder import RunFolder, move_aside
 from mmo_rl.sampler.select import selections
@@ -90,13 +89,7 @@ def _opened(run: str, root: Path) -> tuple[RunFolder, list[str]]:
             f"the run in {path} is {status['status']}, so there are no numbers to compare with",
             hint="finish it first: the command in its overrides.yaml continues it",
         )
-    overrides = folder.overrides()
-    if hidden := [o for o in overrides if MASK in o]:
-        raise ConfigError(
-            f"overrides.yaml holds a masked value ({hidden[0]}), so the run cannot be repeated as it was",
-            hint=f"put the value back into {path / 'overrides.yaml'}",
-        )
-    return folder, overrides
+    return folder, folder.recipe()
 
 
 def _changed_sources(recorded: JsonDict) -> list[tuple[str, str, str]]:

@@ -52,9 +52,23 @@ def types_of(annotation: object) -> tuple[type, ...]:
     return (annotation,) if isinstance(annotation, type) and annotation is not type(None) else ()
 
 
+def made_by(found: object) -> type | None:
+    """Returns the class of what a function of this package makes, by its annotation; None for anything else."""
+    if not inspect.isfunction(found) or not found.__module__.startswith("mmo_rl."):
+        return None
+    made = typing.get_type_hints(found).get("return")
+    return made if isinstance(made, type) and made is not type(None) else None
+
+
 def misfit(target: Callable[..., object], types: tuple[type, ...], name: str) -> str | None:
-    """Returns why a class is none of ``types``, for people; None where it is one. ``name`` is its dotted path."""
-    if not isinstance(target, type) or not types:
+    """Returns why a class, or what a function makes, is none of ``types``, for people; None where it is one. ``name``
+    is its dotted path."""
+    if not isinstance(target, type):
+        made = made_by(target)
+        if made is None or not types:
+            return f"{name} is no class"
+        target = made
+    if not types:
         return None
     reasons = [(kind, _missing(target, kind)) for kind in types]
     if any(not missing for _, missing in reasons):

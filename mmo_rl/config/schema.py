@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from mmo_rl.config import extensions
 from mmo_rl.config.hints import near, show
-from mmo_rl.config.protocols import PROTOCOLS, misfit, types_of
+from mmo_rl.config.protocols import PROTOCOLS, made_by, misfit, types_of
 from mmo_rl.errors import MmoRlError
 from mmo_rl.types import Parts
 
@@ -112,10 +112,11 @@ class Schema:
 def load(target: str) -> ComponentClass:
     """Imports the class that a dotted path names (`mmo_rl.config.extensions` says which may be named).
 
-    Raises `ValueError` with a message for people where it may not run, does not exist or is no class.
+    A function of this package stands for the class that it makes. Raises `ValueError` with a message for people where
+    it may not run, does not exist or is neither.
     """
     found = extensions.find(target)
-    if not isinstance(found, type) and not (callable(found) and target.startswith("mmo_rl.")):
+    if not isinstance(found, type) and made_by(found) is None:
         raise ValueError(f"found {target!r}, expected a class")
     return typing.cast(ComponentClass, found)
 

@@ -22,7 +22,7 @@ from mmo_rl import files
 from mmo_rl.clock import utc_now
 from mmo_rl.errors import ConfigError, MmoRlError
 from mmo_rl.milestones import reached
-from mmo_rl.report.mask import mask, mask_arguments, mask_tree
+from mmo_rl.report.mask import MASK, mask, mask_arguments, mask_tree
 from mmo_rl.types import JsonDict, Measured
 
 State = Literal["running", "done", "failed", "interrupted"]
@@ -242,6 +242,22 @@ class RunFolder:
         """The command line's overrides, masked; none where none were typed."""
         loaded = self._read_yaml("overrides.yaml")
         return [str(override) for override in loaded] if isinstance(loaded, list) else []
+
+    def recipe(self) -> list[str]:
+        """The overrides for a repetition of the run. Raises `ConfigError` where they hold a masked value, or keys of
+        Hydra's own node: the run's folder may come from anybody, and those decide what is executed and where."""
+        overrides = self.overrides()
+        if hidden := [o for o in overrides if MASK in o]:
+            raise ConfigError(
+                f"overrides.yaml holds a masked value ({hidden[0]}), so the run cannot be repeated as it was",
+                hint=f"put the value back into {self.path / 'overrides.yaml'}",
+            )
+        if foreign := [o for o in overrides if o.lstrip("+~").startswith("hydra")]:
+            raise ConfigError(
+                f"overrides.yaml sets Hydra's own keys, which no run of mmo-rl records: {', '.join(foreign[:3])}",
+                hint=f"take them out of {self.path / 'overrides.yaml'}, or ask whoever made that folder",
+            )
+        return overrides
 
     def write_plan(self, expected: Mapping[str, object]) -> None:
         """Writes plan.json: the expected numbers by the keys of summary.json; null where one is unknown."""

@@ -265,7 +265,6 @@ def test_swept_experiments_that_are_sweeps_run_all_of_their_jobs(cli: Cli, train
         ("defaults: [{override /hydra/launcher: joblib}]", "hydra/launcher=joblib"),
         ("defaults: [{override /hydra/sweeper: optuna}]", "hydra/sweeper=optuna"),
         ("hydra: {sweeper: {max_batch_size: 2}}", "hydra.sweeper.max_batch_size=2"),
-        ("hydra: {callbacks: {mine: {_target_: hydra.experimental.callback.Callback}}}", "hydra.callbacks.mine"),
     ],
 )
 def test_a_swept_experiment_with_a_launcher_or_sweeper_of_its_own_is_refused(
