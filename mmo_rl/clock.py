@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 
 from mmo_rl.types import Window
@@ -14,6 +15,12 @@ _WINDOW_ID = re.compile(r"(\d{4})-(\d{2})-(\d{2})T(\d{2}):(\d{2})")
 def utc_now() -> datetime:
     """Returns the present, aware UTC."""
     return datetime.now(UTC)
+
+
+def newest_begun(starts: Iterable[datetime], now: datetime) -> datetime | None:
+    """Returns the newest start that is not in the future, else the newest; None of none. All are aware, or none is."""
+    listed = list(starts)
+    return max((start for start in listed if start <= now), default=max(listed, default=None))
 
 
 def milliseconds(moment: datetime) -> float:

@@ -11,6 +11,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from mmo_rl.clock import newest_begun
 from mmo_rl.origins import EVERYTHING, Origin, Where, is_simulated
 from mmo_rl.source.base import RecordedOutcomes, SourceParts
 from mmo_rl.source.exports import STANDARD_INPUT, Entry, Exports, models_of, parts_of
@@ -86,8 +87,8 @@ class JsonlSource:
             own = query.scenario_id
             if own == scenario_id if own is not None else self._chosen(member, query):
                 members.setdefault(window, []).append((start, member))
-        newest = max((window.start for window in members), default=None)
         now = self._now()
+        newest = newest_begun((window.start for window in members), now)
         only = frozenset(query.only)
         found = []
         for window in sorted(members, key=lambda window: window.start):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from mmo_rl.clock import milliseconds
 from mmo_rl.messages import content_text, message_fault
@@ -35,6 +35,10 @@ CALLS = ("llmCalls", "llm_calls", "calls", "llm")
 PROVIDERS = ("providerAccesses", "provider_accesses", "providerLogs", "providerAccess")
 STATES = ("environmentState", "environment_state", "observation")
 STEPS = ("stepsJson", "steps_json", "steps")
+LONGEST = timedelta(days=366)
+"""Length of a trajectory from which on one of its times is taken for wrong: it is sliced for each of its hours."""
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+"""NUL, which PostgreSQL refuses in texts, and halves of surrogate pairs, which no encoding takes."""
 _STEP_NUMBER = re.compile(r"-step-(\d{1,9})$|-call-(\d{1,9})-\d+$")
 
 
@@ -74,9 +78,19 @@ def _trajectory(row: Fields, identity: str | None, calls: Sequence[Fields]) -> T
     for name, moment in (("startTime", start), ("endTime", end)):
         if not 1 < moment.year < 9999:  # its window would lie outside the calendar
             raise Unreadable(name, moment.isoformat(), "out of range")
+    if end - start > LONGEST:
+        raise Unreadable("endTime", end.isoformat(), f"more than {LONGEST.days} days after its start")
     steps = usual or _steps(recorded, identity, start, calls)
     if rewards.get("totalReward") == 0 and all(step.reward is None for step in steps):
         del rewards["totalReward"]  # the column cannot be empty: 0 is written where nothing was recorded
+    role = agent_role(
+        as_text(pick(row, "archetype", "role") or metadata.get("archetype")),
+        as_text(pick(row, "npcRole", "npc_role") or metadata.get("npcRole")),
+    )
+    scenario_id = as_text(pick(row, "scenarioId", "scenario_id"))
+    for name, text in (("trajectoryId", identity), ("agentId", agent), ("scenarioId", scenario_id), ("role", role)):
+        if text is not None and _UNSTORABLE.search(text):
+            raise Unreadable(name, text, "a character that no database holds")
     return Trajectory(
         trajectory_id=identity,
         agent_id=agent,
@@ -89,11 +103,8 @@ def _trajectory(row: Fields, identity: str | None, calls: Sequence[Fields]) -> T
             pick(row, "finalBalance", "final_balance"), metrics.get("finalBalance"), metrics.get("final_balance")
         ),
         final_status=as_text(pick(row, "finalStatus", "final_status") or metrics.get("finalStatus")) or "completed",
-        role=agent_role(
-            as_text(pick(row, "archetype", "role") or metadata.get("archetype")),
-            as_text(pick(row, "npcRole", "npc_role") or metadata.get("npcRole")),
-        ),
-        scenario_id=as_text(pick(row, "scenarioId", "scenario_id")),
+        role=role,
+        scenario_id=scenario_id,
         is_training_data=as_bool(
             pick(row, "isTrainingData", "is_training_data"),
             default=as_bool(pick(metadata, "isTrainingData", "is_training_data"), default=True),

@@ -4,12 +4,13 @@ a window."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
 
+from mmo_rl.clock import newest_begun
 from mmo_rl.origins import EVERYTHING, Where
 from mmo_rl.source import statements, window_sql
 from mmo_rl.source.base import WINDOWS_INDEX
@@ -81,7 +82,7 @@ class Statistics:
         await self._announce()
         length = timedelta(hours=query.window_hours)
         counted = await self._count(query)
-        latest = max([start for start, _ in counted], default=None)
+        latest = self._newest(start for start, _ in counted)
         reaching = self._layouts[_key(query)].reaching if query.exact else ()
         asked = _query_test(length, query, latest)
         touched = {start for start in self._starts_in_reach(reaching, length) if asked(start)}
@@ -92,7 +93,7 @@ class Statistics:
                 recounted += stats.counts(min_actions=query.min_actions, by_role=query.by_role)
             counted = [(start, row) for start, row in counted if start not in touched]
             starts = [start for start, _ in counted] + [_naive(c.window.start) for c in recounted]
-            asked = _query_test(length, query, max(starts, default=None))  # the latest window may have no slice in it
+            asked = _query_test(length, query, self._newest(starts))  # the latest window may have no slice in it
         over = (self._now() - self._settle - length).replace(tzinfo=None)
         with no_collection():
             found = [c for c in recounted if asked(_naive(c.window.start))]
@@ -132,7 +133,7 @@ class Statistics:
                     member = Member(slice_id(identity, piece.window.id), agent, len(piece.steps), piece.pnl, *more)
                     members.setdefault(own, []).append((max(began, own), member))
         outcomes = await self._outcome_starts(length, hourly=hourly)
-        asked = _query_test(length, query, max(members, default=None))
+        asked = _query_test(length, query, self._newest(members))
         only = frozenset(query.only)
         found = []
         for naive in sorted(members):
@@ -161,6 +162,16 @@ class Statistics:
     def _complete(self, window: Window) -> bool:
         return window.end + self._settle < self._now()
 
+    def _newest(self, starts: Iterable[datetime]) -> datetime | None:
+        return newest_begun(starts, _naive(self._now()))
+
+    def _since(self, first: datetime | None, back: timedelta | None, counted: Counted) -> datetime | None:
+        """Returns the earliest start of the counted windows."""
+        newest = self._newest(start for start, _ in counted)
+        if back is None or newest is None:
+            return first
+        return newest - back if back < newest - BEGINNING else BEGINNING
+
     async def _count(self, query: WindowQuery, *, whole: bool = False) -> Counted:
         """Counts by start of the window, for at least the windows asked for, ``whole`` for all; keeps the `Layout`."""
         table, chosen = await self._chosen(query)
@@ -179,7 +190,7 @@ class Statistics:
             if counted is not None:
                 reaching = [(start, row["ended"]) for start, row in counted if row["ended"] > start + length]
                 names = {} if usual else {start: row["name"] for start, row in counted}
-                since = _since(first, back, counted) if usual and not whole else None
+                since = self._since(first, back, counted) if usual and not whole else None
                 self._layouts[key] = Layout(reaching, _usual_name if usual else names.get, since)
                 return counted
         sql = window_sql.counts_sql(
@@ -187,7 +198,7 @@ class Statistics:
         )
         counted = [(row["start"], row) for row in await self._reader.fetch(sql, length, *arguments)]
         reaching = [(start, row["reach"]) for start, row in counted if row["reach"] is not None]
-        self._layouts[key] = Layout(reaching, None, None if whole else _since(first, back, counted))
+        self._layouts[key] = Layout(reaching, None, None if whole else self._since(first, back, counted))
         return counted
 
     async def _rows(self, query: WindowQuery, length: timedelta) -> list[asyncpg.Record]:
@@ -346,14 +357,6 @@ def _reach(query: WindowQuery) -> tuple[datetime | None, timedelta | None]:
     if query.span is not None:
         return _naive(query.span.start), None
     return None, timedelta(hours=query.lookback_hours)
-
-
-def _since(first: datetime | None, back: timedelta | None, counted: Counted) -> datetime | None:
-    """Returns the earliest start of the counted windows."""
-    if back is None or not counted:
-        return first
-    newest = max(start for start, _ in counted)
-    return newest - back if back < newest - BEGINNING else BEGINNING
 
 
 def _query_test(length: timedelta, query: WindowQuery, newest: datetime | None) -> Callable[[datetime], bool]:

@@ -27,6 +27,9 @@ USUAL = rf"""
 """
 """A condition: an id is as the game writes it. As texts such ids stand in the order of the starts that they name."""
 OLDEST = "timestamp '0001-01-01'"
+NOW = "(now() at time zone 'utc')"
+NEWEST = f"coalesce(max(start) filter (where start <= {NOW}), max(start))"
+"""The start of the newest window that has begun: a clock of years ahead would hide all others from a look back."""
 COLUMNS = 'id, agent, steps, pnl, role, training, evaluation, name, "startTime", "endTime", start, crosses'
 
 
@@ -58,7 +61,8 @@ def named_counts_sql(table: Table, chosen: Chosen, *, by_role: bool) -> str:
             group by {table.text("windowId")}{f", {role}" if by_role and role != "null::text" else ""}
         ), known as materialized (
             select coalesce(bool_and(name is not null and {USUAL} and coalesce(hours, 1) <= 1), false) as usual,
-                   max(name collate "C") as newest
+                   coalesce(max(name collate "C") filter (where name <= to_char({NOW}, 'YYYY-MM-DD"T"HH24:MI')),
+                            max(name collate "C")) as newest
             from counted
         ), first as materialized (
             select usual, moment, to_char(moment, 'YYYY-MM-DD"T"HH24:MI') as name
@@ -110,7 +114,7 @@ def counts_sql(table: Table, chosen: Chosen, *, hourly: bool, joined: bool, by_r
                    {"ok_steps" if joined else "many_steps"} as taken
             from agents
         ), first as (
-            select greatest(coalesce($4::timestamp, max(start) - $5::interval), {OLDEST}) as moment from agents
+            select greatest(coalesce($4::timestamp, {NEWEST} - $5::interval), {OLDEST}) as moment from agents
         ), counted as (
             select start, role, coalesce(sum(available + excluded + few), 0)::bigint as members,
                    coalesce(sum(available + few), 0)::bigint as trainable,
@@ -138,7 +142,7 @@ def windows_sql(table: Table, chosen: Chosen, *, hourly: bool) -> str:
         where ($3::timestamp is null or case when crosses then "endTime" else start end >= $3)
           and ($4::timestamp is null or start + $1 <= $4)
           and ($5::interval is null
-               or case when crosses then "endTime" else start end > (select max(start) from recorded) - $5)
+               or case when crosses then "endTime" else start end > (select {NEWEST} from recorded) - $5)
     """
 
 

@@ -52,10 +52,11 @@ def test_every_rejection_is_counted_and_written_down(project: Project, tmp_path:
     path.write_text("\n".join(map(json.dumps, [row("first"), *bad, 7])) + "\n{broken")
     said = imported(project, path)
     assert "trajectories imported 1 already there 0" in said
-    assert "rejected: refused by the database 2" in said
+    assert "rejected: refused by the database 1" in said
+    assert "rejected: a character that no database holds 1" in said
     assert "rejected: no steps 1" in said
     assert "rejected: not JSON 1" in said
-    assert "refused by the database, the first time: the trajectory nul does not fit" in said
+    assert "refused by the database, the first time: the trajectory long does not fit" in said
     assert f"Each rejection is in {project.home / 'rejected.jsonl'}" in said
     lines = [json.loads(line) for line in (project.home / "rejected.jsonl").read_text().splitlines()]
     assert sorted(str(line["trajectory_id"]) for line in lines) == ["None", "None", "long", "none", "nul"]
@@ -63,7 +64,7 @@ def test_every_rejection_is_counted_and_written_down(project: Project, tmp_path:
 
 def test_refusing_all_is_a_failure(project: Project, tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
-    path.write_text(json.dumps(row("nul", agentId="a\0")))
+    path.write_text(json.dumps(row("long", scenarioId="s" * 101)))
     assert "database=embedded" in imported(project, path, code=1)
 
 

@@ -63,14 +63,22 @@ async def test_a_game_s_rows_are_stored_once_and_read_back_the_same(database: Da
 
 async def test_what_cannot_be_stored_is_counted_and_the_rest_goes_on(database: Database, tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
-    bad = [row("nul", agentId="a\0"), row("long", scenarioId="s" * 101), row("half", agentId="\ud800")]
-    bad.append(row("none", steps=[]))
+    bad = [row("long", scenarioId="s" * 101), row("none", steps=[])]
+    bad += [row("nul\0"), row("a", agentId="a\0"), row("half", agentId="\ud800"), row("s", scenarioId="s\0")]
+    bad += [row("r", archetype="\0"), row("ages", endTime="2028-06-01T10:00:00.000Z")]
     path.write_text("\n".join(map(json.dumps, [row("first"), *bad, row("last"), 7])) + "\n{broken")
     counts, rejected = await copied(database, path)
     assert (await stored(database)).keys() == {"first", "last"}
     assert (counts.imported, counts.already_there) == (2, 0)
-    assert str(counts.refusal).startswith("the trajectory nul does not fit")
-    assert rejected == {"refused by the database": 3, "no steps": 1, "not JSON": 1, "not an object": 1}
+    assert str(counts.refusal).startswith("the trajectory long does not fit")
+    assert rejected == {
+        "refused by the database": 1,
+        "no steps": 1,
+        "a character that no database holds": 5,
+        "more than 366 days after its start": 1,
+        "not JSON": 1,
+        "not an object": 1,
+    }
 
 
 async def test_many_share_a_transaction_and_one_that_is_refused_costs_no_other(
@@ -82,7 +90,7 @@ async def test_many_share_a_transaction_and_one_that_is_refused_costs_no_other(
     await copied(database, path)
     async with database.read_only().acquire() as connection:
         assert await connection.fetchval("select count(distinct xmin::text) from trajectories") == 3
-    again = [row(f"u{n}", agentId="a\0" if n == 7 else "a") for n in range(30)]
+    again = [row(f"u{n}", scenarioId="s" * 101 if n == 7 else None) for n in range(30)]
     path.write_text("\n".join(map(json.dumps, [*rows, *again])))
     counts, rejected = await copied(database, path)
     assert (counts.imported, counts.already_there, rejected) == (29, 250, {"refused by the database": 1})
@@ -147,7 +155,7 @@ OBJECTS = st.dictionaries(st.text(max_size=5), JSON, max_size=3)
 STEPS = st.lists(
     st.fixed_dictionaries(
         {
-            "timestamp": st.integers(1_700_000_000_000, 1_800_000_000_000),
+            "timestamp": st.integers(1_700_000_000_000, 1_720_000_000_000),
             "environmentState": OBJECTS,
             "action": st.fixed_dictionaries({"actionType": st.text(max_size=5), "parameters": OBJECTS}),
             "llmCalls": st.lists(

@@ -160,6 +160,13 @@ async def test_a_path_that_does_not_exist_and_an_empty_folder(source: Make, tmp_
         assert "source.path" in str(caught.value.hint)
 
 
+async def test_a_clock_of_years_ahead_hides_no_window(source: Make, tmp_path: Path) -> None:
+    starts = ("2025-06-01T10:20:00Z", "2025-06-02T10:20:00Z", "2099-01-01T00:20:00Z")
+    reader = source(lines(tmp_path / "a.jsonl", *(row(f"t{n}", start) for n, start in enumerate(starts))))
+    found = ids(await reader.windows(WindowQuery(lookback_hours=6)))
+    assert list(found) == ["2025-06-02T10:00", "2099-01-01T00:00"]
+
+
 async def test_windows_scenarios_and_lookback(source: Make, tmp_path: Path) -> None:
     path = lines(
         tmp_path / "a.jsonl",

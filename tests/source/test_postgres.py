@@ -183,6 +183,20 @@ async def test_the_lookback_counts_from_the_newest_window_of_the_scenario(ours: 
     assert await reader.windows(WindowQuery(scenario_id="none")) == []
 
 
+@pytest.mark.parametrize("named", ["usual", "odd", "none"])
+@pytest.mark.parametrize("hours", [1.0, 2.0])
+async def test_a_clock_of_years_ahead_hides_no_window(ours: Connections, named: str, hours: float) -> None:
+    for identity, start in (("old", "2025-06-01 00:00"), ("new", "2025-06-02 00:00"), ("ahead", "2099-01-01 00:00")):
+        name = {"usual": start.replace(" ", "T"), "odd": start.replace(" ", "-")[:13], "none": None}[named]
+        await add(ours, identity, start, windowId=name)
+    reader = source(ours)
+    query = WindowQuery(lookback_hours=6, window_hours=hours)
+    expected = ["2025-06-02T00:00", "2099-01-01T00:00"]
+    assert list(ids(await reader.windows(query))) == [c.window.id for c in await reader.counts(query)] == expected
+    await ours.connection.execute("delete from trajectories where id <> 'ahead'")
+    assert [c.window.id for c in await source(ours).counts(query)] == expected[1:]
+
+
 async def test_a_span_is_half_open(ours: Connections) -> None:
     for hour in range(4):
         await add(ours, str(hour), f"2025-06-01 0{hour}:00")
