@@ -68,6 +68,9 @@ def test_no_planted_secret_comes_out(project: Project, wandb: WandbServer, endpo
     assert wandb.runs and wandb.artifacts, "the run was logged online"
     (patch,) = tmp_path.glob("runs/*/*/git.patch")
     assert 'token = "***"' in patch.read_text() or "token = ***" in patch.read_text()
+    from wandb import teardown
+
+    teardown()  # W&B's service stops only after the file of a finished run is there
     (wandb_file,) = tmp_path.glob("runs/*/*/wandb/run-*/*.wandb")
     assert wandb_file.stat().st_size > 1000
 

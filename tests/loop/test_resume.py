@@ -149,7 +149,7 @@ async def test_rewards_that_teach_nothing_end_the_run_and_publish_nothing(tmp_pa
     ended, told = perform(
         here | {"arguments": record},
         *(
-            here | {"arguments": [f"name={how}", *offline], "accident": f"rewards:{how}"}
+            here | {"arguments": [f"name='{how}'", *offline], "accident": f"rewards:{how}"}
             for how in ("equal", "one", "nan")
         ),
         here | {"arguments": ["name=warm", "trainer.warm_start=0.1", *offline], "accident": "rewards:equal"},
