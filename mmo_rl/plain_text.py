@@ -21,6 +21,14 @@ _UNSEEN = (
 _HARMLESS = _PICTURES | {code: _REPLACEMENT for first, end in _UNSEEN for code in range(first, end)}
 
 
+_UNSTORABLE = dict.fromkeys((0, *range(55296, 57344)), _REPLACEMENT)
+
+
+def storable(text: str) -> str:
+    """Replaces NUL, which PostgreSQL refuses in texts, and halves of surrogate pairs, which no encoding takes."""
+    return text if text.isascii() and "\0" not in text else text.translate(_UNSTORABLE)
+
+
 def harmless(text: str) -> str:
     """Replaces every control character but newlines and tabs, and every mark of the writing direction, by one visible
     character each."""

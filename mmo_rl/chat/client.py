@@ -211,6 +211,8 @@ class ChatClient:
         """Tells if the same request may succeed later."""
         import openai
 
+        if _too_large(error):
+            return False
         if isinstance(error, openai.APIStatusError):
             if error.code == "insufficient_quota":
                 return False
@@ -238,6 +240,8 @@ class ChatClient:
             if isinstance(error.__cause__, httpx.ConnectTimeout):
                 return CallFailed(f"no connection to {self._where} within {self._endpoint.timeout_s:g} s", "down")
             return CallFailed(f"no answer from {self._where} within {self._endpoint.timeout_s:g} s", "slow")
+        if _too_large(error):
+            return CallFailed(f"{self._where}: {error.__cause__}", "refused")
         if isinstance(error, openai.APIConnectionError):
             return CallFailed(f"{self._where}: {reason}", "down" if _refused(error) else "refused")
         if isinstance(error, openai.APIStatusError):
@@ -259,6 +263,13 @@ class ChatClient:
 
 _LONGEST_WAIT_S = 366 * 86400.0
 """A wait longer than this is a mistake of the server: no date is made of it."""
+
+
+def _too_large(error: Exception) -> bool:
+    """Tells if an answer was above the limit of its size: asking again brings the same."""
+    from mmo_rl.chat.bounded import AnswerTooLarge
+
+    return isinstance(error.__cause__, AnswerTooLarge)
 
 
 def _refused(error: BaseException) -> bool:

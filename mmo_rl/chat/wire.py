@@ -19,6 +19,8 @@ from pydantic import (
     WrapValidator,
 )
 
+from mmo_rl.plain_text import storable
+
 if TYPE_CHECKING:
     import openai
 
@@ -75,9 +77,18 @@ class OpenAITransport:
         if self._client is None:
             import openai
 
+            from mmo_rl.chat.bounded import BoundedTransport
+
             base_url, api_key, timeout_s = self._settings
             # Retries are the caller's: the client's own would multiply with them and cannot be bounded in time.
-            self._client = openai.AsyncOpenAI(api_key=api_key, base_url=base_url, timeout=timeout_s, max_retries=0)
+            self._client = openai.AsyncOpenAI(
+                api_key=api_key,
+                base_url=base_url,
+                timeout=timeout_s,
+                max_retries=0,
+                default_headers={"accept-encoding": "gzip, deflate"},
+                http_client=openai.DefaultAsyncHttpxClient(transport=BoundedTransport()),
+            )
         create: Any = self._client.chat.completions.with_raw_response.create  # its overloads take no mapping
         response = await create(model=self._model, messages=messages, **parameters)
         return str(response.text)
@@ -204,12 +215,12 @@ def parse_reply(body: str) -> Reply:
     choice, usage = completion.choices[0], completion.usage or _Usage()
     logprobs = choice.logprobs or _Logprobs()
     return Reply(
-        text=choice.message.content or "",
+        text=storable(choice.message.content or ""),
         finish_reason=choice.finish_reason,
         refusal=choice.message.refusal,
         prompt_tokens=usage.prompt_tokens,
         completion_tokens=usage.completion_tokens,
-        reasoning=choice.message.reasoning_content or choice.message.reasoning or "",
+        reasoning=storable(choice.message.reasoning_content or choice.message.reasoning or ""),
         prompt_token_ids=completion.prompt_token_ids,
         token_ids=choice.token_ids or logprobs.named_ids,
         logprobs=logprobs.of_all,

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, Field, PlainValidator, ValidationError
 
+from mmo_rl.plain_text import storable
 from mmo_rl.rng import derive_seed
 from mmo_rl.types import Credit
 
@@ -229,7 +230,7 @@ def _text_as_number(value: object) -> object:
 
 _DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _UnitScore = Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False), BeforeValidator(_text_as_number)]
-_Explanation = Annotated[str, PlainValidator(lambda value: value if isinstance(value, str) else "")]
+_Explanation = Annotated[str, PlainValidator(lambda value: storable(value) if isinstance(value, str) else "")]
 
 
 class _Decision(BaseModel):

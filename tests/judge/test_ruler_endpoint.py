@@ -185,6 +185,34 @@ async def test_a_repeat_that_was_answered_fills_what_a_partial_one_lacks(endpoin
     assert all(isinstance(judgment, Score) for judgment in scored.judgments.values())
 
 
+async def test_an_answer_above_the_limit_is_asked_for_once_and_costs_its_group_alone(
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mmo_rl.chat.bounded.LARGEST_ANSWER", 2000)
+    endpoint.script = lambda request, number: (
+        honest(request, number) if "skill=0.9" in request.user else completion("x" * 5000)
+    )
+    first, second = await run(
+        make_judge(endpoint), make_group([0.9, 0.1], prefix="a"), make_group([0.2, 0.3], prefix="b", hour=15)
+    )
+    assert all(isinstance(judgment, Score) for judgment in first.judgments.values())
+    [reason] = reasons(second)
+    assert "the answer is longer than 0.002 MB" in reason
+    assert len(endpoint.requests) == 2
+
+
+async def test_half_an_emoji_and_nul_in_an_answer_can_be_stored(endpoint: Endpoint) -> None:
+    def script(request: Request, number: int) -> Reply:
+        listed = [{"trajectory_id": i, "explanation": "half \ud83d, nul \0", "score": 0.5} for i in request.ids]
+        return completion(json.dumps({"scores": listed}, ensure_ascii=False))
+
+    endpoint.script = script
+    [scored] = await run(make_judge(endpoint), make_group(SKILLS))
+    for judgment in scored.judgments.values():
+        assert isinstance(judgment, Score)
+        assert judgment.explanation.encode("utf-8") and "\0" not in judgment.explanation
+
+
 @pytest.mark.parametrize("case", BAD)
 async def test_the_second_answer_counts(endpoint: Endpoint, case: str) -> None:
     bad, _ = BAD[case]
