@@ -12,11 +12,14 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, BinaryIO, cast
+from typing import IO, TYPE_CHECKING, BinaryIO, cast
 
 from mmo_rl.errors import SourceError
 from mmo_rl.source.jsontext import Unreadable, excerpt, parse_json
 from mmo_rl.types import Rejection
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 SUFFIXES = (".jsonl", ".ndjson", ".json")
 GZIP = b"\x1f\x8b"
@@ -25,6 +28,10 @@ AS_LINES = "polars.{read}('{name}').write_ndjson('rows.jsonl')"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 MOST_UNPACKED = 32
 _SKIPPED_AT_ONCE = 1 << 20
+MOST_RATIO = 150
+"""Unpacked bytes a packed byte; recorded play has 5 to 40, a bomb up to 1,030."""
+UNGUARDED = 50_000_000
+"""Unpacked bytes up to which any ratio is taken."""
 _CSV_HEAD = re.compile(rb'"?[A-Za-z_]\w*"?(?:[,;\t]"?[A-Za-z_]\w*"?)+\r?$')
 _NAME = re.compile(rb'"(?:trajectoryId|trajectory_id)" ?: ?"([^"\\]{1,200})"')
 
@@ -32,8 +39,40 @@ _NAME = re.compile(rb'"(?:trajectoryId|trajectory_id)" ?: ?"([^"\\]{1,200})"')
 def open_unpacked(path: Path) -> BinaryIO:
     """Opens a file for reading, unpacked where its first bytes say that it is gzipped, whatever its name."""
     if is_gzipped(path):
-        return cast(BinaryIO, gzip.open(path, "rb"))
+        return _Unpacked.of(path.open("rb"))
     return path.open("rb")
+
+
+class _Unpacked(io.RawIOBase):
+    """Content of a gzipped stream. Raises `OSError` where it is more than `MOST_RATIO` times what was read of a file
+    for it; how much of a pipe was read is not known."""
+
+    def __init__(self, packed: BinaryIO) -> None:
+        self._packed = packed
+        self._unpacked = gzip.GzipFile(fileobj=packed)
+        self._read = 0
+        self._guarded = packed.seekable()
+
+    @classmethod
+    def of(cls, packed: BinaryIO) -> BinaryIO:
+        """Opens a stream for reading."""
+        return cast(BinaryIO, io.BufferedReader(cls(packed), buffer_size=1 << 17))
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        count = self._unpacked.readinto(buffer)
+        self._read += count
+        if self._guarded and self._read > UNGUARDED and self._read > MOST_RATIO * self._packed.tell():
+            raise OSError(f"it unpacks to more than {MOST_RATIO} times its size, as no recorded play does")
+        return count
+
+    def close(self) -> None:
+        if not self.closed:
+            self._unpacked.close()
+            self._packed.close()
+        super().close()
 
 
 def is_gzipped(path: Path) -> bool:
@@ -72,7 +111,7 @@ def standard_input() -> BinaryIO:
         )
     file = os.fdopen(os.dup(0), "rb")
     if file.peek(len(GZIP))[: len(GZIP)] == GZIP:
-        return cast(BinaryIO, gzip.GzipFile(fileobj=file))
+        return _Unpacked.of(file)
     return file
 
 

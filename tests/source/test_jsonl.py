@@ -160,6 +160,34 @@ async def test_a_path_that_does_not_exist_and_an_empty_folder(source: Make, tmp_
         assert "source.path" in str(caught.value.hint)
 
 
+async def test_what_unpacks_to_more_than_play_ever_does_is_refused(
+    source: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mmo_rl.source.files.UNGUARDED", 300_000)
+    whole = json.dumps(row("t", "2025-06-01T10:20:00Z")).encode()
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(whole + b"\n" + b"\n" * 5_000_000))
+    reader = source(path)
+    assert list(ids(await reader.windows(WindowQuery()))) == ["2025-06-01T10:00"]  # what came before it
+    assert reader.rejected == {"file cannot be read": 1}
+    assert "it unpacks to more than 150 times its size" in reader.rejections.first[0].found
+    path.write_bytes(gzip.compress(b"\n".join([whole] * 200)))  # the same play again and again is none
+    assert list(ids(await source(path).windows(WindowQuery()))) == ["2025-06-01T10:00"]
+
+
+async def test_of_millions_of_rejections_the_first_are_written(
+    source: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mmo_rl.source.rejections.WRITTEN", 3)
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(["{}"] * 10 + [json.dumps(row("t", "2025-06-01T10:20:00Z"))]))
+    reader = source(path, rejected_to=tmp_path / "rejected.jsonl")
+    assert list(ids(await reader.windows(WindowQuery()))) == ["2025-06-01T10:00"]
+    assert sum(reader.rejected.values()) == 10
+    assert len((tmp_path / "rejected.jsonl").read_text().splitlines()) == 3
+    assert "10 rejected" in reader.rejections.summary() and "the first 3 are in" in reader.rejections.summary()
+
+
 async def test_a_clock_of_years_ahead_hides_no_window(source: Make, tmp_path: Path) -> None:
     starts = ("2025-06-01T10:20:00Z", "2025-06-02T10:20:00Z", "2099-01-01T00:20:00Z")
     reader = source(lines(tmp_path / "a.jsonl", *(row(f"t{n}", start) for n, start in enumerate(starts))))
