@@ -21,7 +21,7 @@ from mmo_rl.cli.swept_keys import for_each_job
 from mmo_rl.config.project import shipped
 from mmo_rl.config.renamed import renamed_overrides
 from mmo_rl.errors import ConfigError, MmoRlError
-from mmo_rl.plain_text import harmless
+from mmo_rl.plain_text import harmless, write_whatever_it_can
 from mmo_rl.version import __version__
 
 INTERRUPTED = 130
@@ -43,6 +43,8 @@ def main() -> int:
         # What one of these announces to another is nothing that a user of both can act on.
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|torch)\b")
     _interrupt_when_ended()
+    for stream in (sys.stdout, sys.stderr):
+        write_whatever_it_can(stream)
     try:
         if (answer := _answer_without_hydra(sys.argv[1:])) is not None:
             print(harmless(answer))

@@ -5,6 +5,10 @@ Ids, roles, answers, paths and values of configs come from recordings, models, e
 
 from __future__ import annotations
 
+import codecs
+import io
+from typing import TextIO
+
 _REPLACEMENT = 0xFFFD
 _PICTURES = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"} | {0x7F: 0x2421}
 """Pictures of the C0 controls, as ``␛`` for the escape character."""
@@ -22,6 +26,23 @@ _HARMLESS = _PICTURES | {code: _REPLACEMENT for first, end in _UNSEEN for code i
 
 
 _UNSTORABLE = dict.fromkeys((0, *range(55296, 57344)), _REPLACEMENT)
+
+
+_PLAINER = {"\u2212": "-", "\u2013": "-", "\u2014": "-", "\u2192": "->", "\u2026": "...", "\u00b7": "*", "\u2019": "'"}
+"""What is written for a character in an encoding that has it not: a minus sign must not become a question mark."""
+
+
+def write_whatever_it_can(stream: TextIO) -> None:
+    """Lets a stream write plainer characters for those that its encoding (ASCII, in the C locale) has not."""
+    if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+        codecs.register_error("plainer", _plainer)
+        stream.reconfigure(errors="plainer")
+
+
+def _plainer(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(_PLAINER.get(character, "?") for character in error.object[error.start : error.end]), error.end
 
 
 def storable(text: str) -> str:

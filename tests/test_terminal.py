@@ -15,7 +15,7 @@ from rich.text import Text
 from mmo_rl.cli.log_format import LineFormatter
 from mmo_rl.cli.run_log import logging_to
 from mmo_rl.cli.sweep import print_rows
-from mmo_rl.plain_text import harmless, one_line
+from mmo_rl.plain_text import harmless, one_line, write_whatever_it_can
 from mmo_rl.report.comparison import print_comparison
 from mmo_rl.report.judged_page import print_judged
 from mmo_rl.report.progress import Stages
@@ -145,6 +145,20 @@ def test_each_handler_formats_a_traceback_itself() -> None:
         record = logging.LogRecord("n", logging.INFO, "p", 1, "m", None, (type(error), error, None))
     logging.Formatter().format(record)  # leaves its own text of the traceback at the record
     assert LineFormatter("%(message)s").format(record) == "m\n    ValueError: a"
+
+
+# --- a terminal that has no Unicode -----------------------------------------------------------------------------------
+
+
+def test_an_ascii_terminal_gets_plainer_characters() -> None:
+    written = io.BytesIO()
+    stream = io.TextIOWrapper(written, encoding="ascii")
+    write_whatever_it_can(stream)
+    print("P&L \u2212$5 \u2192 better\u2026 \u6f22", file=stream, flush=True)
+    assert written.getvalue() == b"P&L -$5 -> better... ?\n"
+    utf8 = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="surrogateescape")
+    write_whatever_it_can(utf8)
+    assert utf8.errors == "surrogateescape"
 
 
 # --- one way to the terminal ------------------------------------------------------------------------------------------

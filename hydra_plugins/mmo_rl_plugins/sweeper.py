@@ -72,7 +72,7 @@ class CheckedSweeper(BasicSweeper):
             raise
         finally:
             folder = Path(self.config.hydra.sweep.dir)
-            if folder.resolve() != project_root():  # which is that of tasks that leave no run folder
+            if folder.is_relative_to(project_root() / "runs"):  # what lies elsewhere may be somebody's
                 with suppress(OSError):  # launchers make the sweep's folder, and no job may be in it
                     folder.rmdir()
         report(jobs, ended, console)

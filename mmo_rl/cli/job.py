@@ -194,14 +194,14 @@ def _perform_in(
     overrides: tuple[str, ...],
 ) -> object:
     """Runs the task inside its folder, which it takes for this process. A wrong configuration that only the task could
-    find leaves no folder."""
+    find leaves nothing in it."""
     from mmo_rl.cli.run_log import console_of_log, logging_to
     from mmo_rl.config.inputs import write_inputs
     from mmo_rl.config.settings import masked
 
     if console.quiet:
         console = console_of_log()
-    new = False
+    new, theirs = False, set(folder.path.iterdir()) if folder.path.is_dir() else set()
     try:
         with folder.locked(), logging_to(folder.log_path):
             before = (folder.status() or {}).get("status")
@@ -217,7 +217,9 @@ def _perform_in(
             return _performed_in(folder, settings, console, overrides)
     except ConfigError:
         if new and not any(folder.read(name) for name in ("checkpoints", "metrics")):
-            shutil.rmtree(folder.path)  # nothing was started: a key, a variable or a package is missing
+            # Nothing was started: a key, a variable or a package is missing. What was there before is somebody's.
+            for ours in set(folder.path.iterdir()) - theirs:
+                shutil.rmtree(ours) if ours.is_dir() and not ours.is_symlink() else ours.unlink()
         raise
 
 
@@ -300,14 +302,16 @@ def _show_finished(folder: RunFolder, status: Status, console: Terminal) -> obje
 
 def _remove_empty(folder: Path) -> None:
     """Removes the folder that Hydra makes before a job can refuse its config: where nothing was started, none is
-    left."""
-    if not _leaves_no_folder(folder):
-        with contextlib.suppress(OSError):
-            for path in (folder, *folder.parents):  # a name may have slashes, before it is refused
-                if path == project_root():
-                    break
-                if path.exists():
-                    path.rmdir()
+    left. What lies outside of the project's ``runs`` is never touched."""
+    runs = project_root() / "runs"
+    if _leaves_no_folder(folder) or not folder.is_relative_to(runs):
+        return
+    with contextlib.suppress(OSError):
+        for path in (folder, *folder.parents):  # a name may have slashes, before it is refused
+            if path.exists():
+                path.rmdir()
+            if path == runs:
+                break
 
 
 def _needs_multirun(overrides: tuple[str, ...], params: dict[str, object]) -> MmoRlError:

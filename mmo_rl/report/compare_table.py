@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from mmo_rl.numbers import parse_number
 from mmo_rl.report.arms import Arm, said
 from mmo_rl.report.compared import Compared, Estimate, Pair, by_seed, estimate, unit_of
 from mmo_rl.report.numbers import MINUS, MISSING, amount
@@ -223,6 +224,11 @@ def _markdown(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], f"|{'---|' * len(rows[0])}", *lines[1:]]) + "\n"
 
 
+def _no_formula(text: str) -> str:
+    """A text that no spreadsheet takes for a formula: it begins with an apostrophe where it would be one."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) and parse_number(text) is None else text
+
+
 def as_csv(compared: Compared) -> str:
     """A row a run, left-out ones too: id, state, arm, seed, what differs, and every metric's own number."""
     out = io.StringIO()
@@ -235,11 +241,12 @@ def as_csv(compared: Compared) -> str:
             numbers = ["" if run.summary.get(key) is None else run.summary[key] for key in metrics]
             values = ["" if arm.values[c] is None else said(arm.values[c]) for c in compared.columns]
             seed = "" if run.seed is None else run.seed
-            writer.writerow([run.id, run.state, arm.number, seed, *values, *numbers, run.location])
+            texts = [_no_formula(text) for text in (run.id, run.state, run.location)]
+            writer.writerow([*texts[:2], arm.number, seed, *map(_no_formula, values), *numbers, texts[2]])
     for run, why in compared.left_out:
         state = run.state if not run.finished else why
-        writer.writerow([run.id, state, "", "" if run.seed is None else run.seed]
-                        + [""] * (len(compared.columns) + len(metrics)) + [run.location])  # fmt: skip
+        writer.writerow([_no_formula(run.id), _no_formula(state), "", "" if run.seed is None else run.seed]
+                        + [""] * (len(compared.columns) + len(metrics)) + [_no_formula(run.location)])  # fmt: skip
     return out.getvalue()
 
 

@@ -23,6 +23,18 @@ def test_nothing_is_left_of_what_could_not_start(project: Project, typed: tuple[
     assert not (project.root / "runs").exists(), list(project.root.rglob("*"))
 
 
+def test_an_empty_folder_that_was_there_is_left(project: Project) -> None:
+    mine = project.root / "mine" / "empty"
+    mine.mkdir(parents=True)
+    assert "DATABASE_URL is not set" in project.run("source=postgres", f"hydra.run.dir={mine}", code=2)
+    assert mine.is_dir() and not (project.root / "runs").exists()
+    letter = mine / "letter.txt"
+    letter.write_text("mine")
+    for typed in (("source=postgres",), ("judge=ruler", "judge.model=gpt-4.1-mini"), ("report.mode=online",)):
+        project.run(*typed, "iterations=1", f"hydra.run.dir={mine}", code=2)
+        assert list(mine.iterdir()) == [letter] and letter.read_text() == "mine", typed
+
+
 def test_tasks_without_a_folder_say_it_with_the_same_code(project: Project) -> None:
     for task in ("check", "collect", "migrate"):
         assert "DATABASE_URL is not set" in project.run(f"task={task}", "source=postgres", code=2)

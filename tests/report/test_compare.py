@@ -359,3 +359,17 @@ def test_the_front_is_what_nothing_cheaper_equals() -> None:
     points = {1: (3.0, 9.0), 2: (1.0, 5.0), 3: (2.0, 4.0), 4: (3.0, 8.0), 5: (1.0, 5.0)}
     assert front(points) == [2, 1]
     assert front(points, smaller_is_better=True) == [2, 3]
+
+
+def test_no_text_of_the_csv_is_a_formula() -> None:
+    values = ("=1+1", "@x", "-x", "+x", "-5", "plain")
+    runs = [
+        Run(
+            id=f"=g/{n}", location="/r", state="done", seed=0, config={"note": v}, summary={"eval/pnl_trained": 0.0 - n}
+        )
+        for n, v in enumerate(values)
+    ]
+    rows = list(csv.DictReader(io.StringIO(as_csv(compare_runs(runs)))))
+    assert {row["note"] for row in rows} == {"'=1+1", "'@x", "'-x", "'+x", "-5", "plain"}
+    assert all(row["run"].startswith("'=g/") for row in rows)
+    assert {float(row["eval/pnl_trained"]) for row in rows} == {-n for n in range(len(values))}
