@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from mmo_rl.clock import window_at
+from mmo_rl.source.formats import format_of
 from mmo_rl.source.jsontext import excerpt
 from mmo_rl.source.parse import CALLS, STEPS
 from mmo_rl.source.values import Fields, as_fields, as_list, as_number, as_text, as_time, pick
@@ -58,7 +59,10 @@ def parts(value: object, place: str) -> Iterator[Part]:
 
 def _object(value: Fields, place: str) -> Iterator[Part]:
     tables, members, trajectory = (value.get(key) for key in ("tables", "trajectories", "trajectory"))
-    if isinstance(tables, Mapping):
+    if (known := format_of(value)) is not None:
+        for row in known.rows(value, place):
+            yield row if isinstance(row, Rejection) else Candidate(row)
+    elif isinstance(tables, Mapping):
         yield from _dump(tables, place)
     elif isinstance(members, Mapping):
         yield from _group(value, list(members.values()), place)
