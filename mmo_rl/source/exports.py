@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from mmo_rl.source.files import (
     READ_FAILURES,
     SUFFIXES,
     RandomAccess,
+    blocks,
     copy,
     failure,
     foreign_format,
@@ -22,7 +24,9 @@ from mmo_rl.source.files import (
     stem,
     value_of,
     values,
+    write,
 )
+from mmo_rl.source.formats import otel
 from mmo_rl.source.jsontext import excerpt
 from mmo_rl.source.parse import parse_trajectory
 from mmo_rl.source.rejections import Rejections
@@ -90,6 +94,7 @@ class Exports:
         self._access = RandomAccess()
         self._decoded: tuple[Place | None, list[Part]] = (None, [])
         self._spool: Path | None = None
+        self._converted: list[Path] = []
 
     def scan(self) -> None:
         """Reads all files once. Raises `SourceError` where the path does not exist, or holds no readable trajectory."""
@@ -129,8 +134,8 @@ class Exports:
 
     def close(self) -> None:
         self._access.close()
-        if self._spool is not None:
-            self._spool.unlink(missing_ok=True)
+        for path in [*self._converted, *filter(None, [self._spool])]:
+            path.unlink(missing_ok=True)
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
@@ -165,6 +170,8 @@ class Exports:
         try:
             if (named := foreign_format(path)) is not None:
                 raise SourceError(f"{path.name} is {named[0]}, which is not read", hint=named[1])
+            if is_spans(path):
+                path = self._rows_of_spans(path)
             with open_unpacked(path) as file:
                 whole = kind(path) == ".json"
                 for found in values(file, name=path.name, max_bytes=self._max_bytes, document=whole):
@@ -172,6 +179,18 @@ class Exports:
                         yield Place(path, found.offset, found.length, item), part
         except READ_FAILURES as error:
             self._rejections.add(failure(error, path.name))
+
+    def _rows_of_spans(self, path: Path) -> Path:
+        """Writes the rows of a file of OpenTelemetry spans to a temporary file, and rejects what gives none."""
+        with tempfile.NamedTemporaryFile(prefix=f"{stem(path)}-", suffix=".jsonl", delete=False, buffering=0) as rows:
+            self._converted.append(Path(rows.name))
+            with open_unpacked(path) as file:
+                for row in otel.rows(blocks(file, name=path.name, max_bytes=self._max_bytes), path.name):
+                    if isinstance(row, Rejection):
+                        self._rejections.add(row)
+                    else:
+                        write(json.dumps(row).encode() + b"\n", rows)
+        return self._converted[-1]
 
     def _add(self, path: Path, place: Place, part: Part) -> None:
         wanted = BESIDE.get(stem(path))
@@ -224,6 +243,12 @@ def export_files(path: Path) -> list[Path]:
         beside = (p for p in sorted(path.parent.iterdir()) if stem(p) in BESIDE and kind(p) in SUFFIXES)
         return [path, *(p for p in beside if p.is_file() and p != path)]
     return [p for p in sorted(path.rglob("*")) if kind(p) in SUFFIXES and stem(p) not in SKIPPED and p.is_file()]
+
+
+def is_spans(path: Path) -> bool:
+    """Tells if a file holds OpenTelemetry spans, by its first bytes."""
+    with open_unpacked(path) as file:
+        return otel.recognises(file.read(4096))
 
 
 def parts_of(value: object | Rejection, place: str) -> list[Part]:

@@ -98,6 +98,26 @@ def foreign_format(path: Path) -> tuple[str, str] | None:
     return None
 
 
+def blocks(file: BinaryIO, *, name: str, max_bytes: int) -> Iterator[object | Rejection]:
+    """Yields the JSON values of a file that has them one a line, or printed over several lines one after another."""
+    begun: list[bytes] = []
+    size = 0
+    for offset, line in _lines(file, max_bytes):
+        if isinstance(line, Rejection):
+            yield line
+        elif begun or line.rstrip() == b"{":
+            size += len(line)
+            begun.append(line if size <= max_bytes else b"")
+            if line.rstrip() == b"}":
+                text = b"".join(begun)
+                yield _too_long(name, text, max_bytes) if size > max_bytes else value_of(text, name)
+                begun, size = [], 0
+        else:
+            yield value_of(line, f"{name} at byte {offset}")
+    if begun:
+        yield Rejection(None, name, excerpt(b"".join(begun)), "not JSON")
+
+
 def _as_lines(read: str, path: Path) -> str:
     return f'write it as JSON lines: python -c "import polars; {AS_LINES.format(read=read, name=path)}"'
 

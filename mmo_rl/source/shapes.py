@@ -19,6 +19,8 @@ FULL, TRAINING_EXPORT, TRADES = 0, 1, 2
 """Rank of a shape by completeness; of a trajectory that is found twice, the one with the lower number counts."""
 JUDGMENT_KEYS = ("overallScore", "overall_score", "judgeModel", "judge_model")
 
+SPANS = "OpenTelemetry spans, which are read from a file of their own: those of a trace lie in several lines"
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -62,6 +64,8 @@ def _object(value: Fields, place: str) -> Iterator[Part]:
     if (known := format_of(value)) is not None:
         for row in known.rows(value, place):
             yield row if isinstance(row, Rejection) else Candidate(row)
+    elif "resourceSpans" in value:
+        yield Rejection(None, place, excerpt(list(value)), SPANS)
     elif isinstance(tables, Mapping):
         yield from _dump(tables, place)
     elif isinstance(members, Mapping):

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from mmo_rl.errors import SourceError
 from mmo_rl.source.exports import Exports
-from mmo_rl.source.formats import format_of
+from mmo_rl.source.formats import format_of, otel
+from mmo_rl.source.formats.otel import FAILED
 from mmo_rl.source.rejections import Rejections
 from mmo_rl.types import LLMCall, Rejection, Trajectory
 
@@ -132,6 +134,55 @@ def test_verifiers_counts_are_those_of_the_file() -> None:
     assert sum(len(calls(t)) for t in found.values()) == sum(n["sampled"] for n in nodes)
     read_ids = [i for t in found.values() for c in calls(t) for i in c.token_ids or ()]
     assert len(read_ids) == sum(sum(n["mask"]) for n in nodes)
+
+
+@pytest.mark.parametrize("name", ["otel.jsonl", "otel_console.json"])
+def test_spans_are_read_as_they_were_written(name: str) -> None:
+    found, rejections = read(DATA / name)
+    assert rejections.counts == {FAILED: 1}
+    by_window = {(t.agent_id, t.window_id): t for t in found.values()}
+    assert {key: (len(calls(t)), t.final_pnl) for key, t in by_window.items()} == {
+        ("alice", "2026-01-05T14:00"): (2, 12.5),
+        ("bob", "2026-01-05T14:00"): (3, -4.25),
+        ("alice", "2026-01-05T15:00"): (1, 3.0),
+    }
+    bob = by_window["bob", "2026-01-05T14:00"]
+    assert bob.scenario_id == "my-game" and bob.trajectory_id.endswith("/bob")
+    assert [r.trajectory_id for r in rejections.first] == [bob.trajectory_id]
+    first, second, third = calls(bob)
+    assert (first.model, first.temperature, first.prompt_tokens, first.reasoning) == ("my-model", 0.5, 40, "strong")
+    assert [m["role"] for m in first.chat or ()] == ["system", "user"]
+    assert [m["role"] for m in third.chat or ()] == ["system", "user", "assistant", "tool", "assistant", "user"]
+    asked, answered = (third.chat or ())[2:4]
+    assert asked["content"] is None and asked["tool_calls"][0]["id"] == answered["tool_call_id"] == "call-0"
+    assert first.tool_calls is not None and second.response == "I wait." and first.tools is not None
+    assert bob.steps[0].action.parameters == {"ticker": "NOVA", "side": "long", "size": 500, "price": 100.0}
+    assert bob.steps[0].action.result == {"content": "filled"}
+    assert first.token_ids is None  # the conventions have no place for them
+
+
+def test_span_counts_are_those_of_the_file() -> None:
+    found, rejections = read(DATA / "otel.jsonl")
+    text = (DATA / "otel.jsonl").read_text("utf-8")
+    answers = text.count('"name":"chat my-model"')
+    assert sum(len(calls(t)) for t in found.values()) == answers - sum(rejections.counts.values())
+    assert len({line["resourceSpans"][0]["scopeSpans"][0]["spans"][0]["traceId"] for line in lines("otel.jsonl")}) == 2
+
+
+def test_spans_without_messages_say_how_to_record_them(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text((DATA / "otel.jsonl").read_text("utf-8").replace("gen_ai.output.messages", "x"), "utf-8")
+    with pytest.raises(SourceError, match="OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"):
+        read(path)
+
+
+def test_no_damaged_span_raises() -> None:
+    for line in lines("otel.jsonl"):
+        for resource in line["resourceSpans"]:
+            for damaged in _damaged(resource["scopeSpans"][0]):
+                broken = {"resourceSpans": [{**resource, "scopeSpans": [damaged]}]}
+                for row in otel.rows([broken, line], "line"):
+                    assert isinstance(row, dict | Rejection)
 
 
 @pytest.mark.parametrize("name", ["atif.jsonl", "verifiers.jsonl"])
