@@ -39,7 +39,7 @@ def imported(*folders: str) -> set[str]:
             if isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 names = [node.module]
             found |= {name.partition(".")[0] for name in names}
-    ours = {"mmo_rl", "hydra_plugins", "tests"}
+    ours = {"mmo_rl", "hydra_plugins", "tests", "_typeshed"}  # the last is the type checker's own: no package has it
     return {"pydantic" if n == "pydantic_core" else n for n in found - set(sys.stdlib_module_names) - ours}
 
 
