@@ -48,6 +48,30 @@ _LITERAL = re.compile(
     rf"""(?P<head>(?<![\w-]){_WORD}['"]?\s*[=:]\s*)(?:"[^"\n]{{{_SHORTEST},}}"|'[^'\n]{{{_SHORTEST},}}')""",
     re.IGNORECASE,
 )
+_UNQUOTED = re.compile(
+    rf"""^(?P<head>[+ -]?[ \t]{{0,80}}(?:export\s|set\s|-\s)?(?:\w{{1,40}}\.){{0,4}}{_NAME}"""
+    r"""[ \t]{0,8}[=:][ \t]{0,8})"""
+    r"""(?P<value>[^\s'"()\[\]{}<>,;]{8,512})(?P<end>[ \t]*(?:#.*)?)$""",
+    re.IGNORECASE | re.MULTILINE,
+)
+"""A line of an environment file, a shell script or YAML."""
+_NESTED = re.compile(
+    rf"""(?P<head>(?<![\w-]){_WORD}\\?['"]\]?\s{{0,8}}[=:,]\s{{0,8}})(?P<quote>\\?['"])[^'"\\\n]{{{_SHORTEST},512}}(?P=quote)""",
+    re.IGNORECASE,
+)
+"""A name and a value that are both texts of a program, or of a notebook's cell, which is a text itself."""
+_HEADER = re.compile(
+    r"""(?P<head>\b(?:authorization['"]?\s?[:=]\s?['"]?(?:bearer|basic|token)?|bearer|x-api-key['"]?\s?[:=])\s{0,8}['"]?)"""
+    r"""(?=[^\s'"]{0,511}\d)[\w.~+/=-]{12,512}""",
+    re.IGNORECASE,
+)
+_PRIVATE_KEY = re.compile(r"(?P<head>-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----)(?:[^-]|-(?!----)){1,20000}")
+_LOGIN = re.compile(
+    r"(?P<head>\blogin\s+\S{1,100}\s+password\s+|\bwandb\s+login\s+(?:--\w{1,20}\s+)?)[^\s'\"]{8,}", re.IGNORECASE
+)
+_PGPASS = re.compile(r"^(?P<head>[+ -]?[^:\s]{1,200}:(?:\d{1,5}|\*):[^:\s]{1,100}:[^:\s]{1,100}:)\S{6,}$", re.MULTILINE)
+_HEX_KEY = re.compile(r"\b[0-9a-f]{40}\b")
+"""A key of W&B, or the hash of a commit: masked in the changed lines of a patch alone."""
 _SECRET_NAME = re.compile(_NAME, re.IGNORECASE)
 
 
@@ -70,9 +94,31 @@ def masker(*, environ: Mapping[str, str] | None = None) -> Callable[[str], str]:
         text = _URL_PASSWORD.sub(rf"\g<head>{MASK}@", text)
         text = _URL_PARAMETER.sub(rf"\g<head>{MASK}", text)
         text = _KEY_SHAPES.sub(MASK, text)
-        return _LITERAL.sub(rf"\g<head>{MASK}", text)
+        text = _LITERAL.sub(rf"\g<head>{MASK}", text)
+        text = _NESTED.sub(rf"\g<head>\g<quote>{MASK}\g<quote>", text)
+        for shape in (_HEADER, _PRIVATE_KEY, _LOGIN, _PGPASS):
+            text = shape.sub(rf"\g<head>{MASK}", text)
+        return _UNQUOTED.sub(_without_value, text)
 
     return masked
+
+
+def mask_patch(patch: str) -> str:
+    """Masks a patch of git: as `mask`, and 40 hex digits in its changed lines."""
+    lines = mask(patch).split("\n")
+    return "\n".join(
+        _HEX_KEY.sub(MASK, line) if line[:1] in ("+", "-", " ") and line[:4] not in ("+++ ", "--- ") else line
+        for line in lines
+    )
+
+
+def _without_value(found: re.Match[str]) -> str:
+    """Masks the value of an unquoted assignment where it is no word and no expression: it has letters and digits."""
+    value = found["value"]
+    literal = any(c.isdigit() for c in value) and any(c.isalpha() for c in value)
+    expression = re.fullmatch(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+", value) is not None
+    variable = value.startswith("$") or value == MASK
+    return found[0] if variable or expression or not literal else f"{found['head']}{MASK}{found['end']}"
 
 
 def mask_argument(text: str, *, environ: Mapping[str, str] | None = None) -> str:

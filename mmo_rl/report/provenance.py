@@ -16,7 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from mmo_rl.clock import utc_now
-from mmo_rl.report.mask import mask, mask_arguments
+from mmo_rl.report.mask import mask, mask_arguments, mask_patch
 from mmo_rl.report.run_folder import RunFolder, jsonable
 from mmo_rl.types import JsonDict
 
@@ -45,7 +45,7 @@ def write_provenance(
     """
     here, patch = surroundings(project_root)
     if patch:
-        masked = mask(patch)
+        masked = mask_patch(patch)
         here["git"] |= {"patch": "git.patch", "patch_masked": masked != patch}
         folder.write_text("git.patch", masked)
     provenance = {
@@ -95,6 +95,13 @@ def data_fingerprint(trajectory_ids: Sequence[str], **facts: object) -> dict[str
     return {"trajectories": len(trajectory_ids), "ids_sha256": digest, **facts}
 
 
+SECRET_FILES = (
+    *(".env*", ".netrc", ".pgpass", "id_rsa*", "id_ed25519*"),
+    *("*.pem", "*.key", "*.p12", "*secret*", "*credential*"),
+)
+"""Names of files that hold secrets: their changes stay out of git.patch."""
+
+
 def _git(root: Path) -> tuple[JsonDict, str]:
     """The state of the work tree, and its difference from the commit; ``unavailable`` says why there is none."""
     if shutil.which("git") is None:
@@ -103,7 +110,8 @@ def _git(root: Path) -> tuple[JsonDict, str]:
     if isinstance(inside, OSError) or inside.strip() != "true":
         return {"unavailable": str(inside) if isinstance(inside, OSError) else "not a git work tree"}, ""
     commit = _run_git(root, "rev-parse", "--verify", "HEAD")
-    patch = _run_git(root, "diff", "HEAD", "--no-ext-diff", "--no-color", "--binary", ".")
+    left_out = [f":(exclude,icase,glob)**/{pattern}" for pattern in SECRET_FILES]
+    patch = _run_git(root, "diff", "HEAD", "--no-ext-diff", "--no-color", "--binary", ".", *left_out)
     untracked = _run_git(root, "ls-files", "--others", "--exclude-standard", "-z", ".")
     if isinstance(commit, OSError):
         return {"unavailable": "no commit yet"}, ""

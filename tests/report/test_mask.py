@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from mmo_rl.report.mask import mask, mask_argument, mask_arguments, mask_tree
+from mmo_rl.report.mask import MASK, mask, mask_argument, mask_arguments, mask_patch, mask_tree
 
 ENVIRON = {
     "OPENAI_API_KEY": "sesame-open-7731",
@@ -40,6 +40,64 @@ ENVIRON = {
 )
 def test_text_loses_its_secrets_and_nothing_else(text: str, expected: str) -> None:
     assert mask(text, environ=ENVIRON) == expected
+
+
+PLANTED = "Zq9vT3xWk8LmN2pR5sYb7c"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "OPENAI_API_KEY=S",
+        "export WANDB_API_KEY=S",
+        "DB_PASSWORD = S  # of the test",
+        "api_key: S",
+        '  password: "S"',
+        "judge.api_key=S",
+        '"token": "S"',
+        "connect(password='S')",
+        'os.environ["OPENAI_API_KEY"] = "S"',
+        r'    "os.environ[\"OPENAI_API_KEY\"] = \"S\"\n",',
+        "Authorization: Bearer S",
+        "Authorization: Basic S==",
+        "curl -H 'x-api-key: S'",
+        "https://h/v1?api_key=S&x=1",
+        "postgresql://u:S@h/db",
+        "machine api.wandb.ai login user password S",
+        "wandb login S",
+        "host:5432:db:user:S",
+        "sk-proj-SS",
+        "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.S",
+        "-----BEGIN PRIVATE KEY-----\n+MIIEvS\n+S\n+-----END PRIVATE KEY-----",
+        "0123456789abcdef0123456789abcdef01234567",
+    ],
+)
+@pytest.mark.parametrize("sign", ["+", "-", " "])
+def test_a_patch_loses_the_secrets_of_every_kind_of_file(line: str, sign: str) -> None:
+    patch = (
+        f"diff --git a/x b/x\nindex 0123456789abcdef0123456789abcdef01234567..1\n{sign}{line.replace('S', PLANTED)}\n"
+    )
+    masked = mask_patch(patch)
+    assert PLANTED not in masked and MASK in masked
+    assert "index 0123456789abcdef0123456789abcdef01234567..1" in masked
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "token: str",
+        "token = next(tokens)",
+        "api_key = settings.api_key2",
+        "password: ${oc.env:PASSWORD1}",
+        "api_key_env: OPENAI_API_KEY",
+        "key = lambda row: row.id",
+        "max_tokens: 4096",
+        "the bearer of the news",
+        "12:30:45:ab:cd",
+    ],
+)
+def test_a_patch_keeps_what_is_no_secret(line: str) -> None:
+    assert mask_patch(f"+{line}") == f"+{line}"
 
 
 @pytest.mark.parametrize(
