@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from mmo_rl.errors import PolicyError
 from mmo_rl.lm.gguf import is_gguf, read_gguf
-from mmo_rl.messages import content_text
+from mmo_rl.messages import content_text, template_messages
 from mmo_rl.types import Message
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class ModelTokens:
 
     def prompts(self, prompts: Sequence[Sequence[Message]]) -> list[int]:
         texts = [
-            self.tokenizer.apply_chat_template([dict(m) for m in prompt], tokenize=False, add_generation_prompt=True)
+            self.tokenizer.apply_chat_template(template_messages(prompt), tokenize=False, add_generation_prompt=True)
             for prompt in prompts
         ]
         return self._lengths(texts)

@@ -16,6 +16,7 @@ from mmo_rl.files import write_text
 from mmo_rl.trainer.base import AssistantTurns, Capabilities, OnStep, TrainerParts, TrainingRules
 from mmo_rl.trainer.export_card import FILES, readme, said, total
 from mmo_rl.trainer.export_formats import FormatName, Rows, art_rows, chat_rows, dpo_rows, messages_with_tools
+from mmo_rl.trainer.export_verifiers import verifiers_rows
 from mmo_rl.trainer.signal import require_finite
 from mmo_rl.types import JsonDict, PolicyVersion, Trained, TrainingGroup
 
@@ -29,7 +30,8 @@ class ExportTrainer:
 
     ``art`` are files ``iteration-NNNN.jsonl`` of all answers; ``chat`` are ``chat-NNNN.jsonl``, the ``best_share`` by
     reward for supervised fine-tuning; ``dpo`` are ``dpo-NNNN.jsonl``, preference pairs whose rewards differ by
-    ``min_margin`` or more. The functions of `mmo_rl.trainer.export_formats` define their rows. Nothing that the policy
+    ``min_margin`` or more; ``verifiers`` are ``verifiers-NNNN.jsonl``, episodes of all answers. The functions of
+    `mmo_rl.trainer.export_formats` and `mmo_rl.trainer.export_verifiers` define their rows. Nothing that the policy
     did not know is in a row, its reward apart. A file appears whole or not at all, and not where it would be empty;
     the same iteration exported again replaces it with the same bytes.
     """
@@ -117,6 +119,8 @@ class ExportTrainer:
             return art_rows(groups)
         if name == "chat":
             return chat_rows(groups, best_share=self._best_share)
+        if name == "verifiers":
+            return verifiers_rows(groups)
         return dpo_rows(groups, min_margin=self._min_margin)
 
     def _write_rows(self, name: FormatName, rows: Rows, iteration: int) -> JsonDict:

@@ -12,13 +12,16 @@ import yaml  # type: ignore[import-untyped]
 from mmo_rl.trainer.export_formats import FormatName
 from mmo_rl.types import JsonDict
 
-FILES: Mapping[FormatName, str] = {"art": "iteration", "chat": "chat", "dpo": "dpo"}
+FILES: Mapping[FormatName, str] = {"art": "iteration", "chat": "chat", "dpo": "dpo", "verifiers": "verifiers"}
 """Beginnings of the names of each format's files; the number of the iteration follows."""
 SAID: Mapping[FormatName, str] = {
     "art": "ART JSONL: every answer with its prompt, reward and group",
     "chat": "chats for supervised fine-tuning: the best share by reward",
     "dpo": "preference pairs in TRL's conversational form: two answers to one prompt",
+    "verifiers": "verifiers episodes: every answer as a sampled message of a graph, with reward and group",
 }
+
+ROWS: Mapping[FormatName, str] = {"art": "histories", "chat": "chats", "dpo": "pairs", "verifiers": "episodes"}
 
 
 def _feature(name: str, **kind: Any) -> JsonDict:
@@ -83,7 +86,7 @@ def total(name: FormatName, files: Sequence[JsonDict]) -> JsonDict:
 def said(name: FormatName, whole: JsonDict) -> str:
     """Summarises one format in a few words, from its `total`."""
     if name != "art" or not whole["rows"]:
-        return f"{whole['rows']:,} {'pairs' if name == 'dpo' else 'chats' if name == 'chat' else 'histories'}"
+        return f"{whole['rows']:,} {ROWS[name]}"
     return (
         f"{whole['rows']:,} histories of {whole['trajectories']:,} trajectories in {whole['groups']:,} groups,"
         f" {whole['with_logprobs']:,} with logprobs"
@@ -92,7 +95,8 @@ def said(name: FormatName, whole: JsonDict) -> str:
 
 def readme(run: str, formats: Mapping[FormatName, JsonDict]) -> str:
     """Renders a dataset card as the Hugging Face hub reads it; ``formats`` are the `total` of each."""
-    present = [name for name, whole in formats.items() if whole["files"]]
+    # An episode has columns of many kinds, and verifiers reads its file itself.
+    present = [name for name, whole in formats.items() if whole["files"] and name != "verifiers"]
     header = {
         "configs": [{"config_name": name, "data_files": f"{FILES[name]}-*.jsonl"} for name in present],
         # `datasets` names its cache by this text and by the folder's name alone: without the content's digest, one

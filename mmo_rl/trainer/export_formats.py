@@ -15,7 +15,7 @@ from mmo_rl.messages import TEMPLATE_KEYS, answer_message
 from mmo_rl.trainer.signal import NO_SPREAD
 from mmo_rl.types import JsonDict, Message, PolicyCall, TrainingGroup, TrainingSample
 
-FormatName = Literal["art", "chat", "dpo"]
+FormatName = Literal["art", "chat", "dpo", "verifiers"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from mmo_rl.commands.plan import run
 from mmo_rl.config.composition import Session, compose
 from mmo_rl.config.tasks import Options, PlanOptions
 from mmo_rl.errors import SourceError
+from mmo_rl.lm.model import SHIPPED
 from mmo_rl.plan.bill import Plan, bill, expected, savings, sharing
 from mmo_rl.plan.table import as_json, row, show
 from mmo_rl.plan.tokens import Estimate, tokens_of_judge, tokens_of_model
@@ -209,6 +210,14 @@ def test_judges_of_openai_are_counted_by_their_own_encoding() -> None:
     assert tokens.counted
     assert "o200k_base" in tokens.how
     assert tokens.prompts([[{"role": "user", "content": "hello world"}]]) == [2 + 4 + 3]
+
+
+def test_prompts_with_tool_calls_are_counted_by_the_template() -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "BUY", "arguments": "{}"}}
+    prompt = [{"role": "user", "content": "x"}, {"role": "assistant", "content": None, "tool_calls": [call]}]
+    tokens = tokens_of_model("tiny", str(SHIPPED / "tiny"))
+    assert tokens.counted
+    assert tokens.prompts([prompt])[0] > tokens.prompts([prompt[:1]])[0]
 
 
 def test_an_unknown_tokenizer_is_an_estimate_and_says_so() -> None:
