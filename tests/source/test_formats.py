@@ -136,6 +136,29 @@ def test_verifiers_counts_are_those_of_the_file() -> None:
     assert len(read_ids) == sum(sum(n["mask"]) for n in nodes)
 
 
+def test_verifiers_results_are_read_as_they_were_written() -> None:
+    found, rejections = read(DATA / "verifiers_results.jsonl")
+    assert not rejections.counts
+    by_pnl = {t.final_pnl: t for t in found.values()}
+    assert set(by_pnl) == {12.5, -4.25, 3.0} and len({t.agent_id for t in found.values()}) == 3
+    assert {(t.window_id, t.scenario_id, len(calls(t))) for t in found.values()} == {
+        ("2026-01-05T14:00", "example-7", 2)
+    }
+    assert {t.trajectory_id for t in found.values()} >= {"rollout-1", "rollout-2"}
+    first, second = calls(by_pnl[3.0])
+    assert (first.prompt_token_ids, first.token_ids) == ((1, 2), (3, 4))
+    assert first.logprobs == (-0.370370367, -0.493827156)
+    assert (second.prompt_token_ids, second.token_ids) == ((1, 2, 3, 4, 5), (6,))
+    for whole in found.values():
+        first, second = calls(whole)
+        assert first.tool_calls is not None
+        assert first.tool_calls[0]["function"] == {"name": "BUY", "arguments": '{"ticker":  "NOVA", "size": 500}'}
+        assert [m["role"] for m in second.chat or ()] == ["system", "user", "assistant", "tool"]
+        assert whole.steps[0].action.result == {"content": "filled"} and second.response == "I wait."
+        assert SECRET not in seen(whole) and '"up"' not in seen(whole)
+    assert calls(by_pnl[12.5])[0].token_ids is None and by_pnl[12.5].rewards == {"totalReward": 1.25}
+
+
 @pytest.mark.parametrize("name", ["otel.jsonl", "otel_console.json"])
 def test_spans_are_read_as_they_were_written(name: str) -> None:
     found, rejections = read(DATA / name)
@@ -185,7 +208,7 @@ def test_no_damaged_span_raises() -> None:
                     assert isinstance(row, dict | Rejection)
 
 
-@pytest.mark.parametrize("name", ["atif.jsonl", "verifiers.jsonl"])
+@pytest.mark.parametrize("name", ["atif.jsonl", "verifiers.jsonl", "verifiers_results.jsonl"])
 def test_no_damage_raises(name: str) -> None:
     for line in lines(name):
         for damaged in _damaged(line):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from mmo_rl.source.formats import atif, verifiers
+from mmo_rl.source.formats import atif, verifiers, verifiers_results
 from mmo_rl.source.formats.common import Row
 from mmo_rl.source.values import Fields
 from mmo_rl.types import Rejection
@@ -27,6 +27,7 @@ class Format:
 FORMATS = (
     Format("ATIF trajectory", atif.recognises, atif.rows),
     Format("verifiers episode", verifiers.recognises, verifiers.rows),
+    Format("verifiers 0.1 result", verifiers_results.recognises, verifiers_results.rows),
 )
 
 
