@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -233,6 +234,16 @@ async def test_rows_are_as_the_game_writes_them(database: Database) -> None:
     assert (log["stepId"], log["callId"]) == ("w-a-step-0", "w-a-call-0-0")
     assert (log["promptTokens"], log["completionTokens"], log["totalTokens"]) == (3, 2, 5)
     assert json.loads(log["metadata"]) == {"modelVersion": "tiny@3"}
+
+
+@pytest.mark.parametrize(("recorded", "stored"), [(1.9, None), (2, 2), (2**31, None), ("3", None), (True, None)])
+async def test_a_count_that_is_no_whole_number_is_not_cut(
+    database: Database, recorded: Any, stored: int | None
+) -> None:
+    # asyncpg sends 1.9 for an integer column as 1, without a word.
+    await TrajectoryRecorder(database=database).record(replace(played(), metrics={"tradesExecuted": recorded}))
+    async with database.read_only().acquire() as connection:
+        assert await connection.fetchval('select "tradesExecuted" from trajectories') == stored
 
 
 async def test_a_trajectory_is_stored_whole_or_not_at_all(database: Database) -> None:
