@@ -40,5 +40,5 @@ pytest:
 docs: install ## build the documentation's site in site/, offline; a dead link or anchor is an error
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict && echo 'site/index.html'
 
-screenshots: install ## take the pictures of report.html and compare.html in docs/images/ (needs Chromium)
+screenshots: install ## take the pictures of report.html, compare.html and the viewer in docs/images/ (needs Chromium)
 	@$(BIN)/python docs/scripts/screenshots.py $(ARGS)

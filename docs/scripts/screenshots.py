@@ -1,7 +1,7 @@
-"""Takes the pictures in docs/images/ of report.html and compare.html, from real runs and with headless Chromium.
+"""Takes the pictures in docs/images/ of report.html, compare.html and the viewer, by headless Chromium of real runs.
 
-    python docs/scripts/screenshots.py           # trains what is missing: a default run, fifteen short ones
-    python docs/scripts/screenshots.py --only compare
+    python docs/scripts/screenshots.py           # trains what is missing: a default run, sixteen short ones
+    python docs/scripts/screenshots.py --only view
 
 The runs lie in the project root like any others, so a second call only takes the pictures.
 """
@@ -41,21 +41,27 @@ SWEEP = [
     "trainer.learning_rate=1e-4,5e-4,1e-3,2e-3,4e-3",
 ]
 
+LOOKED_AT = ["name=looked_at", "iterations=3", "collect.agents=6", "evaluate=none", "report=local"]
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--only", choices=["report", "compare"])
+    parser.add_argument("--only", choices=["report", "compare", "view"])
     only = parser.parse_args().only
     browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
     if browser is None:
         sys.exit(f"none of {', '.join(BROWSERS)} is installed; on Debian or Ubuntu: sudo apt-get install chromium")
     root = project_root()
-    if only != "compare":
+    if only in (None, "report"):
         subprocess.run([*MMO_RL], check=True)
-        take(
-            browser, finished(root / "runs" / "default") / "report.html", IMAGES / "report.png", width=1100, height=1250
-        )
-    if only != "report":
+        take(browser, finished(root / "runs" / "default") / "report.html", IMAGES / "report.png")
+    if only in (None, "view"):
+        subprocess.run([*MMO_RL, *LOOKED_AT], check=True)
+        with tempfile.TemporaryDirectory() as folder:
+            pages = [f"view.output={folder}", "view.runs=runs/looked_at"]
+            subprocess.run([*MMO_RL, "task=view", *pages], check=True, cwd=root)
+            take(browser, sorted(Path(folder).glob("runs/*/*/windows/*.html"))[-1], IMAGES / "view.png")
+    if only in (None, "compare"):
         subprocess.run([*MMO_RL, *SWEEP], check=True)
         pages = root / "runs" / "compare" / NAME
         subprocess.run(
