@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmo_rl.errors import TrainerError
 from mmo_rl.lm.turn_end import end_token
@@ -15,10 +16,59 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+_OPEN, _CLOSE, _FIRST = "\ue000", "\ue001", 0xE100
+_HIDDEN = re.compile(f"{_OPEN}([{chr(_FIRST)}-\uf8ff]){_CLOSE}")
+"""Characters for private use that stand for a control token's text while the chat template is rendered."""
+
+
 def encode(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message]) -> list[int]:
     """Returns the token ids of a chat, ready for an answer."""
-    text = tokenizer.apply_chat_template(template_messages(prompt), tokenize=False, add_generation_prompt=True)
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return prompt_tokens(tokenizer, template_messages(prompt))
+
+
+def prompt_tokens(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[JsonDict], tools: Sequence[JsonDict] | None = None
+) -> list[int]:
+    """Returns the token ids of chat messages by the chat template, ready for an answer.
+
+    The text of a control token in a message (``<|im_start|>`` in news or posts) is tokenised as the characters that it
+    is: only the template writes control tokens. Prompts without such text have the ids that they always had.
+    """
+    control = _control_texts(tokenizer)
+    hidden = [_hide(message, control) for message in messages]
+    text = str(
+        tokenizer.apply_chat_template(
+            hidden, tools=None if tools is None else list(tools), tokenize=False, add_generation_prompt=True
+        )
+    )
+    ids: list[int] = []
+    for place, part in enumerate(_HIDDEN.split(text)):
+        # Of a control token's text neither half is one.
+        known = control[ord(part) - _FIRST] if place % 2 and ord(part) - _FIRST < len(control) else ""
+        for piece in (known[: len(known) // 2], known[len(known) // 2 :]) if place % 2 else (part,):
+            ids += tokenizer(piece, add_special_tokens=False)["input_ids"] if piece else []
+    return ids
+
+
+def _control_texts(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Lists the texts of the control tokens, the longest first; of a single character none can be told apart."""
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    special = {str(token) for token in tokenizer.all_special_tokens} | {str(t) for t in added.values() if t.special}
+    return sorted((text for text in special if len(text) > 1), key=len, reverse=True)
+
+
+def _hide(value: Any, control: Sequence[str]) -> Any:
+    """Copies a message with each control token's text in it replaced; the role is the template's."""
+    if isinstance(value, str):
+        for number, text in enumerate(control):
+            if text in value:
+                value = value.replace(text, f"{_OPEN}{chr(_FIRST + number)}{_CLOSE}")
+        return value
+    if isinstance(value, Mapping):
+        return {key: inner if key == "role" else _hide(inner, control) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_hide(inner, control) for inner in value]
+    return value
 
 
 def prompt_messages(call: PolicyCall) -> list[JsonDict]:
@@ -72,10 +122,7 @@ class Encoder:
 
     def _encode(self, call: PolicyCall) -> History:
         """Renders the prompt; takes the recorded ids of the answer where they are this tokenizer's."""
-        rendered = self.tokenizer.apply_chat_template(
-            prompt_messages(call), tools=_tools(call), add_generation_prompt=True, tokenize=True, return_dict=False
-        )
-        prompt = tuple(rendered)
+        prompt = tuple(prompt_tokens(self.tokenizer, prompt_messages(call), _tools(call)))
         # Ids of another tokenizer or chat template mean nothing here: then the text is what was recorded.
         if call.token_ids is not None:
             known = self._spells(call) if call.prompt_token_ids is None else tuple(call.prompt_token_ids) == prompt
